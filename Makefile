@@ -1,0 +1,89 @@
+# vas: value-augmented sampling as a pipeline of small programs.  'make help' lists the targets.
+
+# The programs, in the order in which data meets them.
+STAGES = store tokenize rollout reward value-target train decode report tap
+
+CC = gcc
+CFLAGS = -O2 -g
+PREFIX = /usr/local
+BUILD = build
+BIN = bin
+PKG_CONFIG = pkg-config
+
+LIBRARIES = libzmq msgpack openblas sqlite3 jansson libpcre2-8 utf8proc libsodium zlib
+utf8proc_NAME = libutf8proc
+PACKAGES = $(foreach library,$(LIBRARIES),$(or $($(library)_NAME),$(library)))
+
+WARNINGS = -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla
+# Products and sums are fused wherever the processor can, in vector and scalar code alike; nothing else is loosened.
+DIALECT = -std=gnu11 -ffp-contract=fast -fno-math-errno
+INCLUDES = -Icommon -Istages -Ischemas -I$(BUILD)
+ALL_CFLAGS = $(DIALECT) $(WARNINGS) $(INCLUDES) $(shell $(PKG_CONFIG) --cflags $(PACKAGES)) -MMD -MP $(CFLAGS)
+ALL_LIBS = $(shell $(PKG_CONFIG) --libs $(PACKAGES)) -lm -lpthread $(LDFLAGS)
+
+ifneq ($(V),1)
+Q = @
+say = @printf '  %-5s %s\n' $(1) $(2)
+endif
+
+COMMON_SOURCES = $(filter-out common/math/kernels_isa.c,$(wildcard common/*/*.c))
+KERNEL_OBJECTS = $(foreach isa,avx512 avx2 portable,$(BUILD)/common/math/kernels_$(isa).o)
+COMMON_OBJECTS = $(COMMON_SOURCES:%.c=$(BUILD)/%.o) $(KERNEL_OBJECTS)
+STAGE_PARTS = $(patsubst %.c,$(BUILD)/%.o,$(filter-out %/main.c,$(wildcard stages/*/*.c)))
+STAGE_MAINS = $(STAGES:%=$(BUILD)/stages/%/main.o)
+PROGRAMS = $(STAGES:%=$(BIN)/%)
+
+TEST_SOURCES = $(wildcard tests/unit/*.c tests/grad/*.c tests/parity/*.c tests/stage/*.c tests/fault/*.c)
+TEST_PROGRAMS = $(TEST_SOURCES:%.c=$(BUILD)/%)
+FUZZ_SOURCES = $(wildcard tests/fuzz/fuzz_*.c)
+FUZZ_PROGRAMS = $(FUZZ_SOURCES:%.c=$(BUILD)/%)
+
+.PHONY: all
+all: $(PROGRAMS)  ## the programs, into bin/
+
+$(PROGRAMS): $(BIN)/%: $(BUILD)/stages/%/main.o $(BUILD)/libstages.a $(BUILD)/libvas.a
+	$(call say,LINK,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CFLAGS) -o $@ $^ $(ALL_LIBS)
+
+$(BUILD)/libvas.a: $(COMMON_OBJECTS)
+$(BUILD)/libstages.a: $(STAGE_PARTS)
+$(BUILD)/lib%.a:
+	$(call say,AR,$@)
+	$(Q)rm -f $@ && ar rcs $@ $^
+
+$(BUILD)/common/math/kernels_avx512.o: ISA_FLAGS = -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c -O3
+$(BUILD)/common/math/kernels_avx2.o: ISA_FLAGS = -mavx2 -mfma -mf16c -O3
+$(BUILD)/common/math/kernels_portable.o: ISA_FLAGS = -O3
+$(KERNEL_OBJECTS): $(BUILD)/common/math/kernels_%.o: common/math/kernels_isa.c
+	$(call say,CC,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(ALL_CFLAGS) $(ISA_FLAGS) -DKERNELS_ISA=$* -c -o $@ $<
+
+$(BUILD)/%.o: %.c
+	$(call say,CC,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(ALL_CFLAGS) -c -o $@ $<
+
+$(TEST_PROGRAMS): $(BUILD)/%: $(BUILD)/%.o $(BUILD)/libstages.a $(BUILD)/libvas.a
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(CFLAGS) -o $@ $^ $(ALL_LIBS)
+
+# Without libFuzzer each fuzzer replays its corpus and random damage to it (tests/fuzz/replay.c).
+$(FUZZ_PROGRAMS): $(BUILD)/%: $(BUILD)/%.o $(BUILD)/tests/fuzz/replay.o $(BUILD)/libstages.a $(BUILD)/libvas.a
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(CFLAGS) -o $@ $^ $(ALL_LIBS)
+
+.PHONY: test-programs
+test-programs: all $(TEST_PROGRAMS) $(FUZZ_PROGRAMS)
+
+.PHONY: clean
+clean:  ## remove what was built
+	rm -rf $(BUILD) $(BIN)
+
+.PHONY: help
+help:  ## this list
+	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+-include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
+.SECONDARY:

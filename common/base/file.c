@@ -1,0 +1,146 @@
+/* file.c - see file.h. */
+#define _GNU_SOURCE
+#include "base/file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sysexits.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "base/memory.h"
+
+int file_map(struct file_map *map, const char *path)
+{
+    *map = (struct file_map){ 0 };
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) {
+        int code = errno == ENOENT ? EX_NOINPUT : EX_OSERR;
+        log_error("could not open \"%s\": %s", path, strerror(errno));
+        return code;
+    }
+    struct stat status;
+    int code = EX_OK;
+    if (fstat(fd, &status) != 0 || !S_ISREG(status.st_mode)) {
+        log_error("cannot read \"%s\": not a regular file", path);
+        code = EX_DATAERR;
+    } else if (status.st_size > 0) {
+        void *data = mmap(NULL, (size_t)status.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+        if (data == MAP_FAILED) {
+            log_error("could not map \"%s\" (%lld bytes): %s", path, (long long)status.st_size, strerror(errno));
+            code = EX_OSERR;
+        } else {
+            *map = (struct file_map){ .data = data, .size = (size_t)status.st_size };
+        }
+    }
+    close(fd);
+    return code;
+}
+
+void file_unmap(struct file_map *map)
+{
+    if (map->data != NULL)
+        munmap((void *)(size_t)map->data, map->size);
+    *map = (struct file_map){ 0 };
+}
+
+char *file_read(const char *path, size_t *size)
+{
+    struct file_map map;
+    if (file_map(&map, path) != EX_OK)
+        return NULL;
+    char *data = memory_alloc(map.size + 1, 1);
+    if (map.size > 0)
+        memcpy(data, map.data, map.size);
+    if (size != NULL)
+        *size = map.size;
+    file_unmap(&map);
+    return data;
+}
+
+static int write_all(int fd, const char *data, size_t size)
+{
+    while (size > 0) {
+        ssize_t n = write(fd, data, size < (1u << 30) ? size : (1u << 30));
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return -1;
+        data += n;
+        size -= (size_t)n;
+    }
+    return 0;
+}
+
+int file_write(const char *path, const void *data, size_t size)
+{
+    char *beside = memory_printf("%s.%ld.new", path, (long)getpid());
+    int fd = open(beside, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (fd < 0) {
+        log_error("could not create \"%s\": %s", beside, strerror(errno));
+        free(beside);
+        return -1;
+    }
+    if (write_all(fd, data, size) != 0 || fsync(fd) != 0) {
+        log_error("could not write \"%s\" (%zu bytes): %s", path, size, strerror(errno));
+        close(fd);
+        goto remove_beside;
+    }
+    if (close(fd) != 0 || rename(beside, path) != 0) {
+        log_error("could not write \"%s\": %s", path, strerror(errno));
+        goto remove_beside;
+    }
+    free(beside);
+    return 0;
+
+remove_beside:
+    unlink(beside);
+    free(beside);
+    return -1;
+}
+
+bool file_is_directory(const char *path)
+{
+    struct stat status;
+    return stat(path, &status) == 0 && S_ISDIR(status.st_mode);
+}
+
+bool file_exists(const char *path)
+{
+    struct stat status;
+    return stat(path, &status) == 0;
+}
+
+int directory_make(const char *path)
+{
+    char *partial = memory_text(path);
+    int result = 0;
+    for (char *slash = partial + 1; result == 0; slash++) {
+        if (*slash != '/' && *slash != '\0')
+            continue;
+        char kept = *slash;
+        *slash = '\0';
+        if (mkdir(partial, 0777) != 0 && !(errno == EEXIST && file_is_directory(partial))) {
+            log_error("could not create directory \"%s\": %s", partial, strerror(errno));
+            result = -1;
+        }
+        if (kept == '\0')
+            break;
+        *slash = kept;
+    }
+    free(partial);
+    return result;
+}
+
+int stdout_close(void)
+{
+    if (fflush(stdout) == 0 && !ferror(stdout))
+        return 0;
+    log_error("could not write standard output: %s", strerror(errno));
+    return -1;
+}

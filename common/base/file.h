@@ -1,0 +1,35 @@
+/*
+ * file.h - files read whole or mapped, and files that appear whole or not at all.
+ *
+ * Every failure has been logged (which file, why) when a function returns.
+ */
+#ifndef BASE_FILE_H
+#define BASE_FILE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+struct file_map {
+    const unsigned char *data;  // NULL for an empty file
+    size_t size;                // bytes
+};
+
+/* Exit codes: EX_OK, EX_NOINPUT when it is missing, EX_OSERR or EX_DATAERR otherwise. */
+int file_map(struct file_map *map, const char *path);
+void file_unmap(struct file_map *map);
+
+/* The whole file with a NUL after it; the caller frees.  NULL on failure. */
+char *file_read(const char *path, size_t *size);
+
+/* Writes beside the path, fsyncs, renames.  0, or -1 with the old file untouched. */
+int file_write(const char *path, const void *data, size_t size);
+
+bool file_is_directory(const char *path);
+bool file_exists(const char *path);
+/* mkdir -p.  0 or -1. */
+int directory_make(const char *path);
+
+/* Flushes standard output; 0, or -1 with a message: what was printed may not have arrived. */
+int stdout_close(void);
+
+#endif

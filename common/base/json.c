@@ -1,0 +1,38 @@
+/* json.c - see json.h. */
+#include "base/json.h"
+
+#include <stdlib.h>
+#include <sysexits.h>
+
+#include "base/file.h"
+#include "base/log.h"
+#include "base/memory.h"
+
+json_t *json_parse(const char *text, size_t size, const char *name)
+{
+    json_error_t error;
+    json_t *json = json_loadb(text, size, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | JSON_ALLOW_NUL, &error);
+    if (json == NULL)
+        log_error("cannot read \"%s\" as JSON: line %d column %d: %s", name, error.line, error.column, error.text);
+    return json;
+}
+
+json_t *json_read(const char *path)
+{
+    struct file_map map;
+    if (file_map(&map, path) != EX_OK)
+        return NULL;
+    json_t *json = json_parse((const char *)map.data, map.size, path);
+    file_unmap(&map);
+    return json;
+}
+
+char *json_text(const json_t *json)
+{
+    char *text = json_dumps(json, JSON_COMPACT | JSON_SORT_KEYS | JSON_ENCODE_ANY);
+    if (text == NULL) {
+        log_error("out of memory: could not print JSON");
+        exit(EX_OSERR);
+    }
+    return text;
+}

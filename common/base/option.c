@@ -1,0 +1,185 @@
+/* option.c - see option.h. */
+#define _GNU_SOURCE
+#include "base/option.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sysexits.h>
+
+#include "base/check.h"
+#include "base/log.h"
+#include "base/memory.h"
+
+enum { LONG_BASE = 256, LONG_VERSION = 10000 };
+
+_Noreturn static void refuse_end(void)
+{
+    log_hint("see '%s --help'", strncmp(log_program(), "vas-", 4) == 0 ? log_program() + 4 : log_program());
+    exit(EX_USAGE);
+}
+
+_Noreturn void options_refuse(const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    char *text;
+    if (vasprintf(&text, format, arguments) >= 0)
+        log_error("%s", text);
+    va_end(arguments);
+    refuse_end();
+}
+
+static void help_option(char letter, const char *name, const char *argument, const char *help)
+{
+    char left[64], mark[8] = "    ";
+    if (letter)
+        snprintf(mark, sizeof mark, "-%c, ", letter);
+    snprintf(left, sizeof left, "  %s--%s%s%s", mark, name, argument ? " " : "", argument ? argument : "");
+    const char *line = help;
+    printf("%-34s", left);
+    if (strlen(left) > 33)
+        printf("\n%34s", "");
+    for (const char *end; (end = strchr(line, '\n')) != NULL; line = end + 1)
+        printf("%.*s\n%34s", (int)(end - line), line, "");
+    printf("%s\n", line);
+}
+
+static _Noreturn void print_help(const struct option_usage *usage, const struct option_spec *specs, size_t spec_count)
+{
+    printf("example:  %s\n\nusage:    %s\n\n%s\n\noptions:\n", usage->example, usage->synopsis, usage->summary);
+    for (size_t i = 0; i < spec_count; i++) {
+        if (specs[i].kind == OPTION_HEADING)
+            printf("\n%s:\n", specs[i].help);
+        else
+            help_option(specs[i].letter, specs[i].name, specs[i].argument, specs[i].help);
+    }
+    help_option('q', "quiet", NULL, "errors only");
+    help_option('v', "verbose", NULL, "more detail on standard error");
+    help_option('h', "help", NULL, "this text");
+    help_option(0, "version", NULL, "the version");
+    printf("\nexit codes:\n%s", usage->exit_codes);
+    exit(fflush(stdout) == 0 && !ferror(stdout) ? EX_OK : EX_IOERR);
+}
+
+static void store_value(const struct option_spec *spec, const char *text)
+{
+    bool bounded = spec->min != 0 || spec->max != 0;
+    char *end;
+    errno = 0;
+    switch (spec->kind) {
+    case OPTION_FLAG:
+        *(bool *)spec->target = true;
+        return;
+    case OPTION_INT: {
+        long long value = strtoll(text, &end, 10);
+        if (errno != 0 || end == text || *end != '\0')
+            options_refuse("--%s takes a whole number, not \"%s\"", spec->name, text);
+        if (bounded && ((double)value < spec->min || (double)value > spec->max))
+            options_refuse("--%s is %lld, must be from %.0f to %.0f", spec->name, value, spec->min, spec->max);
+        *(int64_t *)spec->target = value;
+        return;
+    }
+    case OPTION_NUMBER: {
+        double value = strtod(text, &end);
+        if (end == text || *end != '\0' || !isfinite(value))
+            options_refuse("--%s takes a number, not \"%s\"", spec->name, text);
+        if (bounded && (value < spec->min || value > spec->max))
+            options_refuse("--%s is %g, must be from %g to %g", spec->name, value, spec->min, spec->max);
+        *(double *)spec->target = value;
+        return;
+    }
+    case OPTION_TEXT:
+        *(const char **)spec->target = text;
+        return;
+    case OPTION_LIST: {
+        struct option_list *list = spec->target;
+        list->items = memory_grow(list->items, list->count + 1, sizeof *list->items);
+        list->items[list->count++] = text;
+        return;
+    }
+    case OPTION_HEADING:
+        break;
+    }
+    CHECK(!"a heading has no value");
+}
+
+/* getopt_long accepts abbreviations; they would become an interface, so they are refused here. */
+static void refuse_abbreviation(const char *argument, const struct option *table)
+{
+    if (strncmp(argument, "--", 2) != 0 || argument[2] == '\0')
+        return;
+    size_t size = strcspn(argument + 2, "=");
+    for (const struct option *known = table; known->name != NULL; known++)
+        if (strlen(known->name) == size && strncmp(known->name, argument + 2, size) == 0)
+            return;
+    options_refuse("unknown option \"%.*s\"", (int)size + 2, argument);
+}
+
+int options_parse(const struct option_usage *usage, const struct option_spec *specs, size_t spec_count,
+                  int argc, char **argv)
+{
+    log_open(usage->program, 0);
+    struct option *table = memory_alloc(spec_count + 5, sizeof *table);
+    char letters[256] = ":", *letter = letters + 1;
+    size_t table_count = 0;
+    for (size_t i = 0; i < spec_count; i++) {
+        if (specs[i].kind == OPTION_HEADING)
+            continue;
+        int has_argument = specs[i].kind == OPTION_FLAG ? no_argument : required_argument;
+        table[table_count++] = (struct option){ specs[i].name, has_argument, NULL, LONG_BASE + (int)i };
+        if (specs[i].letter) {
+            *letter++ = specs[i].letter;
+            if (has_argument)
+                *letter++ = ':';
+        }
+    }
+    table[table_count++] = (struct option){ "quiet", no_argument, NULL, 'q' };
+    table[table_count++] = (struct option){ "verbose", no_argument, NULL, 'v' };
+    table[table_count++] = (struct option){ "help", no_argument, NULL, 'h' };
+    table[table_count++] = (struct option){ "version", no_argument, NULL, LONG_VERSION };
+    strcpy(letter, "qvh");
+
+    opterr = 0;
+    int found;
+    while ((found = getopt_long(argc, argv, letters, table, NULL)) != -1) {
+        const char *given = argv[optind - 1];
+        if (found >= LONG_BASE || found == 'q' || found == 'v' || found == 'h') {
+            int last = found >= LONG_BASE && optarg == argv[optind - 1] ? optind - 2 : optind - 1;
+            if (last >= 1)
+                refuse_abbreviation(argv[last], table);
+        }
+        if (found == 'q') {
+            log_open(usage->program, -1);
+        } else if (found == 'v') {
+            log_open(usage->program, 1);
+        } else if (found == 'h') {
+            print_help(usage, specs, spec_count);
+        } else if (found == LONG_VERSION) {
+            printf("%s %s\n", usage->program, VAS_VERSION);
+            exit(fflush(stdout) == 0 ? EX_OK : EX_IOERR);
+        } else if (found == ':') {
+            options_refuse("option \"%s\" needs an argument", given);
+        } else if (found == '?') {
+            if (optopt >= LONG_BASE)
+                options_refuse("option \"%s\" takes no argument", given);
+            if (optopt != 0)
+                options_refuse("unknown option \"-%c\"", optopt);
+            options_refuse("unknown option \"%s\"", given);
+        } else {
+            size_t i = 0;
+            while (i < spec_count && found != LONG_BASE + (int)i && !(specs[i].letter && found == specs[i].letter))
+                i++;
+            CHECK(i < spec_count);
+            store_value(&specs[i], optarg);
+        }
+    }
+    free(table);
+    return optind;
+}

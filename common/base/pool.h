@@ -1,0 +1,24 @@
+/*
+ * pool.h - one set of threads that share a loop.
+ *
+ * Which thread takes which task is left to chance, so a task must write only what belongs to it, and
+ * a result that needs adding up across tasks is added in task order afterwards: then the bits do
+ * not depend on the number of threads.
+ */
+#ifndef BASE_POOL_H
+#define BASE_POOL_H
+
+#include <stddef.h>
+
+struct pool;
+typedef void pool_task(void *context, size_t task, size_t thread);
+
+/* threads >= 1 includes the caller's own; 0: one per core this process may use. */
+struct pool *pool_open(size_t threads);
+void pool_close(struct pool *pool);  // NULL is allowed
+size_t pool_threads(const struct pool *pool);
+
+/* Runs task 0 .. tasks-1 and returns when all have ended.  Not reentrant.  thread < pool_threads(). */
+void pool_run(struct pool *pool, size_t tasks, pool_task *task, void *context);
+
+#endif

@@ -1,0 +1,47 @@
+/*
+ * kernels.h - the inner loops of inference, chosen at start for this processor (AVX-512, AVX2 with FMA, portable).
+ *
+ * Every output element is summed in an order fixed by its own indices, one fused multiply-add after the other, so results do
+ * not depend on the number of rows, on threads, or on which part of a matrix a call covers.
+ *
+ * Arrays are row-major, last index fastest.
+ */
+#ifndef MATH_KERNELS_H
+#define MATH_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum { PANEL = 16 };  // outputs that one panel of a packed matrix holds
+
+enum packed_type { PACKED_F32, PACKED_F16, PACKED_BF16 };
+
+/* A weight (N, K) packed as ceil(N / PANEL) panels of (K, PANEL), missing outputs zero. */
+struct packed {
+    enum packed_type type;
+    size_t N, K;
+    void *data;  // 64-byte aligned, owned
+};
+size_t packed_size_bytes(enum packed_type type, size_t N, size_t K);
+
+struct kernels {
+    const char *name;  // "avx512", "avx2", "portable"
+
+    /* y[m, n] = sum over k of x[m, k] * w[n, k], for panels [panel, panel + panels) only.  x: (M, K), y: (M, N) rows of stride y_stride. */
+    void (*linear)(float *y, size_t y_stride, const float *x, size_t M, const struct packed *w, size_t panel, size_t panels);
+
+    void (*rms_norm)(float *y, const float *x, const float *weight, size_t C, float epsilon);  // y, x, weight: (C)
+    void (*swiglu)(float *y, const float *gate, const float *up, size_t F);                    // y = silu(gate) * up
+    void (*softmax)(float *x, size_t n);                                                       // in place
+    void (*add)(float *y, const float *x, size_t n);                                           // y += x
+    float (*dot)(const float *a, const float *b, size_t n);
+    /* sum of exp(x - max) in double and the max, for log-probabilities. */
+    double (*sum_exp)(const float *x, size_t n, float *max);
+};
+
+/* The best this processor runs; VAS_KERNELS=avx2 or portable in the environment asks for less. */
+const struct kernels *kernels_get(void);
+/* By name, NULL when this processor lacks it.  For tests. */
+const struct kernels *kernels_named(const char *name);
+
+#endif

@@ -1,0 +1,89 @@
+/*
+ * model.h - a decoder that runs rows: base policies and value models alike.
+ *
+ * One primitive serves prefill, sampling, scoring candidates and scoring given text: a batch of rows.  A row is one token
+ * that continues a sequence of the KV cache, directly or through rows of the same batch (its parents).  Hidden states
+ * come back for every row; logits and values are computed from those that need them.
+ *
+ *     M rows   C channels   L layers   V vocabulary   NH heads   NKV key/value heads   HS head size
+ *
+ * A row's numbers are the same alone or in any batch, with any number of threads, and wherever its ancestors' keys and values
+ * lie (cache or batch): every sum runs in an order that depends on the row's position alone.
+ */
+#ifndef MODEL_MODEL_H
+#define MODEL_MODEL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/pool.h"
+#include "model/config.h"
+
+struct weights;
+struct model;
+
+/* Reads and repacks the weights of a directory or GGUF file.  Keeps pool.  NULL on failure, logged; *code is then the exit code. */
+struct model *model_open(const char *path, struct pool *pool, int *code);
+/* From weights already open (a checkpoint's bytes); they may be closed afterwards.  name is for messages. */
+struct model *model_from_weights(const struct weights *weights, const struct model_config *config, const char *name,
+                                 struct pool *pool, int *code);
+/* The config that a checkpoint's safetensors metadata carries under "config".  0 or -1, logged. */
+int model_config_from_checkpoint(struct model_config *config, const struct weights *weights, const char *name);
+void model_close(struct model *model);
+
+const struct model_config *model_config(const struct model *model);
+const char *model_key(const struct model *model);   // content digest, KEY_SIZE
+bool model_has_value_head(const struct model *model);
+
+/* ---- KV cache: pages of 16 positions, shared between sequences with a common prefix ---- */
+
+struct cache;
+
+/* Room for position_count positions in all.  Never NULL. */
+struct cache *cache_open(const struct model *model, size_t position_count);
+void cache_close(struct cache *cache);
+
+/* A new empty sequence, or one that shares all that sequence holds.  Copies nothing until one of them grows. */
+int32_t sequence_open(struct cache *cache);
+int32_t sequence_fork(struct cache *cache, int32_t sequence);
+void sequence_close(struct cache *cache, int32_t sequence);
+size_t sequence_length(const struct cache *cache, int32_t sequence);
+
+/* Pages of 16 positions that no sequence holds.  Rows of a forward pass take pages too. */
+size_t cache_free_pages(const struct cache *cache);
+enum { CACHE_PAGE_POSITIONS = 16 };
+
+/* ---- the forward pass ---- */
+
+enum { ROW_CACHED = -1 };  // parent: the last position that the sequence holds
+
+struct row {
+    int32_t sequence;
+    int32_t token;
+    int32_t parent;  // ROW_CACHED, or the index of an earlier row of this batch with the same sequence
+};
+
+/*
+ * Runs M rows.  hidden: (M, C) out, after the final norm.  The sequences are unchanged until rows_keep.
+ * The caller makes sure that tokens are inside the vocabulary, positions inside position_max and
+ * that the cache has room (CHECKed).
+ */
+void model_forward(const struct model *model, struct cache *cache, const struct row *rows, size_t M, float *hidden);
+
+/* Makes row (of the last model_forward on this cache) and its ancestors in the batch part of its sequence.  Once per sequence. */
+void row_keep(struct cache *cache, size_t row);
+
+/* logits: (M, V) out; hidden: (M, C). */
+void model_logits(const struct model *model, const float *hidden, size_t M, float *logits);
+/* values: (M) out. */
+void model_values(const struct model *model, const float *hidden, size_t M, float *values);
+
+/* Tokens appended to a sequence in chunks and kept.  hidden: (T, C) out, or NULL; last: (C) out of the last token, or NULL. */
+void model_extend(const struct model *model, struct cache *cache, int32_t sequence, const int32_t *tokens, size_t T,
+                  float *hidden, float *last);
+
+/* Writes a Hugging Face directory: config.json and model.safetensors (not the tokenizer). Rows are canonical float32.  0 or -1. */
+int model_export(const struct weights *weights, const struct model_config *config, const char *directory);
+
+#endif

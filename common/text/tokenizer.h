@@ -1,0 +1,88 @@
+/*
+ * tokenizer.h - text to token ids and back, exactly as the model's own tokenizer does it.
+ *
+ * Reads tokenizer.json of a Hugging Face directory and the metadata of a GGUF file.  Kinds: SentencePiece BPE with
+ * byte fallback, byte-level BPE.  Text is UTF-8; broken UTF-8 is read with U+FFFD for each bad sequence, as the
+ * tokenizers library does.
+ *
+ * Nothing here keeps state between calls; a tokenizer may be used by several threads at once.
+ */
+#ifndef TEXT_TOKENIZER_H
+#define TEXT_TOKENIZER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/memory.h"
+
+struct tokenizer;
+
+/* path: a model directory, a tokenizer.json or a GGUF file.  NULL on failure, logged; *code is then the exit code. */
+struct tokenizer *tokenizer_open(const char *path, int *code);
+void tokenizer_close(struct tokenizer *tokenizer);
+
+/* Digest of everything that decides ids: two tokenizers with one key give the same ids. KEY_SIZE of base/digest.h. */
+const char *tokenizer_key(const struct tokenizer *tokenizer);
+size_t tokenizer_vocab_size(const struct tokenizer *tokenizer);
+
+/* A growable list of token ids.  Zero-initialise; free(list.at) at the end. */
+struct token_list {
+    int32_t *at;
+    size_t count, capacity;
+};
+void token_list_add(struct token_list *list, int32_t token);
+
+enum tokenizer_encode_flags {
+    ENCODE_SPECIAL = 1,  // add what the model puts around a text (the begin token)
+    ENCODE_MARKUP = 2,   // read "<s>" and other special tokens written in the text as those tokens
+};
+/* Appends the ids of text. */
+void tokenizer_encode(const struct tokenizer *tokenizer, const char *text, size_t size, unsigned flags,
+                      struct token_list *ids);
+
+/*
+ * Appends the text of ids.  Special tokens give nothing unless keep_special.  Ids outside the vocabulary give
+ * U+FFFD; so do bytes that are no UTF-8 and NUL when valid_utf8 is set.
+ */
+enum tokenizer_decode_flags {
+    DECODE_KEEP_SPECIAL = 1,
+    DECODE_VALID_UTF8 = 2,
+    DECODE_CONTINUE = 4,     // ids continue a text: keep the leading space that the beginning of a text loses
+};
+void tokenizer_decode(const struct tokenizer *tokenizer, const int32_t *ids, size_t count, unsigned flags,
+                      struct buffer *text);
+
+/*
+ * Text token by token, never half a character: what a token begins is held until a later one completes it.
+ * Zero-initialise.  At the end of a response text_stream_end gives what is held (U+FFFD for a broken character).
+ */
+struct text_stream {
+    char held[8];
+    size_t held_size;
+    bool started;  // set it to true beforehand when the text continues a prompt
+};
+void text_stream_push(struct text_stream *stream, const struct tokenizer *tokenizer, int32_t id, struct buffer *text);
+void text_stream_end(struct text_stream *stream, struct buffer *text);
+
+/* -1: the model has none. */
+int32_t tokenizer_begin(const struct tokenizer *tokenizer);
+int32_t tokenizer_end(const struct tokenizer *tokenizer);
+
+/*
+ * Whether sampling stops at this token: every end-of-text and end-of-turn token that the model's metadata name,
+ * and the begin token (models that separate documents by it sample it at the end of one).
+ */
+bool tokenizer_is_stop(const struct tokenizer *tokenizer, int32_t id);
+bool tokenizer_is_special(const struct tokenizer *tokenizer, int32_t id);
+
+/* Writes tokenizer.json and tokenizer_config.json as the tokenizers library and transformers read them.  0 or -1. */
+int tokenizer_write(const struct tokenizer *tokenizer, const char *directory);
+
+/*
+ * Trains a byte-level BPE tokenizer (GPT-2's pre-tokenizer) of vocab_size ids on a text whose documents are separated by
+ * empty lines; id 0 is "<|endoftext|>", begin and end token.  Never NULL.  Equal text gives an equal tokenizer.
+ */
+struct tokenizer *tokenizer_train(const char *text, size_t size, size_t vocab_size);
+
+#endif
