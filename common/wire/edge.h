@@ -1,0 +1,82 @@
+/*
+ * edge.h - where a stage's inputs come from and its outputs go to: a store, or standard input and output.
+ *
+ * As a worker of a store the edge says hello, asks for as many items as the stage can hold, keeps every output until the
+ * store has committed it, answers heartbeats, and survives a store that is restarted.  Between pipes it reads
+ * frames from standard input and writes them to standard output.  The stage cannot tell the difference.
+ *
+ * Not thread-safe.  A stage calls edge_take at least every few seconds, also when it wants nothing (max 0): that is its heartbeat.
+ */
+#ifndef WIRE_EDGE_H
+#define WIRE_EDGE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "wire/frame.h"
+
+struct edge;
+
+struct edge_options {
+    const char *endpoint;     // of the store; NULL: pipes
+    const char *stage;        // "rollout"
+    const char *settings;     // JSON object for hello, see schemas/README.md; NULL in pipes
+    enum frame_type takes;    // the only frame type that edge_take gives
+    bool takes_nothing;       // a source: never reads
+    bool follow;              // wait for more when nothing is missing
+    size_t hold_max;          // items the stage may hold at once, >= 1; the store never sends more than that
+};
+
+/* NULL on failure, logged; *code is then the exit code (69 no store answers within 30 s, 65/78 the store refused). */
+struct edge *edge_open(const struct edge_options *options, int *code);
+
+bool edge_is_pipe(const struct edge *edge);
+/* What the store added in its welcome, a JSON object; "{}" in pipes.  Valid until edge_close. */
+const char *edge_welcome(const struct edge *edge);
+/* Outputs that the store lacked at the welcome, for progress; 0 when not known. */
+int64_t edge_missing(const struct edge *edge);
+
+enum edge_status {
+    EDGE_BATCH,    // at least one frame
+    EDGE_EMPTY,    // nothing now; only when wait is false
+    EDGE_END,      // no more: end of input, or nothing is missing and follow is not set
+    EDGE_STOPPED,  // SIGTERM or SIGINT: finish what is held, then close
+    EDGE_FAILED,   // logged
+};
+
+struct batch {
+    struct frame *frames;  // (count), valid until edge_done
+    size_t count;
+};
+
+/*
+ * Takes 1 to max frames.  wait: until there is one; otherwise returns at once.  max 0 only serves the connection (EDGE_EMPTY).
+ * Frames of another type in a pipe are passed through to standard output (a rollout stream keeps its metrics).
+ * Frames that do not decode are refused with a line on standard error, counted, and skipped.
+ */
+enum edge_status edge_take(struct edge *edge, struct batch *batch, size_t max, bool wait);
+/* The frames of the batch end; those whose outputs are still to come stay leased. */
+void edge_done(struct edge *edge, struct batch *batch);
+
+/*
+ * Sends an output.  Copies.  An output whose item is set ends that lease.  Waits while too much is unacknowledged.
+ * 0, or -1 when it can never arrive (logged).
+ */
+int edge_give(struct edge *edge, struct frame *output);
+/* Instead of an output: this item cannot be done.  In a pipe it is logged and counted. */
+int edge_fail(struct edge *edge, int64_t item, const char *reason);
+
+/* The bytes of a checkpoint: kind "weights" or "full", step -1 for the newest.  0; 1 when there is none; -1 on failure, logged. */
+int edge_fetch(struct edge *edge, const char *run, int64_t step, const char *kind, struct buffer *out, int64_t *found_step);
+/* Sends a checkpoint in chunks and returns when it is committed.  0 or -1. */
+int edge_give_checkpoint(struct edge *edge, const char *run, int64_t step, int64_t batch, const char *kind, bool final,
+                         const struct buffer *content);
+
+/*
+ * Waits until every output is committed, says bye, flushes.  Returns the stage's exit code: status is the last that
+ * edge_take gave.  0 when all was handled, 65 when frames were refused, 74 output could not be written, 75 stopped before the end.
+ */
+int edge_close(struct edge *edge, enum edge_status status);
+
+#endif
