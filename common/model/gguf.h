@@ -29,7 +29,7 @@ struct gguf_array {
     const struct gguf_text *texts;  // for strings
 };
 struct gguf_text {
-    const char *at;      // not NUL-terminated, borrows from the file
+    const char *at;      // lives as long as the gguf; NUL-terminated only where gguf_text gave it
     size_t size;
 };
 
@@ -40,6 +40,8 @@ void gguf_close(struct gguf *gguf);
 
 size_t gguf_tensor_count(const struct gguf *gguf);
 const struct gguf_tensor *gguf_tensor_at(const struct gguf *gguf, size_t index);
+/* "F32", "Q4_K"; "unknown" for numbers that ggml does not use.  Static. */
+const char *gguf_type_name(uint32_t type);
 
 /* Each returns false when the key is missing or of another kind; out is then untouched. */
 bool gguf_text(const struct gguf *gguf, const char *key, struct gguf_text *out);
