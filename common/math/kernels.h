@@ -23,12 +23,41 @@ struct packed {
     void *data;  // 64-byte aligned, owned
 };
 size_t packed_size_bytes(enum packed_type type, size_t N, size_t K);
+size_t packed_panels(const struct packed *w);
+
+/* All zero.  Free with packed_free. */
+void packed_init(struct packed *w, enum packed_type type, size_t N, size_t K);
+void packed_free(struct packed *w);
+/* Fills one panel from its rows, each K elements of w's type at any alignment; NULL where the panel has no output. */
+void packed_set_panel(struct packed *w, size_t panel, const void *const rows[PANEL]);
+/* Row n as float32.  row: (K) out. */
+void packed_get_row(const struct packed *w, size_t n, float *row);
+
+/* Pages of PANEL positions, page i of a list at base + pages[i] * stride floats. */
+struct page_list {
+    const float *base;
+    size_t stride;
+    const int32_t *pages;
+};
 
 struct kernels {
     const char *name;  // "avx512", "avx2", "portable"
 
     /* y[m, n] = sum over k of x[m, k] * w[n, k], for panels [panel, panel + panels) only.  x: (M, K), y: (M, N) rows of stride y_stride. */
     void (*linear)(float *y, size_t y_stride, const float *x, size_t M, const struct packed *w, size_t panel, size_t panels);
+
+    /*
+     * Attention of G query heads over listed pages.  Keys lie as (HS, PANEL): scores[g, t] = sum over c of q[g, c] * key[t, c]
+     * for every position t of the first count pages.  q: (G, HS), scores: rows of stride score_stride.
+     */
+    void (*attend_scores)(float *scores, size_t score_stride, const float *q, size_t G, size_t HS,
+                          const struct page_list *keys, size_t count);
+    /*
+     * Values lie as (VP, PANEL positions, PANEL channels): out[g, c] += sum over t < T of prob[g, t] * value[t, c].
+     * out: (G, VP * PANEL), prob: rows of stride prob_stride.
+     */
+    void (*attend_values)(float *out, const float *prob, size_t prob_stride, size_t G, size_t VP,
+                          const struct page_list *values, size_t T);
 
     void (*rms_norm)(float *y, const float *x, const float *weight, size_t C, float epsilon);  // y, x, weight: (C)
     void (*swiglu)(float *y, const float *gate, const float *up, size_t F);                    // y = silu(gate) * up

@@ -1,0 +1,516 @@
+/*
+ * kernels_isa.c - the kernels of kernels.h, compiled once for each instruction set (KERNELS_ISA names it).
+ *
+ * Written with vector extensions: a panel of 16 outputs is PARTS registers of LANES floats.  What is summed
+ * across lanes is summed as 16 lanes in a fixed tree, so that builds with fused multiply-add agree to the bit.
+ */
+#include "math/kernels.h"
+
+#include <math.h>
+#include <stdbool.h>
+#include <string.h>
+
+#if defined __AVX2__
+#include <immintrin.h>
+#endif
+
+#define PASTE_(a, b) a##b
+#define PASTE(a, b) PASTE_(a, b)
+#define TEXT_(a) #a
+#define TEXT(a) TEXT_(a)
+#define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 32")
+
+/* ROW_TILE rows times panels up to SUM_TILE sums in registers; the weights and one activation need the rest. */
+#if defined __AVX512F__
+#define ROW_TILE 6
+enum { LANES = 16, SUM_TILE = 24 };
+#elif defined __AVX2__
+#define ROW_TILE 6
+enum { LANES = 8, SUM_TILE = 6 };
+#else
+#define ROW_TILE 3
+enum { LANES = 4, SUM_TILE = 3 };
+#endif
+enum { PARTS = PANEL / LANES, PANEL_TILE = 4, BLOCK_K = 512 };
+
+typedef float vec __attribute__((vector_size(LANES * 4)));
+typedef int32_t vec_int __attribute__((vector_size(LANES * 4)));
+typedef uint32_t vec_bits __attribute__((vector_size(LANES * 4)));
+typedef uint16_t vec_half __attribute__((vector_size(LANES * 2)));
+typedef float vec_narrow __attribute__((vector_size(LANES * 2)));
+typedef double vec_double __attribute__((vector_size(LANES * 4)));
+
+INLINE vec vec_load(const float *x)
+{
+    vec v;
+    memcpy(&v, x, sizeof v);
+    return v;
+}
+
+INLINE void vec_store(float *x, vec v)
+{
+    memcpy(x, &v, sizeof v);
+}
+
+INLINE vec vec_all(float x)
+{
+    return x - (vec){ 0 };
+}
+
+/* a where mask is all ones, else b. */
+INLINE vec vec_select(vec_int mask, vec a, vec b)
+{
+    return (vec)(((vec_int)a & mask) | ((vec_int)b & ~mask));
+}
+
+/*
+ * exp(x): 0 below -87, infinity above 88.72, NaN for NaN.  x = n ln 2 + r with |r| <= ln 2 / 2, a polynomial for exp(r)
+ * (Cephes expf, error below 2 units in the last place), and 2^n put together from exponent bits in two factors since n may be 128.
+ */
+INLINE vec vec_exp(vec x)
+{
+    const float shift = 0x1.8p23f;  // adding it rounds to an integer, found in the low bits
+    vec shifted = x * 0x1.715476p+0f + shift;
+    vec n = shifted - shift;
+    vec r = x - n * 0.693359375f;
+    r = r + n * 2.12194440e-4f;
+    vec p = 1.9875691500e-4f * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * (r * r) + r;
+    p = p + 1.0f;
+    vec_bits scale = ((vec_bits)shifted - (vec_bits)vec_all(shift) + 126u) << 23;  // 2^(n - 1)
+    p = p * (vec)scale * 2.0f;
+    p = vec_select(x > 88.7228317f, vec_all(INFINITY), p);
+    return (vec)((vec_int)p & ~(x < -87.0f));
+}
+
+/* ---- 16 lanes at a time ---- */
+
+struct block {
+    vec part[PARTS];
+};
+
+INLINE struct block block_all(float x)
+{
+    struct block b;
+    UNROLL for (size_t i = 0; i < PARTS; i++)
+        b.part[i] = vec_all(x);
+    return b;
+}
+
+/* The first n of x, at most 16, and fill behind them. */
+INLINE struct block block_load(const float *x, size_t n, float fill)
+{
+    struct block b;
+    if (n >= PANEL) {
+        UNROLL for (size_t i = 0; i < PARTS; i++)
+            b.part[i] = vec_load(x + i * LANES);
+        return b;
+    }
+    b = block_all(fill);
+    float lanes[PANEL];
+    memcpy(lanes, &b, sizeof b);
+    for (size_t i = 0; i < n; i++)
+        lanes[i] = x[i];
+    memcpy(&b, lanes, sizeof b);
+    return b;
+}
+
+INLINE void block_store(float *x, size_t n, struct block b)
+{
+    if (n >= PANEL) {
+        UNROLL for (size_t i = 0; i < PARTS; i++)
+            vec_store(x + i * LANES, b.part[i]);
+        return;
+    }
+    float lanes[PANEL];
+    memcpy(lanes, &b, sizeof b);
+    for (size_t i = 0; i < n; i++)
+        x[i] = lanes[i];
+}
+
+INLINE float block_sum(struct block b)
+{
+    float lanes[PANEL];
+    memcpy(lanes, &b, sizeof b);
+    UNROLL for (size_t half = PANEL / 2; half > 0; half /= 2)
+        UNROLL for (size_t i = 0; i < half; i++)
+            lanes[i] += lanes[i + half];
+    return lanes[0];
+}
+
+INLINE float block_max(struct block b)
+{
+    float lanes[PANEL];
+    memcpy(lanes, &b, sizeof b);
+    UNROLL for (size_t half = PANEL / 2; half > 0; half /= 2)
+        UNROLL for (size_t i = 0; i < half; i++)
+            lanes[i] = lanes[i] > lanes[i + half] ? lanes[i] : lanes[i + half];
+    return lanes[0];
+}
+
+/* Lane by lane; NaN in x is passed over. */
+static float max_of(const float *x, size_t n)
+{
+    struct block max = block_all(-INFINITY);
+    for (size_t i = 0; i < n; i += PANEL) {
+        struct block b = block_load(x + i, n - i, -INFINITY);
+        UNROLL for (size_t j = 0; j < PARTS; j++)
+            max.part[j] = vec_select(b.part[j] > max.part[j], b.part[j], max.part[j]);
+    }
+    return block_max(max);
+}
+
+/* ---- matrices ---- */
+
+INLINE vec vec_from_f16(const uint16_t *x)
+{
+#if defined __AVX512F__
+    return (vec)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)x));
+#elif defined __AVX2__
+    return (vec)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)x));
+#else
+    vec_half half;
+    memcpy(&half, x, sizeof half);
+    vec_bits bits = __builtin_convertvector(half, vec_bits);
+    vec_bits special = (vec_bits)((bits & 0x7c00) == 0x7c00) & 0x7f800000;
+    vec value = (vec)((bits & 0x7fff) << 13) * 0x1p112f;
+    return (vec)((vec_bits)value | special | (bits & 0x8000) << 16);
+#endif
+}
+
+INLINE vec vec_from_bf16(const uint16_t *x)
+{
+    vec_half half;
+    memcpy(&half, x, sizeof half);
+    return (vec)(__builtin_convertvector(half, vec_bits) << 16);
+}
+
+INLINE vec weight_load(enum packed_type type, const void *panel, size_t i)
+{
+    switch (type) {
+    case PACKED_F16: return vec_from_f16((const uint16_t *)panel + i);
+    case PACKED_BF16: return vec_from_bf16((const uint16_t *)panel + i);
+    default: return vec_load((const float *)panel + i);
+    }
+}
+
+/*
+ * y[r, p] (+)= sum over k of x[r, k] * panel[p][k], R rows by P panels in registers; resume adds to what y holds.  R, P and type are
+ * constants where this is expanded.
+ */
+INLINE void tile_run(float *y, size_t y_stride, const float *x, size_t x_stride, enum packed_type type,
+                     const void *const *panel, size_t K, bool resume, size_t R, size_t P)
+{
+    vec sum[ROW_TILE][PANEL_TILE * PARTS];
+    UNROLL for (size_t r = 0; r < R; r++)
+        UNROLL for (size_t p = 0; p < P * PARTS; p++)
+            sum[r][p] = resume ? vec_load(y + r * y_stride + p * LANES) : (vec){ 0 };
+    const void *at[PANEL_TILE];
+    UNROLL for (size_t p = 0; p < P; p++)
+        at[p] = panel[p];
+    for (size_t k = 0; k < K; k++) {
+        vec weight[PANEL_TILE * PARTS];
+        UNROLL for (size_t p = 0; p < P * PARTS; p++)
+            weight[p] = weight_load(type, at[p / PARTS], k * PANEL + p % PARTS * LANES);
+        UNROLL for (size_t r = 0; r < R; r++) {
+            vec x_rk = vec_all(x[r * x_stride + k]);
+            UNROLL for (size_t p = 0; p < P * PARTS; p++)
+                sum[r][p] += x_rk * weight[p];
+        }
+    }
+    UNROLL for (size_t r = 0; r < R; r++)
+        UNROLL for (size_t p = 0; p < P * PARTS; p++)
+            vec_store(y + r * y_stride + p * LANES, sum[r][p]);
+}
+
+/* R rows by up to PANEL_TILE panels, as many at once as registers hold. */
+INLINE void tile_row_count(float *y, size_t y_stride, const float *x, size_t x_stride, enum packed_type type,
+                           const void *const *panel, size_t panels, size_t K, bool resume, size_t R)
+{
+    size_t p = 0;
+    if (4 * R <= SUM_TILE && panels == 4) {
+        tile_run(y, y_stride, x, x_stride, type, panel, K, resume, R, 4);
+        return;
+    }
+    if (2 * R <= SUM_TILE) {
+        for (; p + 2 <= panels; p += 2)
+            tile_run(y + p * PANEL, y_stride, x, x_stride, type, panel + p, K, resume, R, 2);
+    }
+    for (; p < panels; p++)
+        tile_run(y + p * PANEL, y_stride, x, x_stride, type, panel + p, K, resume, R, 1);
+}
+
+INLINE void tile_typed(float *y, size_t y_stride, const float *x, size_t x_stride, enum packed_type type,
+                       const void *const *panel, size_t panels, size_t K, bool resume, size_t rows)
+{
+    switch (rows) {
+    case 1: tile_row_count(y, y_stride, x, x_stride, type, panel, panels, K, resume, 1); break;
+    case 2: tile_row_count(y, y_stride, x, x_stride, type, panel, panels, K, resume, 2); break;
+    case 3: tile_row_count(y, y_stride, x, x_stride, type, panel, panels, K, resume, 3); break;
+#if ROW_TILE > 3
+    case 4: tile_row_count(y, y_stride, x, x_stride, type, panel, panels, K, resume, 4); break;
+    case 5: tile_row_count(y, y_stride, x, x_stride, type, panel, panels, K, resume, 5); break;
+    case 6: tile_row_count(y, y_stride, x, x_stride, type, panel, panels, K, resume, 6); break;
+#endif
+    }
+}
+
+typedef void tile_function(float *y, size_t y_stride, const float *x, size_t x_stride, const void *const *panel,
+                           size_t panels, size_t K, bool resume, size_t rows);
+
+static void tile_f32(float *y, size_t y_stride, const float *x, size_t x_stride, const void *const *panel,
+                     size_t panels, size_t K, bool resume, size_t rows)
+{
+    tile_typed(y, y_stride, x, x_stride, PACKED_F32, panel, panels, K, resume, rows);
+}
+
+static void tile_f16(float *y, size_t y_stride, const float *x, size_t x_stride, const void *const *panel,
+                     size_t panels, size_t K, bool resume, size_t rows)
+{
+    tile_typed(y, y_stride, x, x_stride, PACKED_F16, panel, panels, K, resume, rows);
+}
+
+static void tile_bf16(float *y, size_t y_stride, const float *x, size_t x_stride, const void *const *panel,
+                      size_t panels, size_t K, bool resume, size_t rows)
+{
+    tile_typed(y, y_stride, x, x_stride, PACKED_BF16, panel, panels, K, resume, rows);
+}
+
+/* The next tile of the rows that are left: as few tiles as possible, of nearly equal height. */
+INLINE size_t rows_next(size_t left)
+{
+    size_t tiles = (left + ROW_TILE - 1) / ROW_TILE;
+    return (left + tiles - 1) / tiles;
+}
+
+/* Up to PANEL_TILE panels.  Many rows go over K in blocks, so that a block of the panels stays in the cache between them. */
+static void linear_group(tile_function *tile, float *y, size_t y_stride, const float *x, size_t M, const char *data,
+                         size_t element_bytes, size_t K, size_t panels)
+{
+    size_t block = M <= ROW_TILE ? K : BLOCK_K;
+    for (size_t k = 0; k < K; k += block) {
+        const void *panel[PANEL_TILE];
+        for (size_t p = 0; p < panels; p++)
+            panel[p] = data + (p * K + k) * PANEL * element_bytes;
+        size_t width = K - k < block ? K - k : block;
+        for (size_t m = 0, rows; m < M; m += rows) {
+            rows = rows_next(M - m);
+            tile(y + m * y_stride, y_stride, x + m * K + k, K, panel, panels, width, k > 0, rows);
+        }
+    }
+}
+
+/* A panel of which only the first N outputs exist. */
+static void linear_partial(tile_function *tile, float *y, size_t y_stride, const float *x, size_t M, const void *panel,
+                           size_t K, size_t N)
+{
+    float out[ROW_TILE][PANEL];
+    for (size_t m = 0, rows; m < M; m += rows) {
+        rows = rows_next(M - m);
+        tile(out[0], PANEL, x + m * K, K, &panel, 1, K, false, rows);
+        for (size_t r = 0; r < rows; r++)
+            memcpy(y + (m + r) * y_stride, out[r], N * sizeof(float));
+    }
+}
+
+static void linear(float *y, size_t y_stride, const float *x, size_t M, const struct packed *w, size_t panel, size_t panels)
+{
+    static tile_function *const tiles[] = { [PACKED_F32] = tile_f32, [PACKED_F16] = tile_f16, [PACKED_BF16] = tile_bf16 };
+    tile_function *tile = tiles[w->type];
+    size_t element_bytes = w->type == PACKED_F32 ? 4 : 2;
+    size_t end = panel + panels, whole = w->N / PANEL;  // panels with all their outputs
+    if (end < whole)
+        whole = end;
+    while (panel < end) {
+        const char *data = (const char *)w->data + panel * PANEL * w->K * element_bytes;
+        if (panel >= whole) {
+            linear_partial(tile, y + panel * PANEL, y_stride, x, M, data, w->K, w->N % PANEL);
+            panel++;
+            continue;
+        }
+        size_t group = whole - panel < PANEL_TILE ? whole - panel : PANEL_TILE;
+        linear_group(tile, y + panel * PANEL, y_stride, x, M, data, element_bytes, w->K, group);
+        panel += group;
+    }
+}
+
+/* ---- attention: a page of keys is a panel whose outputs are positions ---- */
+
+static void attend_scores(float *scores, size_t score_stride, const float *q, size_t G, size_t HS,
+                          const struct page_list *keys, size_t count)
+{
+    for (size_t i = 0; i < count; i += PANEL_TILE) {
+        size_t panels = count - i < PANEL_TILE ? count - i : PANEL_TILE;
+        const void *panel[PANEL_TILE];
+        for (size_t p = 0; p < panels; p++)
+            panel[p] = keys->base + (size_t)keys->pages[i + p] * keys->stride;
+        for (size_t g = 0, rows; g < G; g += rows) {
+            rows = rows_next(G - g);
+            tile_f32(scores + g * score_stride + i * PANEL, score_stride, q + g * HS, HS, panel, panels, HS, false, rows);
+        }
+    }
+}
+
+/* R heads by P panels of channels. */
+INLINE void values_run(float *out, size_t out_stride, const float *prob, size_t prob_stride, const struct page_list *values,
+                       size_t channel, size_t T, size_t R, size_t P)
+{
+    vec sum[ROW_TILE][PANEL_TILE * PARTS];
+    UNROLL for (size_t r = 0; r < R; r++)
+        UNROLL for (size_t p = 0; p < P * PARTS; p++)
+            sum[r][p] = vec_load(out + r * out_stride + p * LANES);
+    for (size_t first = 0; first < T; first += PANEL) {
+        const float *page = values->base + (size_t)values->pages[first / PANEL] * values->stride + channel * PANEL;
+        size_t count = T - first < PANEL ? T - first : PANEL;
+        for (size_t t = 0; t < count; t++) {
+            vec value[PANEL_TILE * PARTS];
+            UNROLL for (size_t p = 0; p < P * PARTS; p++)
+                value[p] = vec_load(page + (p / PARTS * PANEL + t) * PANEL + p % PARTS * LANES);
+            UNROLL for (size_t r = 0; r < R; r++) {
+                vec prob_rt = vec_all(prob[r * prob_stride + first + t]);
+                UNROLL for (size_t p = 0; p < P * PARTS; p++)
+                    sum[r][p] += prob_rt * value[p];
+            }
+        }
+    }
+    UNROLL for (size_t r = 0; r < R; r++)
+        UNROLL for (size_t p = 0; p < P * PARTS; p++)
+            vec_store(out + r * out_stride + p * LANES, sum[r][p]);
+}
+
+/* One head against as many channels as registers hold. */
+INLINE void values_heads(float *out, size_t VP, const float *prob, size_t prob_stride, const struct page_list *values,
+                         size_t T, size_t R)
+{
+    size_t p = 0, stride = VP * PANEL;
+    if (4 * R <= SUM_TILE) {
+        for (; p + 4 <= VP; p += 4)
+            values_run(out + p * PANEL, stride, prob, prob_stride, values, p * PANEL, T, R, 4);
+    }
+    if (2 * R <= SUM_TILE) {
+        for (; p + 2 <= VP; p += 2)
+            values_run(out + p * PANEL, stride, prob, prob_stride, values, p * PANEL, T, R, 2);
+    }
+    for (; p < VP; p++)
+        values_run(out + p * PANEL, stride, prob, prob_stride, values, p * PANEL, T, R, 1);
+}
+
+static void attend_values(float *out, const float *prob, size_t prob_stride, size_t G, size_t VP,
+                          const struct page_list *values, size_t T)
+{
+    size_t g = 0;
+#if ROW_TILE > 3
+    for (; g + 4 <= G; g += 4)
+        values_heads(out + g * VP * PANEL, VP, prob + g * prob_stride, prob_stride, values, T, 4);
+#endif
+    for (; g + 2 <= G; g += 2)
+        values_heads(out + g * VP * PANEL, VP, prob + g * prob_stride, prob_stride, values, T, 2);
+    for (; g < G; g++)
+        values_heads(out + g * VP * PANEL, VP, prob + g * prob_stride, prob_stride, values, T, 1);
+}
+
+/* ---- one row at a time ---- */
+
+static float dot(const float *a, const float *b, size_t n)
+{
+    struct block sum = block_all(0.0f);
+    for (size_t i = 0; i < n; i += PANEL) {
+        struct block left = block_load(a + i, n - i, 0.0f), right = block_load(b + i, n - i, 0.0f);
+        UNROLL for (size_t j = 0; j < PARTS; j++)
+            sum.part[j] += left.part[j] * right.part[j];
+    }
+    return block_sum(sum);
+}
+
+static void rms_norm(float *y, const float *x, const float *weight, size_t C, float epsilon)
+{
+    float scale = 1.0f / sqrtf(dot(x, x, C) / (float)C + epsilon);
+    for (size_t c = 0; c < C; c += PANEL) {
+        struct block x_c = block_load(x + c, C - c, 0.0f), weight_c = block_load(weight + c, C - c, 0.0f);
+        UNROLL for (size_t j = 0; j < PARTS; j++)
+            x_c.part[j] = x_c.part[j] * scale * weight_c.part[j];
+        block_store(y + c, C - c, x_c);
+    }
+}
+
+static void swiglu(float *y, const float *gate, const float *up, size_t F)
+{
+    for (size_t f = 0; f < F; f += PANEL) {
+        struct block gate_f = block_load(gate + f, F - f, 0.0f), up_f = block_load(up + f, F - f, 0.0f);
+        UNROLL for (size_t j = 0; j < PARTS; j++)
+            gate_f.part[j] = gate_f.part[j] / (vec_exp(-gate_f.part[j]) + 1.0f) * up_f.part[j];
+        block_store(y + f, F - f, gate_f);
+    }
+}
+
+static void softmax(float *x, size_t n)
+{
+    float max = max_of(x, n);
+    struct block sum = block_all(0.0f);
+    for (size_t i = 0; i < n; i += PANEL) {
+        struct block b = block_load(x + i, n - i, -INFINITY);
+        UNROLL for (size_t j = 0; j < PARTS; j++) {
+            b.part[j] = vec_exp(b.part[j] - max);
+            sum.part[j] += b.part[j];
+        }
+        block_store(x + i, n - i, b);
+    }
+    float scale = 1.0f / block_sum(sum);
+    for (size_t i = 0; i < n; i += PANEL) {
+        struct block b = block_load(x + i, n - i, 0.0f);
+        UNROLL for (size_t j = 0; j < PARTS; j++)
+            b.part[j] *= scale;
+        block_store(x + i, n - i, b);
+    }
+}
+
+static void add(float *y, const float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i += PANEL) {
+        struct block y_i = block_load(y + i, n - i, 0.0f), x_i = block_load(x + i, n - i, 0.0f);
+        UNROLL for (size_t j = 0; j < PARTS; j++)
+            y_i.part[j] += x_i.part[j];
+        block_store(y + i, n - i, y_i);
+    }
+}
+
+static double sum_exp(const float *x, size_t n, float *max)
+{
+    *max = max_of(x, n);
+    double total = 0.0;
+    vec_double sum[2 * PARTS] = { { 0 } };
+    for (size_t i = 0; i < n; i += PANEL) {
+        struct block b = block_load(x + i, n - i, -INFINITY);
+        UNROLL for (size_t j = 0; j < PARTS; j++) {
+            vec part = vec_exp(b.part[j] - *max);
+            vec_narrow half[2];
+            memcpy(half, &part, sizeof part);
+            sum[2 * j] += __builtin_convertvector(half[0], vec_double);
+            sum[2 * j + 1] += __builtin_convertvector(half[1], vec_double);
+        }
+    }
+    double lanes[PANEL];
+    memcpy(lanes, sum, sizeof lanes);
+    for (size_t i = 0; i < PANEL; i++)
+        total += lanes[i];
+    return total;
+}
+
+extern const struct kernels PASTE(kernels_, KERNELS_ISA);
+const struct kernels PASTE(kernels_, KERNELS_ISA) = {
+    .name = TEXT(KERNELS_ISA),
+    .linear = linear,
+    .attend_scores = attend_scores,
+    .attend_values = attend_values,
+    .rms_norm = rms_norm,
+    .swiglu = swiglu,
+    .softmax = softmax,
+    .add = add,
+    .dot = dot,
+    .sum_exp = sum_exp,
+};
