@@ -1,0 +1,141 @@
+# lib.sh - a store and its workers in one shell script: start, supervise, stop.
+#
+# Source it, set work (the directory of a pipeline's store and models), then:
+#
+#     store_start                    starts the store on $work/store.db, sets VAS_STORE
+#     worker NAME COMMAND...         a worker in the background; restarted when it exits with 75 and on nothing else
+#     foreground NAME COMMAND...     the same in the foreground; watches the others meanwhile
+#     workers_wait                   until the workers in the background have ended
+#     workers_stop                   asks them to finish what they hold
+#
+# When one of them ends otherwise, all are stopped and the script exits with 75 (run it again: the store has what was
+# committed) or with the worker's own code.  Logs are in $work/log/NAME.
+
+bin=${BIN:-bin}
+PATH=$(cd "$bin" && pwd):$PATH
+export PATH
+
+say() {
+    printf '%s: %s\n' "$(basename "$0" .sh)" "$*" >&2
+}
+
+lib_workers=
+lib_store=
+
+# Runs in the background: one worker, started again as long as it exits with 75, at most 20 times.
+lib_supervise() {
+    lib_name=$1
+    shift
+    lib_child=
+    lib_stopping=
+    trap 'lib_stopping=1; [ -z "$lib_child" ] || kill -TERM "$lib_child" 2>/dev/null' TERM INT
+    lib_tries=0
+    while :; do
+        "$@" 2>>"$work/log/$lib_name" &
+        lib_child=$!
+        lib_code=0
+        wait "$lib_child" || lib_code=$?
+        while kill -0 "$lib_child" 2>/dev/null; do  # wait was interrupted by the trap
+            lib_code=0
+            wait "$lib_child" || lib_code=$?
+        done
+        lib_tries=$((lib_tries + 1))
+        [ "$lib_code" = 75 ] && [ -z "$lib_stopping" ] && [ "$lib_tries" -lt 20 ] || break
+        sleep 1
+    done
+    [ -z "$lib_stopping" ] || lib_code=0
+    exit "$lib_code"
+}
+
+worker() {
+    mkdir -p "$work/log"
+    ( lib_supervise "$@" ) &
+    lib_workers="$lib_workers $1:$!"
+}
+
+store_start() {
+    mkdir -p "$work/log"
+    VAS_STORE=ipc://$work/store.db.sock
+    export VAS_STORE
+    store serve --db "$work/store.db" --listen "$VAS_STORE" 2>>"$work/log/store" &
+    lib_store=$!
+    trap 'lib_stop_all' EXIT
+    trap 'exit 75' INT TERM HUP
+}
+
+lib_stop_all() {
+    lib_exit=$?
+    trap - EXIT
+    workers_stop
+    if [ -n "$lib_store" ]; then
+        kill -TERM "$lib_store" 2>/dev/null
+        wait "$lib_store" 2>/dev/null
+    fi
+    exit "$lib_exit"
+}
+
+workers_stop() {
+    for lib_worker in $lib_workers; do
+        kill -TERM "${lib_worker##*:}" 2>/dev/null || :
+    done
+    for lib_worker in $lib_workers; do
+        wait "${lib_worker##*:}" 2>/dev/null || :
+    done
+    lib_workers=
+}
+
+# What a worker's end means for the script.
+lib_judge() {
+    case $2 in
+    0) return ;;
+    75 | 129 | 13? | 14?)
+        say "$1 was ended from outside (code $2); what the store has is kept"
+        say "run the same command again to go on"
+        exit 75 ;;
+    *)
+        say "$1 failed with code $2; its last words:"
+        tail -n 3 "$work/log/$1" >&2 2>/dev/null || :
+        exit "$2" ;;
+    esac
+}
+
+# Forgets workers that ended well; ends the script when one ended badly, or the store did.
+lib_watch() {
+    if [ -n "$lib_store" ] && ! kill -0 "$lib_store" 2>/dev/null; then
+        wait "$lib_store" || :
+        lib_store=
+        lib_judge store 75
+    fi
+    lib_left=
+    for lib_worker in $lib_workers; do
+        if kill -0 "${lib_worker##*:}" 2>/dev/null; then
+            lib_left="$lib_left $lib_worker"
+        else
+            lib_code=0
+            wait "${lib_worker##*:}" || lib_code=$?
+            lib_judge "${lib_worker%%:*}" "$lib_code"
+        fi
+    done
+    lib_workers=$lib_left
+}
+
+# In the background too, so that the others can be watched; its messages go to the terminal.
+foreground() {
+    lib_front=$1
+    shift
+    "$@" &
+    lib_pid=$!
+    lib_workers="$lib_workers $lib_front:$lib_pid"
+    while kill -0 "$lib_pid" 2>/dev/null; do
+        lib_watch
+        sleep 0.2
+    done
+    lib_watch
+}
+
+workers_wait() {
+    while [ -n "$lib_workers" ]; do
+        lib_watch
+        sleep 0.2
+    done
+}

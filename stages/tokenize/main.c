@@ -1,0 +1,352 @@
+/*
+ * tokenize - texts in, prompts out.
+ *
+ *     takes   files of prompts or of stored rollouts, or standard input
+ *     gives   one prompt frame for each text; for stored rollouts also a rollout and, with a score, a scored frame
+ *
+ * With --encode and --decode it only turns text into ids and back, a line each; with --train-vocab it makes a tokenizer.
+ */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sysexits.h>
+
+#include "base/check.h"
+#include "base/digest.h"
+#include "base/file.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "base/option.h"
+#include "base/philox.h"
+#include "base/progress.h"
+#include "base/stop.h"
+#include "base/utf8.h"
+#include "text/tokenizer.h"
+#include "tokenize/reader.h"
+#include "wire/edge.h"
+
+struct options {
+    const char *model, *format, *field, *split, *endpoint, *policy, *reward, *output;
+    int64_t max_tokens, train_vocab;
+    double eval_fraction;
+    bool encode, decode, end_token;
+    char *const *files;
+    size_t file_count;
+};
+
+static struct options options_read(int argc, char **argv)
+{
+    static struct options options = { .field = "prompt", .policy = "stored", .reward = "stored", .max_tokens = 0 };
+    options.endpoint = getenv("VAS_STORE");
+    const struct option_spec specs[] = {
+        { 'm', "model", "DIR|FILE", OPTION_TEXT, &options.model, 0, 0, "whose tokenizer to use: model directory, tokenizer.json or GGUF file" },
+        { 's', "store", "ENDPOINT", OPTION_TEXT, &options.endpoint, 0, 0, "store to give the prompts to (default VAS_STORE; without: frames on stdout)" },
+        { 0, "format", "NAME", OPTION_TEXT, &options.format, 0, 0, "jsonl, text (a text a line), hh (HH dialogues) or rollouts\n(default: text for *.txt, else jsonl); files may be gzipped" },
+        { 0, "field", "NAME", OPTION_TEXT, &options.field, 0, 0, "where a JSON line has its text (default prompt)" },
+        { 0, "split", "NAME", OPTION_TEXT, &options.split, 0, 0, "split of all prompts (default: the line's \"split\", else train)" },
+        { 0, "eval-fraction", "P", OPTION_NUMBER, &options.eval_fraction, 0, 1, "share of the prompts that go to split eval, chosen by\ntheir text, where the line names no split (default 0)" },
+        { 0, "max-prompt-tokens", "N", OPTION_INT, &options.max_tokens, 1, 1048576, "leave out longer prompts, and say how many (default: none)" },
+        { 0, "end-token", NULL, OPTION_FLAG, &options.end_token, 0, 0, "end every text with the end token: documents for train --objective lm" },
+        { 0, "policy", "NAME", OPTION_TEXT, &options.policy, 0, 0, "rollouts: name of the policy they came from (default stored)" },
+        { 0, "reward", "NAME", OPTION_TEXT, &options.reward, 0, 0, "rollouts: name of the reward their scores come from (default stored)" },
+        { 0, NULL, NULL, OPTION_HEADING, NULL, 0, 0, "instead of frames" },
+        { 0, "encode", NULL, OPTION_FLAG, &options.encode, 0, 0, "lines of text to JSON arrays of token ids" },
+        { 0, "decode", NULL, OPTION_FLAG, &options.decode, 0, 0, "JSON arrays of token ids to text, a line each" },
+        { 0, "train-vocab", "N", OPTION_INT, &options.train_vocab, 258, 1000000, "train a byte-level BPE tokenizer of N ids on the texts" },
+        { 'o', "output", "DIR", OPTION_TEXT, &options.output, 0, 0, "where --train-vocab writes it" },
+    };
+    static const struct option_usage usage = {
+        .program = "vas-tokenize",
+        .example = "tokenize -m model.gguf prompts.jsonl | tap",
+        .synopsis = "tokenize -m MODEL [-s ENDPOINT] [options] [FILE...]",
+        .summary = "Turns texts into prompts: frames for a store or a pipe.",
+        .exit_codes = "  0   every line became a prompt\n  64  usage\n  65  a line could not be used (the others were)\n"
+                      "  66  a file is missing\n  69  no store answers\n  74  output could not be written\n  75  stopped before the end\n",
+    };
+    int first = options_parse(&usage, specs, COUNT_OF(specs), argc, argv);
+    options.files = argv + first;
+    options.file_count = (size_t)(argc - first);
+    if (options.model == NULL && options.train_vocab == 0)
+        options_refuse("-m is missing: whose tokenizer?");
+    if (options.train_vocab != 0 && options.output == NULL)
+        options_refuse("--train-vocab needs -o DIR");
+    if (options.encode + options.decode + (options.train_vocab != 0) > 1)
+        options_refuse("only one of --encode, --decode and --train-vocab can be asked for");
+    return options;
+}
+
+static enum reader_format format_of(const struct options *options, const char *path)
+{
+    static const char *const names[] = { "jsonl", "text", "hh", "rollouts" };
+    if (options->format == NULL) {
+        size_t size = strlen(path);
+        return size > 4 && strcmp(path + size - 4, ".txt") == 0 ? READER_TEXT : READER_JSONL;
+    }
+    for (size_t i = 0; i < COUNT_OF(names); i++)
+        if (strcmp(options->format, names[i]) == 0)
+            return (enum reader_format)i;
+    options_refuse("--format is \"%s\", must be jsonl, text, hh or rollouts", options->format);
+}
+
+/* Calls give for every record of every file.  Returns the exit code. */
+typedef int record_giver(void *context, const struct record *record);
+
+static int read_files(const struct options *options, record_giver *give, void *context)
+{
+    static char *const standard_input[] = { "-" };
+    char *const *files = options->file_count ? options->files : standard_input;
+    size_t file_count = options->file_count ? options->file_count : 1;
+    int code = EX_OK;
+    for (size_t i = 0; i < file_count; i++) {
+        int open_code;
+        struct reader *reader = reader_open(files[i], format_of(options, files[i]), options->field, &open_code);
+        if (reader == NULL)
+            return open_code;
+        struct record record;
+        int given = 0;
+        while (given == 0 && !stop_requested() && reader_next(reader, &record))
+            given = give(context, &record);
+        if (reader_bad_lines(reader) > 0) {
+            log_error("left out %lld bad lines of \"%s\"", (long long)reader_bad_lines(reader), files[i]);
+            code = EX_DATAERR;
+        }
+        if (reader_failed(reader))
+            code = EX_DATAERR;
+        reader_close(reader);
+        if (given != 0)
+            return given;
+    }
+    return stop_requested() ? EX_TEMPFAIL : code;
+}
+
+/* ---- frames ---- */
+
+struct giver {
+    const struct options *options;
+    const struct tokenizer *tokenizer;
+    struct edge *edge;
+    struct progress progress;
+    int64_t given, too_long;
+    struct token_list prompt_tokens, response_tokens;
+    struct arena arena;
+};
+
+static const char *split_of(const struct options *options, const struct record *record, const char *prompt_key)
+{
+    if (options->split != NULL)
+        return options->split;
+    if (record->split != NULL)
+        return record->split;
+    double place = philox_uniform(0, PHILOX_DATA, number_from_key(prompt_key), 0, 0);
+    return place < options->eval_fraction ? "eval" : "train";
+}
+
+/* A stored response: what it was sampled with is not known, only what it says. */
+static int give_rollout(struct giver *giver, const struct record *record, const struct frame_prompt *prompt)
+{
+    giver->response_tokens.count = 0;
+    tokenizer_encode(giver->tokenizer, record->response, record->response_size, 0, &giver->response_tokens);
+    int32_t end = tokenizer_end(giver->tokenizer);
+    if (end >= 0)
+        token_list_add(&giver->response_tokens, end);  // a stored response is a whole one
+    if (giver->response_tokens.count == 0) {
+        log_error("left out a rollout: its response is empty and the tokenizer has no end token");
+        return 0;
+    }
+    struct frame scored = frame_make(FRAME_scored);
+    struct frame_scored *s = &scored.scored;
+    s->prompt_key = prompt->prompt_key;
+    s->tokenizer = prompt->tokenizer;
+    s->split = prompt->split;
+    s->prompt = prompt->prompt;
+    s->prompt_tokens = prompt->prompt_tokens;
+    char key[KEY_SIZE];
+    key_from_texts(key, prompt->prompt_key, arena_text(&giver->arena, record->response, record->response_size), NULL);
+    s->sample = (int64_t)(number_from_key(key) % 1048576);  // the same response is the same sample
+    s->policy = giver->options->policy;
+    s->response = arena_text(&giver->arena, record->response, record->response_size);
+    s->response_tokens = (struct tokens){ giver->response_tokens.at, giver->response_tokens.count };
+    s->stopped = end >= 0;
+    s->kl = NAN;
+
+    struct frame rollout = frame_make(FRAME_rollout);
+    struct frame_rollout *r = &rollout.rollout;
+    r->prompt_key = s->prompt_key;
+    r->tokenizer = s->tokenizer;
+    r->split = s->split;
+    r->prompt = s->prompt;
+    r->prompt_tokens = s->prompt_tokens;
+    r->sample = s->sample;
+    r->policy = s->policy;
+    r->response = s->response;
+    r->response_tokens = s->response_tokens;
+    r->stopped = s->stopped;
+    if (edge_give(giver->edge, &rollout) != 0)
+        return EX_IOERR;
+    if (isnan(record->score))
+        return 0;
+    s->reward = giver->options->reward;
+    s->score = record->score;
+    return edge_give(giver->edge, &scored) == 0 ? 0 : EX_IOERR;
+}
+
+static int give_record(void *context, const struct record *record)
+{
+    struct giver *giver = context;
+    const struct options *options = giver->options;
+    arena_reset(&giver->arena);
+    giver->prompt_tokens.count = 0;
+    tokenizer_encode(giver->tokenizer, record->prompt, record->prompt_size, ENCODE_SPECIAL, &giver->prompt_tokens);
+    if (options->end_token && tokenizer_end(giver->tokenizer) >= 0)
+        token_list_add(&giver->prompt_tokens, tokenizer_end(giver->tokenizer));
+    if (giver->prompt_tokens.count == 0) {
+        log_error("left out an empty prompt: the tokenizer has no begin token");
+        return 0;
+    }
+    if (options->max_tokens != 0 && (int64_t)giver->prompt_tokens.count > options->max_tokens) {
+        giver->too_long++;
+        return 0;
+    }
+    struct frame frame = frame_make(FRAME_prompt);
+    struct frame_prompt *prompt = &frame.prompt;
+    char key[KEY_SIZE];
+    prompt->prompt = arena_text(&giver->arena, record->prompt, record->prompt_size);
+    prompt->tokenizer = tokenizer_key(giver->tokenizer);
+    key_from_texts(key, prompt->tokenizer, prompt->prompt, NULL);
+    prompt->prompt_key = key;
+    prompt->split = split_of(options, record, key);
+    prompt->prompt_tokens = (struct tokens){ giver->prompt_tokens.at, giver->prompt_tokens.count };
+
+    bool rollout_only = record->response != NULL && edge_is_pipe(giver->edge);  // its frames contain the prompt
+    if (!rollout_only && edge_give(giver->edge, &frame) != 0)
+        return EX_IOERR;
+    if (record->response != NULL) {
+        int code = give_rollout(giver, record, prompt);
+        if (code != 0)
+            return code;
+    }
+    progress_set(&giver->progress, ++giver->given);
+    return 0;
+}
+
+static int give_frames(const struct options *options, const struct tokenizer *tokenizer)
+{
+    json_t *json = json_pack("{s:s}", "tokenizer", tokenizer_key(tokenizer));
+    if (options->format != NULL && strcmp(options->format, "rollouts") == 0) {
+        json_object_set_new(json, "policy", json_string(options->policy));
+        json_object_set_new(json, "reward", json_string(options->reward));
+    }
+    char *settings = json_text(json);
+    json_decref(json);
+    int code;
+    struct edge *edge = edge_open(&(struct edge_options){ .endpoint = options->endpoint, .stage = "tokenize",
+                                      .settings = settings, .takes_nothing = true, .hold_max = 1 }, &code);
+    free(settings);
+    if (edge == NULL)
+        return code;
+
+    struct giver giver = { .options = options, .tokenizer = tokenizer, .edge = edge };
+    arena_init(&giver.arena, "record", 64 << 20);
+    progress_start(&giver.progress, "tokenized", "prompts", 0);
+    code = read_files(options, give_record, &giver);
+    progress_end(&giver.progress);
+    if (giver.too_long > 0)
+        log_event("left out %lld prompts of more than %lld tokens", (long long)giver.too_long, (long long)options->max_tokens);
+
+    int edge_code = edge_close(edge, stop_requested() ? EDGE_STOPPED : EDGE_END);
+    arena_free(&giver.arena);
+    free(giver.prompt_tokens.at);
+    free(giver.response_tokens.at);
+    return code != EX_OK ? code : edge_code;
+}
+
+/* ---- lines of ids ---- */
+
+static int encode_record(void *context, const struct record *record)
+{
+    struct token_list ids = { 0 };
+    tokenizer_encode(context, record->prompt, record->prompt_size, ENCODE_SPECIAL, &ids);
+    putchar('[');
+    for (size_t i = 0; i < ids.count; i++)
+        printf(i ? ", %d" : "%d", ids.at[i]);
+    printf("]\n");
+    free(ids.at);
+    return 0;
+}
+
+static int decode_record(void *context, const struct record *record)
+{
+    json_t *array = json_parse(record->prompt, record->prompt_size, "ids");
+    if (!json_is_array(array)) {
+        log_error("cannot decode \"%.60s\": not a JSON array of token ids", record->prompt);
+        json_decref(array);
+        return EX_DATAERR;
+    }
+    struct token_list ids = { 0 };
+    struct buffer text = { 0 };
+    size_t i;
+    json_t *id;
+    json_array_foreach(array, i, id)
+        token_list_add(&ids, json_is_integer(id) && json_integer_value(id) >= 0 && json_integer_value(id) <= INT32_MAX
+                                 ? (int32_t)json_integer_value(id) : -1);
+    tokenizer_decode(context, ids.at, ids.count, 0, &text);
+    fwrite(text.data, 1, text.size, stdout);
+    putchar('\n');
+    json_decref(array);
+    free(ids.at);
+    free(text.data);
+    return 0;
+}
+
+/* ---- training a tokenizer ---- */
+
+static int collect_record(void *context, const struct record *record)
+{
+    struct buffer *texts = context;
+    buffer_append(texts, record->prompt, record->prompt_size);
+    buffer_append(texts, "\n\n", 2);
+    return 0;
+}
+
+static int train_tokenizer(const struct options *options)
+{
+    struct buffer texts = { 0 };
+    int code = read_files(options, collect_record, &texts);
+    if (code == EX_OK && directory_make(options->output) != 0)
+        code = EX_CANTCREAT;
+    if (code == EX_OK) {
+        struct tokenizer *tokenizer = tokenizer_train(texts.data, texts.size, (size_t)options->train_vocab);
+        if (tokenizer_write(tokenizer, options->output) != 0)
+            code = EX_IOERR;
+        else
+            log_event("wrote \"%s/tokenizer.json\" vocab_size=%zu text_bytes=%zu", options->output,
+                      tokenizer_vocab_size(tokenizer), texts.size);
+        tokenizer_close(tokenizer);
+    }
+    free(texts.data);
+    return code;
+}
+
+int main(int argc, char **argv)
+{
+    struct options options = options_read(argc, argv);
+    stop_install();
+    if (options.train_vocab != 0)
+        return train_tokenizer(&options);
+
+    int code;
+    struct tokenizer *tokenizer = tokenizer_open(options.model, &code);
+    if (tokenizer == NULL)
+        return code;
+    if (options.encode || options.decode) {
+        options.format = options.format ? options.format : "text";
+        code = read_files(&options, options.encode ? encode_record : decode_record, tokenizer);
+        if (stdout_close() != 0 && code == EX_OK)
+            code = EX_IOERR;
+    } else {
+        code = give_frames(&options, tokenizer);
+    }
+    tokenizer_close(tokenizer);
+    return code;
+}

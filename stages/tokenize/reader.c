@@ -1,0 +1,204 @@
+/* reader.c - see reader.h.  zlib's gz functions read plain files too. */
+#include "tokenize/reader.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sysexits.h>
+#include <unistd.h>
+#include <zlib.h>
+
+#include "base/json.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "base/utf8.h"
+
+enum { LINE_BYTES_MAX = 16 << 20 };
+
+struct reader {
+    const char *path, *field;
+    enum reader_format format;
+    gzFile file;
+    struct buffer line;
+    json_t *object;  // of the current line; the record borrows from it
+    int64_t line_number, bad_lines;
+    bool failed;
+};
+
+struct reader *reader_open(const char *path, enum reader_format format, const char *field, int *code)
+{
+    errno = 0;
+    gzFile file = strcmp(path, "-") == 0 ? gzdopen(dup(STDIN_FILENO), "rb") : gzopen(path, "rb");
+    if (file == NULL) {
+        *code = errno == ENOENT ? EX_NOINPUT : EX_OSERR;
+        log_error("could not open \"%s\": %s", path, errno ? strerror(errno) : "out of memory");
+        return NULL;
+    }
+    gzbuffer(file, 1 << 17);
+    struct reader *reader = memory_alloc(1, sizeof *reader);
+    *reader = (struct reader){ .path = path, .field = field, .format = format, .file = file };
+    return reader;
+}
+
+void reader_close(struct reader *reader)
+{
+    if (reader == NULL)
+        return;
+    gzclose(reader->file);
+    json_decref(reader->object);
+    free(reader->line.data);
+    free(reader);
+}
+
+int64_t reader_bad_lines(const struct reader *reader)
+{
+    return reader->bad_lines;
+}
+
+bool reader_failed(const struct reader *reader)
+{
+    return reader->failed;
+}
+
+/* The next line without its end, NUL-terminated; false at the end of the file. */
+static bool read_line(struct reader *reader)
+{
+    char piece[8192];
+    reader->line.size = 0;
+    bool any = false, ended = false;
+    while (!ended && gzgets(reader->file, piece, sizeof piece) != NULL) {
+        size_t size = strlen(piece);
+        if (size == 0)
+            break;  // a NUL byte begins the rest: the line ends here and is judged as it is
+        any = true;
+        ended = piece[size - 1] == '\n';
+        if (reader->line.size + size > LINE_BYTES_MAX) {
+            log_error("cannot read \"%s\": line %lld is longer than %d bytes", reader->path,
+                      (long long)reader->line_number + 1, LINE_BYTES_MAX);
+            reader->failed = true;
+            return false;
+        }
+        buffer_append(&reader->line, piece, size);
+    }
+    int status;
+    const char *message = gzerror(reader->file, &status);
+    if (status != Z_OK && status != Z_STREAM_END) {
+        log_error("cannot read \"%s\" after line %lld: %s", reader->path, (long long)reader->line_number,
+                  status == Z_ERRNO ? strerror(errno) : message);
+        reader->failed = true;
+        return false;
+    }
+    if (!any)
+        return false;
+    while (reader->line.size > 0 && strchr("\r\n", reader->line.data[reader->line.size - 1]) != NULL)
+        reader->line.size--;
+    buffer_append(&reader->line, "", 1);
+    reader->line.size--;
+    reader->line_number++;
+    return true;
+}
+
+/* The text of a field; NULL when it is missing, no text, or holds a NUL, which frames cannot carry. */
+static const char *field_text(const json_t *object, const char *field, size_t *size, const char **trouble)
+{
+    const json_t *value = json_object_get(object, field);
+    *trouble = value == NULL ? "is missing" : !json_is_string(value) ? "is not a text" : NULL;
+    if (*trouble != NULL)
+        return NULL;
+    *size = json_string_length(value);
+    const char *text = json_string_value(value);
+    if (memchr(text, '\0', *size) != NULL) {
+        *trouble = "contains a NUL character";
+        return NULL;
+    }
+    return text;
+}
+
+/* 0, or -1 with the field and its trouble. */
+static int record_from_json(const struct reader *reader, struct record *record, const char **field, const char **trouble)
+{
+    const json_t *object = reader->object;
+    *field = reader->format == READER_HH ? "chosen" : reader->format == READER_ROLLOUTS ? "prompt" : reader->field;
+    record->prompt = field_text(object, *field, &record->prompt_size, trouble);
+    if (record->prompt == NULL)
+        return -1;
+
+    if (reader->format == READER_HH) {
+        static const char turn[] = "\n\nAssistant:";
+        const char *last = NULL;
+        for (const char *at = record->prompt; (at = strstr(at, turn)) != NULL; at++)
+            last = at;
+        if (last == NULL) {
+            *trouble = "has no turn of the assistant";
+            return -1;
+        }
+        record->prompt_size = (size_t)(last - record->prompt) + strlen(turn);
+        return 0;
+    }
+    size_t split_size;
+    if (json_object_get(object, "split") != NULL) {
+        *field = "split";
+        record->split = field_text(object, *field, &split_size, trouble);
+        if (record->split != NULL && (split_size == 0 || split_size > 128))
+            *trouble = "must have 1 to 128 bytes";
+        if (*trouble != NULL)
+            return -1;
+    }
+    if (reader->format == READER_ROLLOUTS) {
+        *field = "response";
+        record->response = field_text(object, *field, &record->response_size, trouble);
+        if (record->response == NULL)
+            return -1;
+        const json_t *score = json_object_get(object, "score");
+        if (score != NULL && !json_is_null(score)) {
+            *field = "score";
+            *trouble = "is not a number";
+            if (!json_is_number(score))
+                return -1;
+            record->score = json_number_value(score);
+        }
+    }
+    return 0;
+}
+
+static bool read_json_record(struct reader *reader, struct record *record)
+{
+    char name[1100];
+    snprintf(name, sizeof name, "%.1000s line %lld", reader->path, (long long)reader->line_number);
+    json_decref(reader->object);
+    reader->object = json_parse(reader->line.data, reader->line.size, name);
+    if (reader->object == NULL)
+        return false;
+    const char *field, *trouble = "";
+    if (!json_is_object(reader->object)) {
+        log_error("cannot use \"%s\" line %lld: not a JSON object", reader->path, (long long)reader->line_number);
+        return false;
+    }
+    if (record_from_json(reader, record, &field, &trouble) != 0) {
+        log_error("cannot use \"%s\" line %lld: field \"%s\" %s", reader->path, (long long)reader->line_number, field, trouble);
+        return false;
+    }
+    return true;
+}
+
+bool reader_next(struct reader *reader, struct record *record)
+{
+    while (read_line(reader)) {
+        *record = (struct record){ .score = NAN };
+        if (strspn(reader->line.data, " \t") == reader->line.size)
+            continue;
+        if (reader->format != READER_TEXT) {
+            if (read_json_record(reader, record))
+                return true;
+        } else if (utf8_is_valid(reader->line.data, reader->line.size)) {
+            record->prompt = reader->line.data;
+            record->prompt_size = reader->line.size;
+            return true;
+        } else {
+            log_error("cannot use \"%s\" line %lld: not UTF-8", reader->path, (long long)reader->line_number);
+        }
+        reader->bad_lines++;
+    }
+    return false;
+}

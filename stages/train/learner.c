@@ -1,0 +1,352 @@
+/* learner.c - see learner.h. */
+#include "train/learner.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sysexits.h>
+#include <unistd.h>
+
+#include "base/check.h"
+#include "base/digest.h"
+#include "base/file.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "base/philox.h"
+#include "base/progress.h"
+#include "base/stop.h"
+#include "model/model.h"
+#include "model/weights.h"
+#include "text/tokenizer.h"
+#include "train/dataset.h"
+
+/* ---- what both lives share ---- */
+
+static char *metrics_text(enum objective objective, const struct step_metrics *metrics)
+{
+    json_t *json = json_pack("{s:f, s:f, s:f, s:I}", "loss", metrics->loss, "gradient_norm", metrics->gradient_norm,
+                             "learning_rate", metrics->learning_rate, "counted", (json_int_t)metrics->counted);
+    CHECK(json != NULL);
+    if (objective == OBJECTIVE_VALUE) {
+        json_object_set_new(json, "value_mean", json_real(metrics->value_mean));
+        json_object_set_new(json, "target_mean", json_real(metrics->target_mean));
+        if (isfinite(metrics->explained_variance))
+            json_object_set_new(json, "explained_variance", json_real(metrics->explained_variance));
+    }
+    char *text = json_text(json);
+    json_decref(json);
+    return text;
+}
+
+static void progress_note(struct progress *progress, const struct step_metrics *metrics)
+{
+    snprintf(progress->note, sizeof progress->note, "loss=%.4f lr=%.2g", metrics->loss, metrics->learning_rate);
+}
+
+static struct weights *trained_weights(const struct trainer *trainer, struct buffer *content)
+{
+    trainer_save(trainer, false, NULL, content);
+    return weights_from_memory(content->data, content->size, "trained model");
+}
+
+int learner_export(struct learner *learner)
+{
+    const char *directory = learner->options.output;
+    struct buffer content = { 0 };
+    struct weights *weights = trained_weights(learner->trainer, &content);
+    int result = weights != NULL && directory_make(directory) == 0
+                 && model_export(weights, learner->config, directory) == 0
+                 && tokenizer_write(learner->tokenizer, directory) == 0 ? 0 : -1;
+    if (result == 0)
+        log_event("wrote \"%s\" steps=%lld", directory, (long long)trainer_steps(learner->trainer));
+    weights_close(weights);
+    free(content.data);
+    return result;
+}
+
+/* ---- a worker of a store ---- */
+
+static int give_checkpoint(struct learner *learner, const char *kind, int64_t next_batch, bool final)
+{
+    struct buffer content = { 0 };
+    char cursor[32];
+    snprintf(cursor, sizeof cursor, "%lld", (long long)next_batch);
+    trainer_save(learner->trainer, strcmp(kind, "full") == 0, cursor, &content);
+    int result = edge_give_checkpoint(learner->edge, learner->options.run, trainer_steps(learner->trainer), next_batch, kind,
+                                      final, &content);
+    free(content.data);
+    return result;
+}
+
+static int resume_from_store(struct learner *learner, int64_t *next_batch)
+{
+    json_t *welcome = json_parse(edge_welcome(learner->edge), strlen(edge_welcome(learner->edge)), "welcome");
+    json_int_t step = -1;
+    if (welcome == NULL || json_unpack(welcome, "{s?:I}", "checkpoint", &step) != 0)
+        step = -1;
+    json_decref(welcome);
+    *next_batch = 0;
+    if (step < 0)
+        return give_checkpoint(learner, "weights", 0, false);  // values of the first batches come from it
+
+    struct buffer content = { 0 };
+    int64_t found;
+    int result = edge_fetch(learner->edge, learner->options.run, step, "full", &content, &found);
+    struct weights *checkpoint = result == 0 ? weights_from_memory(content.data, content.size, "checkpoint") : NULL;
+    result = checkpoint != NULL ? trainer_load(learner->trainer, checkpoint, "checkpoint") : -1;
+    if (result == 0) {
+        const char *cursor = weights_metadata(checkpoint, "cursor");
+        *next_batch = cursor != NULL ? strtoll(cursor, NULL, 10) : 0;
+        log_event("run \"%s\" resumes at step=%lld batch=%lld", learner->options.run,
+                  (long long)trainer_steps(learner->trainer), (long long)*next_batch);
+    }
+    weights_close(checkpoint);
+    free(content.data);
+    return result;
+}
+
+/* All updates on one batch, with the snapshots and checkpoints that fall due. */
+static int train_batch(struct learner *learner, const struct dataset *batch, int64_t next_batch, bool last,
+                       struct progress *progress)
+{
+    const struct learner_options *options = &learner->options;
+    for (int64_t update = 0; update < options->updates; update++) {
+        struct step_metrics metrics;
+        if (trainer_step(learner->trainer, batch->examples, batch->count, &metrics) != 0)
+            return -1;
+        int64_t step = trainer_steps(learner->trainer);
+        char *numbers = metrics_text(options->objective, &metrics);
+        struct frame metric = frame_make(FRAME_metric);
+        metric.metric.subject = options->run;
+        metric.metric.step = step;
+        metric.metric.numbers = numbers;
+        int given = edge_give(learner->edge, &metric);
+        free(numbers);
+        if (given != 0)
+            return -1;
+        progress_note(progress, &metrics);
+        progress_set(progress, step);
+        if ((step % options->refresh == 0 && !(last && update + 1 == options->updates))
+            && give_checkpoint(learner, "weights", next_batch, false) != 0)
+            return -1;
+    }
+    int64_t step = trainer_steps(learner->trainer);
+    if (last)
+        return give_checkpoint(learner, "weights", next_batch, true) || give_checkpoint(learner, "full", next_batch, true) ? -1 : 0;
+    if (step / options->checkpoint_every != (step - options->updates) / options->checkpoint_every)
+        return give_checkpoint(learner, "full", next_batch, false);
+    return 0;
+}
+
+static int add_to_batch(struct learner *learner, struct dataset *batch, const struct frame_target *target)
+{
+    char reason[256];
+    if (strcmp(target->tokenizer, tokenizer_key(learner->tokenizer)) != 0)
+        snprintf(reason, sizeof reason, "its tokenizer is %s, the model's is %s", target->tokenizer, tokenizer_key(learner->tokenizer));
+    else if (dataset_add_target(batch, target, learner->config, reason) == 0)
+        return 0;
+    log_error("cannot train on rollout prompt=%s sample=%lld: %s", target->prompt_key, (long long)target->sample, reason);
+    return -1;
+}
+
+enum edge_status learner_run_store(struct learner *learner, int *code)
+{
+    int64_t next_batch;
+    *code = 0;
+    if (resume_from_store(learner, &next_batch) != 0) {
+        *code = EX_DATAERR;
+        return EDGE_FAILED;
+    }
+    struct dataset batch;
+    dataset_init(&batch);
+    struct progress progress;
+    progress_start(&progress, "trained", "steps", 0);
+    progress_set(&progress, trainer_steps(learner->trainer));
+    struct batch frames;
+    enum edge_status status;
+    while (*code == 0 && (status = edge_take(learner->edge, &frames, (size_t)learner->options.batch, true)) == EDGE_BATCH) {
+        for (size_t i = 0; i < frames.count && *code == 0; i++) {
+            const struct frame_target *target = &frames.frames[i].target;
+            if (target->batch != next_batch)
+                continue;  // sent before this worker resumed
+            if (add_to_batch(learner, &batch, target) != 0) {
+                *code = EX_DATAERR;
+            } else if ((int64_t)batch.count == target->batch_size) {
+                progress.total = target->batches * learner->options.updates;
+                next_batch++;
+                if (train_batch(learner, &batch, next_batch, next_batch == target->batches, &progress) != 0)
+                    *code = EX_SOFTWARE;
+                dataset_reset(&batch);
+            }
+        }
+        edge_done(learner->edge, &frames);
+    }
+    progress_end(&progress);
+    dataset_free(&batch);
+    return *code == 0 ? status : EDGE_FAILED;
+}
+
+/* ---- between pipes ---- */
+
+static enum edge_status read_all(struct learner *learner, struct dataset *data, int64_t *left_out)
+{
+    struct batch frames;
+    enum edge_status status;
+    char reason[256];
+    while ((status = edge_take(learner->edge, &frames, 256, true)) == EDGE_BATCH) {
+        for (size_t i = 0; i < frames.count; i++) {
+            const struct frame *frame = &frames.frames[i];
+            const char *tokenizer = frame->type == FRAME_target ? frame->target.tokenizer : frame->prompt.tokenizer;
+            int added = -1;
+            if (strcmp(tokenizer, tokenizer_key(learner->tokenizer)) != 0)
+                snprintf(reason, sizeof reason, "its tokenizer is %s, the model's is %s", tokenizer, tokenizer_key(learner->tokenizer));
+            else if (frame->type == FRAME_target)
+                added = dataset_add_target(data, &frame->target, learner->config, reason);
+            else
+                added = dataset_add_document(data, &frame->prompt, learner->config, reason);
+            if (added != 0) {
+                log_error("left out an example: %s", reason);
+                ++*left_out;
+            }
+        }
+        edge_done(learner->edge, &frames);
+    }
+    return status;
+}
+
+/* What the checkpoint file must have been made with to be resumed. */
+static char *cursor_text(const struct learner *learner, const struct dataset *data)
+{
+    char key[KEY_SIZE];
+    dataset_key(data, key);
+    return memory_printf("data=%s batch=%lld epochs=%lld updates=%lld seed=%llu", key, (long long)learner->options.batch,
+                         (long long)learner->options.epochs, (long long)learner->options.updates,
+                         (unsigned long long)learner->options.seed);
+}
+
+static int save_file(const struct learner *learner, const char *path, const char *cursor)
+{
+    struct buffer content = { 0 };
+    trainer_save(learner->trainer, true, cursor, &content);
+    int result = file_write(path, content.data, content.size);
+    free(content.data);
+    return result;
+}
+
+static int resume_from_file(struct learner *learner, const char *path, const char *cursor)
+{
+    if (!file_exists(path))
+        return 0;
+    int code;
+    struct weights *checkpoint = weights_open(path, &code);
+    if (checkpoint == NULL)
+        return -1;
+    const char *found = weights_metadata(checkpoint, "cursor");
+    int result = -1;
+    if (found == NULL || strcmp(found, cursor) != 0) {
+        log_error("checkpoint \"%s\" is of another run (%s), this one is %s", path, found ? found : "no cursor", cursor);
+        log_hint("remove it to begin anew");
+    } else if ((result = trainer_load(learner->trainer, checkpoint, path)) == 0) {
+        log_event("resumes \"%s\" at step=%lld", path, (long long)trainer_steps(learner->trainer));
+    }
+    weights_close(checkpoint);
+    return result;
+}
+
+/* Batch number b of the whole run: the next examples in that epoch's order. */
+static size_t gather(const struct learner *learner, const struct dataset *data, int64_t b, uint32_t *order, int64_t *order_epoch,
+                     struct example *out)
+{
+    size_t size = (size_t)learner->options.batch;
+    int64_t per_epoch = (int64_t)((data->count + size - 1) / size);
+    int64_t epoch = b / per_epoch;
+    if (*order_epoch != epoch) {
+        philox_shuffle(order, data->count, learner->options.seed, (uint64_t)epoch);
+        *order_epoch = epoch;
+    }
+    size_t first = (size_t)(b % per_epoch) * size, count = data->count - first < size ? data->count - first : size;
+    for (size_t i = 0; i < count; i++)
+        out[i] = data->examples[order[first + i]];
+    return count;
+}
+
+static int train_data(struct learner *learner, const struct dataset *data, const char *checkpoint_path, const char *cursor)
+{
+    const struct learner_options *options = &learner->options;
+    char *metrics_path = memory_printf("%s/metrics.jsonl", options->output);
+    FILE *metrics_file = fopen(metrics_path, trainer_steps(learner->trainer) > 0 ? "a" : "w");
+    if (metrics_file == NULL)
+        log_error("could not create \"%s\": %s", metrics_path, strerror(errno));
+    free(metrics_path);
+    if (metrics_file == NULL)
+        return -1;
+
+    int64_t per_epoch = (int64_t)((data->count + (size_t)options->batch - 1) / (size_t)options->batch);
+    int64_t steps = per_epoch * options->epochs * options->updates;
+    uint32_t *order = memory_alloc(data->count, sizeof *order);
+    struct example *batch = memory_alloc((size_t)options->batch, sizeof *batch);
+    int64_t order_epoch = -1;
+    struct progress progress;
+    progress_start(&progress, "trained", "steps", steps);
+    int result = 0;
+    for (int64_t step; result == 0 && !stop_requested() && (step = trainer_steps(learner->trainer)) < steps; ) {
+        size_t count = gather(learner, data, step / options->updates, order, &order_epoch, batch);
+        struct step_metrics metrics;
+        result = trainer_step(learner->trainer, batch, count, &metrics);
+        if (result != 0)
+            break;
+        char *numbers = metrics_text(options->objective, &metrics);
+        fprintf(metrics_file, "{\"step\":%lld,%s\n", (long long)step + 1, numbers + 1);
+        free(numbers);
+        progress_note(&progress, &metrics);
+        progress_set(&progress, step + 1);
+        if ((step + 1) % options->checkpoint_every == 0 && step + 1 < steps)
+            result = save_file(learner, checkpoint_path, cursor);
+    }
+    progress_end(&progress);
+    if (result == 0 && stop_requested())
+        result = save_file(learner, checkpoint_path, cursor);
+    free(batch);
+    free(order);
+    if (fclose(metrics_file) != 0) {
+        log_error("could not write \"%s/metrics.jsonl\": %s", options->output, strerror(errno));
+        return -1;
+    }
+    return result;
+}
+
+enum edge_status learner_run_pipe(struct learner *learner, int *code)
+{
+    struct dataset data;
+    dataset_init(&data);
+    int64_t left_out = 0;
+    *code = 0;
+    enum edge_status status = read_all(learner, &data, &left_out);
+    if (status == EDGE_END && data.count == 0) {
+        log_error("nothing to train on: no example came in");
+        *code = EX_DATAERR;
+    } else if (status == EDGE_END) {
+        char *path = memory_printf("%s/checkpoint.safetensors", learner->options.output);
+        char *cursor = cursor_text(learner, &data);
+        if (directory_make(learner->options.output) != 0)
+            *code = EX_CANTCREAT;
+        else if (resume_from_file(learner, path, cursor) != 0)
+            *code = EX_CONFIG;
+        else if (train_data(learner, &data, path, cursor) != 0)
+            *code = EX_IOERR;
+        else if (stop_requested())
+            status = EDGE_STOPPED;
+        else if (learner_export(learner) != 0)
+            *code = EX_IOERR;
+        else if (unlink(path) != 0 && errno != ENOENT)
+            log_error("could not remove \"%s\": %s", path, strerror(errno));
+        free(path);
+        free(cursor);
+    }
+    if (left_out > 0 && *code == 0)
+        *code = EX_DATAERR;
+    dataset_free(&data);
+    return status;
+}

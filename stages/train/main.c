@@ -1,0 +1,173 @@
+/*
+ * train - value targets in, a value model out.
+ *
+ *     takes   target frames, whole batches of a run in order; with --objective lm prompt frames as documents
+ *     gives   checkpoints and metrics to the store; with -o a Hugging Face directory
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sysexits.h>
+
+#include "base/check.h"
+#include "base/digest.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "base/option.h"
+#include "base/pool.h"
+#include "base/stop.h"
+#include "model/config.h"
+#include "model/weights.h"
+#include "text/tokenizer.h"
+#include "train/learner.h"
+
+struct options {
+    const char *model, *endpoint, *objective;
+    struct learner_options learner;
+    struct trainer_options trainer;
+    double learning_rate;
+    int64_t seed, threads;
+    bool from_scratch, decay;
+};
+
+static struct options options_read(int argc, char **argv)
+{
+    static struct options options = {
+        .objective = "value", .learning_rate = -1,
+        .learner = { .batch = 32, .epochs = 2, .refresh = 2, .checkpoint_every = 100 },
+        .trainer = { .warmup_steps = -1, .clip_norm = -1, .weight_decay = -1 },
+    };
+    options.endpoint = getenv("VAS_STORE");
+    struct learner_options *learner = &options.learner;
+    const struct option_spec specs[] = {
+        { 'm', "model", "DIR|FILE", OPTION_TEXT, &options.model, 0, 0, "model to start from; a value model gets a zero value head" },
+        { 'o', "output", "DIR", OPTION_TEXT, &learner->output, 0, 0, "write the trained model here as a Hugging Face directory" },
+        { 's', "store", "ENDPOINT", OPTION_TEXT, &options.endpoint, 0, 0, "store to work for (default VAS_STORE; without: frames on stdin)" },
+        { 0, "run", "NAME", OPTION_TEXT, &learner->run, 0, 0, "training run in the store" },
+        { 0, "objective", "NAME", OPTION_TEXT, &options.objective, 0, 0, "value, or lm: next-token prediction on documents (default value)" },
+        { 0, "from-scratch", NULL, OPTION_FLAG, &options.from_scratch, 0, 0, "random weights: -m needs only config.json and tokenizer.json" },
+        { 0, NULL, NULL, OPTION_HEADING, NULL, 0, 0, "the data" },
+        { 0, "batch", "N", OPTION_INT, &learner->batch, 1, 1048576, "rollouts in a batch (default 32)" },
+        { 0, "epochs", "N", OPTION_INT, &learner->epochs, 1, 100000, "passes over the rollouts (default 2)" },
+        { 0, "updates", "N", OPTION_INT, &learner->updates, 1, 1000, "updates on each batch (default 2; lm: 1)" },
+        { 0, "seed", "N", OPTION_INT, &options.seed, 0, 9007199254740991.0, "of the order of the rollouts and of random weights (default 0)" },
+        { 0, NULL, NULL, OPTION_HEADING, NULL, 0, 0, "the optimiser (AdamW)" },
+        { 0, "lr", "X", OPTION_NUMBER, &options.learning_rate, 0, 10, "learning rate at its peak (default 1e-3; lm: 3e-3)" },
+        { 0, "warmup", "STEPS", OPTION_INT, &options.trainer.warmup_steps, 0, 1e9, "steps in which the learning rate rises (default 0; lm: 20)" },
+        { 0, "decay", NULL, OPTION_FLAG, &options.decay, 0, 0, "let the learning rate fall to a tenth along a cosine\n(pipes only; lm: always)" },
+        { 0, "weight-decay", "X", OPTION_NUMBER, &options.trainer.weight_decay, 0, 1, "decoupled weight decay (default 0; lm: 0.1)" },
+        { 0, "clip", "X", OPTION_NUMBER, &options.trainer.clip_norm, 0, 1e9, "largest norm of the gradient, 0: any (default 1)" },
+        { 0, NULL, NULL, OPTION_HEADING, NULL, 0, 0, "the run" },
+        { 0, "refresh", "STEPS", OPTION_INT, &learner->refresh, 1, 1000000, "steps between snapshots for value-target (default 2)" },
+        { 0, "checkpoint-every", "STEPS", OPTION_INT, &learner->checkpoint_every, 1, 1000000, "steps between checkpoints to resume from (default 100)" },
+        { 't', "threads", "N", OPTION_INT, &options.threads, 1, 256, "threads (default: the cores this process may use)" },
+    };
+    static const struct option_usage usage = {
+        .program = "vas-train",
+        .example = "train -s $VAS_STORE -m model.gguf --run kind -o value/",
+        .synopsis = "train -s ENDPOINT -m MODEL --run NAME [-o DIR] [options]\n          train -m MODEL -o DIR [options] < targets",
+        .summary = "Trains a value model on lambda-returns, or a language model on documents.",
+        .exit_codes = "  0   the run is complete\n  64  usage\n  65  a model or a frame is bad\n  66  the model is missing\n  69  no store answers\n"
+                      "  70  the loss is not finite\n  74  output could not be written\n  75  stopped before the end: the same command resumes\n"
+                      "  78  the run or checkpoint was begun with other settings\n",
+    };
+    int first = options_parse(&usage, specs, COUNT_OF(specs), argc, argv);
+    if (first < argc)
+        options_refuse("unexpected operand \"%s\"", argv[first]);
+    if (options.model == NULL)
+        options_refuse("-m is missing: which model to start from?");
+    bool lm = strcmp(options.objective, "lm") == 0;
+    if (!lm && strcmp(options.objective, "value") != 0)
+        options_refuse("--objective is \"%s\", must be value or lm", options.objective);
+    if (lm)
+        options.endpoint = NULL;  // documents come through a pipe
+    if (options.endpoint != NULL && learner->run == NULL)
+        options_refuse("a store needs --run");
+    if (options.endpoint == NULL && learner->output == NULL)
+        options_refuse("-o is missing: where to write the model?");
+    learner->objective = lm ? OBJECTIVE_LM : OBJECTIVE_VALUE;
+    learner->seed = (uint64_t)options.seed;
+    if (learner->updates == 0)
+        learner->updates = lm ? 1 : 2;
+    return options;
+}
+
+/* Defaults of the objective, and what the command line says over them. */
+static struct trainer_options trainer_settings(struct options *options)
+{
+    bool lm = options->learner.objective == OBJECTIVE_LM;
+    struct trainer_options settings = trainer_defaults(options->learner.objective);
+    if (options->learning_rate >= 0)
+        settings.learning_rate = options->learning_rate;
+    if (options->trainer.warmup_steps >= 0)
+        settings.warmup_steps = options->trainer.warmup_steps;
+    if (options->trainer.weight_decay >= 0)
+        settings.weight_decay = options->trainer.weight_decay;
+    if (options->trainer.clip_norm >= 0)
+        settings.clip_norm = options->trainer.clip_norm;
+    settings.seed = options->learner.seed;
+    options->decay = options->decay || lm;
+    return settings;
+}
+
+static char *settings_text(const struct options *options, const struct trainer_options *trainer, const char *init_key)
+{
+    if (options->endpoint == NULL)
+        return NULL;
+    const struct learner_options *learner = &options->learner;
+    json_t *json = json_pack("{s:s, s:{s:I, s:I, s:I, s:I, s:I, s:s, s:f, s:I, s:f, s:f}}", "run", learner->run, "train",
+                             "batch", (json_int_t)learner->batch, "epochs", (json_int_t)learner->epochs,
+                             "updates", (json_int_t)learner->updates, "refresh", (json_int_t)learner->refresh,
+                             "seed", (json_int_t)learner->seed, "init", init_key, "learning_rate", trainer->learning_rate,
+                             "warmup", (json_int_t)trainer->warmup_steps, "weight_decay", trainer->weight_decay,
+                             "clip", trainer->clip_norm);
+    CHECK(json != NULL);
+    char *text = json_text(json);
+    json_decref(json);
+    return text;
+}
+
+int main(int argc, char **argv)
+{
+    struct options options = options_read(argc, argv);
+    stop_install();
+
+    struct model_config config;
+    int code = config_open(&config, options.model);
+    struct tokenizer *tokenizer = code == EX_OK ? tokenizer_open(options.model, &code) : NULL;
+    if (tokenizer == NULL)
+        return code;
+    struct weights *weights = NULL;
+    char init_key[KEY_SIZE] = "random";
+    if (!options.from_scratch) {
+        weights = weights_open(options.model, &code);
+        if (weights == NULL || (code = weights_check(weights, &config)) != EX_OK)
+            return code;
+        weights_key(weights, &config, init_key);
+    }
+    struct trainer_options settings = trainer_settings(&options);
+    struct pool *pool = pool_open((size_t)options.threads);
+    struct learner learner = { .options = options.learner, .config = &config, .tokenizer = tokenizer };
+    learner.trainer = trainer_open(&settings, &config, weights, tokenizer_key(tokenizer), pool);
+    weights_close(weights);
+    if (learner.trainer == NULL)
+        return EX_DATAERR;
+
+    char *hello = settings_text(&options, &settings, init_key);
+    learner.edge = edge_open(&(struct edge_options){ .endpoint = options.endpoint, .stage = "train", .settings = hello,
+                                 .takes = options.learner.objective == OBJECTIVE_LM ? FRAME_prompt : FRAME_target,
+                                 .hold_max = 2 * (size_t)options.learner.batch }, &code);
+    free(hello);
+    if (learner.edge == NULL)
+        return code;
+
+    enum edge_status status = options.endpoint != NULL ? learner_run_store(&learner, &code) : learner_run_pipe(&learner, &code);
+    if (options.endpoint != NULL && status == EDGE_END && learner.options.output != NULL && learner_export(&learner) != 0)
+        code = EX_IOERR;
+
+    int edge_code = edge_close(learner.edge, status);
+    trainer_close(learner.trainer);
+    pool_close(pool);
+    tokenizer_close(tokenizer);
+    return code != 0 ? code : edge_code;
+}

@@ -1,0 +1,197 @@
+/*
+ * value-target - scored rollouts in, lambda-returns out.
+ *
+ *     takes   scored frames of a run's batches (or, between pipes, any)
+ *     gives   one target frame for each: the value target of every state of the response
+ *
+ * In a run the values come from the run's own snapshots, as old as --refresh allows; lambda = 1 needs no values.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sysexits.h>
+
+#include "base/check.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "base/option.h"
+#include "base/pool.h"
+#include "base/progress.h"
+#include "base/stop.h"
+#include "learn/returns.h"
+#include "value-target/valuer.h"
+#include "wire/edge.h"
+
+struct options {
+    const char *model, *endpoint, *run, *reward, *policy, *split;
+    double lambda, gamma;
+    int64_t refresh, threads;
+    bool no_terminal_state;
+};
+
+static struct options options_read(int argc, char **argv)
+{
+    static struct options options = { .policy = "base", .split = "train", .lambda = -1, .gamma = 1, .refresh = 2 };
+    options.endpoint = getenv("VAS_STORE");
+    const struct option_spec specs[] = {
+        { 's', "store", "ENDPOINT", OPTION_TEXT, &options.endpoint, 0, 0, "store to work for (default VAS_STORE; without: frames on stdin and stdout)" },
+        { 0, "run", "NAME", OPTION_TEXT, &options.run, 0, 0, "training run in the store" },
+        { 0, "reward", "NAME", OPTION_TEXT, &options.reward, 0, 0, "which reward's scores the run is trained on" },
+        { 0, "policy", "NAME", OPTION_TEXT, &options.policy, 0, 0, "whose rollouts (default base)" },
+        { 0, "split", "NAME", OPTION_TEXT, &options.split, 0, 0, "prompts of this split (default train)" },
+        { 0, "lambda", "X", OPTION_NUMBER, &options.lambda, 0, 1, "trace decay; 1 is the score itself and needs no values\n(default 0.95; between pipes without -m: 1)" },
+        { 0, "gamma", "X", OPTION_NUMBER, &options.gamma, 0, 1, "discount per token (default 1)" },
+        { 0, "refresh", "STEPS", OPTION_INT, &options.refresh, 1, 1000000, "values come from weights at most so many steps old (default 2)" },
+        { 0, "no-terminal-state", NULL, OPTION_FLAG, &options.no_terminal_state, 0, 0, "leave the state after the last token untrained, as the\nreference implementation does" },
+        { 'm', "model", "DIR", OPTION_TEXT, &options.model, 0, 0, "between pipes: value model whose values are used" },
+        { 't', "threads", "N", OPTION_INT, &options.threads, 1, 256, "threads (default: the cores this process may use)" },
+    };
+    static const struct option_usage usage = {
+        .program = "vas-value-target",
+        .example = "value-target -s $VAS_STORE --run kind --reward vader",
+        .synopsis = "value-target -s ENDPOINT --run NAME --reward NAME [options]\n          value-target [--lambda X -m VALUE] < scored > targets",
+        .summary = "Computes lambda-returns, the targets that a value model is trained on.",
+        .exit_codes = "  0   the run has all its targets, or the input ended\n  64  usage\n  65  a frame or a model is bad\n  69  no store answers\n"
+                      "  74  output could not be written\n  75  stopped before the end\n  78  the run was begun with other settings\n",
+    };
+    int first = options_parse(&usage, specs, COUNT_OF(specs), argc, argv);
+    if (first < argc)
+        options_refuse("unexpected operand \"%s\"", argv[first]);
+    if (options.endpoint != NULL && (options.run == NULL || options.reward == NULL))
+        options_refuse("a store needs --run and --reward");
+    if (options.endpoint != NULL && options.model != NULL)
+        options_refuse("-m is for pipes; in a store the values come from the run's own snapshots");
+    if (options.lambda < 0)
+        options.lambda = options.endpoint != NULL || options.model != NULL ? 0.95 : 1;
+    else if (options.lambda < 1 && options.endpoint == NULL && options.model == NULL)
+        options_refuse("--lambda %g needs values: name a value model with -m", options.lambda);
+    return options;
+}
+
+static char *settings_text(const struct options *options)
+{
+    if (options->endpoint == NULL)
+        return NULL;
+    json_t *json = json_pack("{s:s, s:{s:s, s:s, s:s, s:f, s:f, s:I, s:b}}", "run", options->run, "target", "reward", options->reward,
+                             "policy", options->policy, "split", options->split, "lambda", options->lambda, "gamma", options->gamma,
+                             "refresh", (json_int_t)options->refresh, "terminal", !options->no_terminal_state);
+    CHECK(json != NULL);
+    char *text = json_text(json);
+    json_decref(json);
+    return text;
+}
+
+/* The value model at hand; in a run it changes with the snapshot that a frame asks for. */
+struct snapshot {
+    struct pool *pool;
+    struct valuer *valuer;
+    int64_t step;
+};
+
+static int snapshot_use(struct snapshot *snapshot, struct edge *edge, const struct frame_scored *scored)
+{
+    if (edge_is_pipe(edge) || scored->step < 0 || (snapshot->valuer != NULL && snapshot->step == scored->step))
+        return 0;
+    struct buffer content = { 0 };
+    int64_t found;
+    char name[64];
+    snprintf(name, sizeof name, "snapshot of step %lld", (long long)scored->step);
+    int fetched = edge_fetch(edge, scored->run, scored->step, "weights", &content, &found);
+    if (fetched > 0)
+        log_error("run \"%s\" has no %s", scored->run, name);
+    valuer_close(snapshot->valuer);
+    snapshot->valuer = fetched == 0 ? valuer_from_checkpoint(content.data, content.size, name, snapshot->pool) : NULL;
+    snapshot->step = scored->step;
+    free(content.data);
+    return snapshot->valuer != NULL ? 0 : -1;
+}
+
+static int give_target(const struct options *options, struct snapshot *snapshot, struct edge *edge, struct arena *arena,
+                       const struct frame_scored *scored)
+{
+    size_t R = scored->response_tokens.count;
+    bool needs_values = options->lambda < 1;
+    float *values = NULL;  // (R + 1)
+    if (needs_values) {
+        if (snapshot_use(snapshot, edge, scored) != 0)
+            return -1;
+        char reason[256];
+        values = arena_alloc(arena, R + 1, sizeof *values);
+        if (valuer_values(snapshot->valuer, values, scored->prompt_tokens.at, scored->prompt_tokens.count,
+                          scored->response_tokens.at, R, reason) != 0)
+            return edge_fail(edge, scored->item, reason);
+    }
+    float *targets = arena_alloc(arena, R + 1, sizeof *targets);  // (R + 1)
+    returns_lambda(targets, values, R, (float)scored->score,
+                   (struct returns_config){ .gamma = (float)options->gamma, .lambda = (float)options->lambda });
+
+    struct frame frame = frame_make(FRAME_target);
+    struct frame_target *target = &frame.target;
+    target->item = scored->item;
+    target->prompt_key = scored->prompt_key;
+    target->tokenizer = scored->tokenizer;
+    target->split = scored->split;
+    target->prompt = scored->prompt;
+    target->prompt_tokens = scored->prompt_tokens;
+    target->sample = scored->sample;
+    target->policy = scored->policy;
+    target->response = scored->response;
+    target->response_tokens = scored->response_tokens;
+    target->logprobs = scored->logprobs;
+    target->stopped = scored->stopped;
+    target->kl = scored->kl;
+    target->reward = scored->reward;
+    target->score = scored->score;
+    target->run = scored->run;
+    target->batch = scored->batch;
+    target->batch_size = scored->batch_size;
+    target->batches = scored->batches;
+    target->step = scored->step;
+    target->values = (struct floats){ values, needs_values ? R + 1 : 0 };
+    target->targets = (struct floats){ targets, R + !options->no_terminal_state };
+    return edge_give(edge, &frame);
+}
+
+int main(int argc, char **argv)
+{
+    struct options options = options_read(argc, argv);
+    stop_install();
+
+    int code;
+    struct snapshot snapshot = { .pool = pool_open((size_t)options.threads) };
+    if (options.model != NULL && (snapshot.valuer = valuer_open(options.model, snapshot.pool, &code)) == NULL)
+        return code;
+    char *settings = settings_text(&options);
+    struct edge *edge = edge_open(&(struct edge_options){ .endpoint = options.endpoint, .stage = "value-target",
+                                      .settings = settings, .takes = FRAME_scored, .hold_max = 64 }, &code);
+    free(settings);
+    if (edge == NULL)
+        return code;
+
+    struct arena arena;
+    arena_init(&arena, "targets", 256 << 20);
+    struct progress progress;
+    progress_start(&progress, "computed", "targets", edge_missing(edge));
+    int64_t given = 0;
+    struct batch batch;
+    enum edge_status status;
+    while ((status = edge_take(edge, &batch, 64, true)) == EDGE_BATCH) {
+        bool failed = false;
+        for (size_t i = 0; i < batch.count && !failed; i++)
+            failed = give_target(&options, &snapshot, edge, &arena, &batch.frames[i].scored) != 0;
+        progress_set(&progress, given += (int64_t)batch.count);
+        edge_done(edge, &batch);
+        arena_reset(&arena);
+        if (failed) {
+            status = EDGE_FAILED;
+            break;
+        }
+    }
+    progress_end(&progress);
+
+    code = edge_close(edge, status);
+    arena_free(&arena);
+    valuer_close(snapshot.valuer);
+    pool_close(snapshot.pool);
+    return code;
+}
