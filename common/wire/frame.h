@@ -68,10 +68,13 @@ const char *frame_type_name(enum frame_type type);
 /* A frame of this type with every field as if absent; give it to frame_encode after filling in what is meant. */
 struct frame frame_make(enum frame_type type);
 
-/* Appends the frame's bytes.  What is encoded is ours: a field outside its limits is CHECKed. */
+/* Appends the frame's bytes.  What is encoded is ours: a field outside its limits is CHECKed.  Fields as if absent are left out. */
 void frame_encode(const struct frame *frame, struct buffer *out);
 
-/* 0, or -1 with one line in reason that names the field, the value and the limit.  size must be exactly one frame. */
+/*
+ * 0, or -1 with one line of ASCII in reason that names the field, the value and the limit.  size must be exactly one frame.
+ * The arena never needs more than size + 2048 bytes for it.
+ */
 int frame_decode(struct frame *frame, const void *data, size_t size, struct arena *arena, char reason[512]);
 
 /*
@@ -80,7 +83,7 @@ int frame_decode(struct frame *frame, const void *data, size_t size, struct aren
  */
 int64_t frame_extent(const void *data, size_t size);
 
-/* As JSON: tokens and floats as arrays, bytes as their count. The caller json_decref()s. */
+/* As JSON: tokens and floats as arrays, bytes as their count; what is absent is left out.  The caller json_decref()s. */
 json_t *frame_to_json(const struct frame *frame);
 
 /* The delivery fields of any frame that has them; NULL for one that has none. */
