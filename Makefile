@@ -77,13 +77,52 @@ $(FUZZ_PROGRAMS): $(BUILD)/%: $(BUILD)/%.o $(BUILD)/tests/fuzz/replay.o $(BUILD)
 .PHONY: test-programs
 test-programs: all $(TEST_PROGRAMS) $(FUZZ_PROGRAMS)
 
+.PHONY: demo
+demo:  ## the main job on data of its own (pipelines/demo.sh)
+	pipelines/demo.sh
+
+.PHONY: test
+test:  ## every test (tests/run.sh)
+	tests/run.sh
+
+# check-asan, check-ubsan, check-tsan: the C tests in a build of their own.
+SANITIZER_asan = address
+SANITIZER_ubsan = undefined -fno-sanitize-recover=undefined
+SANITIZER_tsan = thread
+.PHONY: check-asan check-ubsan check-tsan check-valgrind
+check-asan check-ubsan check-tsan: check-%:  ## the C tests under a sanitizer
+	$(Q)$(MAKE) BUILD=build-$* BIN=build-$*/bin CFLAGS='-O1 -g -fno-omit-frame-pointer -fsanitize=$(SANITIZER_$*)' test-programs
+	$(Q)for test in $(TEST_SOURCES:%.c=build-$*/%); do \
+	    TSAN_OPTIONS=ignore_noninstrumented_modules=1 BIN=build-$*/bin $$test || exit 1; done
+check-valgrind: test-programs  ## the C tests under valgrind (needs valgrind, and VAS_KERNELS=avx2: it knows no AVX-512)
+	$(Q)for test in $(TEST_PROGRAMS); do \
+	    VAS_KERNELS=avx2 valgrind -q --error-exitcode=1 $$test || exit 1; done
+
+.PHONY: fuzz
+fuzz:  ## every fuzzer under libFuzzer for FUZZ_SECONDS each (needs clang)
+	$(Q)$(MAKE) BUILD=build-fuzz BIN=build-fuzz/bin CC=clang CFLAGS='-O1 -g -fsanitize=address,undefined,fuzzer-no-link' \
+	    build-fuzz/libvas.a build-fuzz/libstages.a $(FUZZ_SOURCES:%.c=build-fuzz/%.o)
+	$(Q)for fuzzer in $(basename $(notdir $(FUZZ_SOURCES))); do \
+	    clang -g -fsanitize=address,undefined,fuzzer -o build-fuzz/$$fuzzer build-fuzz/tests/fuzz/$$fuzzer.o \
+	        build-fuzz/libstages.a build-fuzz/libvas.a $(ALL_LIBS) && mkdir -p build-fuzz/found/$$fuzzer && \
+	    build-fuzz/$$fuzzer -max_total_time=$(FUZZ_SECONDS) -close_fd_mask=3 -artifact_prefix=build-fuzz/ \
+	        build-fuzz/found/$$fuzzer tests/fuzz/corpus/$${fuzzer#fuzz_} || exit 1; done
+FUZZ_SECONDS = 60
+
+.PHONY: install
+install: all  ## programs into PREFIX/libexec/vas, and the command 'vas PROGRAM ...' into PREFIX/bin
+	install -d $(DESTDIR)$(PREFIX)/libexec/vas $(DESTDIR)$(PREFIX)/bin
+	install $(PROGRAMS) $(DESTDIR)$(PREFIX)/libexec/vas
+	sed 's|@LIBEXEC@|$(PREFIX)/libexec/vas|' pipelines/vas.sh >$(DESTDIR)$(PREFIX)/bin/vas
+	chmod 755 $(DESTDIR)$(PREFIX)/bin/vas
+
 .PHONY: clean
 clean:  ## remove what was built
-	rm -rf $(BUILD) $(BIN)
+	rm -rf $(BUILD) build-* $(BIN)
 
 .PHONY: help
 help:  ## this list
-	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z][a-z -]*\):.*  ## \(.*\)/  \1\t\2/p' Makefile | expand -t 36
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
 .SECONDARY:
