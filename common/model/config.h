@@ -42,7 +42,7 @@ json_t *config_to_json(const struct model_config *config);
 int64_t config_parameter_count(const struct model_config *config);
 
 /*
- * Every weight of the model in checkpoint order, one row each: name with %d where the layer number goes (per_layer).
+ * Every weight of the model in checkpoint order, one row each: names with %d where the layer number goes (per_layer).
  * Loader, exporter, optimiser and gradient checks walk this table.
  */
 enum weight_role {
@@ -50,16 +50,25 @@ enum weight_role {
     WEIGHT_GATE, WEIGHT_UP, WEIGHT_DOWN, WEIGHT_FINAL_NORM, WEIGHT_LM_HEAD, WEIGHT_VALUE, WEIGHT_VALUE_BIAS,
     WEIGHT_ROLE_COUNT
 };
+enum weight_dimension { DIMENSION_NONE, DIMENSION_1, DIMENSION_V, DIMENSION_C, DIMENSION_Q, DIMENSION_KV, DIMENSION_F };
 struct weight_spec {
     enum weight_role role;
     const char *name;       // "model.layers.%d.self_attn.q_proj.weight"
+    const char *gguf_name;  // "blk.%d.attn_q.weight"; NULL where GGUF has none
+    enum weight_dimension shape[2];  // Q is NH * HS, KV is NKV * HS; NONE ends a vector
     bool per_layer;
     bool optional;          // value head; lm_head of tied models
 };
 extern const struct weight_spec weight_specs[WEIGHT_ROLE_COUNT];
 /* Rank and shape of a weight under this config. */
 size_t weight_shape(const struct model_config *config, enum weight_role role, int64_t shape[2]);
-/* The name with the layer filled in; out holds at least 96 bytes. */
-void weight_name(enum weight_role role, int64_t layer, char out[96]);
+/* The name with the layer filled in. */
+enum { WEIGHT_NAME_SIZE = 96 };
+void weight_name(enum weight_role role, int64_t layer, char out[WEIGHT_NAME_SIZE]);
+/* Whether name is that of a weight; then role and layer (0 for those outside layers) are set. */
+bool weight_from_name(const char *name, enum weight_role *role, int64_t *layer);
+bool weight_from_gguf_name(const char *name, enum weight_role *role, int64_t *layer);
+/* Whether a model of this config must have the weight. */
+bool weight_required(const struct model_config *config, enum weight_role role);
 
 #endif

@@ -140,7 +140,7 @@ static size_t read_count(struct reader *reader, size_t bytes_min, const char *wh
 {
     uint64_t count = read_u64(reader, what);
     if (!reader->failed && count > (reader->size - reader->at) / bytes_min)
-        reader_fail(reader, "%s is %llu, which do not fit into the %zu bytes that are left", what,
+        reader_fail(reader, "%s announces %llu items, the %zu bytes left cannot hold them", what,
                     (unsigned long long)count, reader->size - reader->at);
     return reader->failed ? 0 : (size_t)count;
 }

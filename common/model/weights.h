@@ -6,7 +6,8 @@
  * the file: GGUF's blk.0.attn_q.weight is model.layers.0.self_attn.q_proj.weight here.  Where GGUF stores rows of q and k for
  * interleaved rotary pairs, rows_interleaved is set and the loader puts them into Hugging Face's order.
  *
- * A file is checked whole before the first float is used: header sizes, offsets, overlaps, shapes, types.
+ * A file is checked whole before the first float is used: header sizes, offsets, overlaps, shapes, types.  Whether it holds
+ * the tensors of a certain model is weights_check's question.
  */
 #ifndef MODEL_WEIGHTS_H
 #define MODEL_WEIGHTS_H
@@ -18,7 +19,7 @@
 
 #include "base/memory.h"
 
-enum tensor_type { TENSOR_F32, TENSOR_F16, TENSOR_BF16 };
+enum tensor_type { TENSOR_F32, TENSOR_F16, TENSOR_BF16, TENSOR_TYPE_COUNT };
 
 enum { TENSOR_RANK_MAX = 4 };
 
@@ -52,10 +53,22 @@ const char *weights_metadata(const struct weights *weights, const char *key);
 void tensor_read(const struct tensor *tensor, size_t first, size_t count, float *out);
 /* The whole tensor as float32, rows in Hugging Face's order (undoes rows_interleaved; head_size from the config). */
 void tensor_read_canonical(const struct tensor *tensor, size_t head_size, float *out);
+/* The same for rows [first, first + count) of that order; a vector counts as one row. */
+void tensor_read_rows(const struct tensor *tensor, size_t head_size, size_t first, size_t count, float *out);
 size_t tensor_elements(const struct tensor *tensor);
+size_t tensor_rows(const struct tensor *tensor);
 
-/* Content digest (config, names, types, shapes, data) in hex; KEY_SIZE of base/digest.h. */
+/*
+ * Whether every weight that the config asks for is there in its shape, and a value head complete or absent.  0, or -1
+ * with the first that is wrong logged.
+ */
 struct model_config;
+int weights_check(const struct weights *weights, const struct model_config *config);
+
+/*
+ * Content digest in hex (KEY_SIZE of base/digest.h) of checked weights: config, names, shapes and float32 values in
+ * canonical order.  The same for the same numbers in any format.
+ */
 void weights_key(const struct weights *weights, const struct model_config *config, char *key);
 
 /* ---- writing safetensors ---- */
@@ -66,7 +79,7 @@ struct tensor_out {
     int64_t shape[TENSOR_RANK_MAX];
     const float *data;  // float32
 };
-/* Appends a safetensors file with these tensors and metadata (pairs of key and text, count pairs). */
+/* Appends a safetensors file with these tensors and metadata (pairs of key and text, metadata_count of them, UTF-8). */
 void safetensors_write(struct buffer *out, const struct tensor_out *tensors, size_t count,
                        const char *const (*metadata)[2], size_t metadata_count);
 
