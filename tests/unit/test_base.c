@@ -1,0 +1,182 @@
+/* test_base.c - the base library: random numbers, digests, memory, threads, files, UTF-8. */
+#include "../check.h"
+
+#include <math.h>
+#include <stdint.h>
+#include <unistd.h>
+
+#include "base/digest.h"
+#include "base/file.h"
+#include "base/memory.h"
+#include "base/philox.h"
+#include "base/pool.h"
+#include "base/utf8.h"
+
+/* Goal: the generator is Philox4x32-10; the numbers are Random123's known-answer vectors. */
+static void test_philox_known_answers(void)
+{
+    static const struct { uint32_t counter[4], key[2], out[4]; } known[] = {
+        { { 0, 0, 0, 0 }, { 0, 0 }, { 0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8 } },
+        { { ~0u, ~0u, ~0u, ~0u }, { ~0u, ~0u }, { 0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd } },
+        { { 0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344 }, { 0xa4093822, 0x299f31d0 },
+          { 0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1 } },
+    };
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+        uint32_t out[4];
+        philox4x32(out, known[i].counter, known[i].key);
+        for (int j = 0; j < 4; j++)
+            EXPECT_INT(out[j], known[i].out[j]);
+    }
+}
+
+/* Goal: uniform numbers have the moments of a uniform distribution, and each coordinate of the key matters. */
+static void test_philox_uniform(void)
+{
+    enum { COUNT = 20000 };
+    double sum = 0, squares = 0;
+    for (uint32_t i = 0; i < COUNT; i++) {
+        double u = philox_uniform(7, PHILOX_SAMPLE, 11, 3, i);
+        EXPECT(u >= 0 && u < 1);
+        sum += u;
+        squares += u * u;
+    }
+    EXPECT_NEAR(sum / COUNT, 0.5, 4 * sqrt(1.0 / 12 / COUNT));
+    EXPECT_NEAR(squares / COUNT, 1.0 / 3, 0.01);
+    double u = philox_uniform(7, PHILOX_SAMPLE, 11, 3, 5);
+    EXPECT(u != philox_uniform(8, PHILOX_SAMPLE, 11, 3, 5));
+    EXPECT(u != philox_uniform(7, PHILOX_INIT, 11, 3, 5));
+    EXPECT(u != philox_uniform(7, PHILOX_SAMPLE, 12, 3, 5));
+    EXPECT(u != philox_uniform(7, PHILOX_SAMPLE, 11, 4, 5));
+    EXPECT(u != philox_uniform(7, PHILOX_SAMPLE, 11, 3, 6));
+}
+
+/* Goal: a shuffle is a permutation, the same for the same seed and stream, another one otherwise. */
+static void test_philox_shuffle(void)
+{
+    enum { COUNT = 100 };
+    uint32_t a[COUNT], b[COUNT], c[COUNT];
+    bool seen[COUNT] = { false };
+    philox_shuffle(a, COUNT, 1, 2);
+    philox_shuffle(b, COUNT, 1, 2);
+    philox_shuffle(c, COUNT, 1, 3);
+    for (int i = 0; i < COUNT; i++) {
+        EXPECT(a[i] < COUNT && !seen[a[i]]);
+        seen[a[i] % COUNT] = true;
+    }
+    EXPECT(memcmp(a, b, sizeof a) == 0);
+    EXPECT(memcmp(a, c, sizeof a) != 0);
+}
+
+/* Goal: digests are SHA-256 (FIPS 180-2's "abc"), keys its first half, and borders between texts count. */
+static void test_digest(void)
+{
+    struct digest digest;
+    char hex[DIGEST_HEX_SIZE], key[KEY_SIZE], other[KEY_SIZE];
+    digest_init(&digest);
+    digest_add(&digest, "a", 1);
+    digest_add(&digest, "bc", 2);
+    digest_hex(&digest, hex);
+    EXPECT_TEXT(hex, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+    key_from_texts(key, "ab", "c", NULL);
+    key_from_texts(other, "a", "bc", NULL);
+    EXPECT(strcmp(key, other) != 0);
+    EXPECT(number_from_key("00000000000000ff0000000000000000") == 255);
+    EXPECT(number_from_key("no hex at all....") == 0);
+}
+
+/* Goal: arena memory is aligned, keeps its content, and a reset arena is used again. */
+static void test_arena(void)
+{
+    struct arena arena;
+    arena_init(&arena, "test", 1 << 20);
+    for (int round = 0; round < 3; round++) {
+        unsigned char *parts[100];
+        for (int i = 0; i < 100; i++) {
+            parts[i] = arena_alloc(&arena, 1 + (size_t)i * 37, 1);
+            EXPECT((uintptr_t)parts[i] % 16 == 0);
+            memset(parts[i], i, 1 + (size_t)i * 37);
+        }
+        for (int i = 0; i < 100; i++)
+            EXPECT(parts[i][0] == i && parts[i][(size_t)i * 37] == i);
+        EXPECT_TEXT(arena_printf(&arena, "%d-%s", 5, "x"), "5-x");
+        arena_reset(&arena);
+        EXPECT(arena.used_bytes == 0);
+    }
+    arena_free(&arena);
+}
+
+struct sum_context {
+    uint64_t results[1000];
+    size_t threads;
+    bool thread_out_of_range;
+};
+
+static void square_task(void *context, size_t task, size_t thread)
+{
+    struct sum_context *sums = context;
+    sums->results[task] += task * task;
+    if (thread >= sums->threads)
+        sums->thread_out_of_range = true;
+}
+
+/* Goal: every task runs exactly once, whatever the number of threads, also after the threads have slept. */
+static void test_pool(void)
+{
+    for (size_t threads = 1; threads <= 4; threads++) {
+        struct pool *pool = pool_open(threads);
+        for (int round = 0; round < 50; round++) {
+            struct sum_context sums = { .threads = pool_threads(pool) };
+            size_t tasks = (size_t)(round * 20);
+            pool_run(pool, tasks, square_task, &sums);
+            EXPECT(!sums.thread_out_of_range);
+            for (size_t i = 0; i < 1000; i++)
+                EXPECT_INT(sums.results[i], i < tasks ? i * i : 0);
+            if (round % 20 == 0)
+                usleep(2000);
+        }
+        pool_close(pool);
+    }
+}
+
+/* Goal: a file appears whole, replaces the old one, and a directory that is missing is an error that leaves nothing. */
+static void test_file_write(void)
+{
+    char directory[] = "/tmp/vas-test-XXXXXX", path[64];
+    EXPECT(mkdtemp(directory) != NULL);
+    snprintf(path, sizeof path, "%s/a", directory);
+    EXPECT_INT(file_write(path, "one", 3), 0);
+    EXPECT_INT(file_write(path, "second", 6), 0);
+    size_t size;
+    char *content = file_read(path, &size);
+    EXPECT_INT(size, 6);
+    EXPECT_TEXT(content, "second");
+    free(content);
+    unlink(path);
+    EXPECT_INT(rmdir(directory), 0);  // nothing was left beside it
+}
+
+/* Goal: the texts that frames carry are exactly well-formed UTF-8 without NUL. */
+static void test_utf8(void)
+{
+    EXPECT(utf8_is_valid("", 0));
+    EXPECT(utf8_is_valid("plain", 5));
+    EXPECT(utf8_is_valid("\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80", 9));
+    EXPECT(!utf8_is_valid("a\0b", 3));
+    EXPECT(!utf8_is_valid("\xc3", 1));              // cut
+    EXPECT(!utf8_is_valid("\xc0\x80", 2));          // overlong
+    EXPECT(!utf8_is_valid("\xed\xa0\x80", 3));      // surrogate
+    EXPECT(!utf8_is_valid("\xf4\x90\x80\x80", 4));  // past U+10FFFF
+}
+
+int main(void)
+{
+    RUN(test_philox_known_answers);
+    RUN(test_philox_uniform);
+    RUN(test_philox_shuffle);
+    RUN(test_digest);
+    RUN(test_arena);
+    RUN(test_pool);
+    RUN(test_file_write);
+    RUN(test_utf8);
+    return tests_end();
+}
