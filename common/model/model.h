@@ -50,7 +50,7 @@ int32_t sequence_fork(struct cache *cache, int32_t sequence);
 void sequence_close(struct cache *cache, int32_t sequence);
 size_t sequence_length(const struct cache *cache, int32_t sequence);
 
-/* Pages of 16 positions that no sequence holds.  Rows of a forward pass take pages too. */
+/* Pages of 16 positions that no sequence holds. */
 size_t cache_free_pages(const struct cache *cache);
 enum { CACHE_PAGE_POSITIONS = 16 };
 
@@ -63,6 +63,14 @@ struct row {
     int32_t token;
     int32_t parent;  // ROW_CACHED, or the index of an earlier row of this batch with the same sequence
 };
+enum { MODEL_ROWS_MAX = 4096 };  // of one batch
+
+/*
+ * The free pages that model_forward takes for these rows, at most, once what the batch before took is given back.  The first row
+ * at each position of a sequence uses the sequence's own pages (a new one for every 16 positions, a copy of the last one
+ * if that is shared); other rows lie 16 to a page until row_keep or the next batch gives them back.
+ */
+size_t cache_pages_needed(const struct cache *cache, const struct row *rows, size_t M);
 
 /*
  * Runs M rows.  hidden: (M, C) out, after the final norm.  The sequences are unchanged until rows_keep.
@@ -71,7 +79,10 @@ struct row {
  */
 void model_forward(const struct model *model, struct cache *cache, const struct row *rows, size_t M, float *hidden);
 
-/* Makes row (of the last model_forward on this cache) and its ancestors in the batch part of its sequence.  Once per sequence. */
+/*
+ * Makes row (of the last model_forward on this cache) and its ancestors in the batch part of its sequence.  Once per sequence:
+ * the sequence's other rows are given up.  So are rows of which none was kept when the next batch begins.
+ */
 void row_keep(struct cache *cache, size_t row);
 
 /* logits: (M, V) out; hidden: (M, C). */

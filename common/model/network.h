@@ -1,0 +1,101 @@
+/*
+ * network.h - what model.c loads and cache.c keeps, as forward.c runs it.  Internal to common/model; callers use model.h.
+ *
+ * A page of the cache holds PANEL positions of every layer and key/value head: keys as (HS, PANEL), a panel whose
+ * outputs are positions; values as (VP, PANEL positions, PANEL channels), VP = ceil(HS / PANEL).
+ *
+ * Each row of a batch gets a slot, a page and a lane.  The first row at a (sequence, position) gets the natural slot: that of
+ * the position in the sequence's own pages, copied first if they are shared.  Others get a scratch slot.  A row's ancestors
+ * lie in natural slots up to some position and are found through parents from there on.
+ */
+#ifndef MODEL_NETWORK_H
+#define MODEL_NETWORK_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/digest.h"
+#include "base/pool.h"
+#include "math/kernels.h"
+#include "model/model.h"
+
+_Static_assert((int)PANEL == (int)CACHE_PAGE_POSITIONS, "a page is a panel of positions");
+
+struct layer {
+    float *attn_norm, *ff_norm;  // (C)
+    struct packed qkv;           // ((NH + 2 NKV) HS, C)
+    struct packed o;             // (C, NH HS)
+    struct packed gate, up;      // (F, C)
+    struct packed down;          // (C, F)
+};
+
+struct model {
+    struct model_config config;
+    char key[KEY_SIZE];
+    const struct kernels *kernels;
+    struct pool *pool;           // not owned
+    struct packed embedding;     // (V, C)
+    struct packed lm_head;       // (V, C); no data: the embedding is used
+    struct layer *layers;        // (L)
+    float *final_norm;           // (C)
+    float *value_weight;         // (C), NULL without a value head
+    float value_bias;
+};
+
+struct sequence {
+    bool open;
+    size_t length;               // positions kept
+    size_t placed_end;           // positions with a natural slot, kept or of the present batch
+    int32_t *pages;              // (page_count)
+    size_t page_count, page_capacity;
+    int32_t newest_row;          // of the present batch, -1: none
+};
+
+/* Where a row of the present batch lies. */
+struct slot {
+    int32_t sequence;            // -1: given up
+    int32_t parent;              // row, or ROW_CACHED
+    int32_t older_row;           // the sequence's row before this one, -1: none
+    int32_t position;
+    int32_t page, lane;
+    int32_t natural_end;         // it and its ancestors at positions before this one lie in natural slots
+};
+
+struct cache {
+    const struct model *model;
+    size_t page_count;
+    size_t head_floats;          // of one page, layer and head, keys then values
+    size_t page_floats;          // of one page and layer
+    float *data;                 // (L, page_count, NKV, head_floats)
+    int32_t *references;         // (page_count): sequences that hold the page, or rows for which it is scratch
+    int32_t *free_pages;         // a stack
+    size_t free_count;
+
+    struct sequence *sequences;
+    size_t sequence_count;
+
+    struct slot slots[MODEL_ROWS_MAX];
+    size_t slot_count;
+
+    size_t position_limit;       // positions that fit the cache and the model
+    float *cosine, *sine;        // (position_limit, HS / 2)
+    float *work;                 // activations, see forward.c
+    size_t work_rows;
+    float *attention;            // (threads, attention_floats), see forward.c
+    size_t attention_floats;
+};
+
+/* Gives slots to rows.  What rows of the batch before were not kept is given up. */
+void cache_place(struct cache *cache, const struct row *rows, size_t M);
+
+/* Keys of a page, the values follow them after HS * PANEL floats. */
+static inline float *cache_at(const struct cache *cache, size_t l, size_t page, size_t h)
+{
+    return cache->data + (l * cache->page_count + page) * cache->page_floats + h * cache->head_floats;
+}
+
+/* Floats of attention each thread needs; see forward.c. */
+size_t attention_floats(const struct model *model, size_t position_limit);
+
+#endif
