@@ -1,0 +1,164 @@
+-- store.sql - every table of the store: the one list of what is kept, and the only DDL.
+--
+-- Work is absence: a prompt that lacks its rollout, a rollout that lacks its score.  So each output has a UNIQUE key, and an
+-- output that arrives twice is one row.
+--
+-- Tensors are blobs of little-endian elements, 4 bytes each (int32 or float32); a count column beside each blob says how many,
+-- and the length is checked against it.  Row ids grow in the order in which rows were stored.
+--
+-- A text per version of the format, from its marker to the next: a new store runs all of them, an older one those after
+-- its own (PRAGMA user_version).  A text that was released is never edited; a change is a new version at the end.
+
+-- version 1
+CREATE TABLE prompt (
+    id           INTEGER PRIMARY KEY,
+    key          TEXT    NOT NULL UNIQUE,  -- digest of tokenizer and text
+    tokenizer    TEXT    NOT NULL,         -- digest of the tokenizer
+    split        TEXT    NOT NULL,         -- train, eval, ...
+    text         TEXT    NOT NULL,
+    token_count  INTEGER NOT NULL CHECK (token_count >= 1),
+    tokens       BLOB    NOT NULL CHECK (length(tokens) = 4 * token_count)
+) STRICT;
+CREATE INDEX prompt_split ON prompt (split);
+
+-- A tokenize that began and has not said bye: more prompts of this tokenizer are to come.
+CREATE TABLE source (
+    tokenizer    TEXT    PRIMARY KEY
+) STRICT;
+
+-- What makes a rollout.  The spec is pinned by the first worker that says the name.
+CREATE TABLE policy (
+    id           INTEGER PRIMARY KEY,
+    name         TEXT    NOT NULL UNIQUE,
+    spec         TEXT    NOT NULL CHECK (json_valid(spec)),
+    tokenizer    TEXT    NOT NULL,         -- of the spec; '': any
+    imported     INTEGER NOT NULL CHECK (imported IN (0, 1))  -- 1: its rollouts came from elsewhere
+) STRICT;
+
+-- How many samples of each prompt of a split were last asked for.
+CREATE TABLE sampling (
+    policy       INTEGER NOT NULL REFERENCES policy (id),
+    split        TEXT    NOT NULL,
+    samples      INTEGER NOT NULL CHECK (samples BETWEEN 1 AND 1048576),
+    PRIMARY KEY (policy, split)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE rollout (
+    id           INTEGER PRIMARY KEY,
+    policy       INTEGER NOT NULL REFERENCES policy (id),
+    prompt       INTEGER NOT NULL REFERENCES prompt (id),
+    sample       INTEGER NOT NULL CHECK (sample BETWEEN 0 AND 1048575),
+    stopped      INTEGER NOT NULL CHECK (stopped IN (0, 1)),  -- 1: by a stop token, 0: by the length limit
+    kl           REAL,                     -- nats, sum over tokens of KL(steered || base); NULL: not measured
+    token_count  INTEGER NOT NULL CHECK (token_count >= 1),
+    tokens       BLOB    NOT NULL CHECK (length(tokens) = 4 * token_count),
+    logprobs     BLOB    CHECK (length(logprobs) = 4 * token_count),  -- nats; NULL: not known
+    text         TEXT    NOT NULL,
+    UNIQUE (policy, prompt, sample)
+) STRICT;
+CREATE INDEX rollout_policy ON rollout (policy);
+CREATE INDEX rollout_prompt ON rollout (prompt);
+
+CREATE TABLE reward (
+    id           INTEGER PRIMARY KEY,
+    name         TEXT    NOT NULL UNIQUE,
+    spec         TEXT    NOT NULL CHECK (json_valid(spec))
+) STRICT;
+
+CREATE TABLE score (
+    reward       INTEGER NOT NULL REFERENCES reward (id),
+    rollout      INTEGER NOT NULL REFERENCES rollout (id),
+    score        REAL    NOT NULL,
+    PRIMARY KEY (reward, rollout)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX score_rollout ON score (rollout);
+
+-- A training run.  target and train are pinned by the first workers that name the run; the plan (schemas/README.md) is
+-- fixed by the columns after them, which are NULL until then.
+CREATE TABLE run (
+    id           INTEGER PRIMARY KEY,
+    name         TEXT    NOT NULL UNIQUE,
+    target       TEXT    CHECK (json_valid(target)),
+    train        TEXT    CHECK (json_valid(train)),
+    policy       INTEGER REFERENCES policy (id),
+    reward       INTEGER REFERENCES reward (id),
+    samples      INTEGER,                  -- of each prompt; 0: whatever was imported
+    prompt_last  INTEGER,                  -- the set is made of prompts up to here
+    rollout_last INTEGER,                  -- and, of an imported policy, rollouts up to here
+    rollouts     INTEGER,                  -- in the set
+    batches      INTEGER,                  -- over all epochs
+    CHECK ((policy IS NULL) = (batches IS NULL) AND (reward IS NULL) = (batches IS NULL)
+           AND (samples IS NULL) = (batches IS NULL) AND (prompt_last IS NULL) = (batches IS NULL)
+           AND (rollout_last IS NULL) = (batches IS NULL) AND (rollouts IS NULL) = (batches IS NULL))
+) STRICT;
+
+CREATE TABLE target (
+    id           INTEGER PRIMARY KEY,
+    run          INTEGER NOT NULL REFERENCES run (id),
+    batch        INTEGER NOT NULL CHECK (batch >= 0),
+    rollout      INTEGER NOT NULL REFERENCES rollout (id),
+    step         INTEGER NOT NULL CHECK (step >= -1),        -- of the snapshot that gave the values
+    value_count  INTEGER NOT NULL CHECK (value_count >= 0),  -- states 0 .. R, or none
+    value        BLOB    NOT NULL CHECK (length(value) = 4 * value_count),
+    target_count INTEGER NOT NULL CHECK (target_count >= 1),
+    target       BLOB    NOT NULL CHECK (length(target) = 4 * target_count),
+    UNIQUE (run, batch, rollout)
+) STRICT;
+CREATE INDEX target_rollout ON target (rollout);
+
+-- A checkpoint is one safetensors file, in chunks.
+CREATE TABLE checkpoint (
+    id           INTEGER PRIMARY KEY,
+    run          INTEGER NOT NULL REFERENCES run (id),
+    step         INTEGER NOT NULL CHECK (step >= 0),
+    kind         TEXT    NOT NULL CHECK (kind IN ('weights', 'full')),
+    batch        INTEGER NOT NULL CHECK (batch >= 0),  -- that comes next
+    final        INTEGER NOT NULL CHECK (final IN (0, 1)),
+    size         INTEGER NOT NULL CHECK (size >= 1),   -- bytes
+    sha256       TEXT    NOT NULL CHECK (length(sha256) = 64),
+    complete     INTEGER NOT NULL CHECK (complete IN (0, 1)),
+    UNIQUE (run, kind, step)
+) STRICT;
+
+CREATE TABLE checkpoint_chunk (
+    id           INTEGER PRIMARY KEY,
+    checkpoint   INTEGER NOT NULL REFERENCES checkpoint (id) ON DELETE CASCADE,
+    offset       INTEGER NOT NULL CHECK (offset >= 0),
+    size         INTEGER NOT NULL CHECK (size >= 1),
+    data         BLOB    NOT NULL CHECK (length(data) = size),
+    UNIQUE (checkpoint, offset)
+) STRICT;
+
+CREATE TABLE metric (
+    id           INTEGER PRIMARY KEY,
+    subject      TEXT    NOT NULL,         -- run or policy
+    step         INTEGER NOT NULL CHECK (step >= 0),
+    numbers      TEXT    NOT NULL CHECK (json_valid(numbers)),  -- object: name to number
+    at_s         REAL    NOT NULL,         -- when, seconds since 1970
+    UNIQUE (subject, step)
+) STRICT;
+
+-- An item that failed or ended its worker too often: skipped until 'store retry' deletes the row.
+CREATE TABLE failure (
+    id           INTEGER PRIMARY KEY,
+    stage        TEXT    NOT NULL CHECK (stage IN ('rollout', 'decode', 'reward', 'value-target')),
+    policy       INTEGER REFERENCES policy (id),
+    prompt       INTEGER REFERENCES prompt (id),
+    sample       INTEGER,
+    reward       INTEGER REFERENCES reward (id),
+    rollout      INTEGER REFERENCES rollout (id),
+    run          INTEGER REFERENCES run (id),
+    batch        INTEGER,
+    attempts     INTEGER NOT NULL CHECK (attempts >= 1),
+    reason       TEXT    NOT NULL,
+    at_s         REAL    NOT NULL,         -- when, seconds since 1970
+    CHECK (CASE
+           WHEN stage IN ('rollout', 'decode') THEN policy IS NOT NULL AND prompt IS NOT NULL AND sample IS NOT NULL
+                                                    AND reward IS NULL AND rollout IS NULL AND run IS NULL
+           WHEN stage = 'reward' THEN reward IS NOT NULL AND rollout IS NOT NULL AND policy IS NULL AND run IS NULL
+           ELSE run IS NOT NULL AND batch IS NOT NULL AND rollout IS NOT NULL AND policy IS NULL AND reward IS NULL
+           END)
+) STRICT;
+CREATE UNIQUE INDEX failure_sample ON failure (policy, prompt, sample) WHERE policy IS NOT NULL;
+CREATE UNIQUE INDEX failure_score ON failure (reward, rollout) WHERE reward IS NOT NULL;
+CREATE UNIQUE INDEX failure_target ON failure (run, batch, rollout) WHERE run IS NOT NULL;
