@@ -1,0 +1,97 @@
+# lib.sh - for shell tests: a scratch directory, checks that print "ok NAME" or "not ok NAME: why", and small real models.
+#
+# Source it at the start of a test that runs from the repository's root.  $scratch is removed at the end unless a check failed;
+# then it is kept and named on standard error.
+
+BIN=${BIN:-$PWD/bin}
+case $BIN in /*) ;; *) BIN=$PWD/$BIN ;; esac
+PATH=$BIN:$PATH
+export BIN PATH
+unset VAS_STORE
+data=${VAS_TEST_DATA:-../shared/data}
+scratch=$(mktemp -d)
+test_failed=
+
+test_cleanup() {
+    test_code=$?
+    for test_pid in ${test_pids:-}; do
+        kill -KILL "$test_pid" 2>/dev/null
+    done
+    if [ -n "$test_failed" ] || [ "$test_code" != 0 ]; then
+        echo "kept $scratch" >&2
+    else
+        rm -rf "$scratch"
+    fi
+    [ -z "$test_failed" ] || exit 1
+}
+trap test_cleanup EXIT
+
+ok() {
+    echo "ok $*"
+}
+
+not_ok() {
+    echo "not ok $*"
+    test_failed=1
+}
+
+# check NAME COMMAND...: the command succeeds
+check() {
+    check_name=$1
+    shift
+    if "$@" >"$scratch/check.out" 2>&1; then
+        ok "$check_name"
+    else
+        not_ok "$check_name: '$*' failed: $(tail -n 1 "$scratch/check.out")"
+    fi
+}
+
+# refused NAME CODE PATTERN COMMAND...: exits with CODE, says PATTERN on one line of standard error, and no more lines than that and a hint
+refused() {
+    refused_name=$1 refused_code=$2 refused_pattern=$3
+    shift 3
+    refused_got=0
+    timeout 60 "$@" >"$scratch/refused.out" 2>"$scratch/refused.err" </dev/null || refused_got=$?
+    refused_lines=$(grep -vc '^hint: ' "$scratch/refused.err")
+    if [ "$refused_got" != "$refused_code" ]; then
+        not_ok "$refused_name: '$*' exited with $refused_got, expected $refused_code: $(tail -n 1 "$scratch/refused.err")"
+    elif ! grep -q -e "$refused_pattern" "$scratch/refused.err"; then
+        not_ok "$refused_name: '$*' did not say '$refused_pattern' but: $(head -n 1 "$scratch/refused.err")"
+    elif [ "$refused_lines" != 1 ]; then
+        not_ok "$refused_name: '$*' said $refused_lines lines: $(head -n 3 "$scratch/refused.err" | tr '\n' '|')"
+    else
+        ok "$refused_name"
+    fi
+}
+
+# same NAME FILE FILE
+same() {
+    if cmp -s "$2" "$3"; then
+        ok "$1"
+    else
+        not_ok "$1: $2 and $3 differ: $(cmp "$2" "$3" 2>&1 | tail -n 1)"
+    fi
+}
+
+# A base policy of a few ten thousand parameters, trained for some seconds on stories of the grammar: $tiny/base.  Made once in
+# each run of the tests (kept beside the build) and real in every part.
+tiny=$(dirname "$BIN")/tiny
+tiny_model() {
+    [ -f "$tiny/base/model.safetensors" ] && return
+    rm -rf "$tiny"
+    mkdir -p "$tiny/config"
+    awk -v count=600 -v seed=1 -f pipelines/stories.awk >"$tiny/stories.jsonl"
+    awk -v count=48 -v seed=2 -v prompts=1 -f pipelines/stories.awk >"$tiny/prompts.jsonl"
+    tokenize -q --train-vocab 320 --field text -o "$tiny/config" "$tiny/stories.jsonl"
+    cat >"$tiny/config/config.json" <<'JSON'
+{
+  "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",
+  "vocab_size": 320, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+  "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256,
+  "rms_norm_eps": 1e-05, "rope_theta": 10000.0, "tie_word_embeddings": true
+}
+JSON
+    tokenize -q -m "$tiny/config" --field text --end-token "$tiny/stories.jsonl" |
+        train -q -m "$tiny/config" --from-scratch --objective lm --batch 16 --epochs 2 -o "$tiny/base"
+}
+

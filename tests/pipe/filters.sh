@@ -1,0 +1,33 @@
+#!/bin/sh
+# Goal: every stage runs alone between pipes, without a store, and tap shows every edge.
+set -u
+. tests/lib.sh
+tiny_model
+
+head -n 6 "$tiny/prompts.jsonl" >"$scratch/prompts.jsonl"
+tokenize -q -m "$tiny/base" "$scratch/prompts.jsonl" >"$scratch/prompts" &&
+    rollout -q -m "$tiny/base" -n 4 --max-new-tokens 24 <"$scratch/prompts" >"$scratch/rollouts" &&
+    reward -q --name kind --lexicon pipelines/kind.txt <"$scratch/rollouts" >"$scratch/scored" &&
+    value-target -q <"$scratch/scored" >"$scratch/targets" &&
+    train -q -m "$tiny/base" --batch 8 --epochs 1 -o "$scratch/value" <"$scratch/targets"
+check "the stages work one after the other" test -f "$scratch/value/model.safetensors"
+
+# One frame of the right type for each input: 6 prompts, 24 rollouts.
+for edge in prompts:6:prompt rollouts:24:rollout scored:24:scored targets:24:target; do
+    IFS=: read -r file count type <<END
+$edge
+END
+    found=$(tap <"$scratch/$file" | grep -c "\"type\": *\"$type\"")
+    [ "$found" = "$count" ] && ok "tap shows $count frames of $file" || not_ok "tap shows $found frames of $file, expected $count"
+done
+
+tokenize -q -m "$tiny/base" "$scratch/prompts.jsonl" | rollout -q -m "$tiny/base" -n 4 --max-new-tokens 24 |
+    reward -q --name kind --lexicon pipelines/kind.txt | value-target -q |
+    train -q -m "$tiny/base" --batch 8 --epochs 1 -o "$scratch/value-pipe"
+same "one pipe gives the same value model as files in between" "$scratch/value/model.safetensors" "$scratch/value-pipe/model.safetensors"
+
+decode -q -m "$tiny/base" --value "$scratch/value:3" --max-new-tokens 12 "One day, Mia the fox" >"$scratch/text"
+check "the trained value model steers" test -s "$scratch/text"
+
+tokenize -q -m "$tiny/base" "$scratch/prompts.jsonl" | tap --pass 2>"$scratch/seen" | rollout -q -m "$tiny/base" -n 1 --max-new-tokens 2 >/dev/null
+[ "$(wc -l <"$scratch/seen")" = 6 ] && ok "tap --pass stands in the middle of a pipe" || not_ok "tap --pass saw $(wc -l <"$scratch/seen") frames, expected 6"
