@@ -1,0 +1,32 @@
+/*
+ * augment.h - value-augmented sampling: the base policy's logits steered by values of the next states.
+ *
+ *     logits'(a) = logits(a) + sum_i beta_i * (V_i(s + a) - mean over the K candidates of V_i)
+ *
+ * for the K candidates a with the highest base logits (sampler.h: ties by lowest id); other tokens keep their logits
+ * (arXiv 2405.06639; values are centred so that candidates move against each other and not against the other tokens).
+ *
+ *     V vocabulary   K candidates   I value models
+ */
+#ifndef SAMPLE_AUGMENT_H
+#define SAMPLE_AUGMENT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum { CANDIDATES_MAX = 1024, VALUE_MODELS_MAX = 16 };
+
+/*
+ * Steers one row of logits in place.  Equal values of all candidates, or beta 0, leave every bit as it is.
+ *
+ * Returns KL(steered || base) in nats over the whole vocabulary, both at this temperature (at 1 when sampling is greedy: a
+ * point mass has no finite divergence) and without top_k or top_p.  Never negative; NaN when logits or values are.
+ */
+double augment_logits(
+    float         *logits,      // (V) in, out
+    const int32_t *candidates,  // (K) from top_candidates of these logits
+    const float   *values,      // (I, K) units of score
+    const double  *betas,       // (I)    1 / units of score
+    size_t V, size_t K, size_t I, double temperature);
+
+#endif

@@ -1,0 +1,662 @@
+/*
+ * generate.c - see generate.h.
+ *
+ * Every cache (the base's and each value model's) holds the same positions, so one account of pages serves all: a kept prompt
+ * holds ceil(P / 16) pages, a live response at most ceil((P + R) / 16) - floor(P / 16) of its own, since it shares the
+ * prompt's full pages.  A job starts only when what it may come to need is free; so a forward pass never lacks pages.
+ */
+#include "sample/generate.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sysexits.h>
+
+#include "base/check.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "base/progress.h"
+
+/* A prompt that has been run, kept for other jobs that share it. */
+struct prompt {
+    int32_t *tokens;          // (count); NULL: a free place
+    size_t count;
+    int32_t base_sequence;
+    int32_t *value_sequences; // (I)
+    float *logits;            // (V) after the last token
+    size_t live;              // responses that share its pages
+    uint64_t used;            // when it was last wanted
+};
+
+struct job {
+    struct generate_job order;
+    struct job *next;
+};
+
+struct live {
+    struct job *job;
+    struct prompt *prompt;
+    int32_t base_sequence;
+    int32_t *value_sequences;  // (I)
+    int32_t *tokens;           // (count_max)
+    float *logprobs;           // (count_max)
+    size_t count, count_max;
+    size_t pages;              // set aside for it
+    bool outside;              // the newest token was no candidate: the value models have not run it
+    bool ended, stopped;
+    double kl;
+    char *failure;
+};
+
+struct finished {
+    struct response response;
+    int32_t *tokens;
+    float *logprobs;
+    char *text, *failure;
+    struct finished *next;
+};
+
+/* What one response needs while it gets one token. */
+struct turn {
+    struct live *live;
+    float *logits;            // (V)
+    int32_t *candidates;      // (K)
+    float *base_logits;       // (K)
+    float *steered_logits;    // (K)
+    float *values;            // (I, K)
+    size_t candidate_row;     // row of candidate 0 in the value models' pass
+    int chosen;               // candidate that was sampled, -1: another token
+    struct sampled sampled;
+    double kl;
+};
+
+struct generator {
+    struct generate_options options;
+    const struct model *value_models[VALUE_MODELS_MAX];  // those with beta other than 0
+    double betas[VALUE_MODELS_MAX];
+    size_t V, K, I, context;
+    size_t group_max;  // responses whose candidates fit one forward pass
+
+    struct cache *base_cache;
+    struct cache *value_caches[VALUE_MODELS_MAX];
+    size_t pages_limit, pages_used;
+
+    struct prompt *prompts;  // (batch): with fewer responses live than that, one can be given up
+    uint64_t clock;          // counts uses of prompts
+    struct job *waiting, **waiting_end;
+    struct live *live;       // (batch)
+    size_t live_count, held;
+    struct finished *finished, **finished_end, *handed_out;
+
+    struct turn *turns;      // (group_max)
+    struct row *rows;        // (group_max * (K + 1)) or (group_max)
+    float *hidden;           // (rows, C of the widest model)
+    float *logits;           // (group_max, V)
+    float *row_values;       // (rows)
+    struct sample_scratch *scratch;  // (threads)
+    struct generate_stats stats;
+};
+
+static size_t pages_for(size_t positions)
+{
+    return (positions + CACHE_PAGE_POSITIONS - 1) / CACHE_PAGE_POSITIONS;
+}
+
+static size_t size_min(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+static size_t size_max(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
+/* ---- open and close ---- */
+
+static int check_value_model(const struct generate_options *options, const struct value_model *value)
+{
+    int64_t V = model_config(options->base)->vocab_size, value_V = model_config(value->model)->vocab_size;
+    const char *base_key = tokenizer_key(options->tokenizer);
+    if (!model_has_value_head(value->model)) {
+        log_error("model \"%s\" has no value head, so it cannot steer", value->name);
+        log_hint("'train --objective value' makes value models");
+        return -1;
+    }
+    if (value_V == V && strcmp(value->tokenizer_key, base_key) == 0)
+        return 0;
+    if (value_V != V)
+        log_error("value model \"%s\" has vocab_size %lld, base policy \"%s\" has %lld", value->name,
+                  (long long)value_V, options->base_name, (long long)V);
+    else
+        log_error("value model \"%s\" has tokenizer %s, base policy \"%s\" has %s", value->name, value->tokenizer_key,
+                  options->base_name, base_key);
+    log_hint("a value model must share the tokenizer of the base policy it steers");
+    return -1;
+}
+
+static void open_caches(struct generator *generator)
+{
+    // Most prompts are this short; where they are longer, jobs wait for pages.
+    enum { PROMPT_TYPICAL = 256 };
+    const struct generate_options *options = &generator->options;
+    size_t typical = size_min(generator->context, PROMPT_TYPICAL + options->max_new_tokens);
+    generator->pages_limit = size_max(pages_for(generator->context) + 1, options->batch * pages_for(typical));
+
+    // All but the first candidate of a response lie outside its own pages during a pass.
+    size_t scratch_pages = pages_for(generator->group_max * generator->K);
+    generator->base_cache = cache_open(options->base, generator->pages_limit * CACHE_PAGE_POSITIONS);
+    for (size_t i = 0; i < generator->I; i++)
+        generator->value_caches[i] = cache_open(generator->value_models[i],
+                                                (generator->pages_limit + scratch_pages) * CACHE_PAGE_POSITIONS);
+}
+
+static void alloc_work(struct generator *generator)
+{
+    const struct generate_options *options = &generator->options;
+    size_t G = generator->group_max, K = generator->K, I = generator->I, V = generator->V;
+    size_t row_count = G * (K + 1), C = (size_t)model_config(options->base)->channel_count;
+    for (size_t i = 0; i < I; i++)
+        C = size_max(C, (size_t)model_config(generator->value_models[i])->channel_count);
+
+    generator->rows = memory_alloc(row_count, sizeof *generator->rows);
+    generator->hidden = memory_alloc_aligned(row_count * C, sizeof(float));
+    generator->row_values = memory_alloc(row_count, sizeof(float));
+    generator->logits = memory_alloc_aligned(G * V, sizeof(float));
+    generator->turns = memory_alloc(G, sizeof *generator->turns);
+    for (size_t g = 0; g < G; g++) {
+        generator->turns[g].candidates = memory_alloc(K, sizeof(int32_t));
+        generator->turns[g].base_logits = memory_alloc(K, sizeof(float));
+        generator->turns[g].steered_logits = memory_alloc(K, sizeof(float));
+        generator->turns[g].values = memory_alloc(I * K, sizeof(float));
+    }
+    generator->prompts = memory_alloc(options->batch, sizeof *generator->prompts);
+    generator->live = memory_alloc(options->batch, sizeof *generator->live);
+    generator->scratch = memory_alloc(pool_threads(options->pool), sizeof *generator->scratch);
+    for (size_t i = 0; i < pool_threads(options->pool); i++)
+        sample_scratch_init(&generator->scratch[i], V);
+}
+
+struct generator *generator_open(const struct generate_options *options, int *code)
+{
+    CHECK(options->batch >= 1 && options->value_count <= VALUE_MODELS_MAX);
+    CHECK(1 <= options->candidates && options->candidates <= CANDIDATES_MAX);
+    struct generator *generator = memory_alloc(1, sizeof *generator);
+    generator->options = *options;
+    generator->V = (size_t)model_config(options->base)->vocab_size;
+    generator->context = (size_t)model_config(options->base)->position_max;
+    for (size_t i = 0; i < options->value_count; i++) {
+        const struct value_model *value = &options->values[i];
+        if (value->beta == 0)
+            continue;
+        if (check_value_model(options, value) != 0) {
+            free(generator);
+            *code = EX_CONFIG;
+            return NULL;
+        }
+        generator->value_models[generator->I] = value->model;
+        generator->betas[generator->I++] = value->beta;
+        generator->context = size_min(generator->context, (size_t)model_config(value->model)->position_max);
+    }
+    generator->context = size_min(generator->context, options->context > 0 ? options->context : CONTEXT_DEFAULT);
+    generator->K = generator->I > 0 ? size_min(options->candidates, generator->V) : 0;
+    generator->group_max = size_min(options->batch, MODEL_ROWS_MAX / (generator->K + 1));
+    generator->waiting_end = &generator->waiting;
+    generator->finished_end = &generator->finished;
+    alloc_work(generator);
+    open_caches(generator);
+    return generator;
+}
+
+static void finished_free(struct finished *finished)
+{
+    if (finished == NULL)
+        return;
+    free(finished->tokens);
+    free(finished->logprobs);
+    free(finished->text);
+    free(finished->failure);
+    free(finished);
+}
+
+static void job_free(struct job *job)
+{
+    free((void *)job->order.prompt_tokens);
+    free((void *)job->order.prompt_key);
+    free(job);
+}
+
+static void prompt_give_up(struct generator *generator, struct prompt *prompt)
+{
+    sequence_close(generator->base_cache, prompt->base_sequence);
+    for (size_t i = 0; i < generator->I; i++)
+        sequence_close(generator->value_caches[i], prompt->value_sequences[i]);
+    generator->pages_used -= pages_for(prompt->count);
+    free(prompt->tokens);
+    free(prompt->value_sequences);
+    free(prompt->logits);
+    *prompt = (struct prompt){ 0 };
+}
+
+/* Everything of a live response but what its struct finished takes over. */
+static void live_free(struct generator *generator, struct live *live)
+{
+    sequence_close(generator->base_cache, live->base_sequence);
+    for (size_t i = 0; i < generator->I; i++)
+        sequence_close(generator->value_caches[i], live->value_sequences[i]);
+    generator->pages_used -= live->pages;
+    live->prompt->live--;
+    free(live->value_sequences);
+    job_free(live->job);
+}
+
+void generator_close(struct generator *generator)
+{
+    if (generator == NULL)
+        return;
+    for (struct job *job = generator->waiting, *next; job != NULL; job = next) {
+        next = job->next;
+        job_free(job);
+    }
+    for (size_t i = 0; i < generator->live_count; i++) {
+        free(generator->live[i].tokens);
+        free(generator->live[i].logprobs);
+        free(generator->live[i].failure);
+        live_free(generator, &generator->live[i]);
+    }
+    for (struct finished *finished = generator->finished, *next; finished != NULL; finished = next) {
+        next = finished->next;
+        finished_free(finished);
+    }
+    finished_free(generator->handed_out);
+    for (size_t i = 0; i < generator->options.batch; i++)
+        if (generator->prompts[i].tokens != NULL)
+            prompt_give_up(generator, &generator->prompts[i]);
+    for (size_t g = 0; g < generator->group_max; g++) {
+        free(generator->turns[g].candidates);
+        free(generator->turns[g].base_logits);
+        free(generator->turns[g].steered_logits);
+        free(generator->turns[g].values);
+    }
+    for (size_t i = 0; i < pool_threads(generator->options.pool); i++)
+        sample_scratch_free(&generator->scratch[i]);
+    for (size_t i = 0; i < generator->I; i++)
+        cache_close(generator->value_caches[i]);
+    cache_close(generator->base_cache);
+    free(generator->scratch);
+    free(generator->turns);
+    free(generator->prompts);
+    free(generator->live);
+    free(generator->logits);
+    free(generator->row_values);
+    free(generator->hidden);
+    free(generator->rows);
+    free(generator);
+}
+
+/* ---- jobs in, responses out ---- */
+
+size_t generator_context(const struct generator *generator)
+{
+    return generator->context;
+}
+
+size_t generator_held(const struct generator *generator)
+{
+    return generator->held;
+}
+
+struct generate_stats generator_stats(const struct generator *generator)
+{
+    return generator->stats;
+}
+
+int generator_check_prompt(const struct generator *generator, const int32_t *tokens, size_t count, char reason[256])
+{
+    if (count == 0) {
+        snprintf(reason, 256, "prompt has no tokens, must have at least 1");
+        return -1;
+    }
+    if (count >= generator->context) {
+        snprintf(reason, 256, "prompt has %zu tokens, context of \"%.100s\" is %zu with the response", count,
+                 generator->options.base_name, generator->context);
+        return -1;
+    }
+    for (size_t t = 0; t < count; t++) {
+        if (tokens[t] < 0 || (size_t)tokens[t] >= generator->V) {
+            snprintf(reason, 256, "prompt token %zu is %d, vocab_size of \"%.100s\" is %zu", t, tokens[t],
+                     generator->options.base_name, generator->V);
+            return -1;
+        }
+    }
+    return 0;
+}
+
+static void finished_add(struct generator *generator, struct finished *finished)
+{
+    *generator->finished_end = finished;
+    generator->finished_end = &finished->next;
+}
+
+void generator_add(struct generator *generator, const struct generate_job *order)
+{
+    CHECK(order->max_new_tokens >= 1);
+    generator->held++;
+    char reason[256];
+    if (generator_check_prompt(generator, order->prompt_tokens, order->prompt_count, reason) != 0) {
+        struct finished *finished = memory_alloc(1, sizeof *finished);
+        finished->failure = memory_text(reason);
+        finished->response = (struct response){ .tag = order->tag, .failure = finished->failure, .text = "" };
+        finished_add(generator, finished);
+        return;
+    }
+    struct job *job = memory_alloc(1, sizeof *job);
+    job->order = *order;
+    int32_t *tokens = memory_alloc(order->prompt_count, sizeof *tokens);
+    memcpy(tokens, order->prompt_tokens, order->prompt_count * sizeof *tokens);
+    job->order.prompt_tokens = tokens;
+    job->order.prompt_key = memory_text(order->prompt_key);
+    *generator->waiting_end = job;
+    generator->waiting_end = &job->next;
+}
+
+bool generator_next(struct generator *generator, struct response *response)
+{
+    struct finished *finished = generator->finished;
+    finished_free(generator->handed_out);
+    generator->handed_out = finished;
+    if (finished == NULL)
+        return false;
+    generator->finished = finished->next;
+    if (generator->finished == NULL)
+        generator->finished_end = &generator->finished;
+    generator->held--;
+    *response = finished->response;
+    return true;
+}
+
+static void live_finish(struct generator *generator, struct live *live)
+{
+    const struct generate_job *order = &live->job->order;
+    struct finished *finished = memory_alloc(1, sizeof *finished);
+    finished->tokens = live->tokens;
+    finished->logprobs = live->logprobs;
+    finished->failure = live->failure;
+    struct buffer text = { 0 };
+    tokenizer_decode(generator->options.tokenizer, live->tokens, live->count,
+                     DECODE_VALID_UTF8 | (order->begins_text ? 0 : DECODE_CONTINUE), &text);
+    buffer_append(&text, "", 1);
+    finished->text = text.data;
+    finished->response = (struct response){
+        .tag = order->tag, .failure = live->failure, .tokens = live->tokens, .logprobs = live->logprobs,
+        .count = live->count, .text = text.data, .stopped = live->stopped, .kl = live->kl,
+    };
+    finished_add(generator, finished);
+    live_free(generator, live);
+}
+
+/* ---- starting a response ---- */
+
+static struct prompt *prompt_find(struct generator *generator, const struct generate_job *order)
+{
+    for (size_t i = 0; i < generator->options.batch; i++) {
+        struct prompt *prompt = &generator->prompts[i];
+        if (prompt->count == order->prompt_count
+            && memcmp(prompt->tokens, order->prompt_tokens, prompt->count * sizeof *prompt->tokens) == 0)
+            return prompt;
+    }
+    return NULL;
+}
+
+/* The prompt that was not wanted for the longest time and that no live response shares; NULL if there is none. */
+static struct prompt *prompt_oldest(struct generator *generator, const struct prompt *except)
+{
+    struct prompt *oldest = NULL;
+    for (size_t i = 0; i < generator->options.batch; i++) {
+        struct prompt *prompt = &generator->prompts[i];
+        if (prompt->tokens != NULL && prompt->live == 0 && prompt != except
+            && (oldest == NULL || prompt->used < oldest->used))
+            oldest = prompt;
+    }
+    return oldest;
+}
+
+static struct prompt *prompt_run(struct generator *generator, const struct generate_job *order)
+{
+    const struct generate_options *options = &generator->options;
+    double begun_s = clock_s();
+    size_t i = 0;
+    while (i < options->batch && generator->prompts[i].tokens != NULL)
+        i++;
+    if (i == options->batch) {
+        struct prompt *oldest = prompt_oldest(generator, NULL);
+        CHECK(oldest != NULL);
+        prompt_give_up(generator, oldest);
+        i = (size_t)(oldest - generator->prompts);
+    }
+    struct prompt *prompt = &generator->prompts[i];
+    prompt->count = order->prompt_count;
+    prompt->tokens = memory_alloc(prompt->count, sizeof *prompt->tokens);
+    memcpy(prompt->tokens, order->prompt_tokens, prompt->count * sizeof *prompt->tokens);
+    prompt->logits = memory_alloc(generator->V, sizeof *prompt->logits);
+    prompt->value_sequences = memory_alloc(generator->I, sizeof *prompt->value_sequences);
+    prompt->base_sequence = sequence_open(generator->base_cache);
+    model_extend(options->base, generator->base_cache, prompt->base_sequence, prompt->tokens, prompt->count, NULL,
+                 generator->hidden);
+    model_logits(options->base, generator->hidden, 1, prompt->logits);
+    for (size_t v = 0; v < generator->I; v++) {
+        prompt->value_sequences[v] = sequence_open(generator->value_caches[v]);
+        model_extend(generator->value_models[v], generator->value_caches[v], prompt->value_sequences[v], prompt->tokens,
+                     prompt->count, NULL, NULL);
+    }
+    generator->pages_used += pages_for(prompt->count);
+    generator->stats.prompt_tokens += (int64_t)prompt->count;
+    generator->stats.prompt_s += clock_s() - begun_s;
+    return prompt;
+}
+
+/* Starts the first waiting job if its pages are free or can be made free.  False when it has to wait. */
+static bool start_one(struct generator *generator)
+{
+    struct job *job = generator->waiting;
+    const struct generate_job *order = &job->order;
+    size_t P = order->prompt_count, count_max = size_min(order->max_new_tokens, generator->context - P);
+    size_t own_pages = pages_for(P + count_max) - P / CACHE_PAGE_POSITIONS;
+    struct prompt *prompt = prompt_find(generator, order);
+    size_t new_pages = own_pages + (prompt == NULL ? pages_for(P) : 0);
+    while (generator->pages_used + new_pages > generator->pages_limit) {
+        struct prompt *oldest = prompt_oldest(generator, prompt);
+        if (oldest == NULL)
+            return false;
+        prompt_give_up(generator, oldest);
+    }
+    if (prompt == NULL)
+        prompt = prompt_run(generator, order);
+    prompt->live++;
+    prompt->used = ++generator->clock;
+    generator->pages_used += own_pages;
+    generator->waiting = job->next;
+    if (generator->waiting == NULL)
+        generator->waiting_end = &generator->waiting;
+
+    struct live *live = &generator->live[generator->live_count++];
+    *live = (struct live){ .job = job, .prompt = prompt, .count_max = count_max, .pages = own_pages };
+    live->tokens = memory_alloc(count_max, sizeof *live->tokens);
+    live->logprobs = memory_alloc(count_max, sizeof *live->logprobs);
+    live->base_sequence = sequence_fork(generator->base_cache, prompt->base_sequence);
+    live->value_sequences = memory_alloc(generator->I, sizeof *live->value_sequences);
+    for (size_t i = 0; i < generator->I; i++)
+        live->value_sequences[i] = sequence_fork(generator->value_caches[i], prompt->value_sequences[i]);
+    return true;
+}
+
+/* ---- one token for a group of responses ---- */
+
+/* Logits of the next token: from the base's pass over the newest tokens, or at the first from the prompt's. */
+static void turns_base(struct generator *generator, size_t count)
+{
+    const struct generate_options *options = &generator->options;
+    double begun_s = clock_s();
+    size_t M = 0;
+    for (size_t g = 0; g < count; g++) {
+        struct live *live = generator->turns[g].live;
+        if (live->count > 0) {
+            generator->turns[g].logits = generator->logits + M * generator->V;
+            generator->rows[M++] = (struct row){ live->base_sequence, live->tokens[live->count - 1], ROW_CACHED };
+        }
+    }
+    if (M > 0) {
+        model_forward(options->base, generator->base_cache, generator->rows, M, generator->hidden);
+        for (size_t m = 0; m < M; m++)
+            row_keep(generator->base_cache, m);
+        model_logits(options->base, generator->hidden, M, generator->logits);
+    }
+    for (size_t g = 0; g < count; g++) {
+        struct live *live = generator->turns[g].live;
+        if (live->count == 0) {
+            generator->turns[g].logits = generator->logits + M++ * generator->V;
+            memcpy(generator->turns[g].logits, live->prompt->logits, generator->V * sizeof(float));
+        }
+    }
+    generator->stats.base_s += clock_s() - begun_s;
+}
+
+static void turn_candidates(void *context, size_t task, size_t thread)
+{
+    (void)thread;
+    struct generator *generator = context;
+    struct turn *turn = &generator->turns[task];
+    top_candidates(turn->candidates, turn->logits, generator->V, generator->K);
+    for (size_t k = 0; k < generator->K; k++)
+        turn->base_logits[k] = turn->logits[turn->candidates[k]];
+}
+
+/* One pass of value model i over all candidates of the group; a newest token that it has not run goes before them. */
+static void turns_values(struct generator *generator, size_t count, size_t i)
+{
+    size_t K = generator->K, M = 0;
+    for (size_t g = 0; g < count; g++) {
+        struct turn *turn = &generator->turns[g];
+        struct live *live = turn->live;
+        int32_t sequence = live->value_sequences[i], parent = ROW_CACHED;
+        if (live->outside) {
+            parent = (int32_t)M;
+            generator->rows[M++] = (struct row){ sequence, live->tokens[live->count - 1], ROW_CACHED };
+        }
+        turn->candidate_row = M;
+        for (size_t k = 0; k < K; k++)
+            generator->rows[M++] = (struct row){ sequence, turn->candidates[k], parent };
+    }
+    model_forward(generator->value_models[i], generator->value_caches[i], generator->rows, M, generator->hidden);
+    model_values(generator->value_models[i], generator->hidden, M, generator->row_values);
+    for (size_t g = 0; g < count; g++) {
+        struct turn *turn = &generator->turns[g];
+        memcpy(turn->values + i * K, generator->row_values + turn->candidate_row, K * sizeof(float));
+    }
+}
+
+static void turn_sample(void *context, size_t task, size_t thread)
+{
+    struct generator *generator = context;
+    struct turn *turn = &generator->turns[task];
+    const struct generate_job *order = &turn->live->job->order;
+    size_t K = generator->K;
+    turn->kl = 0;
+    if (generator->I > 0) {
+        turn->kl = augment_logits(turn->logits, turn->candidates, turn->values, generator->betas, generator->V, K,
+                                  generator->I, order->sampling.temperature);
+        for (size_t k = 0; k < K; k++)
+            turn->steered_logits[k] = turn->logits[turn->candidates[k]];
+    }
+    double uniform = sample_uniform(order->seed, order->prompt_key, order->sample, (uint32_t)turn->live->count);
+    turn->sampled = sample_token(turn->logits, generator->V, order->sampling, uniform, &generator->scratch[thread]);
+    turn->chosen = -1;
+    for (size_t k = 0; k < K; k++)
+        if (turn->candidates[k] == turn->sampled.token)
+            turn->chosen = (int)k;
+}
+
+/* The sampled token becomes the response's newest, or its sampling has failed. */
+static void turn_end(struct generator *generator, const struct turn *turn)
+{
+    struct live *live = turn->live;
+    if (turn->sampled.token < 0 || !isfinite(turn->kl)) {
+        live->failure = memory_printf("%s of \"%s\" are not finite at response token %zu",
+                                      generator->I > 0 ? "logits or values" : "logits", generator->options.base_name,
+                                      live->count);
+        live->ended = true;
+        return;
+    }
+    if (generator->options.watch != NULL)
+        generator->options.watch(generator->options.watch_context, &(struct token_event){
+            .tag = live->job->order.tag, .position = live->count, .token = turn->sampled.token,
+            .logprob = turn->sampled.logprob, .kl = turn->kl, .K = generator->K, .I = generator->I,
+            .candidates = turn->candidates, .base_logits = turn->base_logits,
+            .steered_logits = turn->steered_logits, .values = turn->values,
+        });
+    live->tokens[live->count] = turn->sampled.token;
+    live->logprobs[live->count++] = (float)turn->sampled.logprob;
+    live->kl += turn->kl;
+    live->stopped = tokenizer_is_stop(generator->options.tokenizer, turn->sampled.token);
+    live->ended = live->stopped || live->count == live->count_max;
+    generator->stats.tokens++;
+}
+
+/* The value models keep the row of the newest token; of a token that was no candidate there is none, only its parent's. */
+static void turn_keep(struct generator *generator, const struct turn *turn)
+{
+    struct live *live = turn->live;
+    bool had_extra_row = live->outside;
+    live->outside = turn->chosen < 0;
+    for (size_t i = 0; i < generator->I; i++) {
+        if (!live->outside)
+            row_keep(generator->value_caches[i], turn->candidate_row + (size_t)turn->chosen);
+        else if (had_extra_row)
+            row_keep(generator->value_caches[i], turn->candidate_row - 1);
+    }
+}
+
+static void group_step(struct generator *generator, struct live *live, size_t count)
+{
+    for (size_t g = 0; g < count; g++)
+        generator->turns[g].live = &live[g];
+    turns_base(generator, count);
+    if (generator->I > 0) {
+        double begun_s = clock_s();
+        pool_run(generator->options.pool, count, turn_candidates, generator);
+        for (size_t i = 0; i < generator->I; i++)
+            turns_values(generator, count, i);
+        generator->stats.value_s += clock_s() - begun_s;
+    }
+    double begun_s = clock_s();
+    pool_run(generator->options.pool, count, turn_sample, generator);
+    generator->stats.sample_s += clock_s() - begun_s;
+    for (size_t g = 0; g < count; g++) {
+        turn_end(generator, &generator->turns[g]);
+        if (generator->I > 0 && !live[g].ended)
+            turn_keep(generator, &generator->turns[g]);
+    }
+}
+
+bool generator_step(struct generator *generator)
+{
+    while (generator->waiting != NULL && generator->live_count < generator->options.batch && start_one(generator))
+        ;
+    CHECK(generator->live_count > 0 || generator->waiting == NULL);
+    if (generator->live_count == 0)
+        return false;
+    for (size_t first = 0; first < generator->live_count; first += generator->group_max)
+        group_step(generator, &generator->live[first],
+                   size_min(generator->group_max, generator->live_count - first));
+
+    size_t left = 0;
+    for (size_t i = 0; i < generator->live_count; i++) {
+        if (generator->live[i].ended)
+            live_finish(generator, &generator->live[i]);
+        else
+            generator->live[left++] = generator->live[i];
+    }
+    generator->live_count = left;
+    return true;
+}

@@ -1,0 +1,117 @@
+/*
+ * generate.h - responses sampled token by token, many at once, from a base policy steered by value models.
+ *
+ * Jobs are added at any time; each step gives every live response one token.  A prompt is run once for all jobs that share it.
+ * With value models a token costs one pass of the base over the live responses and, for each value model, one pass over
+ * their K candidates; the chosen candidate's row stays in the value model's cache, so no token is run twice.
+ *
+ * A response is a function of its job, the weights and the options that the policy's spec names: not of the batch it was in, the
+ * order of the jobs or the number of threads.
+ *
+ *     V vocabulary   K candidates   I value models
+ */
+#ifndef SAMPLE_GENERATE_H
+#define SAMPLE_GENERATE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/pool.h"
+#include "model/model.h"
+#include "sample/augment.h"
+#include "sample/sampler.h"
+#include "text/tokenizer.h"
+
+struct value_model {
+    const char *name;           // for messages
+    const struct model *model;  // with beta 0 never looked at, may be NULL
+    const char *tokenizer_key;
+    double beta;                // 1 / units of score
+};
+
+/* What happened when a token was chosen.  Valid during the call. */
+struct token_event {
+    void *tag;                    // of its job
+    size_t position;              // in the response, from 0
+    int32_t token;
+    double logprob;               // nats
+    double kl;                    // KL(steered || base) of this token, nats
+    size_t K, I;                  // both 0 when nothing steers
+    const int32_t *candidates;    // (K) highest base logit first
+    const float *base_logits;     // (K)
+    const float *steered_logits;  // (K)
+    const float *values;          // (I, K) of the state that each candidate would lead to
+};
+typedef void generate_watch(void *context, const struct token_event *event);
+
+/* Everything is borrowed until generator_close. */
+struct generate_options {
+    const char *base_name;              // for messages
+    const struct model *base;
+    const struct tokenizer *tokenizer;
+    const struct value_model *values;   // (value_count), at most VALUE_MODELS_MAX
+    size_t value_count;
+    size_t candidates;                  // K, 1 .. CANDIDATES_MAX
+    size_t batch;                       // responses at once, >= 1
+    size_t max_new_tokens;              // what most jobs ask for: sizes the cache
+    size_t context;                     // prompt and response together, tokens; 0: what the models allow, at most CONTEXT_DEFAULT
+    struct pool *pool;
+    generate_watch *watch;              // NULL: nobody looks
+    void *watch_context;
+};
+enum { CONTEXT_DEFAULT = 8192 };
+
+struct generator;
+
+/* NULL when a value model does not fit the base policy, logged; *code is then the exit code. */
+struct generator *generator_open(const struct generate_options *options, int *code);
+void generator_close(struct generator *generator);
+
+/* The most tokens that a prompt and its response have together, whatever a job asks for. */
+size_t generator_context(const struct generator *generator);
+
+/* Whether a prompt can be answered: 0, or -1 and one line that says why not. */
+int generator_check_prompt(const struct generator *generator, const int32_t *tokens, size_t count, char reason[256]);
+
+struct generate_job {
+    const int32_t *prompt_tokens;  // (prompt_count) copied
+    size_t prompt_count;
+    const char *prompt_key;        // with seed and sample decides the random numbers; copied
+    uint32_t sample;
+    uint64_t seed;
+    size_t max_new_tokens;         // >= 1
+    struct sampling sampling;
+    bool begins_text;              // the prompt has no text, so the response loses the space that begins a text
+    void *tag;
+};
+/* A job that cannot be done comes back as a response with a failure. */
+void generator_add(struct generator *generator, const struct generate_job *job);
+
+/* Jobs that were added and have not come back by generator_next. */
+size_t generator_held(const struct generator *generator);
+
+/* One token for every live response.  False when there was nothing to do. */
+bool generator_step(struct generator *generator);
+
+struct response {
+    void *tag;
+    const char *failure;       // NULL, or one line: there is no response
+    const int32_t *tokens;     // (count) with the stop token where one was sampled
+    const float *logprobs;     // (count) nats
+    size_t count;
+    const char *text;          // valid UTF-8 without NUL
+    bool stopped;              // by a stop token
+    double kl;                 // summed over the tokens, nats
+};
+/* The next finished response; valid until the next call.  False when there is none. */
+bool generator_next(struct generator *generator, struct response *response);
+
+struct generate_stats {
+    int64_t tokens;         // sampled
+    int64_t prompt_tokens;  // run, each prompt once
+    double prompt_s, base_s, value_s, sample_s;
+};
+struct generate_stats generator_stats(const struct generator *generator);
+
+#endif
