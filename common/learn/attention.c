@@ -1,0 +1,263 @@
+/*
+ * attention.c - see attention.h.
+ *
+ * Keys and values of the head are first packed without gaps, once as they are (rows of positions) and once transposed
+ * (rows of channels), both padded with zeros to whole vectors.  Then every product is one kind of small matrix
+ * product whose right side is a row-major matrix of whole vectors.
+ */
+#include "learn/attention.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "base/check.h"
+#include "learn/vector.h"
+
+/* Queries that are taken together: a multiple of TILE_ROWS, small beside T so that little above the diagonal is computed. */
+enum { TILE_ROWS = 6, QUERY_BLOCK = 24 };
+
+/* ---- c = a b on small matrices ---- */
+
+/* A (rows, depth) matrix seen through two strides, so that it may be a transpose. */
+struct view {
+    const float *at;
+    size_t row, column;  // floats from one row, one column to the next
+};
+
+/* c[r, 8w ..] (+)= sum over k of a[r, k] * b[k, 8w ..] for R rows and W vectors, kept in registers. */
+INLINE void product_tile(float *c, size_t c_stride, struct view a, const float *b, size_t b_stride, size_t depth,
+                         int add, const size_t R, const size_t W)
+{
+    lanes sum[TILE_ROWS][2];
+#pragma GCC unroll 6
+    for (size_t r = 0; r < R; r++)
+#pragma GCC unroll 2
+        for (size_t w = 0; w < W; w++)
+            sum[r][w] = add ? *(lanes *)(c + r * c_stride + w * LANES) : (lanes){ 0 };
+    for (size_t k = 0; k < depth; k++) {
+        const float *a_k = a.at + k * a.column;
+        const float *b_k = b + k * b_stride;
+#pragma GCC unroll 6
+        for (size_t r = 0; r < R; r++)
+#pragma GCC unroll 2
+            for (size_t w = 0; w < W; w++)
+                sum[r][w] += a_k[r * a.row] * *(const lanes *)(b_k + w * LANES);
+    }
+#pragma GCC unroll 6
+    for (size_t r = 0; r < R; r++)
+#pragma GCC unroll 2
+        for (size_t w = 0; w < W; w++)
+            *(lanes *)(c + r * c_stride + w * LANES) = sum[r][w];
+}
+
+/* c (rows, columns) = a (rows, depth) b (depth, columns), or += with add.  columns is a multiple of LANES. */
+INLINE void product(float *c, size_t c_stride, struct view a, const float *b, size_t b_stride,
+                    size_t rows, size_t columns, size_t depth, int add)
+{
+    for (size_t r = 0; r < rows; ) {
+        const size_t R = rows - r >= TILE_ROWS ? TILE_ROWS : 1;
+        const struct view a_r = { a.at + r * a.row, a.row, a.column };
+        float *c_r = c + r * c_stride;
+        size_t j = 0;
+        for (; j + 2 * LANES <= columns; j += 2 * LANES) {
+            if (R == TILE_ROWS)
+                product_tile(c_r + j, c_stride, a_r, b + j, b_stride, depth, add, TILE_ROWS, 2);
+            else
+                product_tile(c_r + j, c_stride, a_r, b + j, b_stride, depth, add, 1, 2);
+        }
+        if (j < columns) {
+            if (R == TILE_ROWS)
+                product_tile(c_r + j, c_stride, a_r, b + j, b_stride, depth, add, TILE_ROWS, 1);
+            else
+                product_tile(c_r + j, c_stride, a_r, b + j, b_stride, depth, add, 1, 1);
+        }
+        r += R;
+    }
+}
+
+/* ---- packing ---- */
+
+/* y: (T, HSP) from x: (T, HS) with rows x_stride apart; the padding is 0. */
+static void pack_rows(float *y, const float *x, size_t x_stride, size_t T, size_t HS, size_t HSP)
+{
+    for (size_t t = 0; t < T; t++) {
+        memcpy(y + t * HSP, x + t * x_stride, HS * sizeof *y);
+        memset(y + t * HSP + HS, 0, (HSP - HS) * sizeof *y);
+    }
+}
+
+/* y: (HS, TP) from x: (T, HS) with rows x_stride apart; the padding is 0. */
+static void pack_columns(float *y, const float *x, size_t x_stride, size_t T, size_t HS, size_t TP)
+{
+    for (size_t i = 0; i < HS; i++) {
+        for (size_t t = 0; t < T; t++)
+            y[i * TP + t] = x[t * x_stride + i];
+        memset(y + i * TP + T, 0, (TP - T) * sizeof *y);
+    }
+}
+
+/* Where things lie in a row of qkv, and in scratch. */
+struct attention {
+    size_t T, TP;       // TP: T in whole vectors
+    size_t HS, HSP;     // HSP: HS in whole vectors
+    size_t stride;      // of a row of qkv
+    size_t out_stride;  // of a row of out
+    size_t NH, heads, head;           // query heads in all; that share this key/value head; the first of them
+    size_t k_offset, v_offset;        // in a row of qkv
+    float scale;
+    float *k_columns, *v_columns;     // (HS, TP)
+    float *k_rows, *v_rows, *dk, *dv; // (T, HSP)
+    float *q_block, *d_block;         // (QUERY_BLOCK, HSP)
+    float *p, *dp;                    // (QUERY_BLOCK, TP)
+};
+
+size_t attention_scratch_count(size_t T, struct attention_shape shape)
+{
+    size_t TP = lanes_round_up(T), HSP = lanes_round_up(shape.HS);
+    return 2 * shape.HS * TP + 4 * TP * HSP + 2 * QUERY_BLOCK * HSP + 2 * QUERY_BLOCK * TP;
+}
+
+static struct attention attention_layout(size_t T, size_t g, struct attention_shape shape, float *scratch)
+{
+    const size_t HS = shape.HS, heads = shape.NH / shape.NKV;
+    struct attention a = {
+        .T = T, .TP = lanes_round_up(T), .HS = HS, .HSP = lanes_round_up(HS),
+        .stride = (shape.NH + 2 * shape.NKV) * HS, .out_stride = shape.NH * HS,
+        .NH = shape.NH, .heads = heads, .head = g * heads,
+        .k_offset = (shape.NH + g) * HS, .v_offset = (shape.NH + shape.NKV + g) * HS,
+        .scale = 1.0f / sqrtf((float)HS),
+    };
+    float **parts[] = { &a.k_columns, &a.v_columns, &a.k_rows, &a.v_rows, &a.dk, &a.dv, &a.p, &a.dp, &a.q_block, &a.d_block };
+    size_t counts[] = { HS * a.TP, HS * a.TP, a.TP * a.HSP, a.TP * a.HSP, a.TP * a.HSP, a.TP * a.HSP,
+                        QUERY_BLOCK * a.TP, QUERY_BLOCK * a.TP, QUERY_BLOCK * a.HSP, QUERY_BLOCK * a.HSP };
+    for (size_t i = 0; i < COUNT_OF(parts); i++) {
+        *parts[i] = scratch;
+        scratch += counts[i];
+    }
+    return a;
+}
+
+/* ---- forward ---- */
+
+/*
+ * p[0 .. n) = exp(scale * (p - max)), 0 from n to columns; returns the sum.  *lse is log of the sum of exp(scale * p).
+ */
+INLINE float softmax_row(float *p, size_t n, size_t columns, float scale, float *lse)
+{
+    const size_t whole = lanes_round_up(n);
+    for (size_t j = n; j < whole; j++)
+        p[j] = p[0];
+    lanes max_lanes = *(lanes *)p;
+    for (size_t j = LANES; j < whole; j += LANES)
+        lanes_max(&max_lanes, (lanes *)(p + j));
+    const float max = lanes_max_across(&max_lanes);
+
+    for (size_t j = 0; j < whole; j += LANES) {
+        lanes e = (*(lanes *)(p + j) - max) * scale;
+        lanes_exp(&e);
+        *(lanes *)(p + j) = e;
+    }
+    for (size_t j = n; j < columns; j++)
+        p[j] = 0.0f;
+    lanes sum_lanes = { 0 };
+    for (size_t j = 0; j < whole; j += LANES)
+        sum_lanes += *(lanes *)(p + j);
+    const float sum = lanes_sum(&sum_lanes);
+    *lse = scale * max + logf(sum);
+    return sum;
+}
+
+/* Queries [t, t + rows) of head h. */
+INLINE void forward_block(float *out, float *lse, const float *qkv, const struct attention *a, size_t h, size_t t, size_t rows)
+{
+    const size_t columns = lanes_round_up(t + rows);
+    const struct view q = { qkv + t * a->stride + h * a->HS, a->stride, 1 };
+    product(a->p, a->TP, q, a->k_columns, a->TP, rows, columns, a->HS, 0);
+    float sum[QUERY_BLOCK];
+    for (size_t i = 0; i < rows; i++)
+        sum[i] = softmax_row(a->p + i * a->TP, t + i + 1, columns, a->scale, lse + (t + i) * a->NH + h);
+
+    const struct view p = { a->p, a->TP, 1 };
+    product(a->q_block, a->HSP, p, a->v_rows, a->HSP, rows, a->HSP, t + rows, 0);
+    for (size_t i = 0; i < rows; i++) {
+        const float *from = a->q_block + i * a->HSP;                     // (HS)
+        float *out_i = out + (t + i) * a->out_stride + h * a->HS;        // (HS)
+        for (size_t c = 0; c < a->HS; c++)
+            out_i[c] = from[c] / sum[i];
+    }
+}
+
+CLONES void attention_forward(float *out, float *lse, const float *qkv, size_t T, size_t g, struct attention_shape shape, float *scratch)
+{
+    const struct attention a = attention_layout(T, g, shape, scratch);
+    pack_columns(a.k_columns, qkv + a.k_offset, a.stride, T, a.HS, a.TP);
+    pack_rows(a.v_rows, qkv + a.v_offset, a.stride, T, a.HS, a.HSP);
+    for (size_t h = a.head; h < a.head + a.heads; h++)
+        for (size_t t = 0; t < T; t += QUERY_BLOCK)
+            forward_block(out, lse, qkv, &a, h, t, T - t < QUERY_BLOCK ? T - t : QUERY_BLOCK);
+}
+
+/* ---- backward ---- */
+
+/*
+ * On entry p holds scores q . k and dp holds dout . v.  On return p holds probabilities and dp the gradients of the
+ * scores before scaling; both 0 from n to columns.
+ */
+INLINE void softmax_backward_row(float *p, float *dp, size_t n, size_t columns, float scale, float lse, float mean)
+{
+    for (size_t j = 0; j < n; j += LANES) {
+        // forward was: p = exp(scale * score - lse)
+        lanes e = *(lanes *)(p + j) * scale - lse;
+        lanes_exp(&e);
+        *(lanes *)(p + j) = e;
+        *(lanes *)(dp + j) = e * (*(lanes *)(dp + j) - mean) * scale;
+    }
+    for (size_t j = n; j < columns; j++)
+        p[j] = dp[j] = 0.0f;
+}
+
+/* Queries [t, t + rows) of head h: sets their dq, adds to dk and dv. */
+INLINE void backward_block(float *dqkv, const float *dout, const float *out, const float *lse, const float *qkv,
+                           const struct attention *a, size_t h, size_t t, size_t rows)
+{
+    const size_t keys = t + rows, columns = lanes_round_up(keys);
+    const float *q_t = qkv + t * a->stride + h * a->HS;             // (rows, HS), stride a->stride
+    const float *dout_t = dout + t * a->out_stride + h * a->HS;     // (rows, HS), stride a->out_stride
+    const float *out_t = out + t * a->out_stride + h * a->HS;
+    pack_rows(a->q_block, q_t, a->stride, rows, a->HS, a->HSP);
+    pack_rows(a->d_block, dout_t, a->out_stride, rows, a->HS, a->HSP);
+    const struct view q = { a->q_block, a->HSP, 1 }, d = { a->d_block, a->HSP, 1 };
+    product(a->p, a->TP, q, a->k_columns, a->TP, rows, columns, a->HS, 0);
+    product(a->dp, a->TP, d, a->v_columns, a->TP, rows, columns, a->HS, 0);
+    for (size_t i = 0; i < rows; i++) {
+        // the mean of dp under p, because out is the mean of v under p
+        const float mean = vector_dot(dout_t + i * a->out_stride, out_t + i * a->out_stride, a->HS);
+        softmax_backward_row(a->p + i * a->TP, a->dp + i * a->TP, t + i + 1, columns, a->scale, lse[(t + i) * a->NH + h], mean);
+    }
+
+    // forward was: score = q . k and out = p v
+    const struct view p_t = { a->p, 1, a->TP }, dp_t = { a->dp, 1, a->TP }, dp = { a->dp, a->TP, 1 };
+    product(a->dv, a->HSP, p_t, a->d_block, a->HSP, keys, a->HSP, rows, 1);
+    product(a->dk, a->HSP, dp_t, a->q_block, a->HSP, keys, a->HSP, rows, 1);
+    product(a->q_block, a->HSP, dp, a->k_rows, a->HSP, rows, a->HSP, keys, 0);
+    for (size_t i = 0; i < rows; i++)
+        memcpy(dqkv + (t + i) * a->stride + h * a->HS, a->q_block + i * a->HSP, a->HS * sizeof *dqkv);
+}
+
+CLONES void attention_backward(float *dqkv, const float *dout, const float *out, const float *lse, const float *qkv,
+                               size_t T, size_t g, struct attention_shape shape, float *scratch)
+{
+    const struct attention a = attention_layout(T, g, shape, scratch);
+    pack_columns(a.k_columns, qkv + a.k_offset, a.stride, T, a.HS, a.TP);
+    pack_columns(a.v_columns, qkv + a.v_offset, a.stride, T, a.HS, a.TP);
+    pack_rows(a.k_rows, qkv + a.k_offset, a.stride, T, a.HS, a.HSP);
+    memset(a.dk, 0, T * a.HSP * sizeof *a.dk);
+    memset(a.dv, 0, T * a.HSP * sizeof *a.dv);
+    for (size_t h = a.head; h < a.head + a.heads; h++)
+        for (size_t t = 0; t < T; t += QUERY_BLOCK)
+            backward_block(dqkv, dout, out, lse, qkv, &a, h, t, T - t < QUERY_BLOCK ? T - t : QUERY_BLOCK);
+    for (size_t t = 0; t < T; t++) {
+        memcpy(dqkv + t * a.stride + a.k_offset, a.dk + t * a.HSP, a.HS * sizeof *dqkv);
+        memcpy(dqkv + t * a.stride + a.v_offset, a.dv + t * a.HSP, a.HS * sizeof *dqkv);
+    }
+}
