@@ -1,0 +1,96 @@
+#!/bin/sh
+# Goal: bad input gets one clear line and the right exit code from every program, and nothing that is stored is harmed.
+set -u
+. tests/lib.sh
+tiny_model
+base=$tiny/base
+
+for program in tokenize rollout reward value-target train decode store report tap; do
+    check "$program --help" "$program" --help
+    "$program" --help | head -n 1 | grep -q '^example: ' && ok "$program --help starts with an example" ||
+        not_ok "$program --help starts with: $("$program" --help | head -n 1)"
+done
+
+# Command lines.
+for program in tokenize rollout reward value-target train decode report tap; do
+    refused "$program: unknown option" 64 'unknown option "--nonsense"' "$program" --nonsense
+done
+refused "an abbreviated option" 64 'unknown option "--mod"' tokenize --mod "$base"
+refused "an option without its argument" 64 'needs an argument' rollout -m
+refused "an option out of range" 64 '\-\-top-p is 3, must be' rollout -m "$base" --top-p 3
+refused "an option that is no number" 64 'takes a whole number' rollout -m "$base" -n many
+refused "store: unknown command" 64 'nonsense' store nonsense
+refused "train without a model" 64 '\-m is missing' train
+refused "reward without a backend" 64 'lexicon' reward --name x
+
+# Files that are missing or are something else.
+refused "a model that is missing" 66 'nowhere' rollout -m "$scratch/nowhere"
+refused "a prompt file that is missing" 66 'nowhere' tokenize -m "$base" "$scratch/nowhere.jsonl"
+refused "a lexicon that is missing" 66 'nowhere' reward --name x --lexicon "$scratch/nowhere"
+refused "a directory that is no model" 66 'json' rollout -m "$scratch"
+refused "a database that is missing" 66 'nowhere' report --db "$scratch/nowhere.db"
+echo 'this is not a database, whatever its name says; it is long enough to hold a header, which it does not' >"$scratch/text.db"
+refused "a database that is something else" 65 'text.db' report --db "$scratch/text.db"
+printf 'happy\tvery\n' >"$scratch/bad.txt"
+refused "a lexicon with a bad number" 65 'line 1' reward --name x --lexicon "$scratch/bad.txt"
+
+# Models that are damaged.
+damaged() {  # a fresh copy of the model to break
+    rm -rf "$scratch/model"
+    cp -r "$base" "$scratch/model"
+}
+damaged
+size=$(wc -c <"$base/model.safetensors")
+head -c $((size / 2)) "$base/model.safetensors" >"$scratch/model/model.safetensors"
+refused "a truncated safetensors file" 65 'model.safetensors' decode -m "$scratch/model" "One day"
+damaged
+printf '\377\377\377\377\377\377\377\177' | dd of="$scratch/model/model.safetensors" conv=notrunc status=none
+refused "a safetensors file that lies about its header" 65 'header' decode -m "$scratch/model" "One day"
+damaged
+sed -i 's/"hidden_size": *32/"hidden_size": 48/' "$scratch/model/config.json"
+refused "a config that does not fit its weights" 65 'shape\|head' decode -m "$scratch/model" "One day"
+damaged
+sed -i 's/LlamaForCausalLM/BloomForCausalLM/; s/"llama"/"bloom"/' "$scratch/model/config.json"
+refused "a model family that is not known" 65 '[Bb]loom' decode -m "$scratch/model" "One day"
+damaged
+printf '{"model": {"type": "BPE", "vocab": 5}}' >"$scratch/model/tokenizer.json"
+refused "a bad tokenizer.json" 65 'tokenizer.json' decode -m "$scratch/model" "One day"
+if [ -d "$data/stories260K" ]; then
+    gguf=$data/stories260K/stories260K.gguf
+    head -c 500000 "$gguf" >"$scratch/cut.gguf"
+    refused "a truncated GGUF file" 65 'cut.gguf' decode -m "$scratch/cut.gguf" "One day"
+    { head -c 16 "$gguf"; printf '\377\377\377\377\377\377\377\177'; tail -c +25 "$gguf"; } >"$scratch/lie.gguf"
+    refused "a GGUF file that lies about its counts" 65 'lie.gguf' decode -m "$scratch/lie.gguf" "One day"
+    refused "a value model with another tokenizer" 65 'token\|vocab' decode -m "$gguf" --value "$base:1" "One day"
+else
+    echo "skip GGUF files: $data is not here"
+fi
+refused "a value model without a value head" 65 'value head' decode -m "$base" --value "$base:1" "One day"
+
+# Prompts.
+yes 'One day, Mia the fox ran to the park.' | head -n 60 | tr '\n' ' ' >"$scratch/long.txt"
+refused "a prompt longer than the context" 65 'context' decode -m "$base" "$(cat "$scratch/long.txt")"
+printf '{"prompt": "One day"}\n{"promt": "typo"}\nnonsense\n' >"$scratch/mixed.jsonl"
+tokenize -q -m "$base" "$scratch/mixed.jsonl" >"$scratch/mixed" 2>"$scratch/mixed.err"
+[ $? = 65 ] && [ "$(tap <"$scratch/mixed" | wc -l)" = 1 ] && grep -q 'line 2' "$scratch/mixed.err" && grep -q 'line 3' "$scratch/mixed.err" &&
+    ok "bad lines are named and left out, good ones are used" || not_ok "bad lines: $(tr '\n' '|' <"$scratch/mixed.err")"
+
+# Frames that are none.
+head -c 5000 /dev/urandom >"$scratch/noise"
+printf '\201\241v\001' >>"$scratch/noise"
+rollout -q -m "$base" <"$scratch/noise" >"$scratch/out" 2>"$scratch/err"
+[ $? = 65 ] && [ ! -s "$scratch/out" ] && ok "noise instead of frames" || not_ok "noise instead of frames: $(head -n 1 "$scratch/err")"
+tokenize -q -m "$base" "$tiny/prompts.jsonl" | head -c 3000 | rollout -q -m "$base" -n 1 --max-new-tokens 2 >"$scratch/out" 2>"$scratch/err"
+[ $? = 65 ] && [ -s "$scratch/out" ] && ok "a stream that is cut: what was whole is used" || not_ok "a stream that is cut: $(head -n 1 "$scratch/err")"
+
+# Output that cannot be written.
+tokenize -q -m "$base" "$tiny/prompts.jsonl" >/dev/full 2>"$scratch/err"
+[ $? = 74 ] && [ "$(wc -l <"$scratch/err")" = 1 ] && ok "a full disk behind stdout" || not_ok "a full disk behind stdout: $(tr '\n' '|' <"$scratch/err")"
+decode -q -m "$base" --max-new-tokens 4 "One day" >/dev/full 2>"$scratch/err"
+[ $? = 74 ] && ok "a full disk behind decode" || not_ok "a full disk behind decode: $(tr '\n' '|' <"$scratch/err")"
+
+# A reward command that misbehaves.
+tokenize -q -m "$base" "$scratch/mixed.jsonl" 2>/dev/null | rollout -q -m "$base" -n 2 --max-new-tokens 4 >"$scratch/rollouts"
+reward -q --name x --exec 'echo nonsense' <"$scratch/rollouts" >"$scratch/out" 2>"$scratch/err"
+code=$?
+[ $code != 0 ] && [ ! -s "$scratch/out" ] && ok "a reward command that prints no number" || not_ok "a reward command that prints no number: code $code"
