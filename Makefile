@@ -60,6 +60,12 @@ $(KERNEL_OBJECTS): $(BUILD)/common/math/kernels_%.o: common/math/kernels_isa.c
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(ALL_CFLAGS) $(ISA_FLAGS) -DKERNELS_ISA=$* -c -o $@ $<
 
+# The versions of the store's format as C strings, one for each text between "-- version" markers.
+$(BUILD)/store_sql.h: schemas/store.sql
+	@mkdir -p $(@D)
+	$(Q)sed 's/\\/\\\\/g; s/"/\\"/g; s/.*/"&\\n"/; s/^"-- version/,\n&/' $< >$@
+$(BUILD)/common/store/db.o: $(BUILD)/store_sql.h
+
 $(BUILD)/%.o: %.c
 	$(call say,CC,$@)
 	@mkdir -p $(@D)

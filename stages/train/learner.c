@@ -45,17 +45,19 @@ static void progress_note(struct progress *progress, const struct step_metrics *
     snprintf(progress->note, sizeof progress->note, "loss=%.4f lr=%.2g", metrics->loss, metrics->learning_rate);
 }
 
-static struct weights *trained_weights(const struct trainer *trainer, struct buffer *content)
+static int open_trainer(struct learner *learner)
 {
-    trainer_save(trainer, false, NULL, content);
-    return weights_from_memory(content->data, content->size, "trained model");
+    learner->trainer = trainer_open(&learner->settings, learner->config, learner->weights, tokenizer_key(learner->tokenizer),
+                                    learner->pool);
+    return learner->trainer != NULL ? 0 : -1;
 }
 
 int learner_export(struct learner *learner)
 {
     const char *directory = learner->options.output;
     struct buffer content = { 0 };
-    struct weights *weights = trained_weights(learner->trainer, &content);
+    trainer_save(learner->trainer, false, NULL, &content);
+    struct weights *weights = weights_from_memory(content.data, content.size, "trained model");
     int result = weights != NULL && directory_make(directory) == 0
                  && model_export(weights, learner->config, directory) == 0
                  && tokenizer_write(learner->tokenizer, directory) == 0 ? 0 : -1;
@@ -155,7 +157,7 @@ enum edge_status learner_run_store(struct learner *learner, int *code)
 {
     int64_t next_batch;
     *code = 0;
-    if (resume_from_store(learner, &next_batch) != 0) {
+    if (open_trainer(learner) != 0 || resume_from_store(learner, &next_batch) != 0) {
         *code = EX_DATAERR;
         return EDGE_FAILED;
     }
@@ -272,6 +274,13 @@ static size_t gather(const struct learner *learner, const struct dataset *data, 
     return count;
 }
 
+/* Updates that all epochs make. */
+static int64_t steps_of(const struct learner_options *options, const struct dataset *data)
+{
+    int64_t per_epoch = ((int64_t)data->count + options->batch - 1) / options->batch;
+    return per_epoch * options->epochs * options->updates;
+}
+
 static int train_data(struct learner *learner, const struct dataset *data, const char *checkpoint_path, const char *cursor)
 {
     const struct learner_options *options = &learner->options;
@@ -283,8 +292,7 @@ static int train_data(struct learner *learner, const struct dataset *data, const
     if (metrics_file == NULL)
         return -1;
 
-    int64_t per_epoch = (int64_t)((data->count + (size_t)options->batch - 1) / (size_t)options->batch);
-    int64_t steps = per_epoch * options->epochs * options->updates;
+    int64_t steps = steps_of(options, data);
     uint32_t *order = memory_alloc(data->count, sizeof *order);
     struct example *batch = memory_alloc((size_t)options->batch, sizeof *batch);
     int64_t order_epoch = -1;
@@ -330,7 +338,11 @@ enum edge_status learner_run_pipe(struct learner *learner, int *code)
     } else if (status == EDGE_END) {
         char *path = memory_printf("%s/checkpoint.safetensors", learner->options.output);
         char *cursor = cursor_text(learner, &data);
-        if (directory_make(learner->options.output) != 0)
+        if (learner->options.decay)
+            learner->settings.total_steps = steps_of(&learner->options, &data);
+        if (open_trainer(learner) != 0)
+            *code = EX_DATAERR;
+        else if (directory_make(learner->options.output) != 0)
             *code = EX_CANTCREAT;
         else if (resume_from_file(learner, path, cursor) != 0)
             *code = EX_CONFIG;

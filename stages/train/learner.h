@@ -15,6 +15,7 @@
 #include "wire/edge.h"
 
 struct tokenizer;
+struct weights;
 
 struct learner_options {
     const char *run;           // in the store
@@ -23,18 +24,25 @@ struct learner_options {
     int64_t refresh;           // steps between snapshots of the weights
     int64_t checkpoint_every;  // steps between checkpoints that can be resumed
     uint64_t seed;             // of the order
+    bool decay;                // let the learning rate fall over the steps of the input (pipes)
     enum objective objective;
 };
 
 struct learner {
     struct learner_options options;
+    struct trainer_options settings;
     const struct model_config *config;
+    const struct weights *weights;  // what training starts from; NULL: random weights
     const struct tokenizer *tokenizer;
-    struct trainer *trainer;
+    struct pool *pool;
     struct edge *edge;
+    struct trainer *trainer;        // opened by learner_run_*, owned
 };
 
-/* Trains until the run is complete or the input's epochs are over.  Returns what the last edge_take gave; *code is set to an exit code when training itself failed, else 0. */
+/*
+ * Trains until the run is complete or the input's epochs are over.  Returns what the last edge_take gave; *code is set
+ * to an exit code when training itself failed, else 0.
+ */
 enum edge_status learner_run_store(struct learner *learner, int *code);
 enum edge_status learner_run_pipe(struct learner *learner, int *code);
 

@@ -27,7 +27,7 @@ struct options {
     struct trainer_options trainer;
     double learning_rate;
     int64_t seed, threads;
-    bool from_scratch, decay;
+    bool from_scratch;
 };
 
 static struct options options_read(int argc, char **argv)
@@ -54,7 +54,7 @@ static struct options options_read(int argc, char **argv)
         { 0, NULL, NULL, OPTION_HEADING, NULL, 0, 0, "the optimiser (AdamW)" },
         { 0, "lr", "X", OPTION_NUMBER, &options.learning_rate, 0, 10, "learning rate at its peak (default 1e-3; lm: 3e-3)" },
         { 0, "warmup", "STEPS", OPTION_INT, &options.trainer.warmup_steps, 0, 1e9, "steps in which the learning rate rises (default 0; lm: 20)" },
-        { 0, "decay", NULL, OPTION_FLAG, &options.decay, 0, 0, "let the learning rate fall to a tenth along a cosine\n(pipes only; lm: always)" },
+        { 0, "decay", NULL, OPTION_FLAG, &learner->decay, 0, 0, "let the learning rate fall to a tenth along a cosine\n(pipes only; lm: always)" },
         { 0, "weight-decay", "X", OPTION_NUMBER, &options.trainer.weight_decay, 0, 1, "decoupled weight decay (default 0; lm: 0.1)" },
         { 0, "clip", "X", OPTION_NUMBER, &options.trainer.clip_norm, 0, 1e9, "largest norm of the gradient, 0: any (default 1)" },
         { 0, NULL, NULL, OPTION_HEADING, NULL, 0, 0, "the run" },
@@ -89,13 +89,13 @@ static struct options options_read(int argc, char **argv)
     learner->seed = (uint64_t)options.seed;
     if (learner->updates == 0)
         learner->updates = lm ? 1 : 2;
+    learner->decay = learner->decay || lm;
     return options;
 }
 
 /* Defaults of the objective, and what the command line says over them. */
-static struct trainer_options trainer_settings(struct options *options)
+static struct trainer_options trainer_settings(const struct options *options)
 {
-    bool lm = options->learner.objective == OBJECTIVE_LM;
     struct trainer_options settings = trainer_defaults(options->learner.objective);
     if (options->learning_rate >= 0)
         settings.learning_rate = options->learning_rate;
@@ -106,7 +106,6 @@ static struct trainer_options trainer_settings(struct options *options)
     if (options->trainer.clip_norm >= 0)
         settings.clip_norm = options->trainer.clip_norm;
     settings.seed = options->learner.seed;
-    options->decay = options->decay || lm;
     return settings;
 }
 
@@ -141,19 +140,16 @@ int main(int argc, char **argv)
     char init_key[KEY_SIZE] = "random";
     if (!options.from_scratch) {
         weights = weights_open(options.model, &code);
-        if (weights == NULL || (code = weights_check(weights, &config)) != EX_OK)
+        if (weights == NULL)
             return code;
+        if (weights_check(weights, &config) != 0)
+            return EX_DATAERR;
         weights_key(weights, &config, init_key);
     }
     struct trainer_options settings = trainer_settings(&options);
-    struct pool *pool = pool_open((size_t)options.threads);
-    struct learner learner = { .options = options.learner, .config = &config, .tokenizer = tokenizer };
-    learner.trainer = trainer_open(&settings, &config, weights, tokenizer_key(tokenizer), pool);
-    weights_close(weights);
-    if (learner.trainer == NULL)
-        return EX_DATAERR;
-
     char *hello = settings_text(&options, &settings, init_key);
+    struct learner learner = { .options = options.learner, .settings = settings, .config = &config, .weights = weights,
+                               .tokenizer = tokenizer, .pool = pool_open((size_t)options.threads) };
     learner.edge = edge_open(&(struct edge_options){ .endpoint = options.endpoint, .stage = "train", .settings = hello,
                                  .takes = options.learner.objective == OBJECTIVE_LM ? FRAME_prompt : FRAME_target,
                                  .hold_max = 2 * (size_t)options.learner.batch }, &code);
@@ -167,7 +163,8 @@ int main(int argc, char **argv)
 
     int edge_code = edge_close(learner.edge, status);
     trainer_close(learner.trainer);
-    pool_close(pool);
+    pool_close(learner.pool);
+    weights_close(weights);
     tokenizer_close(tokenizer);
     return code != 0 ? code : edge_code;
 }
