@@ -146,8 +146,8 @@ CLONES void swiglu_forward(float *act, const float *gate_up, size_t M, size_t F)
             lanes_load(&g, gate + f, F - f);
             lanes_load(&u, up + f, F - f);
             lanes_sigmoid(&s, &g);
-            s *= g * u;
-            lanes_store(act_m + f, &s, F - f);
+            const lanes act_f = g * s * u;
+            lanes_store(act_m + f, &act_f, F - f);
         }
     }
 }
