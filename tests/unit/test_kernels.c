@@ -1,0 +1,414 @@
+/* test_kernels.c - every kernel of every instruction set against a plain reference in double. */
+#include "../check.h"
+
+#include <stdint.h>
+
+#include "base/check.h"
+#include "base/memory.h"
+#include "base/philox.h"
+#include "math/kernels.h"
+
+static const char *const names[] = { "portable", "avx2", "avx512" };
+
+/* Runs a statement for every set of kernels that this processor has. */
+#define FOR_KERNELS(k)                                   \
+    for (size_t k##_i = 0; k##_i < COUNT_OF(names); k##_i++) \
+        for (const struct kernels *k = kernels_named(names[k##_i]), *k##_once = k; k##_once != NULL; k##_once = NULL)
+
+static uint32_t drawn;
+
+static float normal(void)
+{
+    return (float)philox_normal(7, PHILOX_DATA, 0, 0, drawn++);
+}
+
+static float *normals(size_t count)
+{
+    float *x = memory_alloc_aligned(count, sizeof *x);
+    for (size_t i = 0; i < count; i++)
+        x[i] = normal();
+    return x;
+}
+
+static uint32_t bits_of(float x)
+{
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    return bits;
+}
+
+static float float_of(uint32_t bits)
+{
+    float x;
+    memcpy(&x, &bits, 4);
+    return x;
+}
+
+/* A normal number that fits F16 and BF16: a sign, an exponent from -8 to 3, 3 bits of mantissa. */
+static float short_normal(void)
+{
+    uint32_t draw = bits_of(normal()) >> 3;
+    return float_of((draw & 1) << 31 | (127 - 8 + (draw >> 4) % 12) << 23 | (draw >> 1 & 7) << 20);
+}
+
+static uint16_t f16_from_short(float x)
+{
+    uint32_t bits = bits_of(x);
+    return (uint16_t)((bits >> 16 & 0x8000) | ((bits >> 23 & 255) - 127 + 15) << 10 | (bits >> 13 & 0x3ff));
+}
+
+/* weight: (N, K), numbers that every type holds exactly. */
+static struct packed packed_from(const float *weight, enum packed_type type, size_t N, size_t K)
+{
+    struct packed packed;
+    packed_init(&packed, type, N, K);
+    uint16_t *halves = memory_alloc(N * K + 1, sizeof *halves);
+    char *shifted = (char *)halves + 1;  // unaligned, as tensors of a file may be
+    for (size_t i = 0; i < N * K; i++) {
+        uint16_t half = type == PACKED_F16 ? f16_from_short(weight[i]) : (uint16_t)(bits_of(weight[i]) >> 16);
+        memcpy(shifted + 2 * i, &half, 2);
+    }
+    for (size_t panel = 0; panel < packed_panels(&packed); panel++) {
+        const void *rows[PANEL] = { NULL };
+        for (size_t i = 0; i < PANEL && panel * PANEL + i < N; i++) {
+            size_t first = (panel * PANEL + i) * K;
+            rows[i] = type == PACKED_F32 ? (const void *)(weight + first) : shifted + 2 * first;
+        }
+        packed_set_panel(&packed, panel, rows);
+    }
+    free(halves);
+    return packed;
+}
+
+static void expect_bits(const float *actual, const float *expected, size_t count, const char *what)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (bits_of(actual[i]) != bits_of(expected[i])) {
+            TEST_FAIL("%s: element %zu is %.9g, expected the bits of %.9g", what, i, (double)actual[i], (double)expected[i]);
+            return;
+        }
+    }
+}
+
+/* M, N, K: one, odd, whole panels, more than a block of K. */
+static const size_t shapes[][3] = {
+    { 1, 1, 1 }, { 1, 16, 8 }, { 2, 17, 3 }, { 3, 33, 64 }, { 5, 64, 7 }, { 6, 48, 31 }, { 7, 100, 65 },
+    { 13, 80, 96 }, { 25, 150, 37 }, { 9, 40, 1100 },
+};
+
+static void linear_against_reference(enum packed_type type)
+{
+    for (size_t s = 0; s < COUNT_OF(shapes); s++) {
+        size_t M = shapes[s][0], N = shapes[s][1], K = shapes[s][2], stride = N + 3;
+        float *x = normals(M * K), *weight = memory_alloc(N * K, sizeof *weight), *y = memory_alloc(M * stride, sizeof *y);
+        for (size_t i = 0; i < N * K; i++)
+            weight[i] = short_normal();
+        struct packed packed = packed_from(weight, type, N, K);
+        FOR_KERNELS(k) {
+            for (size_t i = 0; i < M * stride; i++)
+                y[i] = -777.0f;
+            k->linear(y, stride, x, M, &packed, 0, packed_panels(&packed));
+            for (size_t m = 0; m < M; m++) {
+                for (size_t n = 0; n < stride; n++) {
+                    double sum = n < N ? 0.0 : -777.0, size = 0.0;  // columns from N on are not ours to write
+                    for (size_t i = 0; i < K && n < N; i++) {
+                        sum += (double)x[m * K + i] * (double)weight[n * K + i];
+                        size += fabs((double)x[m * K + i] * (double)weight[n * K + i]);
+                    }
+                    EXPECT_NEAR(y[m * stride + n], sum, 1e-6 * size);
+                }
+            }
+        }
+        packed_free(&packed);
+        free(y);
+        free(weight);
+        free(x);
+    }
+}
+
+/* Goal: linear over float32 panels is the product, on awkward shapes, and writes nothing else. */
+static void test_linear_f32(void)
+{
+    linear_against_reference(PACKED_F32);
+}
+
+/* Goal: so is linear over F16 panels. */
+static void test_linear_f16(void)
+{
+    linear_against_reference(PACKED_F16);
+}
+
+/* Goal: so is linear over BF16 panels. */
+static void test_linear_bf16(void)
+{
+    linear_against_reference(PACKED_BF16);
+}
+
+/* Goal: a row's outputs have the same bits alone or among others, and whichever panels a call covers. */
+static void test_linear_same_bits_in_any_split(void)
+{
+    for (size_t s = 0; s < COUNT_OF(shapes); s++) {
+        size_t M = shapes[s][0], N = shapes[s][1], K = shapes[s][2];
+        float *x = normals(M * K), *weight = normals(N * K);
+        float *whole = memory_alloc(M * N, sizeof *whole), *split = memory_alloc(M * N, sizeof *split);
+        struct packed packed = packed_from(weight, PACKED_F32, N, K);
+        FOR_KERNELS(k) {
+            k->linear(whole, N, x, M, &packed, 0, packed_panels(&packed));
+            for (size_t m = 0; m < M; m++)
+                k->linear(split + m * N, N, x + m * K, 1, &packed, 0, packed_panels(&packed));
+            expect_bits(split, whole, M * N, "row by row");
+            memset(split, 0, M * N * sizeof *split);
+            for (size_t panel = 0; panel < packed_panels(&packed); panel++)
+                k->linear(split, N, x, M, &packed, panel, 1);
+            expect_bits(split, whole, M * N, "panel by panel");
+        }
+        packed_free(&packed);
+        free(split);
+        free(whole);
+        free(weight);
+        free(x);
+    }
+}
+
+/* Goal: AVX-512 and AVX2, which both fuse products and sums, agree to the bit on every kernel. */
+static void test_vector_sets_agree(void)
+{
+    const struct kernels *wide = kernels_named("avx512"), *narrow = kernels_named("avx2");
+    if (wide == NULL || narrow == NULL)
+        TEST_SKIP("this processor lacks AVX-512 or AVX2");
+    enum { M = 7, N = 150, K = 333 };
+    float *x = normals(M * K), *weight = normals(N * K), *up = normals(K), a[M * N], b[M * N];
+    for (int type = PACKED_F32; type <= PACKED_BF16; type++) {
+        for (size_t i = 0; i < N * K; i++)
+            weight[i] = short_normal();
+        struct packed packed = packed_from(weight, (enum packed_type)type, N, K);
+        wide->linear(a, N, x, M, &packed, 0, packed_panels(&packed));
+        narrow->linear(b, N, x, M, &packed, 0, packed_panels(&packed));
+        expect_bits(b, a, M * N, "linear");
+        packed_free(&packed);
+    }
+    wide->rms_norm(a, x, up, K, 1e-5f);
+    narrow->rms_norm(b, x, up, K, 1e-5f);
+    expect_bits(b, a, K, "rms_norm");
+    wide->swiglu(a, x, up, K);
+    narrow->swiglu(b, x, up, K);
+    expect_bits(b, a, K, "swiglu");
+    memcpy(a, x, K * sizeof *a);
+    memcpy(b, x, K * sizeof *b);
+    wide->softmax(a, K);
+    narrow->softmax(b, K);
+    expect_bits(b, a, K, "softmax");
+    EXPECT_INT(bits_of(wide->dot(x, up, K)), bits_of(narrow->dot(x, up, K)));
+    float max;
+    EXPECT(wide->sum_exp(x, K, &max) == narrow->sum_exp(x, K, &max));
+    free(up);
+    free(weight);
+    free(x);
+}
+
+/* Goal: halves of every kind, subnormal, infinite and NaN too, become the float32 that they stand for, in rows and in products. */
+static void test_all_halves(void)
+{
+    for (int type = PACKED_F16; type <= PACKED_BF16; type++) {
+        for (uint32_t first = 0; first < 0x10000; first += PANEL) {
+            struct packed packed;
+            uint16_t halves[PANEL];
+            const void *rows[PANEL];
+            packed_init(&packed, (enum packed_type)type, PANEL, 1);
+            for (size_t i = 0; i < PANEL; i++) {
+                halves[i] = (uint16_t)(first + i);
+                rows[i] = &halves[i];
+            }
+            packed_set_panel(&packed, 0, rows);
+            FOR_KERNELS(k) {
+                float y[PANEL], one = 1.0f, row;
+                k->linear(y, PANEL, &one, 1, &packed, 0, 1);
+                for (size_t i = 0; i < PANEL; i++) {
+                    int exponent = halves[i] >> 10 & 31, mantissa = halves[i] & 0x3ff;
+                    double expected = type == PACKED_BF16 ? (double)float_of((uint32_t)halves[i] << 16)
+                                      : exponent == 31 ? (mantissa ? NAN : INFINITY)
+                                      : exponent == 0 ? ldexp(mantissa, -24) : ldexp(1024 + mantissa, exponent - 25);
+                    if (type == PACKED_F16 && halves[i] & 0x8000)
+                        expected = -expected;
+                    packed_get_row(&packed, i, &row);
+                    bool same = isnan(expected) ? isnan(y[i]) && isnan(row)
+                                                : (double)y[i] == expected && (double)row == expected;
+                    if (!same)
+                        TEST_FAIL("%s type %d half %04x is %g and %g, expected %g", k->name, type, halves[i], (double)y[i],
+                                  (double)row, expected);
+                }
+            }
+            packed_free(&packed);
+        }
+    }
+}
+
+/* Goal: scores and weighted values over scattered pages are the sums they should be, and values go on from what out holds. */
+static void test_attention_over_pages(void)
+{
+    static const size_t cases[][3] = {  // G, HS, T
+        { 1, 2, 1 }, { 2, 8, 16 }, { 3, 16, 17 }, { 4, 64, 100 }, { 5, 48, 33 }, { 7, 80, 65 }, { 8, 128, 70 },
+    };
+    static const int32_t pages[] = { 6, 1, 8, 0, 3, 7, 2 };
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        size_t G = cases[i][0], HS = cases[i][1], T = cases[i][2], count = (T + PANEL - 1) / PANEL, stride = count * PANEL;
+        size_t VP = (HS + PANEL - 1) / PANEL, floats = HS * PANEL + VP * PANEL * PANEL;
+        float *data = normals(9 * floats), *q = normals(G * HS), *start = normals(G * VP * PANEL);
+        float *scores = memory_alloc(G * stride, sizeof *scores), *out = memory_alloc(G * VP * PANEL, sizeof *out);
+        struct page_list keys = { data, floats, pages }, values = { data + HS * PANEL, floats, pages };
+        FOR_KERNELS(k) {
+            k->attend_scores(scores, stride, q, G, HS, &keys, count);
+            memcpy(out, start, G * VP * PANEL * sizeof *out);
+            k->attend_values(out, scores, stride, G, VP, &values, T);
+            for (size_t g = 0; g < G; g++) {
+                for (size_t t = 0; t < T; t++) {
+                    const float *key = data + (size_t)pages[t / PANEL] * floats + t % PANEL;
+                    double score = 0.0;
+                    for (size_t c = 0; c < HS; c++)
+                        score += (double)q[g * HS + c] * (double)key[c * PANEL];
+                    EXPECT_NEAR(scores[g * stride + t], score, 1e-4);
+                }
+                for (size_t c = 0; c < VP * PANEL; c++) {
+                    double sum = (double)start[g * VP * PANEL + c];
+                    for (size_t t = 0; t < T; t++)
+                        sum += (double)scores[g * stride + t]
+                               * (double)values.base[(size_t)pages[t / PANEL] * floats + (c / PANEL * PANEL + t % PANEL) * PANEL + c % PANEL];
+                    EXPECT_NEAR(out[g * VP * PANEL + c], sum, 1e-3);
+                }
+            }
+        }
+        free(out);
+        free(scores);
+        free(start);
+        free(q);
+        free(data);
+    }
+}
+
+static const size_t lengths[] = { 1, 2, 15, 16, 17, 31, 100, 257 };
+
+/* Goal: rms_norm, swiglu, add and dot compute their definitions for every length, touching nothing behind it. */
+static void test_rows(void)
+{
+    for (size_t i = 0; i < COUNT_OF(lengths); i++) {
+        size_t n = lengths[i];
+        float *a = normals(n), *b = normals(n), *y = memory_alloc(n + 1, sizeof *y);
+        double squares = 0.0, product = 0.0;
+        for (size_t j = 0; j < n; j++) {
+            squares += (double)a[j] * (double)a[j];
+            product += (double)a[j] * (double)b[j];
+        }
+        FOR_KERNELS(k) {
+            y[n] = 5.0f;
+            k->rms_norm(y, a, b, n, 0.25f);
+            for (size_t j = 0; j < n; j++)
+                EXPECT_NEAR(y[j], (double)a[j] / sqrt(squares / (double)n + 0.25) * (double)b[j], 2e-6);
+            k->swiglu(y, a, b, n);
+            for (size_t j = 0; j < n; j++)
+                EXPECT_NEAR(y[j], (double)a[j] / (1.0 + exp(-(double)a[j])) * (double)b[j], 2e-6);
+            memcpy(y, a, n * sizeof *y);
+            k->add(y, b, n);
+            for (size_t j = 0; j < n; j++)
+                EXPECT_NEAR(y[j], a[j] + b[j], 0.0);
+            EXPECT_NEAR(k->dot(a, b, n), product, 1e-4);
+            EXPECT_NEAR(y[n], 5.0, 0.0);
+        }
+        free(y);
+        free(b);
+        free(a);
+    }
+}
+
+/* Goal: softmax and sum_exp compute their definitions for every length, far from zero too. */
+static void test_softmax_and_sum_exp(void)
+{
+    for (size_t i = 0; i < COUNT_OF(lengths); i++) {
+        size_t n = lengths[i];
+        float *x = normals(n), *y = memory_alloc(n, sizeof *y), top = -INFINITY, max;
+        double sum = 0.0;
+        for (size_t j = 0; j < n; j++) {
+            x[j] = x[j] * 10.0f + 300.0f;
+            top = fmaxf(top, x[j]);
+        }
+        for (size_t j = 0; j < n; j++)
+            sum += exp((double)x[j] - (double)top);
+        FOR_KERNELS(k) {
+            EXPECT_NEAR(k->sum_exp(x, n, &max), sum, 3e-7 * sum);
+            EXPECT_NEAR(max, top, 0.0);
+            memcpy(y, x, n * sizeof *y);
+            k->softmax(y, n);
+            for (size_t j = 0; j < n; j++) {
+                double expected = exp((double)x[j] - (double)top) / sum;
+                EXPECT_NEAR(y[j], expected, 5e-7 * expected + 1e-37);
+            }
+        }
+        free(y);
+        free(x);
+    }
+}
+
+/* exp(x) for x <= 0 as kernels compute it: beside 0, the sum over both is 1 + exp(x), in double. */
+static double exp_of(const struct kernels *k, float x)
+{
+    float pair[2] = { 0.0f, x }, max;
+    return k->sum_exp(pair, 2, &max) - 1.0;
+}
+
+/* Goal: exp is within 2 units in the last place down to -87, then 0; NaN comes through; silu has its limits at both ends. */
+static void test_exp_accuracy_and_limits(void)
+{
+    FOR_KERNELS(k) {
+        double worst = 0.0;
+        for (float x = -20.0f; x <= 0.0f; x += 0.00037f) {
+            double expected = exp((double)x);
+            worst = fmax(worst, fabs(exp_of(k, x) - expected) / expected);
+        }
+        EXPECT_NEAR(worst, 0.0, 2.4e-7 * 1.01);
+        float small[2] = { 0.0f, -86.9f };
+        k->softmax(small, 2);
+        EXPECT_NEAR(small[1], exp(-86.9), 1e-5 * exp(-86.9));
+        float gone[3] = { 0.0f, -88.0f, -INFINITY };
+        k->softmax(gone, 3);
+        EXPECT_INT(bits_of(gone[1]), 0);
+        EXPECT_INT(bits_of(gone[2]), 0);
+        float bad[2] = { 0.0f, NAN };
+        k->softmax(bad, 2);
+        EXPECT(isnan(bad[0]) && isnan(bad[1]));
+        float gate[4] = { -1000.0f, -88.5f, 1000.0f, NAN }, up[4] = { 1, 1, 1, 1 }, y[4];
+        k->swiglu(y, gate, up, 4);
+        EXPECT_NEAR(y[0], 0.0, 0.0);
+        EXPECT_NEAR(y[1], -88.5 * exp(-88.5), 1e-5 * 88.5 * exp(-88.5));
+        EXPECT_NEAR(y[2], 1000.0, 0.0);
+        EXPECT(isnan(y[3]));
+    }
+}
+
+/* Goal: VAS_KERNELS asks for less than the best; a name nobody knows is passed over. */
+static void test_choice_by_environment(void)
+{
+    const char *best = kernels_get()->name;
+    setenv("VAS_KERNELS", "portable", 1);
+    EXPECT_TEXT(kernels_get()->name, "portable");
+    log_open("test_kernels", -1);
+    setenv("VAS_KERNELS", "abacus", 1);
+    EXPECT_TEXT(kernels_get()->name, best);
+    unsetenv("VAS_KERNELS");
+    EXPECT(kernels_named("abacus") == NULL);
+}
+
+int main(void)
+{
+    unsetenv("VAS_KERNELS");
+    RUN(test_linear_f32);
+    RUN(test_linear_f16);
+    RUN(test_linear_bf16);
+    RUN(test_linear_same_bits_in_any_split);
+    RUN(test_vector_sets_agree);
+    RUN(test_all_halves);
+    RUN(test_attention_over_pages);
+    RUN(test_rows);
+    RUN(test_softmax_and_sum_exp);
+    RUN(test_exp_accuracy_and_limits);
+    RUN(test_choice_by_environment);
+    return tests_end();
+}
