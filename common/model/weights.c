@@ -272,7 +272,10 @@ static char *only_safetensors(const char *directory, int *code)
         return path;
     free(path);
     *code = count == 0 ? EX_NOINPUT : EX_DATAERR;
-    log_error("model \"%s\": it has %zu *.safetensors files but no model.safetensors.index.json", directory, count);
+    if (count == 0)
+        log_error("model \"%s\": it has no *.safetensors file", directory);
+    else
+        log_error("model \"%s\": it has %zu *.safetensors files but no model.safetensors.index.json", directory, count);
     return NULL;
 }
 
