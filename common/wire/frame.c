@@ -12,9 +12,9 @@
 #include <math.h>
 #include <msgpack.h>
 #include <string.h>
-#include <utf8proc.h>
 
 #include "base/check.h"
+#include "base/utf8.h"
 #include "wire/frame_table.h"
 
 enum {
@@ -59,18 +59,7 @@ static int check_text(const struct field_spec *field, const char *text, size_t s
 {
     if (check_count(field, size, "bytes", reason) != 0)
         return -1;
-    for (size_t i = 0; i < size; ) {
-        utf8proc_int32_t codepoint = (unsigned char)text[i];
-        utf8proc_ssize_t step = 1;
-        if (codepoint >= 0x80)
-            step = utf8proc_iterate((const utf8proc_uint8_t *)text + i, (utf8proc_ssize_t)(size - i), &codepoint);
-        if (step <= 0)
-            return refuse(reason, field, "is not UTF-8 at byte %zu", i);
-        if (codepoint == 0)
-            return refuse(reason, field, "has a NUL at byte %zu", i);
-        i += (size_t)step;
-    }
-    return 0;
+    return utf8_is_valid(text, size) ? 0 : refuse(reason, field, "is not UTF-8, or has a NUL");
 }
 
 static int check_int(const struct field_spec *field, int64_t value, char *reason)
