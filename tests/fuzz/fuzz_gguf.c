@@ -1,7 +1,13 @@
-/* fuzz_gguf.c - whatever the bytes, the reader refuses them or every tensor and value lies inside them. */
+/*
+ * fuzz_gguf.c - whatever the bytes, the reader refuses them or every tensor and value lies inside them, and a model that
+ * passes weights_check has a key.
+ */
 #include "base/check.h"
+#include "base/digest.h"
 #include "fuzz.h"
+#include "model/config.h"
 #include "model/gguf.h"
+#include "model/weights.h"
 
 static void touch(const uint8_t *data, size_t size, const void *at, size_t bytes)
 {
@@ -17,6 +23,16 @@ static void read_array(const uint8_t *data, size_t size, const struct gguf *gguf
         touch(data, size, array.data, array.count);
     for (size_t i = 0; array.texts != NULL && i < array.count; i++)
         touch(data, size, array.texts[i].at, array.texts[i].size);
+}
+
+static void read_model(const uint8_t *data, size_t size, const struct gguf *gguf)
+{
+    struct model_config config;
+    char key[KEY_SIZE];
+    struct weights *weights = weights_from_memory(data, size, "fuzz");
+    if (weights != NULL && config_from_gguf(&config, gguf, "fuzz") == 0 && weights_check(weights, &config) == 0)
+        weights_key(weights, &config, key);
+    weights_close(weights);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -42,6 +58,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             CHECK(gguf_number(gguf, keys[i], &number));
         read_array(data, size, gguf, keys[i]);
     }
+    read_model(data, size, gguf);
     gguf_close(gguf);
     return 0;
 }
