@@ -1,0 +1,389 @@
+/*
+ * test_model.c - a row's numbers are the same to the bit in any chunk, batch, slot, and with any number of threads.
+ */
+#include "../check.h"
+
+#include <sysexits.h>
+
+#include "math/kernels.h"
+#include "model/model.h"
+#include "tiny_model.h"
+
+enum { T = 70 };
+
+/* tiny_config crosses no task border with few rows; this one has work for several threads in every matrix. */
+static const struct model_config wide_config = {
+    .family = FAMILY_LLAMA, .vocab_size = 500, .channel_count = 256, .layer_count = 2, .head_count = 8, .kv_head_count = 2,
+    .head_size = 32, .ff_count = 700, .position_max = 400, .rope_theta = 10000.0, .norm_epsilon = 1e-5,
+};
+
+static int32_t tokens[T];
+
+static void begin(void)
+{
+    for (int32_t t = 0; t < T; t++)
+        tokens[t] = t * 31 % 61;
+}
+
+static size_t channels(const struct model *model)
+{
+    return (size_t)model_config(model)->channel_count;
+}
+
+/* Hidden states of all tokens from one model_extend.  (T, C), the caller frees. */
+static float *hidden_of_all(const struct model *model)
+{
+    float *hidden = memory_alloc(T * channels(model), sizeof *hidden);
+    struct cache *cache = cache_open(model, T);
+    model_extend(model, cache, sequence_open(cache), tokens, T, hidden, NULL);
+    cache_close(cache);
+    return hidden;
+}
+
+static void expect_same(const float *actual, const float *expected, size_t count, const char *what)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (memcmp(&actual[i], &expected[i], sizeof *actual) != 0) {
+            TEST_FAIL("%s: element %zu of %zu is %.9g, expected the bits of %.9g", what, i, count, (double)actual[i],
+                      (double)expected[i]);
+            return;
+        }
+    }
+}
+
+static void expect_chunks_agree(const struct model *model)
+{
+    static const size_t chunks[] = { 1, 3, 16, 17, 64 };
+    size_t C = channels(model);
+    float *whole = hidden_of_all(model), *hidden = memory_alloc(T * C, sizeof *hidden), *last = memory_alloc(C, sizeof *last);
+    for (size_t i = 0; i < COUNT_OF(chunks); i++) {
+        struct cache *cache = cache_open(model, T);
+        int32_t s = sequence_open(cache);
+        for (size_t t = 0, count; t < T; t += count) {
+            count = T - t < chunks[i] ? T - t : chunks[i];
+            model_extend(model, cache, s, tokens + t, count, hidden + t * C, last);
+        }
+        expect_same(hidden, whole, T * C, "chunks");
+        expect_same(last, whole + (T - 1) * C, C, "last");
+        cache_close(cache);
+    }
+    free(last);
+    free(hidden);
+    free(whole);
+}
+
+/* Goal: text in chunks of 1, 3, 16, 17, 64 or all at once gives the same hidden states, with every set of kernels. */
+static void test_chunks_of_any_size(void)
+{
+    static const char *const names[] = { "portable", "avx2", "avx512" };
+    struct pool *pool = pool_open(1);
+    begin();
+    for (size_t i = 0; i < COUNT_OF(names); i++) {
+        if (kernels_named(names[i]) == NULL)
+            continue;
+        setenv("VAS_KERNELS", names[i], 1);
+        struct model *tiny = tiny_model(&tiny_config, 1, pool), *wide = tiny_model(&wide_config, 1, pool);
+        expect_chunks_agree(tiny);
+        expect_chunks_agree(wide);
+        model_close(tiny);
+        model_close(wide);
+    }
+    unsetenv("VAS_KERNELS");
+    pool_close(pool);
+}
+
+/* Goal: more text than one chunk of model_extend goes on where the chunk before it ended. */
+static void test_extend_over_its_own_chunks(void)
+{
+    enum { LONG = 300 };
+    struct pool *pool = pool_open(1);
+    struct model *model = tiny_model(&tiny_config, 1, pool);
+    size_t C = channels(model);
+    int32_t text[LONG];
+    for (int32_t t = 0; t < LONG; t++)
+        text[t] = t * t % 61;
+    float *whole = memory_alloc(LONG * C, sizeof *whole), *last = memory_alloc(C, sizeof *last), *step = memory_alloc(C, sizeof *step);
+    struct cache *cache = cache_open(model, 3 * (LONG + CACHE_PAGE_POSITIONS));
+    model_extend(model, cache, sequence_open(cache), text, LONG, whole, NULL);
+    int32_t silent = sequence_open(cache), single = sequence_open(cache);
+    model_extend(model, cache, silent, text, LONG, NULL, last);
+    EXPECT_INT(sequence_length(cache, silent), LONG);
+    expect_same(last, whole + (LONG - 1) * C, C, "last");
+    for (size_t t = 0; t < LONG; t++) {
+        model_extend(model, cache, single, text + t, 1, step, NULL);
+        expect_same(step, whole + t * C, C, "one by one");
+    }
+    cache_close(cache);
+    free(step);
+    free(last);
+    free(whole);
+    model_close(model);
+    pool_close(pool);
+}
+
+/* Goal: a candidate in a scratch slot, and what follows it inside the batch, equals the same text run plainly. */
+static void test_candidates_equal_plain_text(void)
+{
+    struct pool *pool = pool_open(1);
+    struct model *model = tiny_model(&tiny_config, 2, pool);
+    enum { CANDIDATES = 35, PREFIX = 37 };
+    begin();
+    size_t C = channels(model);
+    struct cache *cache = cache_open(model, 1000);
+    int32_t s = sequence_open(cache);
+    model_extend(model, cache, s, tokens, PREFIX, NULL, NULL);
+    struct row rows[2 * CANDIDATES];  // each candidate and one row that follows it
+    for (int32_t k = 0; k < CANDIDATES; k++) {
+        rows[k] = (struct row){ s, k, ROW_CACHED };
+        rows[CANDIDATES + k] = (struct row){ s, 60 - k, k };
+    }
+    float *hidden = memory_alloc(2 * CANDIDATES * C, sizeof *hidden), *plain = memory_alloc(2 * C, sizeof *plain);
+    model_forward(model, cache, rows, 2 * CANDIDATES, hidden);
+    for (int32_t k = 0; k < CANDIDATES; k++) {
+        struct cache *fresh = cache_open(model, T);
+        int32_t witness = sequence_open(fresh);
+        model_extend(model, fresh, witness, tokens, PREFIX, NULL, NULL);
+        model_extend(model, fresh, witness, (int32_t[]){ k, 60 - k }, 2, plain, NULL);
+        expect_same(hidden + (size_t)k * C, plain, C, "candidate");
+        expect_same(hidden + (size_t)(CANDIDATES + k) * C, plain + C, C, "row after a candidate");
+        cache_close(fresh);
+    }
+    free(plain);
+    free(hidden);
+    cache_close(cache);
+    model_close(model);
+    pool_close(pool);
+}
+
+/* Goal: a long branch that lies wholly in scratch slots, across several pages, equals the plain text. */
+static void test_long_scratch_branch(void)
+{
+    struct pool *pool = pool_open(1);
+    struct model *model = tiny_model(&tiny_config, 2, pool);
+    begin();
+    size_t C = channels(model);
+    float *whole = hidden_of_all(model), *hidden = memory_alloc(2 * T * C, sizeof *hidden);
+    struct cache *cache = cache_open(model, 1000);
+    int32_t s = sequence_open(cache);
+    struct row rows[2 * T];
+    for (int32_t t = 0; t < T; t++) {
+        rows[t] = (struct row){ s, 60 - tokens[t], t - 1 };
+        rows[T + t] = (struct row){ s, tokens[t], t > 0 ? T + t - 1 : ROW_CACHED };
+    }
+    model_forward(model, cache, rows, 2 * T, hidden);
+    expect_same(hidden + T * C, whole, T * C, "branch");
+    row_keep(cache, 2 * T - 1);
+    EXPECT_INT(sequence_length(cache, s), T);
+    cache_close(cache);
+    free(hidden);
+    free(whole);
+    model_close(model);
+    pool_close(pool);
+}
+
+/* Goal: sequences of different lengths, run in one batch with prefill and candidates between them, answer as they do alone. */
+static void test_batch_composition(void)
+{
+    struct pool *pool = pool_open(1);
+    struct model *model = tiny_model(&tiny_config, 3, pool);
+    enum { SEQUENCES = 9 };
+    begin();
+    size_t C = channels(model), M = 0;
+    float *whole = hidden_of_all(model), *hidden = memory_alloc(100 * C, sizeof *hidden);
+    struct cache *cache = cache_open(model, 2000);
+    struct row rows[100];
+    size_t position[100];
+    for (size_t i = 0; i < SEQUENCES; i++) {
+        int32_t s = sequence_open(cache);
+        size_t length = 7 * i;
+        model_extend(model, cache, s, tokens, length, NULL, NULL);
+        if (i % 2)
+            rows[M] = (struct row){ s, 1, ROW_CACHED }, position[M++] = SIZE_MAX;  // takes the natural slot
+        for (size_t n = 0; n <= i; n++, M++) {
+            rows[M] = (struct row){ s, tokens[length + n], n > 0 ? (int32_t)M - 1 : ROW_CACHED };
+            position[M] = length + n;
+        }
+    }
+    model_forward(model, cache, rows, M, hidden);
+    for (size_t m = 0; m < M; m++) {
+        if (position[m] != SIZE_MAX)
+            expect_same(hidden + m * C, whole + position[m] * C, C, "row of a batch");
+    }
+    cache_close(cache);
+    free(hidden);
+    free(whole);
+    model_close(model);
+    pool_close(pool);
+}
+
+/* Goal: 1, 2, 3 and 4 threads give the same bits for one row, few rows and many, and for logits. */
+static void test_any_number_of_threads(void)
+{
+    enum { ROWS = 250 };
+    static const size_t counts[] = { 1, 7, 40, ROWS };
+    begin();
+    float *expected = NULL, *expected_logits = NULL;
+    for (size_t threads = 1; threads <= 4; threads++) {
+        struct pool *pool = pool_open(threads);
+        struct model *model = tiny_model(&wide_config, 4, pool);
+        size_t C = channels(model), V = (size_t)model_config(model)->vocab_size;
+        float *hidden = memory_alloc(COUNT_OF(counts) * ROWS * C, sizeof *hidden);
+        float *logits = memory_alloc(COUNT_OF(counts) * ROWS * V, sizeof *logits);
+        struct cache *cache = cache_open(model, 2000);
+        int32_t s = sequence_open(cache);
+        model_extend(model, cache, s, tokens, T, NULL, NULL);
+        for (size_t i = 0; i < COUNT_OF(counts); i++) {
+            struct row rows[ROWS];
+            for (size_t m = 0; m < counts[i]; m++)
+                rows[m] = (struct row){ s, (int32_t)m, ROW_CACHED };
+            model_forward(model, cache, rows, counts[i], hidden + i * ROWS * C);
+            model_logits(model, hidden + i * ROWS * C, counts[i], logits + i * ROWS * V);
+        }
+        cache_close(cache);
+        model_close(model);
+        pool_close(pool);
+        if (expected == NULL) {
+            expected = hidden;
+            expected_logits = logits;
+            continue;
+        }
+        expect_same(hidden, expected, COUNT_OF(counts) * ROWS * C, "hidden");
+        expect_same(logits, expected_logits, COUNT_OF(counts) * ROWS * V, "logits");
+        free(hidden);
+        free(logits);
+    }
+    free(expected);
+    free(expected_logits);
+}
+
+/* Goal: AVX-512 and AVX2 give the same hidden states to the bit. */
+static void test_vector_sets_agree(void)
+{
+    if (kernels_named("avx512") == NULL)
+        TEST_SKIP("this processor lacks AVX-512");
+    begin();
+    struct pool *pool = pool_open(1);
+    setenv("VAS_KERNELS", "avx512", 1);
+    struct model *wide = tiny_model(&wide_config, 5, pool);
+    setenv("VAS_KERNELS", "avx2", 1);
+    struct model *narrow = tiny_model(&wide_config, 5, pool);
+    unsetenv("VAS_KERNELS");
+    float *expected = hidden_of_all(wide), *actual = hidden_of_all(narrow);
+    expect_same(actual, expected, T * channels(wide), "avx2");
+    free(actual);
+    free(expected);
+    model_close(narrow);
+    model_close(wide);
+    pool_close(pool);
+}
+
+/* Goal: portable kernels, which may not fuse products and sums, stay within rounding of the best. */
+static void test_portable_is_close(void)
+{
+    begin();
+    struct pool *pool = pool_open(1);
+    struct model *best = tiny_model(&tiny_config, 6, pool);
+    setenv("VAS_KERNELS", "portable", 1);
+    struct model *portable = tiny_model(&tiny_config, 6, pool);
+    unsetenv("VAS_KERNELS");
+    float *expected = hidden_of_all(best), *actual = hidden_of_all(portable);
+    for (size_t i = 0; i < T * channels(best); i++)
+        EXPECT_NEAR(actual[i], expected[i], 2e-4);
+    free(actual);
+    free(expected);
+    model_close(portable);
+    model_close(best);
+    pool_close(pool);
+}
+
+/* Goal: logits and values are the products with head and value head, logits of tied models with the embedding; a row's are the
+   same alone. */
+static void test_heads(void)
+{
+    struct model_config configs[] = { tiny_config, tiny_config };
+    configs[1].tied_embeddings = true;
+    struct pool *pool = pool_open(1);
+    begin();
+    for (size_t i = 0; i < COUNT_OF(configs); i++) {
+        struct model *model = tiny_model(&configs[i], 7, pool);
+        struct buffer file = tiny_safetensors(&configs[i], 7);
+        struct weights *weights = weights_from_memory(file.data, file.size, "tiny");
+        size_t C = channels(model), V = (size_t)configs[i].vocab_size;
+        float *hidden = hidden_of_all(model), *logits = memory_alloc(T * V, sizeof *logits), *values = memory_alloc(T, sizeof *values);
+        float *head = memory_alloc(V * C, sizeof *head), *value_head = memory_alloc(C, sizeof *value_head), bias, alone[61];
+        const struct tensor *tensor = weights_find(weights, i ? "model.embed_tokens.weight" : "lm_head.weight");
+        tensor_read(tensor, 0, V * C, head);
+        tensor_read(weights_find(weights, "v_head.summary.weight"), 0, C, value_head);
+        tensor_read(weights_find(weights, "v_head.summary.bias"), 0, 1, &bias);
+        EXPECT(model_has_value_head(model));
+        model_logits(model, hidden, T, logits);
+        model_values(model, hidden, T, values);
+        for (size_t t = 0; t < T; t++) {
+            double value = (double)bias;
+            for (size_t c = 0; c < C; c++)
+                value += (double)hidden[t * C + c] * (double)value_head[c];
+            EXPECT_NEAR(values[t], value, 1e-4);
+            for (size_t v = 0; v < V; v++) {
+                double logit = 0.0;
+                for (size_t c = 0; c < C; c++)
+                    logit += (double)hidden[t * C + c] * (double)head[v * C + c];
+                EXPECT_NEAR(logits[t * V + v], logit, 1e-4);
+            }
+            model_logits(model, hidden + t * C, 1, alone);
+            expect_same(alone, logits + t * V, V, "logits alone");
+        }
+        free(value_head);
+        free(head);
+        free(values);
+        free(logits);
+        free(hidden);
+        weights_close(weights);
+        free(file.data);
+        model_close(model);
+    }
+    pool_close(pool);
+}
+
+/* Goal: the key tells models apart and is the same for the same numbers; what is no model is refused with its exit code. */
+static void test_open(void)
+{
+    struct pool *pool = pool_open(1);
+    struct model *a = tiny_model(&tiny_config, 8, pool), *b = tiny_model(&tiny_config, 8, pool), *c = tiny_model(&tiny_config, 9, pool);
+    EXPECT_TEXT(model_key(b), model_key(a));
+    EXPECT(strcmp(model_key(c), model_key(a)) != 0);
+    model_close(c);
+    model_close(b);
+    model_close(a);
+
+    log_open("test_model", -1);
+    if (freopen("/dev/null", "w", stderr) == NULL)
+        TEST_FAIL("cannot silence stderr");
+    int code = 0;
+    EXPECT(model_open("tests/unit/no-such-model", pool, &code) == NULL);
+    EXPECT_INT(code, EX_NOINPUT);
+    struct buffer file = tiny_safetensors(&tiny_config, 8);
+    struct weights *weights = weights_from_memory(file.data, file.size, "tiny");
+    struct model_config other = tiny_config;
+    other.ff_count++;
+    EXPECT(model_from_weights(weights, &other, "tiny", pool, &code) == NULL);
+    EXPECT_INT(code, EX_DATAERR);
+    weights_close(weights);
+    free(file.data);
+    pool_close(pool);
+}
+
+int main(void)
+{
+    unsetenv("VAS_KERNELS");
+    RUN(test_chunks_of_any_size);
+    RUN(test_extend_over_its_own_chunks);
+    RUN(test_candidates_equal_plain_text);
+    RUN(test_long_scratch_branch);
+    RUN(test_batch_composition);
+    RUN(test_any_number_of_threads);
+    RUN(test_vector_sets_agree);
+    RUN(test_portable_is_close);
+    RUN(test_heads);
+    RUN(test_open);
+    return tests_end();
+}
