@@ -31,6 +31,7 @@ struct prompt {
 
 struct job {
     struct generate_job order;
+    uint64_t number;          // of the jobs that were added
     struct job *next;
 };
 
@@ -51,6 +52,7 @@ struct live {
 
 struct finished {
     struct response response;
+    uint64_t number;          // of its job
     int32_t *tokens;
     float *logprobs;
     char *text, *failure;
@@ -87,7 +89,8 @@ struct generator {
     struct job *waiting, **waiting_end;
     struct live *live;       // (batch)
     size_t live_count, held;
-    struct finished *finished, **finished_end, *handed_out;
+    struct finished *finished, *handed_out;
+    uint64_t added, next;    // jobs added; the job whose response comes next where order matters
 
     struct turn *turns;      // (group_max)
     struct row *rows;        // (group_max * (K + 1)) or (group_max)
@@ -203,7 +206,6 @@ struct generator *generator_open(const struct generate_options *options, int *co
     generator->K = generator->I > 0 ? size_min(options->candidates, generator->V) : 0;
     generator->group_max = size_min(options->batch, MODEL_ROWS_MAX / (generator->K + 1));
     generator->waiting_end = &generator->waiting;
-    generator->finished_end = &generator->finished;
     alloc_work(generator);
     open_caches(generator);
     return generator;
@@ -333,10 +335,15 @@ int generator_check_prompt(const struct generator *generator, const int32_t *tok
     return 0;
 }
 
-static void finished_add(struct generator *generator, struct finished *finished)
+/* The list is in the order of the jobs. */
+static void finished_add(struct generator *generator, struct finished *finished, uint64_t number)
 {
-    *generator->finished_end = finished;
-    generator->finished_end = &finished->next;
+    finished->number = number;
+    struct finished **place = &generator->finished;
+    while (*place != NULL && (*place)->number < number)
+        place = &(*place)->next;
+    finished->next = *place;
+    *place = finished;
 }
 
 void generator_add(struct generator *generator, const struct generate_job *order)
@@ -348,10 +355,11 @@ void generator_add(struct generator *generator, const struct generate_job *order
         struct finished *finished = memory_alloc(1, sizeof *finished);
         finished->failure = memory_text(reason);
         finished->response = (struct response){ .tag = order->tag, .failure = finished->failure, .text = "" };
-        finished_add(generator, finished);
+        finished_add(generator, finished, generator->added++);
         return;
     }
     struct job *job = memory_alloc(1, sizeof *job);
+    job->number = generator->added++;
     job->order = *order;
     int32_t *tokens = memory_alloc(order->prompt_count, sizeof *tokens);
     memcpy(tokens, order->prompt_tokens, order->prompt_count * sizeof *tokens);
@@ -365,12 +373,12 @@ bool generator_next(struct generator *generator, struct response *response)
 {
     struct finished *finished = generator->finished;
     finished_free(generator->handed_out);
-    generator->handed_out = finished;
-    if (finished == NULL)
+    generator->handed_out = NULL;
+    if (finished == NULL || (generator->options.in_order && finished->number != generator->next))
         return false;
+    generator->handed_out = finished;
     generator->finished = finished->next;
-    if (generator->finished == NULL)
-        generator->finished_end = &generator->finished;
+    generator->next++;
     generator->held--;
     *response = finished->response;
     return true;
@@ -392,7 +400,7 @@ static void live_finish(struct generator *generator, struct live *live)
         .tag = order->tag, .failure = live->failure, .tokens = live->tokens, .logprobs = live->logprobs,
         .count = live->count, .text = text.data, .stopped = live->stopped, .kl = live->kl,
     };
-    finished_add(generator, finished);
+    finished_add(generator, finished, live->job->number);
     live_free(generator, live);
 }
 

@@ -56,6 +56,7 @@ struct generate_options {
     size_t batch;                       // responses at once, >= 1
     size_t max_new_tokens;              // what most jobs ask for: sizes the cache
     size_t context;                     // prompt and response together, tokens; 0: what the models allow, at most CONTEXT_DEFAULT
+    bool in_order;                      // responses come back in the order of the jobs, else as they finish
     struct pool *pool;
     generate_watch *watch;              // NULL: nobody looks
     void *watch_context;
@@ -104,7 +105,7 @@ struct response {
     bool stopped;              // by a stop token
     double kl;                 // summed over the tokens, nats
 };
-/* The next finished response; valid until the next call.  False when there is none. */
+/* The next finished response; valid until the next call.  False when there is none (in order: when the next has not finished). */
 bool generator_next(struct generator *generator, struct response *response);
 
 struct generate_stats {

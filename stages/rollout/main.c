@@ -1,0 +1,89 @@
+/*
+ * rollout - prompts in, sampled responses out.
+ *
+ *     takes   prompt frames that have fewer rollouts than asked for under this policy
+ *     gives   rollout frames: the base policy's responses with their log-probabilities
+ *
+ * A rollout is a function of the policy's spec, its prompt and its sample number, so a rollout made twice, anywhere,
+ * has the same bytes.
+ */
+#include <stdlib.h>
+#include <sysexits.h>
+
+#include "base/check.h"
+#include "base/option.h"
+#include "base/pool.h"
+#include "base/stop.h"
+#include "sample/serve.h"
+
+struct options {
+    struct serve_options serve;
+    const char *model;
+    int64_t batch, context, threads;
+};
+
+static struct options options_read(int argc, char **argv)
+{
+    static struct options options = {
+        .serve = { .stage = "rollout", .policy = "base", .split = "train", .samples = 8, .max_new_tokens = 128,
+                   .sampling = { .temperature = 1, .top_p = 1 } },
+        .batch = 32,
+    };
+    struct serve_options *serve = &options.serve;
+    serve->endpoint = getenv("VAS_STORE");
+    const struct option_spec specs[] = {
+        { 'm', "model", "DIR|FILE", OPTION_TEXT, &options.model, 0, 0, "base policy: model directory or GGUF file" },
+        { 's', "store", "ENDPOINT", OPTION_TEXT, &serve->endpoint, 0, 0, "store to work for (default VAS_STORE; without: frames on\nstdin and stdout)" },
+        { 0, "policy", "NAME", OPTION_TEXT, &serve->policy, 0, 0, "what the rollouts' policy is called (default base)" },
+        { 0, "split", "NAME", OPTION_TEXT, &serve->split, 0, 0, "in a store: prompts of this split (default train)" },
+        { 0, "follow", NULL, OPTION_FLAG, &serve->follow, 0, 0, "in a store: wait for more prompts when all are answered" },
+        { 0, NULL, NULL, OPTION_HEADING, NULL, 0, 0, "sampling" },
+        { 'n', "samples", "N", OPTION_INT, &serve->samples, 1, 1048576, "responses to each prompt (default 8)" },
+        { 0, "max-new-tokens", "N", OPTION_INT, &serve->max_new_tokens, 1, 1048576, "length limit of a response (default 128)" },
+        { 0, "context", "TOKENS", OPTION_INT, &options.context, 2, 1048576, "length limit of prompt and response together\n(default: the model's own, at most 8192)" },
+        { 0, "temperature", "T", OPTION_NUMBER, &serve->sampling.temperature, 0, 100, "logits are divided by it; 0: greedy (default 1)" },
+        { 0, "top-p", "P", OPTION_NUMBER, &serve->sampling.top_p, 1e-9, 1, "sample from the likeliest tokens that hold this much\nprobability (default 1: all)" },
+        { 0, "top-k", "K", OPTION_INT, &serve->sampling.top_k, 0, 1048576, "sample from the K likeliest tokens (default 0: all)" },
+        { 0, "seed", "N", OPTION_INT, &serve->seed, 0, 9007199254740991, "of the random numbers (default 0)" },
+        { 0, NULL, NULL, OPTION_HEADING, NULL, 0, 0, "speed; the rollouts are the same" },
+        { 0, "batch", "ROWS", OPTION_INT, &options.batch, 1, 4096, "responses sampled at once (default 32)" },
+        { 't', "threads", "N", OPTION_INT, &options.threads, 1, 256, "threads (default: the cores this process may use)" },
+    };
+    static const struct option_usage usage = {
+        .program = "vas-rollout",
+        .example = "tokenize -m model.gguf prompts.jsonl | rollout -m model.gguf -n 8 | tap",
+        .synopsis = "rollout -m MODEL [-s ENDPOINT] [options]",
+        .summary = "Samples responses to prompts from the base policy.",
+        .exit_codes = "  0   every prompt has its rollouts\n  64  usage\n  65  a frame, a prompt or the model is bad\n  66  the model is missing\n"
+                      "  69  no store answers\n  74  output could not be written\n  75  stopped before the end\n"
+                      "  78  the policy's name already means something else\n",
+    };
+    int first = options_parse(&usage, specs, COUNT_OF(specs), argc, argv);
+    if (first < argc)
+        options_refuse("unexpected operand \"%s\"", argv[first]);
+    if (options.model == NULL)
+        options_refuse("-m is missing: which base policy?");
+    return options;
+}
+
+int main(int argc, char **argv)
+{
+    struct options options = options_read(argc, argv);
+    stop_install();
+
+    int code;
+    struct pool *pool = pool_open((size_t)options.threads);
+    struct tokenizer *tokenizer = tokenizer_open(options.model, &code);
+    struct model *model = tokenizer != NULL ? model_open(options.model, pool, &code) : NULL;
+    if (model != NULL)
+        code = serve(&options.serve, &(struct generate_options){
+            .base_name = options.model, .base = model, .tokenizer = tokenizer, .candidates = 1,
+            .batch = (size_t)options.batch, .max_new_tokens = (size_t)options.serve.max_new_tokens,
+            .context = (size_t)options.context, .pool = pool,
+        });
+
+    model_close(model);
+    tokenizer_close(tokenizer);
+    pool_close(pool);
+    return code;
+}

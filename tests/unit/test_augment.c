@@ -1,0 +1,151 @@
+/* Value-augmented logits and their divergence: by hand, and against sums over the whole vocabulary in long double. */
+#include "base/philox.h"
+#include "sample/augment.h"
+#include "sample/sampler.h"
+#include "../check.h"
+
+/* Goal: beta times the centred value is added to each candidate, and nothing to any other token. */
+static void test_augment_by_hand(void)
+{
+    float logits[] = { 0, 4, -1, 3 };
+    int32_t candidates[2];
+    top_candidates(candidates, logits, 4, 2);
+    EXPECT_INT(candidates[0], 1);
+    EXPECT_INT(candidates[1], 3);
+    const float values[] = { 0.5f, 1.5f };  // mean 1: -0.5 and 0.5, times 3
+    augment_logits(logits, candidates, values, (double[]){ 3 }, 4, 2, 1, 1);
+    EXPECT_FLOATS(logits, ((float[]){ 0, 2.5f, -1, 4.5f }), 4, 0);
+}
+
+/* Goal: two value models add up, each with its own beta; a negative beta steers away. */
+static void test_two_value_models(void)
+{
+    float logits[] = { 2, 1 };
+    const float values[] = { 1, 0,   0, 4 };  // centred: 0.5, -0.5 and -2, 2
+    augment_logits(logits, (int32_t[]){ 0, 1 }, values, (double[]){ 2, -0.25 }, 2, 2, 2, 1);
+    EXPECT_FLOATS(logits, ((float[]){ 3.5f, -0.5f }), 2, 0);
+}
+
+/* Goal: probabilities 1/2, 1/2 steered to 3/4, 1/4 have KL = 3/4 ln(3/2) + 1/4 ln(1/2) = 0.130812. */
+static void test_kl_by_hand(void)
+{
+    float logits[] = { 5, 5 };
+    const float values[] = { logf(3), 0 };  // centred: plus and minus ln(3) / 2, so the odds become 3
+    double kl = augment_logits(logits, (int32_t[]){ 0, 1 }, values, (double[]){ 1 }, 2, 2, 1, 1);
+    EXPECT_NEAR(kl, 0.75 * log(1.5) + 0.25 * log(0.5), 1e-7);
+}
+
+/* Goal: equal values change no bit, whatever they are, and their KL is 0. */
+static void test_constant_values(void)
+{
+    enum { V = 50 };
+    for (int i = 0; i < 200; i++) {
+        float logits[V], before[V], values[20];
+        int32_t candidates[20];
+        for (uint32_t v = 0; v < V; v++)
+            logits[v] = v == 7 ? -0.0f : (float)philox_normal(1, PHILOX_DATA, 0, (uint32_t)i, v);
+        memcpy(before, logits, sizeof logits);
+        size_t K = 1 + (size_t)i % 20;
+        for (size_t k = 0; k < K; k++)
+            values[k] = (float)(1e3 * philox_normal(2, PHILOX_DATA, 0, 0, (uint32_t)i));
+        top_candidates(candidates, logits, V, K);
+        double kl = augment_logits(logits, candidates, values, (double[]){ 80 }, V, K, 1, 1);
+        EXPECT(memcmp(logits, before, sizeof logits) == 0);
+        EXPECT_NEAR(kl, 0, 0);
+    }
+}
+
+/* Goal: a second value model with beta 0 changes no bit of what the first one does. */
+static void test_second_beta_zero(void)
+{
+    float alone[] = { 3, 2, 1, 0.5f }, both[] = { 3, 2, 1, 0.5f };
+    const float values[] = { 0.3f, 0.1f, 0.7f,   5, -6, 7 };
+    const int32_t candidates[] = { 0, 1, 2 };
+    double kl_alone = augment_logits(alone, candidates, values, (double[]){ 1.7 }, 4, 3, 1, 0.8);
+    double kl_both = augment_logits(both, candidates, values, (double[]){ 1.7, 0 }, 4, 3, 2, 0.8);
+    EXPECT(memcmp(alone, both, sizeof alone) == 0);
+    EXPECT_NEAR(kl_both, kl_alone, 0);
+}
+
+/* KL(softmax(steered / temperature) || softmax(base / temperature)), the plain way. */
+static double kl_naive(const float *steered, const float *base, size_t V, double temperature)
+{
+    long double sum_steered = 0, sum_base = 0, kl = 0;
+    for (size_t v = 0; v < V; v++) {
+        sum_steered += expl((long double)steered[v] / temperature);
+        sum_base += expl((long double)base[v] / temperature);
+    }
+    for (size_t v = 0; v < V; v++) {
+        long double log_steered = (long double)steered[v] / temperature - logl(sum_steered);
+        long double log_base = (long double)base[v] / temperature - logl(sum_base);
+        kl += expl(log_steered) * (log_steered - log_base);
+    }
+    return (double)kl;
+}
+
+/* Goal: the divergence from the K candidates' shifts is that of the whole vocabulary, from gentle to violent steering. */
+static void test_kl_against_whole_vocabulary(void)
+{
+    enum { V = 700, K = 20 };
+    static const double betas[] = { 1e-4, 1e-2, 0.5, 3, 20, 80, 400, -5 };
+    static const double temperatures[] = { 1, 0.7, 2, 0.3 };
+    for (size_t i = 0; i < sizeof betas / sizeof betas[0]; i++) {
+        for (size_t j = 0; j < sizeof temperatures / sizeof temperatures[0]; j++) {
+            float base[V], logits[V], values[K];
+            int32_t candidates[K];
+            for (uint32_t v = 0; v < V; v++)
+                base[v] = logits[v] = (float)(2 * philox_normal(i, PHILOX_DATA, j, 0, v));
+            for (uint32_t k = 0; k < K; k++)
+                values[k] = (float)philox_normal(i, PHILOX_DATA, j, 1, k);
+            top_candidates(candidates, logits, V, K);
+            double kl = augment_logits(logits, candidates, values, &betas[i], V, K, 1, temperatures[j]);
+            double naive = kl_naive(logits, base, V, temperatures[j]);
+            EXPECT(kl >= 0);
+            EXPECT_NEAR(kl, naive, 1e-6 * fmax(naive, 1e-9 / 1e-6));
+        }
+    }
+}
+
+/* Goal: steering ten times as gently costs a hundred times less divergence, down to shifts of a few float roundings. */
+static void test_kl_is_quadratic(void)
+{
+    enum { V = 64, K = 10 };
+    double last = 0;
+    for (double beta = 1e-3; beta < 0.2; beta *= 10) {
+        float logits[V], values[K];
+        int32_t candidates[K];
+        for (uint32_t v = 0; v < V; v++)
+            logits[v] = (float)philox_normal(4, PHILOX_DATA, 0, 0, v);
+        for (uint32_t k = 0; k < K; k++)
+            values[k] = (float)philox_normal(4, PHILOX_DATA, 0, 1, k);
+        top_candidates(candidates, logits, V, K);
+        double kl = augment_logits(logits, candidates, values, &beta, V, K, 1, 1);
+        if (last > 0)
+            EXPECT_NEAR(kl / last, 100, 10);
+        last = kl;
+    }
+}
+
+/* Goal: greedy sampling reports its divergence at temperature 1; values that are no numbers give NaN, not a number. */
+static void test_kl_corners(void)
+{
+    float greedy[] = { 1, 0 }, warm[] = { 1, 0 }, broken[] = { 1, 0 };
+    const float values[] = { 0, 1 }, bad[] = { 0, NAN };
+    const int32_t candidates[] = { 0, 1 };
+    EXPECT_NEAR(augment_logits(greedy, candidates, values, (double[]){ 1 }, 2, 2, 1, 0),
+                augment_logits(warm, candidates, values, (double[]){ 1 }, 2, 2, 1, 1), 0);
+    EXPECT(isnan(augment_logits(broken, candidates, bad, (double[]){ 1 }, 2, 2, 1, 1)));
+}
+
+int main(void)
+{
+    RUN(test_augment_by_hand);
+    RUN(test_two_value_models);
+    RUN(test_kl_by_hand);
+    RUN(test_constant_values);
+    RUN(test_second_beta_zero);
+    RUN(test_kl_against_whole_vocabulary);
+    RUN(test_kl_is_quadratic);
+    RUN(test_kl_corners);
+    return tests_end();
+}
