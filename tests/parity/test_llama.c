@@ -12,6 +12,7 @@
 #include "base/memory.h"
 #include "math/kernels.h"
 #include "model/model.h"
+#include "text/tokenizer.h"
 
 static struct pool *pool;
 
@@ -93,12 +94,89 @@ static void test_sharded_f16(void)
     compare_with_transformers("tests/parity/llama/sharded_f16");
 }
 
+/* Natural log of the probability of token under logits. */
+static double logprob(const float *logits, size_t V, int32_t token)
+{
+    float max;
+    double sum = kernels_get()->sum_exp(logits, V, &max);
+    return (double)logits[token] - (double)max - log(sum);
+}
+
+/* Goal: stories260K read from GGUF gives sampled and drawn tokens the log-probabilities that float64 PyTorch gives them. */
+static void test_stories_logprobs(void)
+{
+    const char *path = test_data("stories260K/stories260K.gguf");
+    if (path == NULL)
+        TEST_SKIP("stories260K is not here");
+    int code;
+    struct model *model = model_open(path, pool, &code);
+    json_t *fixture = json_read("tests/parity/stories.json");
+    EXPECT(model != NULL && fixture != NULL);
+    if (model == NULL || fixture == NULL)
+        return;
+    json_t *tokens = json_object_get(fixture, "tokens"), *expected = json_object_get(fixture, "logprobs");
+    size_t T = json_array_size(tokens), V = (size_t)model_config(model)->vocab_size;
+    int32_t *ids = memory_alloc(T, sizeof *ids);
+    float *hidden = memory_alloc(T * (size_t)model_config(model)->channel_count, sizeof *hidden);
+    float *logits = memory_alloc(T * V, sizeof *logits);
+    for (size_t t = 0; t < T; t++)
+        ids[t] = (int32_t)json_integer_value(json_array_get(tokens, t));
+    struct cache *cache = cache_open(model, T);
+    model_extend(model, cache, sequence_open(cache), ids, T, hidden, NULL);
+    model_logits(model, hidden, T, logits);
+    for (size_t t = 0; t + 1 < T; t++)
+        EXPECT_NEAR(logprob(logits + t * V, V, ids[t + 1]), json_real_value(json_array_get(expected, t)), 1e-4);
+    EXPECT_INT(T, 400);
+    cache_close(cache);
+    free(logits);
+    free(hidden);
+    free(ids);
+    json_decref(fixture);
+    model_close(model);
+}
+
+/* Goal: the greedy continuation of the begin token is byte for byte what llama2.c prints in 256 positions. */
+static void test_stories_greedy(void)
+{
+    const char *path = test_data("stories260K/stories260K.gguf"), *golden_path = test_data("stories260K/golden-greedy-n256.txt");
+    if (path == NULL || golden_path == NULL)
+        TEST_SKIP("stories260K is not here");
+    enum { POSITIONS = 256, V = 512, C = 64 };
+    int code;
+    struct model *model = model_open(path, pool, &code);
+    struct tokenizer *tokenizer = tokenizer_open(path, &code);
+    EXPECT(model != NULL && tokenizer != NULL);
+    if (model == NULL || tokenizer == NULL)
+        return;
+    struct cache *cache = cache_open(model, POSITIONS);
+    int32_t sequence = sequence_open(cache), ids[1 + POSITIONS] = { tokenizer_begin(tokenizer) };
+    float hidden[C], logits[V];
+    for (size_t t = 0; t < POSITIONS; t++) {
+        model_extend(model, cache, sequence, &ids[t], 1, NULL, hidden);
+        model_logits(model, hidden, 1, logits);
+        for (int32_t v = 1; v < V; v++)
+            ids[t + 1] = logits[v] > logits[ids[t + 1]] ? v : ids[t + 1];
+    }
+    struct buffer text = { 0 };
+    tokenizer_decode(tokenizer, ids, 1 + POSITIONS, 0, &text);
+    buffer_append(&text, "\n", 2);  // llama2.c ends its output with a newline; NUL
+    char *golden = file_read(golden_path, &(size_t){ 0 });
+    EXPECT_TEXT(text.data, golden);
+    free(golden);
+    free(text.data);
+    cache_close(cache);
+    tokenizer_close(tokenizer);
+    model_close(model);
+}
+
 int main(void)
 {
     pool = pool_open(1);
     RUN(test_gqa_f32);
     RUN(test_tied_bf16);
     RUN(test_sharded_f16);
+    RUN(test_stories_logprobs);
+    RUN(test_stories_greedy);
     pool_close(pool);
     return tests_end();
 }
