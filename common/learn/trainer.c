@@ -315,7 +315,7 @@ int trainer_step(struct trainer *trainer, const struct example *examples, size_t
     metrics->loss = batch_loss(trainer, examples, count, true, metrics);
     arena_reset(&trainer->arena);
     if (!isfinite(metrics->loss)) {
-        log_error("step %lld: loss is %g, weights are left as they were", (long long)step, metrics->loss);
+        log_error("step %lld: loss is not finite, weights are left as they were", (long long)step);
         return -1;
     }
     metrics->gradient_norm = adamw_norm(&trainer->adamw, network->gradients);
@@ -409,7 +409,7 @@ static int64_t checkpoint_steps(const struct trainer *trainer, const struct weig
     bool same = strcmp(config, expected) == 0;
     free(expected);
     if (!same) {
-        log_error("checkpoint \"%s\" is of a model of another shape: its config is %.300s", name, config);
+        log_error("checkpoint \"%s\" is of a model with another config", name);
         return -1;
     }
     char *end;
