@@ -1,8 +1,8 @@
 /*
  * tokenizer.h - text to token ids and back, exactly as the model's own tokenizer does it.
  *
- * Reads tokenizer.json of a Hugging Face directory and the metadata of a GGUF file.  Kinds: SentencePiece BPE with
- * byte fallback, byte-level BPE.  Text is UTF-8; broken UTF-8 is read with U+FFFD for each bad sequence, as the
+ * Reads tokenizer.json of a Hugging Face directory (or GPT-2's vocab.json with merges.txt) and the metadata of a GGUF
+ * file.  Kinds: SentencePiece BPE with byte fallback, byte-level BPE.  Text is UTF-8; broken UTF-8 is read with U+FFFD for each bad sequence, as the
  * tokenizers library does.
  *
  * Nothing here keeps state between calls; a tokenizer may be used by several threads at once.
@@ -81,7 +81,9 @@ int tokenizer_write(const struct tokenizer *tokenizer, const char *directory);
 
 /*
  * Trains a byte-level BPE tokenizer (GPT-2's pre-tokenizer) of vocab_size ids on a text whose documents are separated by
- * empty lines; id 0 is "<|endoftext|>", begin and end token.  Never NULL.  Equal text gives an equal tokenizer.
+ * empty lines; id 0 is "<|endoftext|>", begin and end token.  Below 257 there is no room for the bytes: the vocabulary
+ * then has 257; it has fewer than vocab_size when no two symbols of the text are left to join.  Never NULL.  Equal text
+ * gives an equal tokenizer.
  */
 struct tokenizer *tokenizer_train(const char *text, size_t size, size_t vocab_size);
 

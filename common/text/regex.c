@@ -1,0 +1,182 @@
+/* regex.c - see regex.h. */
+#include "text/regex.h"
+
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include <pcre2.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/memory.h"
+#include "text/utf8.h"
+
+enum {
+    PATTERN_SIZE_MAX = 1 << 16,   // bytes
+    MATCH_LIMIT = 10000000,       // steps, and as many more for each 16 MB of text
+    STACK_BYTES_MAX = 64 << 20,
+};
+
+struct regex {
+    pcre2_code *code;
+    char *pattern;
+    bool literal;
+};
+
+/* PCRE2's own \s also holds U+180E, and its \w lacks marks and connectors. */
+#define SPACE_CLASS "\\t-\\r \\x{85}\\p{Z}"
+#define WORD_CLASS "\\p{L}\\p{M}\\p{Nd}\\p{Pc}"
+
+/* Appends what an escape means; size is 2.  Inside a class \S and \W stay, which differ by U+180E and marks only. */
+static void translate_escape(struct buffer *out, const char *escape, bool in_class)
+{
+    const char *class = strchr("sS", escape[1]) ? SPACE_CLASS : strchr("wW", escape[1]) ? WORD_CLASS : NULL;
+    bool negated = escape[1] == 'S' || escape[1] == 'W';
+    if (class == NULL || (in_class && negated))
+        buffer_append(out, escape, 2);
+    else if (in_class)
+        buffer_append(out, class, strlen(class));
+    else
+        buffer_printf(out, "[%s%s]", negated ? "^" : "", class);
+}
+
+/* 0, or -1 with *what saying which construct has no translation. */
+static int translate(struct buffer *out, const char *pattern, size_t size, const char **what)
+{
+    bool in_class = false;
+    size_t class_start = 0;
+    for (size_t i = 0; i < size; i++) {
+        char c = pattern[i];
+        if (c == '\\' && i + 1 < size) {
+            translate_escape(out, pattern + i, in_class);
+            i++;
+            continue;
+        }
+        if (!in_class && c == '[') {
+            in_class = true;
+            class_start = i + (i + 1 < size && pattern[i + 1] == '^' ? 2 : 1);
+        } else if (in_class && c == ']' && i > class_start) {
+            in_class = false;
+        } else if (in_class && c == '[' && i + 1 < size && pattern[i + 1] != ':') {
+            *what = "a character class inside a character class";
+            return -1;
+        } else if (in_class && c == '&' && i + 1 < size && pattern[i + 1] == '&') {
+            *what = "an intersection of character classes";
+            return -1;
+        }
+        buffer_append(out, &c, 1);
+    }
+    return 0;
+}
+
+struct regex *regex_compile(const char *pattern, size_t size, bool literal, const char *name)
+{
+    struct buffer translated = { 0 };
+    const char *what = NULL;
+    pcre2_code *code = NULL;
+    if (size == 0 || size > PATTERN_SIZE_MAX || utf8_valid_prefix(pattern, size) != size || memchr(pattern, '\0', size) != NULL) {
+        log_error("cannot use tokenizer \"%s\": a pattern of %zu bytes is no UTF-8 text of 1 .. %d bytes", name, size,
+                  PATTERN_SIZE_MAX);
+        return NULL;
+    }
+    if (literal) {
+        buffer_append(&translated, pattern, size);
+    } else if (translate(&translated, pattern, size, &what) != 0) {
+        log_error("cannot use tokenizer \"%s\": the pattern \"%.*s\" has %s", name, (int)size, pattern, what);
+        goto free_translated;
+    }
+    pcre2_compile_context *context = pcre2_compile_context_create(NULL);
+    pcre2_set_newline(context, PCRE2_NEWLINE_LF);
+    uint32_t options = PCRE2_UTF | (literal ? PCRE2_LITERAL : PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C);
+    int error;
+    PCRE2_SIZE where;
+    code = pcre2_compile((PCRE2_SPTR)translated.data, translated.size, options, &error, &where, context);
+    pcre2_compile_context_free(context);
+    if (code == NULL) {
+        PCRE2_UCHAR reason[256];
+        pcre2_get_error_message(error, reason, sizeof reason);
+        log_error("cannot use tokenizer \"%s\": the pattern \"%.*s\" does not compile: %s", name, (int)size, pattern,
+                  (char *)reason);
+        goto free_translated;
+    }
+    pcre2_jit_compile(code, PCRE2_JIT_COMPLETE);  // where it cannot, matching interprets
+    free(translated.data);
+    struct regex *regex = memory_alloc(1, sizeof *regex);
+    *regex = (struct regex){ code, memory_printf("%.*s", (int)size, pattern), literal };
+    return regex;
+
+free_translated:
+    free(translated.data);
+    return NULL;
+}
+
+void regex_free(struct regex *regex)
+{
+    if (regex == NULL)
+        return;
+    pcre2_code_free(regex->code);
+    free(regex->pattern);
+    free(regex);
+}
+
+const char *regex_pattern(const struct regex *regex)
+{
+    return regex->pattern;
+}
+
+bool regex_is_literal(const struct regex *regex)
+{
+    return regex->literal;
+}
+
+void regex_scratch_free(struct regex_scratch *scratch)
+{
+    pcre2_match_data_free(scratch->match);
+    pcre2_match_context_free(scratch->context);
+    pcre2_jit_stack_free(scratch->stack);
+    *scratch = (struct regex_scratch){ 0 };
+}
+
+static int run(const struct regex *regex, struct regex_scratch *scratch, const char *text, size_t size, size_t from)
+{
+    if (scratch->match == NULL) {
+        scratch->match = pcre2_match_data_create(1, NULL);
+        scratch->context = pcre2_match_context_create(NULL);
+        if (scratch->match == NULL || scratch->context == NULL) {
+            log_error("out of memory: could not prepare a regular expression");
+            exit(71);
+        }
+    }
+    pcre2_set_match_limit(scratch->context, MATCH_LIMIT + (uint32_t)((size >> 24) * MATCH_LIMIT));
+    int found = pcre2_match(regex->code, (PCRE2_SPTR)text, size, from, PCRE2_NO_UTF_CHECK, scratch->match, scratch->context);
+    if (found == PCRE2_ERROR_JIT_STACKLIMIT && scratch->stack == NULL) {
+        scratch->stack = pcre2_jit_stack_create(1 << 16, STACK_BYTES_MAX, NULL);
+        pcre2_jit_stack_assign(scratch->context, NULL, scratch->stack);
+        found = pcre2_match(regex->code, (PCRE2_SPTR)text, size, from, PCRE2_NO_UTF_CHECK, scratch->match, scratch->context);
+    }
+    return found;
+}
+
+bool regex_next(const struct regex *regex, struct regex_scratch *scratch, const char *text, size_t size, size_t from,
+                size_t *start, size_t *end)
+{
+    while (from < size) {
+        int found = run(regex, scratch, text, size, from);
+        if (found < 0) {
+            if (found != PCRE2_ERROR_NOMATCH)
+                log_error("could not split a text of %zu bytes by the pattern \"%s\": error %d of PCRE2", size,
+                          regex->pattern, found);
+            return false;
+        }
+        const PCRE2_SIZE *match = pcre2_get_ovector_pointer(scratch->match);
+        if (match[0] < match[1]) {
+            *start = match[0];
+            *end = match[1];
+            return true;
+        }
+        // Empty: look on behind the next character.  (\K may even put the start behind the end.)
+        from = match[1] > from ? match[1] : from;
+        if (from < size)
+            from += utf8_size((unsigned char)text[from]);
+    }
+    return false;
+}
