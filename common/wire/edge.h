@@ -28,7 +28,10 @@ struct edge_options {
     size_t hold_max;          // items the stage may hold at once, >= 1; the store never sends more than that
 };
 
-/* NULL on failure, logged; *code is then the exit code (69 no store answers within 30 s, 65/78 the store refused). */
+/*
+ * NULL on failure, logged; *code is then the exit code: 64 standard input is a terminal or the endpoint is none, 69 no store
+ * answers within 30 s, 78 the store refused the settings, 75 a signal came first.  Installs stop.h.
+ */
 struct edge *edge_open(const struct edge_options *options, int *code);
 
 bool edge_is_pipe(const struct edge *edge);
@@ -40,7 +43,7 @@ int64_t edge_missing(const struct edge *edge);
 enum edge_status {
     EDGE_BATCH,    // at least one frame
     EDGE_EMPTY,    // nothing now; only when wait is false
-    EDGE_END,      // no more: end of input, or nothing is missing and follow is not set
+    EDGE_END,      // no more: end of input; nothing is missing and follow is not set; or nothing can ever be missing again
     EDGE_STOPPED,  // SIGTERM or SIGINT: finish what is held, then close
     EDGE_FAILED,   // logged
 };
@@ -51,31 +54,46 @@ struct batch {
 };
 
 /*
- * Takes 1 to max frames.  wait: until there is one; otherwise returns at once.  max 0 only serves the connection (EDGE_EMPTY).
+ * Takes 1 to max frames.  wait: until there is one; otherwise returns at once.  max 0 only serves the connection and
+ * sends what was given (EDGE_EMPTY or EDGE_FAILED).  Several batches may be open at once.
+ * Targets of a store come in whole batches, so max and hold_max must have room for one.
  * Frames of another type in a pipe are passed through to standard output (a rollout stream keeps its metrics).
  * Frames that do not decode are refused with a line on standard error, counted, and skipped.
  */
 enum edge_status edge_take(struct edge *edge, struct batch *batch, size_t max, bool wait);
-/* The frames of the batch end; those whose outputs are still to come stay leased. */
+/*
+ * The frames of the batch end; those whose outputs are still to come stay leased.  An item counts against hold_max until its
+ * output or failure is given; an item without a lease (item 0: what train takes) until now.
+ */
 void edge_done(struct edge *edge, struct batch *batch);
 
 /*
- * Sends an output.  Copies.  An output whose item is set ends that lease.  Waits while too much is unacknowledged.
- * 0, or -1 when it can never arrive (logged).
+ * Sends an output.  Copies.  An output whose item is set ends that lease.  Waits while 1024 outputs or 64 MiB are unacknowledged.
+ * 0, or -1 when it can never arrive (logged): no store for 10 minutes, or standard output broken or a terminal.
  */
 int edge_give(struct edge *edge, struct frame *output);
 /* Instead of an output: this item cannot be done.  In a pipe it is logged and counted. */
 int edge_fail(struct edge *edge, int64_t item, const char *reason);
 
-/* The bytes of a checkpoint: kind "weights" or "full", step -1 for the newest.  0; 1 when there is none; -1 on failure, logged. */
+/*
+ * Appends the bytes of a checkpoint, their digest verified: kind "weights" or "full", step -1 for the newest.
+ * 0 and *found_step; 1 when there is none (always in pipes); -1 on failure, logged.
+ */
 int edge_fetch(struct edge *edge, const char *run, int64_t step, const char *kind, struct buffer *out, int64_t *found_step);
-/* Sends a checkpoint in chunks and returns when it is committed.  0 or -1. */
+/* Sends a checkpoint in chunks and returns when it is committed.  0, or -1 logged. */
 int edge_give_checkpoint(struct edge *edge, const char *run, int64_t step, int64_t batch, const char *kind, bool final,
                          const struct buffer *content);
 
 /*
  * Waits until every output is committed, says bye, flushes.  Returns the stage's exit code: status is the last that
- * edge_take gave.  0 when all was handled, 65 when frames were refused, 74 output could not be written, 75 stopped before the end.
+ * edge_take gave, or EDGE_FAILED when the stage itself failed.
+ *
+ *     0   all was handled                         74  standard output could not be written
+ *     64  standard output is a terminal           75  stopped before the end, or no store for 10 minutes
+ *     65  frames or outputs were refused,         78  the store refused to talk further
+ *         or EDGE_FAILED without another reason
+ *
+ * In a pipe an item given to edge_fail makes it 65; a store keeps such items as failures.
  */
 int edge_close(struct edge *edge, enum edge_status status);
 

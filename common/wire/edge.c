@@ -1,0 +1,223 @@
+/* edge.c - what both lives of an edge have in common.  See edge.h. */
+#include "wire/edge.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sysexits.h>
+
+#include "base/check.h"
+#include "base/digest.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "base/stop.h"
+#include "base/utf8.h"
+#include "wire/edge_parts.h"
+
+static const struct edge_times ordinary_times = { .beat = 2, .lost = 15, .open = 30, .give_up = 600, .stop = 10 };
+
+static char *text_copy(const char *text)
+{
+    return text != NULL ? memory_text(text) : NULL;
+}
+
+static void batch_free(struct batch_memory *memory)
+{
+    if (memory == NULL)
+        return;
+    arena_free(&memory->arena);
+    free(memory->frames);
+    free(memory);
+}
+
+static void edge_free(struct edge *edge)
+{
+    for (struct batch_memory *memory = edge->batches, *next; memory != NULL; memory = next) {
+        next = memory->next;
+        batch_free(memory);
+    }
+    batch_free(edge->spare);
+    free((char *)edge->options.endpoint);
+    free((char *)edge->options.stage);
+    free((char *)edge->options.settings);
+    free(edge);
+}
+
+struct edge *edge_open_timed(const struct edge_options *options, const struct edge_times *times, int *code)
+{
+    CHECK(options->stage != NULL && options->hold_max >= 1 && options->hold_max <= 1048576);
+    struct edge *edge = memory_alloc(1, sizeof *edge);
+    edge->options = *options;
+    edge->options.endpoint = text_copy(options->endpoint);
+    edge->options.stage = text_copy(options->stage);
+    edge->options.settings = text_copy(options->settings);
+    stop_install();
+    *code = options->endpoint != NULL ? store_open(edge, times) : pipe_open(edge);
+    if (*code == EX_OK)
+        return edge;
+    edge_free(edge);
+    return NULL;
+}
+
+struct edge *edge_open(const struct edge_options *options, int *code)
+{
+    return edge_open_timed(options, &ordinary_times, code);
+}
+
+bool edge_is_pipe(const struct edge *edge)
+{
+    return edge->pipe != NULL;
+}
+
+const char *edge_welcome(const struct edge *edge)
+{
+    return edge->store != NULL ? store_welcome(edge) : "{}";
+}
+
+int64_t edge_missing(const struct edge *edge)
+{
+    return edge->store != NULL ? store_missing(edge) : 0;
+}
+
+/* ---- batches ---- */
+
+struct batch_memory *batch_begin(struct edge *edge)
+{
+    struct batch_memory *memory = edge->spare;
+    edge->spare = NULL;
+    if (memory == NULL) {
+        memory = memory_alloc(1, sizeof *memory);
+        arena_init(&memory->arena, "batch", 2 * (size_t)BATCH_BYTES_MAX);
+    }
+    memory->count = memory->bytes = memory->unleased = 0;
+    return memory;
+}
+
+struct frame *batch_slot(struct batch_memory *memory)
+{
+    if (memory->count == memory->capacity) {
+        memory->capacity = memory->capacity ? 2 * memory->capacity : 16;
+        memory->frames = memory_grow(memory->frames, memory->capacity, sizeof *memory->frames);
+    }
+    return &memory->frames[memory->count];
+}
+
+void batch_give(struct edge *edge, struct batch_memory *memory, struct batch *batch)
+{
+    *batch = (struct batch){ memory->frames, memory->count };
+    edge->taken += (int64_t)memory->count;
+    memory->next = edge->batches;
+    edge->batches = memory;
+}
+
+void batch_drop(struct edge *edge, struct batch_memory *memory)
+{
+    arena_reset(&memory->arena);
+    batch_free(edge->spare);
+    edge->spare = memory;
+}
+
+void edge_done(struct edge *edge, struct batch *batch)
+{
+    struct batch_memory **link = &edge->batches;
+    while (*link != NULL && (*link)->frames != batch->frames)
+        link = &(*link)->next;
+    struct batch_memory *memory = *link;
+    CHECK(memory != NULL);
+    *link = memory->next;
+    if (edge->store != NULL)
+        store_done(edge, memory);
+    batch_drop(edge, memory);
+    *batch = (struct batch){ 0 };
+}
+
+/* ---- taking and giving ---- */
+
+enum edge_status edge_take(struct edge *edge, struct batch *batch, size_t max, bool wait)
+{
+    *batch = (struct batch){ 0 };
+    return edge->store != NULL ? store_take(edge, batch, max, wait) : pipe_take(edge, batch, max, wait);
+}
+
+int edge_give(struct edge *edge, struct frame *output)
+{
+    CHECK(frame_output(output) != NULL);
+    int result = edge->store != NULL ? store_give(edge, output) : pipe_give(edge, output);
+    edge->given += result == 0;
+    return result;
+}
+
+int edge_fail(struct edge *edge, int64_t item, const char *reason)
+{
+    edge->failed++;
+    if (edge->store == NULL) {
+        log_error("an item could not be done: %s", reason);
+        return 0;
+    }
+    char line[4096];  // the limit of the field, with its NUL
+    size_t size = strlen(reason) < sizeof line - 1 ? strlen(reason) : sizeof line - 1;
+    memcpy(line, reason, size);
+    line[size] = '\0';
+    if (!utf8_is_valid(line, size))
+        for (size_t i = 0; i < size; i++)
+            if ((unsigned char)line[i] >= 0x80)
+                line[i] = '?';
+    struct frame frame = frame_make(FRAME_failed);
+    frame.failed.item = item;
+    frame.failed.reason = size > 0 ? line : "no reason given";
+    return store_give(edge, &frame);
+}
+
+int edge_fetch(struct edge *edge, const char *run, int64_t step, const char *kind, struct buffer *out, int64_t *found_step)
+{
+    return edge->store != NULL ? store_fetch(edge, run, step, kind, out, found_step) : 1;
+}
+
+int edge_give_checkpoint(struct edge *edge, const char *run, int64_t step, int64_t batch, const char *kind, bool final,
+                         const struct buffer *content)
+{
+    CHECK(content->size > 0);
+    char sha256[DIGEST_HEX_SIZE];
+    struct digest digest;
+    digest_init(&digest);
+    digest_add(&digest, content->data, content->size);
+    digest_hex(&digest, sha256);
+    for (size_t offset = 0; offset < content->size; offset += CHUNK_BYTES) {
+        size_t left = content->size - offset;
+        struct frame frame = frame_make(FRAME_checkpoint);
+        struct frame_checkpoint *checkpoint = &frame.checkpoint;
+        checkpoint->run = run;
+        checkpoint->step = step;
+        checkpoint->kind = kind;
+        checkpoint->batch = batch;
+        checkpoint->sha256 = sha256;
+        checkpoint->size = (int64_t)content->size;
+        checkpoint->offset = (int64_t)offset;
+        checkpoint->data = (struct bytes){ (const unsigned char *)content->data + offset, left < CHUNK_BYTES ? left : CHUNK_BYTES };
+        checkpoint->final = final;
+        if (edge_give(edge, &frame) != 0)
+            return -1;
+    }
+    return edge->store != NULL ? store_settle(edge) : 0;
+}
+
+int edge_close(struct edge *edge, enum edge_status status)
+{
+    if (edge->store != NULL)
+        store_close(edge);
+    else
+        pipe_close(edge);
+    log_debug("edge of %s: taken=%lld given=%lld failed=%lld refused=%lld passed=%lld", edge->options.stage,
+              (long long)edge->taken, (long long)edge->given, (long long)edge->failed, (long long)edge->refused,
+              (long long)edge->passed);
+    bool is_pipe = edge->options.endpoint == NULL;  // a store has recorded what failed
+    int code = EX_OK;
+    if (edge->failure != 0)
+        code = edge->failure;
+    else if (status == EDGE_STOPPED)
+        code = EX_TEMPFAIL;
+    else if (status == EDGE_FAILED || edge->refused > 0 || (is_pipe && edge->failed > 0))
+        code = EX_DATAERR;
+    edge_free(edge);
+    return code;
+}

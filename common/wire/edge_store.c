@@ -1,0 +1,763 @@
+/*
+ * edge_store.c - an edge as a worker of a store.  See edge.h, and schemas/README.md for the protocol.
+ *
+ * A conversation begins with hello.  When one ends (the store was restarted, the connection broke) nothing of it is
+ * relied on: credit is 0 again, items that the stage has not seen are forgotten since they will be offered again,
+ * and outputs without an ack are sent again, without their leases.
+ */
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sysexits.h>
+#include <unistd.h>
+#include <zmq.h>
+
+#include "base/check.h"
+#include "base/digest.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "base/progress.h"
+#include "base/stop.h"
+#include "wire/edge_parts.h"
+
+enum { NUMBERS = 1 << 30, RECEIVE_MAX = 1024, LINGER_MS = 1000, FETCH_TRIES = 3 };
+
+_Static_assert(NUMBERS % KEPT_MAX == 0, "a number tells the place in kept");
+
+/* An item that has arrived and that the stage has not taken. */
+struct pending {
+    zmq_msg_t message;
+    int64_t batch, batch_size;  // of a target; batch_size 0: of anything else
+};
+
+/* An item that the stage has, or had until it gave the output. */
+struct lease {
+    int64_t item;          // as the stage knows it: the same in all conversations
+    int64_t store_item;    // as the store knows it, in that conversation
+    int64_t conversation;
+};
+
+/* An output that waits for its ack. */
+struct kept {
+    char *bytes;  // NULL once acknowledged
+    size_t size;
+};
+
+/* A checkpoint on its way here; lives as long as store_fetch runs. */
+struct fetch {
+    const char *run, *kind;
+    int64_t step;            // asked for
+    int64_t found_step;      // -1 until the first piece
+    struct buffer *out;
+    size_t start;            // in out, where the file begins
+    int64_t size;            // bytes of the file
+    char sha256[DIGEST_HEX_SIZE];
+    int64_t conversation;    // in which the next piece was asked for; -1: not yet
+    double asked_s;
+    int tries;
+    enum { FETCH_GOES_ON, FETCH_NONE, FETCH_WHOLE, FETCH_BROKEN } state;
+};
+
+struct edge_store {
+    struct edge_times times;
+    char worker[128];
+    void *context, *socket;
+    struct arena scratch;  // of the frame being read
+    struct buffer sending;
+
+    bool talks;             // welcomed in this conversation
+    bool was_lost;          // and nothing was heard since
+    int64_t conversation;
+    double served_s, connected_s, hello_s, beat_s, sent_s, heard_s;  // times of the last
+    double asked_s;         // when the first frame since heard_s was sent; 0: none
+    char *welcome;          // settings of the first one
+    int64_t missing;
+
+    struct pending *pending;          // ring of hold_max
+    size_t pending_first, pending_count;
+    struct lease *leases;             // (hold_max)
+    size_t lease_count;
+    int64_t last_item;
+    size_t unleased;                  // items without a lease that the stage has
+    size_t credit;                    // wanted and not arrived
+    bool idle, idle_final;            // the store's last word was that it has nothing to hand out
+    int64_t idle_missing;
+
+    struct kept kept[KEPT_MAX];       // output n is in kept[n % KEPT_MAX]
+    int64_t first, unsent, next;      // first <= unsent <= next; the first without an ack, not sent, not made
+    size_t kept_bytes;
+    double acked_s;                   // when the last ack came, or something to acknowledge
+    double output_s;                  // when the last output was sent
+    struct fetch *fetch;              // NULL: none
+};
+
+/* ---- sending ---- */
+
+/* Output n as it is numbered on the wire, from 1. */
+static int64_t number_of(int64_t n)
+{
+    return 1 + n % NUMBERS;
+}
+
+static bool send_bytes(struct edge_store *store, const void *data, size_t size)
+{
+    double now_s = clock_s();
+    if (store->asked_s == 0)
+        store->asked_s = now_s;
+    if (zmq_send(store->socket, data, size, ZMQ_DONTWAIT) < 0)
+        return false;  // no connection, or too much on its way: whoever wanted this tries again
+    store->sent_s = now_s;
+    return true;
+}
+
+static bool send_frame(struct edge_store *store, const struct frame *frame)
+{
+    store->sending.size = 0;
+    frame_encode(frame, &store->sending);
+    return send_bytes(store, store->sending.data, store->sending.size);
+}
+
+static void send_hello(struct edge *edge)
+{
+    struct edge_store *store = edge->store;
+    struct frame frame = frame_make(FRAME_hello);
+    frame.hello.stage = edge->options.stage;
+    frame.hello.worker = store->worker;
+    frame.hello.settings = edge->options.settings;
+    if (send_frame(store, &frame))
+        store->hello_s = clock_s();
+}
+
+static void send_beat(struct edge_store *store)
+{
+    struct frame frame = frame_make(FRAME_beat);
+    frame.beat.held = (int64_t)(store->lease_count + store->unleased + store->pending_count);
+    store->beat_s = clock_s();
+    send_frame(store, &frame);
+}
+
+/* In portions, so that an item more or less is not a message each. */
+static void send_want(struct edge *edge)
+{
+    struct edge_store *store = edge->store;
+    size_t held = store->credit + store->pending_count + store->lease_count + store->unleased;
+    size_t room = edge->options.hold_max > held ? edge->options.hold_max - held : 0;
+    if (edge->options.takes_nothing || stop_requested() || room == 0)
+        return;
+    if (store->credit > 0 && room < edge->options.hold_max / 8)
+        return;
+    struct frame frame = frame_make(FRAME_want);
+    frame.want.count = (int64_t)room;
+    if (send_frame(store, &frame))
+        store->credit += room;
+}
+
+static void send_outputs(struct edge_store *store)
+{
+    for (; store->unsent < store->next; store->unsent++) {
+        const struct kept *kept = &store->kept[store->unsent % KEPT_MAX];
+        if (kept->bytes == NULL)
+            continue;
+        if (!send_bytes(store, kept->bytes, kept->size))
+            return;
+        store->output_s = store->sent_s;
+    }
+}
+
+static void send_fetch(struct edge_store *store)
+{
+    struct fetch *fetch = store->fetch;
+    struct frame frame = frame_make(FRAME_fetch);
+    frame.fetch.run = fetch->run;
+    frame.fetch.kind = fetch->kind;
+    frame.fetch.step = fetch->found_step >= 0 ? fetch->found_step : fetch->step;
+    frame.fetch.offset = (int64_t)(fetch->out->size - fetch->start);
+    if (send_frame(store, &frame)) {
+        fetch->conversation = store->conversation;
+        fetch->asked_s = store->sent_s;
+    }
+}
+
+/* ---- conversations ---- */
+
+/* Leaves the socket in *socket, or logs and returns an exit code. */
+static int connect_socket(struct edge *edge, void **socket)
+{
+    struct edge_store *store = edge->store;
+    int linger_ms = 0, immediate = 1;
+    int64_t size_max = FRAME_SIZE_MAX;
+    int receive_max = (int)edge->options.hold_max + RECEIVE_MAX;
+    *socket = zmq_socket(store->context, ZMQ_DEALER);
+    if (*socket == NULL) {
+        log_error("could not make a socket: %s", zmq_strerror(errno));
+        return EX_OSERR;
+    }
+    zmq_setsockopt(*socket, ZMQ_LINGER, &linger_ms, sizeof linger_ms);
+    zmq_setsockopt(*socket, ZMQ_IMMEDIATE, &immediate, sizeof immediate);  // nothing waits in the socket for a store that is away
+    zmq_setsockopt(*socket, ZMQ_MAXMSGSIZE, &size_max, sizeof size_max);
+    zmq_setsockopt(*socket, ZMQ_RCVHWM, &receive_max, sizeof receive_max);
+    if (zmq_connect(*socket, edge->options.endpoint) == 0)
+        return EX_OK;
+    log_error("cannot connect to store \"%s\": %s", edge->options.endpoint, zmq_strerror(errno));
+    log_hint("an endpoint is ipc://FILE or tcp://HOST:PORT");
+    zmq_close(*socket);
+    *socket = NULL;
+    return EX_USAGE;
+}
+
+static void keep(struct edge_store *store, int64_t n, struct frame *output)
+{
+    struct kept *kept = &store->kept[n % KEPT_MAX];
+    struct buffer bytes = { 0 };
+    *frame_output(output) = number_of(n);
+    frame_encode(output, &bytes);
+    *kept = (struct kept){ bytes.data, bytes.size };
+    store->kept_bytes += bytes.size;
+}
+
+static void release(struct edge_store *store, int64_t n)
+{
+    struct kept *kept = &store->kept[n % KEPT_MAX];
+    free(kept->bytes);
+    store->kept_bytes -= kept->size;
+    *kept = (struct kept){ 0 };
+    while (store->first < store->next && store->kept[store->first % KEPT_MAX].bytes == NULL)
+        store->first++;
+    if (store->unsent < store->first)
+        store->unsent = store->first;
+}
+
+/* The store does not know the lease in this output any more. */
+static void drop_lease(struct edge_store *store, int64_t n)
+{
+    struct kept *kept = &store->kept[n % KEPT_MAX];
+    if (kept->bytes == NULL)
+        return;
+    struct frame frame;
+    char reason[512];
+    arena_reset(&store->scratch);
+    int decoded = frame_decode(&frame, kept->bytes, kept->size, &store->scratch, reason);
+    CHECK(decoded == 0);
+    if (frame.type == FRAME_failed) {
+        release(store, n);
+    } else if (*frame_item(&frame) != 0) {
+        *frame_item(&frame) = 0;
+        store->kept_bytes -= kept->size;
+        free(kept->bytes);
+        keep(store, n, &frame);
+    }
+}
+
+static void pending_pop(struct edge *edge)
+{
+    struct edge_store *store = edge->store;
+    zmq_msg_close(&store->pending[store->pending_first].message);
+    store->pending_first = (store->pending_first + 1) % edge->options.hold_max;
+    store->pending_count--;
+}
+
+static void begin_conversation(struct edge *edge)
+{
+    struct edge_store *store = edge->store;
+    store->conversation++;
+    store->talks = store->idle = false;
+    store->credit = 0;
+    while (store->pending_count > 0)
+        pending_pop(edge);
+    for (int64_t n = store->first; n < store->next; n++)
+        drop_lease(store, n);
+    store->unsent = store->first;
+    store->hello_s = 0;
+}
+
+static void give_up(struct edge *edge, const char *what, double after_s)
+{
+    log_error("store \"%s\" %s for %.0f s, %lld outputs are not stored", edge->options.endpoint, what, after_s,
+              (long long)(edge->store->next - edge->store->first));
+    log_hint("what is not stored is offered again to the next worker");
+    edge->failure = EX_TEMPFAIL;
+}
+
+static void connect_again(struct edge *edge)
+{
+    struct edge_store *store = edge->store;
+    if (!store->was_lost)
+        log_error("store \"%s\" has not answered for %.0f s, connecting again", edge->options.endpoint, store->times.lost);
+    store->was_lost = true;
+    zmq_close(store->socket);
+    edge->failure = connect_socket(edge, &store->socket);
+    store->connected_s = clock_s();
+    begin_conversation(edge);
+}
+
+/* ---- receiving ---- */
+
+static void receive_welcome(struct edge *edge, const struct frame_welcome *welcome)
+{
+    struct edge_store *store = edge->store;
+    if (store->talks)
+        return;  // a hello was sent twice
+    store->talks = true;
+    store->acked_s = clock_s();
+    if (store->welcome == NULL) {
+        store->welcome = memory_text(welcome->settings);
+        store->missing = welcome->missing;
+    } else {
+        log_event("store \"%s\" is back, %lld outputs are sent again", edge->options.endpoint,
+                  (long long)(store->next - store->first));
+    }
+    store->was_lost = false;
+}
+
+/* The output with this number on the wire, or -1. */
+static int64_t output_from_number(const struct edge_store *store, int64_t number)
+{
+    int64_t n = store->first + (number - number_of(store->first) + NUMBERS) % NUMBERS;
+    return number >= 1 && number <= NUMBERS && n < store->next ? n : -1;
+}
+
+static void receive_ack(struct edge_store *store, const struct frame_ack *ack)
+{
+    for (size_t i = 0; i < ack->outputs.count; i++) {
+        int64_t n = output_from_number(store, ack->outputs.at[i]);
+        if (n >= 0)
+            release(store, n);
+    }
+    store->acked_s = clock_s();
+}
+
+static void receive_refusal(struct edge *edge, const struct frame_refusal *refusal)
+{
+    struct edge_store *store = edge->store;
+    bool answers_output = refusal->output != 0;
+    if (!refusal->fatal && !answers_output && store->fetch != NULL && store->talks) {
+        log_debug("store \"%s\": %s", edge->options.endpoint, refusal->reason);
+        store->fetch->state = FETCH_NONE;
+        return;
+    }
+    log_error("store \"%s\" refused%s: %s", edge->options.endpoint, answers_output ? " an output" : "", refusal->reason);
+    if (answers_output) {
+        int64_t n = output_from_number(store, refusal->output);
+        if (n >= 0) {
+            release(store, n);
+            store->acked_s = clock_s();
+            edge->refused++;
+        }
+    }
+    if (refusal->fatal)
+        edge->failure = EX_CONFIG;
+    else if (!store->talks && !answers_output)
+        edge->failure = EX_DATAERR;
+}
+
+static void fetch_again(struct edge *edge, struct fetch *fetch, const char *why)
+{
+    fetch->out->size = fetch->start;
+    fetch->found_step = -1;
+    fetch->conversation = -1;
+    if (++fetch->tries < FETCH_TRIES)
+        return;
+    log_error("cannot fetch checkpoint run=%s kind=%s step=%lld from store \"%s\": %s", fetch->run, fetch->kind,
+              (long long)fetch->step, edge->options.endpoint, why);
+    fetch->state = FETCH_BROKEN;
+}
+
+static void receive_checkpoint(struct edge *edge, const struct frame_checkpoint *piece)
+{
+    struct fetch *fetch = edge->store->fetch;
+    if (fetch == NULL || strcmp(piece->run, fetch->run) != 0 || strcmp(piece->kind, fetch->kind) != 0
+        || (fetch->step >= 0 && piece->step != fetch->step) || piece->offset != (int64_t)(fetch->out->size - fetch->start))
+        return;  // the answer to a question that was asked again
+    if (fetch->found_step < 0) {
+        fetch->found_step = piece->step;
+        fetch->size = piece->size;
+        memcpy(fetch->sha256, piece->sha256, sizeof fetch->sha256);
+    }
+    if (piece->step != fetch->found_step || piece->size != fetch->size || strcmp(piece->sha256, fetch->sha256) != 0) {
+        fetch_again(edge, fetch, "it keeps changing");
+        return;
+    }
+    buffer_append(fetch->out, piece->data.at, piece->data.size);
+    fetch->conversation = -1;
+    int64_t got = (int64_t)(fetch->out->size - fetch->start);
+    if (got < fetch->size)
+        return;
+    struct digest digest;
+    char sha256[DIGEST_HEX_SIZE];
+    digest_init(&digest);
+    digest_add(&digest, fetch->out->data + fetch->start, (size_t)got);
+    digest_hex(&digest, sha256);
+    if (got == fetch->size && strcmp(sha256, fetch->sha256) == 0)
+        fetch->state = FETCH_WHOLE;
+    else
+        fetch_again(edge, fetch, "its bytes do not have the digest they should have");
+}
+
+/* Takes the message over. */
+static void receive_item(struct edge *edge, const struct frame *frame, zmq_msg_t *message)
+{
+    struct edge_store *store = edge->store;
+    if (!store->talks || store->credit == 0) {
+        log_error("store \"%s\" sent a %s that was not wanted", edge->options.endpoint, frame_type_name(frame->type));
+        return;
+    }
+    store->credit--;
+    store->idle = false;
+    struct pending *pending = &store->pending[(store->pending_first + store->pending_count++) % edge->options.hold_max];
+    *pending = (struct pending){ 0 };
+    if (frame->type == FRAME_target) {
+        pending->batch = frame->target.batch;
+        pending->batch_size = frame->target.batch_size;
+    }
+    zmq_msg_init(&pending->message);
+    zmq_msg_move(&pending->message, message);
+}
+
+static void receive_message(struct edge *edge, zmq_msg_t *message)
+{
+    struct edge_store *store = edge->store;
+    struct frame frame;
+    char reason[512];
+    store->heard_s = clock_s();
+    store->asked_s = 0;
+    arena_reset(&store->scratch);
+    if (frame_decode(&frame, zmq_msg_data(message), zmq_msg_size(message), &store->scratch, reason) != 0) {
+        log_error("store \"%s\" sent what cannot be read: %s", edge->options.endpoint, reason);
+        edge->refused++;
+        return;
+    }
+    if (frame.type == FRAME_welcome)
+        receive_welcome(edge, &frame.welcome);
+    else if (frame.type == FRAME_ack)
+        receive_ack(store, &frame.ack);
+    else if (frame.type == FRAME_refusal)
+        receive_refusal(edge, &frame.refusal);
+    else if (frame.type == FRAME_checkpoint)
+        receive_checkpoint(edge, &frame.checkpoint);
+    else if (frame.type == edge->options.takes && !edge->options.takes_nothing)
+        receive_item(edge, &frame, message);
+    else if (frame.type == FRAME_idle) {
+        store->idle = store->talks;
+        store->idle_missing = frame.idle.missing;
+        store->idle_final = frame.idle.final;
+    } else if (frame.type == FRAME_stranger) {
+        if (store->talks)
+            begin_conversation(edge);  // else it answers what was sent before the hello
+    } else if (frame.type != FRAME_beat) {
+        log_error("store \"%s\" sent a %s frame, which is not for a %s worker", edge->options.endpoint,
+                  frame_type_name(frame.type), edge->options.stage);
+    }
+}
+
+static void receive_all(struct edge *edge)
+{
+    for (int i = 0; i < RECEIVE_MAX && edge->failure == 0; i++) {
+        zmq_msg_t message;
+        zmq_msg_init(&message);
+        bool got = zmq_msg_recv(&message, edge->store->socket, ZMQ_DONTWAIT) >= 0;
+        if (got)
+            receive_message(edge, &message);
+        zmq_msg_close(&message);
+        if (!got)
+            return;
+    }
+}
+
+/* ---- one turn ---- */
+
+static bool is_due(double last_s, double interval_s, double now_s)
+{
+    return now_s - last_s >= interval_s;
+}
+
+/* Time that the stage spent elsewhere says nothing about the store. */
+static void forgive_absence(struct edge_store *store, double now_s)
+{
+    double absence_s = now_s - store->served_s - store->times.lost / 3;
+    if (absence_s > 0) {
+        if (store->asked_s > 0)
+            store->asked_s += absence_s;
+        store->connected_s += absence_s;
+        store->acked_s += absence_s;
+    }
+    store->served_s = now_s;
+}
+
+static void judge_silence(struct edge *edge, double now_s)
+{
+    struct edge_store *store = edge->store;
+    double patience_s = stop_requested() ? store->times.stop : store->times.give_up;
+    if (store->asked_s > 0 && is_due(store->asked_s, patience_s, now_s)) {
+        give_up(edge, "has not answered", patience_s);
+    } else if (store->asked_s > 0 && is_due(store->asked_s, store->times.lost, now_s)
+               && is_due(store->connected_s, store->times.lost, now_s)) {
+        connect_again(edge);
+    } else if (store->talks && store->first < store->next) {
+        if (is_due(store->acked_s, patience_s, now_s))
+            give_up(edge, "has stored nothing", patience_s);
+        else if (store->unsent == store->next && is_due(store->acked_s, store->times.lost, now_s)
+                 && is_due(store->output_s, store->times.lost, now_s))
+            store->unsent = store->first;
+    }
+}
+
+static void send_all(struct edge *edge, double now_s)
+{
+    struct edge_store *store = edge->store;
+    if (!store->talks) {
+        if (is_due(store->hello_s, store->times.beat, now_s))
+            send_hello(edge);
+        return;
+    }
+    send_outputs(store);
+    if (store->fetch != NULL
+        && (store->fetch->conversation != store->conversation || is_due(store->fetch->asked_s, store->times.lost, now_s)))
+        send_fetch(store);
+    send_want(edge);
+    double quiet_since_s = store->sent_s < store->heard_s ? store->sent_s : store->heard_s;
+    if (is_due(quiet_since_s, store->times.beat, now_s) && is_due(store->beat_s, store->times.beat, now_s))
+        send_beat(store);
+}
+
+/* Sends what is due, waits up to wait_ms for the store, and takes in all that it has sent. */
+static void serve(struct edge *edge, int wait_ms)
+{
+    struct edge_store *store = edge->store;
+    if (edge->failure != 0)
+        return;
+    double now_s = clock_s();
+    forgive_absence(store, now_s);
+    receive_all(edge);
+    if (edge->failure == 0)
+        judge_silence(edge, now_s);
+    if (edge->failure != 0)
+        return;
+    send_all(edge, now_s);
+    if (wait_ms == 0)
+        return;
+    bool has_more = store->talks ? store->unsent < store->next : store->hello_s == 0;
+    zmq_pollitem_t item = { .socket = store->socket, .events = (short)(ZMQ_POLLIN | (has_more ? ZMQ_POLLOUT : 0)) };
+    zmq_poll(&item, 1, wait_ms);
+    receive_all(edge);
+}
+
+/* ---- what edge.c calls ---- */
+
+int store_open(struct edge *edge, const struct edge_times *times)
+{
+    CHECK(edge->options.settings != NULL);
+    struct edge_store *store = edge->store = memory_alloc(1, sizeof *store);
+    char host[64] = "";
+    gethostname(host, sizeof host - 1);
+    snprintf(store->worker, sizeof store->worker, "%s, process %ld", host, (long)getpid());
+    store->times = *times;
+    store->pending = memory_alloc(edge->options.hold_max, sizeof *store->pending);
+    store->leases = memory_alloc(edge->options.hold_max, sizeof *store->leases);
+    arena_init(&store->scratch, "frame", 2 * (size_t)FRAME_SIZE_MAX);
+    store->context = zmq_ctx_new();  // NULL: the socket cannot be made
+    edge->failure = connect_socket(edge, &store->socket);
+    double start_s = clock_s();
+    store->served_s = store->connected_s = start_s;
+    begin_conversation(edge);
+    while (edge->failure == 0 && !store->talks) {
+        serve(edge, SLICE_MS);
+        if (stop_requested()) {
+            edge->failure = EX_TEMPFAIL;
+        } else if (!store->talks && edge->failure == 0 && is_due(start_s, times->open, clock_s())) {
+            log_error("no store answers at \"%s\", waited %.0f s", edge->options.endpoint, times->open);
+            log_hint("start one with 'store serve --db FILE --listen %s'", edge->options.endpoint);
+            edge->failure = EX_UNAVAILABLE;
+        }
+    }
+    int code = edge->failure;
+    if (code != EX_OK)
+        store_close(edge);
+    return code;
+}
+
+const char *store_welcome(const struct edge *edge)
+{
+    return edge->store->welcome;
+}
+
+int64_t store_missing(const struct edge *edge)
+{
+    return edge->store->missing;
+}
+
+/* How many of the pending items can go to the stage: targets only as whole batches, so that no conversation ends within one. */
+static size_t ready_count(const struct edge *edge, size_t max)
+{
+    const struct edge_store *store = edge->store;
+    size_t hold_max = edge->options.hold_max, ready = 0;
+    while (ready < store->pending_count && ready < max) {
+        const struct pending *first = &store->pending[(store->pending_first + ready) % hold_max];
+        size_t of_batch = 1;
+        while (ready + of_batch < store->pending_count && (int64_t)of_batch < first->batch_size
+               && store->pending[(store->pending_first + ready + of_batch) % hold_max].batch == first->batch)
+            of_batch++;
+        bool is_whole = (int64_t)of_batch >= first->batch_size || of_batch >= max || of_batch >= hold_max;
+        if (!is_whole || (ready > 0 && ready + of_batch > max))
+            break;
+        ready += of_batch;
+    }
+    return ready < max ? ready : max;
+}
+
+static void take_pending(struct edge *edge, struct batch_memory *memory, size_t count)
+{
+    struct edge_store *store = edge->store;
+    while (memory->count < count && memory->bytes < BATCH_BYTES_MAX) {
+        zmq_msg_t *message = &store->pending[store->pending_first].message;
+        struct frame *frame = batch_slot(memory);
+        char reason[512];
+        int decoded = frame_decode(frame, zmq_msg_data(message), zmq_msg_size(message), &memory->arena, reason);
+        CHECK(decoded == 0);  // it was read when it arrived
+        int64_t *item = frame_item(frame);
+        if (*item != 0) {
+            store->leases[store->lease_count++] = (struct lease){ ++store->last_item, *item, store->conversation };
+            *item = store->last_item;
+        } else {
+            memory->unleased++;
+            store->unleased++;
+        }
+        memory->count++;
+        memory->bytes += zmq_msg_size(message);
+        pending_pop(edge);
+    }
+}
+
+static bool is_at_end(const struct edge *edge)
+{
+    const struct edge_store *store = edge->store;
+    if (edge->options.takes_nothing)
+        return true;
+    bool nothing_missing = store->idle_missing == 0 && !edge->options.follow;
+    return store->idle && (store->idle_final || nothing_missing) && store->first == store->next;
+}
+
+enum edge_status store_take(struct edge *edge, struct batch *batch, size_t max, bool wait)
+{
+    struct edge_store *store = edge->store;
+    for (int wait_ms = 0; ; wait_ms = SLICE_MS) {
+        serve(edge, wait_ms);
+        if (edge->failure != 0)
+            return EDGE_FAILED;
+        if (max == 0)
+            return EDGE_EMPTY;
+        if (stop_requested())
+            return EDGE_STOPPED;
+        size_t ready = ready_count(edge, max);
+        if (ready > 0) {
+            struct batch_memory *memory = batch_begin(edge);
+            take_pending(edge, memory, ready);
+            batch_give(edge, memory, batch);
+            return EDGE_BATCH;
+        }
+        if (is_at_end(edge))
+            return EDGE_END;
+        if (!wait)
+            return EDGE_EMPTY;
+        CHECK(store->lease_count + store->unleased < edge->options.hold_max);  // else nothing can ever come
+    }
+}
+
+void store_done(struct edge *edge, const struct batch_memory *memory)
+{
+    edge->store->unleased -= memory->unleased;
+}
+
+/* Ends the hold on an item and returns the store's name for it, 0 when the store has forgotten it. */
+static int64_t end_lease(struct edge_store *store, int64_t item)
+{
+    for (size_t i = 0; i < store->lease_count; i++) {
+        if (store->leases[i].item == item) {
+            struct lease lease = store->leases[i];
+            store->leases[i] = store->leases[--store->lease_count];
+            return lease.conversation == store->conversation ? lease.store_item : 0;
+        }
+    }
+    return 0;
+}
+
+int store_give(struct edge *edge, struct frame *output)
+{
+    struct edge_store *store = edge->store;
+    bool is_full = store->next - store->first >= KEPT_MAX || store->kept_bytes >= KEPT_BYTES_MAX;
+    if (is_full || is_due(store->served_s, 0.05, clock_s()))
+        serve(edge, 0);
+    while (edge->failure == 0 && (store->next - store->first >= KEPT_MAX || store->kept_bytes >= KEPT_BYTES_MAX))
+        serve(edge, SLICE_MS);
+    if (edge->failure != 0)
+        return -1;
+    struct frame copy = *output;
+    if (*frame_item(&copy) != 0)
+        *frame_item(&copy) = end_lease(store, *frame_item(&copy));
+    if (copy.type == FRAME_failed && copy.failed.item == 0)
+        return 0;  // the store will offer the item again
+    if (store->first == store->next)
+        store->acked_s = clock_s();
+    keep(store, store->next++, &copy);
+    if (store->talks)
+        send_outputs(store);
+    return 0;
+}
+
+int store_settle(struct edge *edge)
+{
+    struct edge_store *store = edge->store;
+    int64_t refused = edge->refused;
+    while (edge->failure == 0 && store->first < store->next)
+        serve(edge, SLICE_MS);
+    return edge->failure == 0 && edge->refused == refused ? 0 : -1;
+}
+
+int store_fetch(struct edge *edge, const char *run, int64_t step, const char *kind, struct buffer *out, int64_t *found_step)
+{
+    struct edge_store *store = edge->store;
+    struct fetch fetch = { .run = run, .kind = kind, .step = step, .found_step = -1, .out = out, .start = out->size,
+                           .conversation = -1 };
+    store->fetch = &fetch;
+    while (edge->failure == 0 && fetch.state == FETCH_GOES_ON && !stop_requested())
+        serve(edge, SLICE_MS);
+    store->fetch = NULL;
+    *found_step = fetch.state == FETCH_WHOLE ? fetch.found_step : -1;
+    if (fetch.state == FETCH_NONE) {
+        out->size = fetch.start;
+        return 1;
+    }
+    if (fetch.state == FETCH_GOES_ON && edge->failure == 0) {
+        log_error("stopped while fetching checkpoint run=%s kind=%s step=%lld", run, kind, (long long)step);
+        edge->failure = EX_TEMPFAIL;
+    }
+    return fetch.state == FETCH_WHOLE ? 0 : -1;
+}
+
+void store_close(struct edge *edge)
+{
+    struct edge_store *store = edge->store;
+    store_settle(edge);
+    if (store->socket != NULL) {
+        int linger_ms = store->talks ? LINGER_MS : 0;
+        struct frame bye = frame_make(FRAME_bye);
+        if (store->talks)
+            send_frame(store, &bye);
+        zmq_setsockopt(store->socket, ZMQ_LINGER, &linger_ms, sizeof linger_ms);
+        zmq_close(store->socket);
+    }
+    while (zmq_ctx_term(store->context) != 0 && errno == EINTR) {
+    }
+    while (store->pending_count > 0)
+        pending_pop(edge);
+    for (int64_t n = store->first; n < store->next; n++)
+        free(store->kept[n % KEPT_MAX].bytes);
+    arena_free(&store->scratch);
+    free(store->sending.data);
+    free(store->pending);
+    free(store->leases);
+    free(store->welcome);
+    free(store);
+    edge->store = NULL;
+}
