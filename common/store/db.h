@@ -67,5 +67,9 @@ int64_t db_int(struct db *db, sqlite3_stmt *query, int64_t otherwise);
 /* Rows that the last db_run inserted, changed or deleted. */
 int64_t db_changes(struct db *db);
 int64_t db_last_id(struct db *db);
+/* For queries of which several run at once; the caller finalizes them. */
+sqlite3_stmt *db_prepare(struct db *db, const char *sql);
+
+enum { STORE_REASON_BYTES = 512 };  // of every "reason" in common/store/
 
 #endif

@@ -1,0 +1,355 @@
+/* plan.c - see plan.h. */
+#include "store/plan.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/check.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "base/philox.h"
+#include "store/pin.h"
+
+/* ---- settings ---- */
+
+struct plan_target {
+    const char *reward, *policy, *split;  // borrow from the JSON
+    double lambda;
+    json_int_t refresh;
+};
+
+struct plan_train {
+    json_int_t batch, epochs, updates, refresh, seed;
+};
+
+static int text_read(const json_t *settings, const char *key, const char **out, char *reason)
+{
+    *out = json_string_value(json_object_get(settings, key));
+    if (*out != NULL && **out != '\0' && strlen(*out) <= 128)
+        return 1;
+    snprintf(reason, STORE_REASON_BYTES, "field \"%s\" of target must be a text of 1 to 128 bytes", key);
+    return 0;
+}
+
+static int int_read(const json_t *settings, const char *key, json_int_t low, json_int_t high, json_int_t *out, char *reason)
+{
+    const json_t *value = json_object_get(settings, key);
+    *out = json_integer_value(value);
+    if (json_is_integer(value) && *out >= low && *out <= high)
+        return 1;
+    snprintf(reason, STORE_REASON_BYTES, "field \"%s\" of the run's settings must be a whole number from %lld to %lld", key,
+             (long long)low, (long long)high);
+    return 0;
+}
+
+static int target_read(const json_t *settings, struct plan_target *target, char *reason)
+{
+    const json_t *lambda = json_object_get(settings, "lambda");
+    target->lambda = json_number_value(lambda);
+    if (!json_is_number(lambda) || !(target->lambda >= 0 && target->lambda <= 1)) {
+        snprintf(reason, STORE_REASON_BYTES, "field \"lambda\" of target must be a number from 0 to 1");
+        return 0;
+    }
+    return text_read(settings, "reward", &target->reward, reason) && text_read(settings, "policy", &target->policy, reason)
+           && text_read(settings, "split", &target->split, reason)
+           && int_read(settings, "refresh", 1, 1000000000, &target->refresh, reason);
+}
+
+static int train_read(const json_t *settings, struct plan_train *train, char *reason)
+{
+    return int_read(settings, "batch", 1, 1 << 20, &train->batch, reason)
+           && int_read(settings, "epochs", 1, 1 << 20, &train->epochs, reason)
+           && int_read(settings, "updates", 1, 1 << 20, &train->updates, reason)
+           && int_read(settings, "refresh", 1, 1000000000, &train->refresh, reason)
+           && int_read(settings, "seed", INT64_MIN, INT64_MAX, &train->seed, reason);
+}
+
+/* The run's pinned settings, read into both structs; parts that are not pinned are NULL.  0, or -1 on failure. */
+static int settings_load(struct db *db, const char *run, json_t **target, json_t **train)
+{
+    sqlite3_stmt *query = db_query(db, "SELECT target, train FROM run WHERE name = ?1", "t", run);
+    *target = *train = NULL;
+    int stepped = db_step(db, query);
+    if (stepped <= 0)
+        return stepped;
+    json_t **parts[2] = { target, train };
+    for (int i = 0; i < 2; i++) {
+        const char *text = (const char *)sqlite3_column_text(query, i);
+        *parts[i] = text ? json_parse(text, strlen(text), run) : NULL;
+    }
+    db_end(query);
+    return 0;
+}
+
+static int goes_together(const char *run, const struct plan_target *target, const struct plan_train *train, char *reason)
+{
+    if (target->lambda >= 1 || target->refresh == train->refresh)
+        return 1;
+    snprintf(reason, STORE_REASON_BYTES, "run \"%s\" has refresh %lld in value-target and %lld in train, they must be equal", run,
+             (long long)target->refresh, (long long)train->refresh);
+    return 0;
+}
+
+int plan_check(struct db *db, const char *run, const char *part, const json_t *settings, char *reason)
+{
+    json_t *target_json, *train_json;
+    struct plan_target target;
+    struct plan_train train;
+    if (settings_load(db, run, &target_json, &train_json) != 0)
+        return -1;
+    bool is_target = strcmp(part, "target") == 0;
+    const json_t *mine_target = is_target ? settings : target_json, *mine_train = is_target ? train_json : settings;
+    int fits = (mine_target == NULL || target_read(mine_target, &target, reason))
+               && (mine_train == NULL || train_read(mine_train, &train, reason))
+               && (mine_target == NULL || mine_train == NULL || goes_together(run, &target, &train, reason));
+    json_decref(target_json);
+    json_decref(train_json);
+    return fits;
+}
+
+/* ---- making a plan ---- */
+
+/* What the plan will fix. */
+struct plan_facts {
+    int64_t run, policy, reward, imported, samples, prompt_last, rollout_last, rollouts, batches;
+};
+
+static enum plan_status waits(char *reason, const char *what, const char *name)
+{
+    snprintf(reason, STORE_REASON_BYTES, "%s%s%s%s", what, name[0] ? " \"" : "", name, name[0] ? "\"" : "");
+    return PLAN_WAITS;
+}
+
+static enum plan_status facts_policy(struct db *db, const struct plan_target *target, struct plan_facts *facts, char *reason)
+{
+    sqlite3_stmt *query = db_query(db, "SELECT id, imported, tokenizer FROM policy WHERE name = ?1", "t", target->policy);
+    int stepped = db_step(db, query);
+    if (stepped < 0)
+        return PLAN_FAILED;
+    if (stepped == 0)
+        return waits(reason, "a worker of policy", target->policy);
+    facts->policy = sqlite3_column_int64(query, 0);
+    facts->imported = sqlite3_column_int64(query, 1);
+    db_end(query);
+    int64_t to_come = db_int(db, db_query(db, "SELECT count(*) FROM source, policy WHERE policy.id = ?1"
+                                              " AND policy.tokenizer IN ('', source.tokenizer)", "i", facts->policy), -1);
+    if (to_come < 0)
+        return PLAN_FAILED;
+    if (to_come > 0)
+        return waits(reason, "the end of tokenize", "");
+    facts->samples = db_int(db, db_query(db, "SELECT samples FROM sampling WHERE policy = ?1 AND split = ?2", "it", facts->policy,
+                                         target->split), 0);
+    if (facts->samples == 0 && !facts->imported)
+        return waits(reason, "a worker that samples split", target->split);
+    facts->reward = find_reward(db, target->reward);
+    if (facts->reward < 0)
+        return PLAN_FAILED;
+    return facts->reward == 0 ? waits(reason, "a worker of reward", target->reward) : PLAN_MADE;
+}
+
+static const char count_prompts[] = "SELECT count(*), max(prompt.id) FROM prompt, policy WHERE policy.id = ?1 AND split = ?2"
+                                    " AND policy.tokenizer IN ('', prompt.tokenizer)";
+static const char count_imported[] = "SELECT count(*), max(r.id), max(p.id) FROM rollout r JOIN prompt p ON p.id = r.prompt"
+                                     " WHERE r.policy = ?1 AND p.split = ?2";
+
+static enum plan_status facts_set(struct db *db, const struct plan_target *target, const struct plan_train *train,
+                                  struct plan_facts *facts, char *reason)
+{
+    sqlite3_stmt *query = db_query(db, facts->imported ? count_imported : count_prompts, "it", facts->policy, target->split);
+    if (db_step(db, query) <= 0)
+        return PLAN_FAILED;
+    int64_t rows = sqlite3_column_int64(query, 0);
+    facts->rollout_last = facts->imported ? sqlite3_column_int64(query, 1) : 0;
+    facts->prompt_last = sqlite3_column_int64(query, facts->imported ? 2 : 1);
+    db_end(query);
+    facts->samples = facts->imported ? 0 : facts->samples;
+    facts->rollouts = facts->imported ? rows : rows * facts->samples;
+    if (facts->rollouts == 0)
+        return waits(reason, "prompts of split", target->split);
+    if (facts->rollouts > INT32_MAX)
+        return waits(reason, "fewer rollouts: a run takes at most 2147483647", "");
+    facts->batches = (facts->rollouts + train->batch - 1) / train->batch * train->epochs;
+    return PLAN_MADE;
+}
+
+static enum plan_status facts_store(struct db *db, const struct plan_facts *facts)
+{
+    if (db_begin(db) != 0)
+        return PLAN_FAILED;
+    int stored = db_run(db, db_query(db, "UPDATE run SET policy = ?2, reward = ?3, samples = ?4, prompt_last = ?5, rollout_last = ?6,"
+                                         " rollouts = ?7, batches = ?8 WHERE id = ?1", "iiiiiiii", facts->run, facts->policy, facts->reward,
+                                     facts->samples, facts->prompt_last, facts->rollout_last, facts->rollouts, facts->batches));
+    return stored == 0 ? PLAN_MADE : PLAN_FAILED;
+}
+
+enum plan_status plan_make(struct db *db, int64_t run, char *reason)
+{
+    sqlite3_stmt *query = db_query(db, "SELECT name, batches IS NOT NULL FROM run WHERE id = ?1", "i", run);
+    if (db_step(db, query) <= 0)
+        return PLAN_FAILED;
+    char *name = memory_text((const char *)sqlite3_column_text(query, 0));
+    bool made = sqlite3_column_int(query, 1);
+    db_end(query);
+    enum plan_status status = PLAN_MADE;
+    if (made)
+        goto free_name;
+
+    json_t *target_json, *train_json;
+    struct plan_target target;
+    struct plan_train train;
+    struct plan_facts facts = { .run = run };
+    if (settings_load(db, name, &target_json, &train_json) != 0) {
+        status = PLAN_FAILED;
+        goto free_name;
+    }
+    if (target_json == NULL || train_json == NULL)
+        status = waits(reason, target_json == NULL ? "value-target" : "train", "");
+    else if (!target_read(target_json, &target, reason) || !train_read(train_json, &train, reason))
+        status = PLAN_WAITS;
+    else if ((status = facts_policy(db, &target, &facts, reason)) == PLAN_MADE
+             && (status = facts_set(db, &target, &train, &facts, reason)) == PLAN_MADE
+             && (status = facts_store(db, &facts)) == PLAN_MADE)
+        log_event("run \"%s\" is planned rollouts=%lld batches=%lld", name, (long long)facts.rollouts, (long long)facts.batches);
+    json_decref(target_json);
+    json_decref(train_json);
+
+free_name:
+    free(name);
+    return status;
+}
+
+/* ---- a plan in memory ---- */
+
+static const char load_prompts[] = "SELECT p.id FROM prompt p, policy WHERE policy.id = ?1 AND p.split = ?2 AND p.id <= ?3"
+                                   " AND policy.tokenizer IN ('', p.tokenizer) ORDER BY p.id";
+static const char load_imported[] = "SELECT r.prompt, r.sample FROM rollout r JOIN prompt p ON p.id = r.prompt"
+                                    " WHERE r.policy = ?1 AND p.split = ?2 AND r.prompt <= ?3 AND r.id <= ?4 ORDER BY r.prompt, r.sample";
+
+static int members_load(struct db *db, struct plan *plan, const char *split, int64_t samples, int64_t prompt_last, int64_t rollout_last)
+{
+    sqlite3_stmt *query = samples > 0 ? db_query(db, load_prompts, "iti", plan->policy, split, prompt_last)
+                                      : db_query(db, load_imported, "itii", plan->policy, split, prompt_last, rollout_last);
+    size_t expected = plan->count;
+    int64_t prompts = -1, last = 0;
+    int stepped;
+    plan->count = 0;
+    while ((stepped = db_step(db, query)) > 0) {
+        int64_t prompt = sqlite3_column_int64(query, 0);
+        prompts += prompt != last;
+        last = prompt;
+        for (int64_t sample = 0; sample < (samples > 0 ? samples : 1) && plan->count < expected; sample++)
+            plan->members[plan->count++] = (struct plan_member){ .prompt = prompt, .window = (int32_t)(prompts / PLAN_WINDOW_PROMPTS),
+                .sample = samples > 0 ? (int32_t)sample : sqlite3_column_int(query, 1) };
+    }
+    CHECK(stepped < 0 || plan->count == expected);  // prompts and rollouts are never deleted
+    return stepped;
+}
+
+struct plan *plan_load(struct db *db, int64_t run)
+{
+    sqlite3_stmt *query = db_query(db, "SELECT run.name, policy, reward, samples, prompt_last, rollout_last, rollouts, batches, target, train,"
+                                       " imported FROM run JOIN policy ON policy.id = run.policy WHERE run.id = ?1", "i", run);
+    if (db_step(db, query) <= 0)
+        return NULL;
+    struct plan *plan = memory_alloc(1, sizeof *plan);
+    plan->run = run;
+    plan->name = memory_text((const char *)sqlite3_column_text(query, 0));
+    plan->policy = sqlite3_column_int64(query, 1);
+    plan->reward = sqlite3_column_int64(query, 2);
+    int64_t samples = sqlite3_column_int64(query, 3), prompt_last = sqlite3_column_int64(query, 4);
+    int64_t rollout_last = sqlite3_column_int64(query, 5);
+    plan->count = (size_t)sqlite3_column_int64(query, 6);
+    plan->batches = sqlite3_column_int64(query, 7);
+    plan->imported = sqlite3_column_int(query, 10);
+    json_t *target_json = json_loads((const char *)sqlite3_column_text(query, 8), 0, NULL);
+    json_t *train_json = json_loads((const char *)sqlite3_column_text(query, 9), 0, NULL);
+    db_end(query);
+
+    struct plan_target target;
+    struct plan_train train;
+    char reason[STORE_REASON_BYTES];
+    bool readable = target_json != NULL && train_json != NULL && target_read(target_json, &target, reason)
+                    && train_read(train_json, &train, reason);
+    if (readable) {
+        plan->batch = train.batch;
+        plan->epochs = train.epochs;
+        plan->updates = train.updates;
+        plan->refresh = train.refresh;
+        plan->seed = (uint64_t)train.seed;
+        plan->lambda = target.lambda;
+        plan->epoch_batches = plan->batches / plan->epochs;
+        plan->members = memory_alloc(plan->count, sizeof *plan->members);
+        for (int i = 0; i < PLAN_ORDERS; i++)
+            plan->orders[i].epoch = -1;
+        readable = members_load(db, plan, target.split, samples, prompt_last, rollout_last) == 0;
+    }
+    json_decref(target_json);
+    json_decref(train_json);
+    if (!readable) {
+        plan_free(plan);
+        return NULL;
+    }
+    return plan;
+}
+
+void plan_free(struct plan *plan)
+{
+    if (plan == NULL)
+        return;
+    for (int i = 0; i < PLAN_ORDERS; i++)
+        free(plan->orders[i].order);
+    free(plan->members);
+    free(plan->name);
+    free(plan);
+}
+
+void plan_permute(uint32_t *order, const struct plan_member *members, size_t count, uint64_t seed, int64_t epoch)
+{
+    if (epoch > 0) {
+        philox_shuffle(order, count, seed, (uint64_t)epoch << 32);
+        return;
+    }
+    for (size_t start = 0, end; start < count; start = end) {
+        for (end = start; end < count && members[end].window == members[start].window; end++)
+            ;
+        philox_shuffle(order + start, end - start, seed, (uint64_t)members[start].window);
+        for (size_t i = start; i < end; i++)
+            order[i] += (uint32_t)start;
+    }
+}
+
+static const uint32_t *plan_order(struct plan *plan, int64_t epoch)
+{
+    struct plan_order *oldest = &plan->orders[0];
+    for (int i = 0; i < PLAN_ORDERS; i++) {
+        if (plan->orders[i].epoch == epoch) {
+            plan->orders[i].used = ++plan->clock;
+            return plan->orders[i].order;
+        }
+        if (plan->orders[i].used < oldest->used)
+            oldest = &plan->orders[i];
+    }
+    if (oldest->order == NULL)
+        oldest->order = memory_alloc(plan->count, sizeof *oldest->order);
+    plan_permute(oldest->order, plan->members, plan->count, plan->seed, epoch);
+    oldest->epoch = epoch;
+    oldest->used = ++plan->clock;
+    return oldest->order;
+}
+
+size_t plan_batch(struct plan *plan, int64_t b, const struct plan_member **members)
+{
+    CHECK(b >= 0 && b < plan->batches);
+    const uint32_t *order = plan_order(plan, b / plan->epoch_batches);
+    size_t start = (size_t)(b % plan->epoch_batches * plan->batch), count = 0;
+    for (size_t i = start; i < plan->count && count < (size_t)plan->batch; i++)
+        members[count++] = &plan->members[order[i]];
+    return count;
+}
+
+int64_t plan_snapshot(const struct plan *plan, int64_t updates_before)
+{
+    return plan->lambda >= 1 ? -1 : updates_before / plan->refresh * plan->refresh;
+}

@@ -1,0 +1,75 @@
+/*
+ * plan.h - which rollouts make up each batch of a training run, fixed when the run is planned.
+ *
+ * schemas/README.md, "The plan of a run", is the specification.  Memory: 16 bytes for each rollout of the set, and 4 for each
+ * of up to four epochs.
+ */
+#ifndef STORE_PLAN_H
+#define STORE_PLAN_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "store/db.h"
+
+enum { PLAN_WINDOW_PROMPTS = 64, PLAN_ORDERS = 4 };
+
+struct plan_member {
+    int64_t prompt;  // row id
+    int32_t sample;
+    int32_t window;  // of epoch 0
+};
+
+struct plan_order {
+    int64_t epoch;    // -1: none
+    uint64_t used;
+    uint32_t *order;  // (count) positions of the epoch to members
+};
+
+struct plan {
+    int64_t run, policy, reward;  // row ids
+    char *name;                   // of the run
+    bool imported;                // the policy's rollouts came from elsewhere
+    size_t count;                 // members
+    struct plan_member *members;  // (count) by prompt, sample
+    int64_t batch, epochs, updates, refresh;
+    uint64_t seed;
+    double lambda;
+    int64_t epoch_batches, batches;
+    struct plan_order orders[PLAN_ORDERS];  // of the epochs used last
+    uint64_t clock;
+};
+
+/*
+ * Whether settings can be pinned as part ("target" or "train") of the run: types, limits, and that they go together with the
+ * other part where that is pinned.  1, 0 with a line in reason, -1 on failure (db_trouble).
+ */
+int plan_check(struct db *db, const char *run, const char *part, const json_t *settings, char *reason);
+
+enum plan_status {
+    PLAN_MADE,    // now or before
+    PLAN_WAITS,   // reason says for what
+    PLAN_FAILED,  // db_trouble
+};
+
+/* Plans the run if everything it needs is known.  Writes in a transaction that it begins where there is none. */
+enum plan_status plan_make(struct db *db, int64_t run, char *reason);
+
+/* NULL when the run is not planned, or on failure (db_trouble).  The caller plan_free()s. */
+struct plan *plan_load(struct db *db, int64_t run);
+void plan_free(struct plan *plan);
+
+/* The members of batch b, 0 <= b < batches, in training order, into members; returns how many, at most plan->batch. */
+size_t plan_batch(struct plan *plan, int64_t b, const struct plan_member **members);
+
+/*
+ * The order of one epoch, a permutation of 0 .. count-1.  window: (count) of each member, growing from 0; used for epoch 0 only.
+ */
+void plan_permute(uint32_t *order, const struct plan_member *members, size_t count, uint64_t seed, int64_t epoch);
+
+/* Step of the snapshot that gives the values of a batch before which so many updates were made; -1 when lambda is 1. */
+int64_t plan_snapshot(const struct plan *plan, int64_t updates_before);
+
+#endif

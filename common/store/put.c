@@ -1,0 +1,195 @@
+/* put.c - see put.h. */
+#include "store/put.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/json.h"
+#include "base/memory.h"
+
+
+/* Runs an INSERT; a constraint that we did not foresee is a refusal too. */
+static enum put_status insert(struct db *db, sqlite3_stmt *query, char *reason)
+{
+    if (db_run(db, query) == 0)
+        return db_changes(db) > 0 ? PUT_NEW : PUT_HAD;
+    if (db_trouble(db) != DB_REFUSED)
+        return PUT_FAILED;
+    snprintf(reason, STORE_REASON_BYTES, "the store cannot hold this: %s", db_reason(db));
+    return PUT_REFUSED;
+}
+
+__attribute__((format(printf, 2, 3))) static enum put_status refuse(char *reason, const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(reason, STORE_REASON_BYTES, format, arguments);
+    va_end(arguments);
+    return PUT_REFUSED;
+}
+
+static size_t tokens_size(struct tokens tokens)
+{
+    return tokens.count * sizeof *tokens.at;
+}
+
+static size_t floats_size(struct floats floats)
+{
+    return floats.count * sizeof *floats.at;
+}
+
+/* An empty blob, which a NULL pointer would turn into NULL. */
+static const void *floats_data(struct floats floats)
+{
+    return floats.count > 0 ? (const void *)floats.at : "";
+}
+
+enum put_status put_prompt(struct db *db, const struct frame_prompt *prompt, char *reason)
+{
+    if (db_begin(db) != 0)
+        return PUT_FAILED;
+    return insert(db, db_query(db, "INSERT INTO prompt (key, tokenizer, split, text, token_count, tokens) VALUES (?1, ?2, ?3, ?4, ?5, ?6)"
+                                   " ON CONFLICT (key) DO NOTHING", "ttttib", prompt->prompt_key, prompt->tokenizer, prompt->split,
+                               prompt->prompt, (int64_t)prompt->prompt_tokens.count, prompt->prompt_tokens.at,
+                               tokens_size(prompt->prompt_tokens)), reason);
+}
+
+enum put_status put_rollout(struct db *db, const struct frame_rollout *rollout, int64_t policy, char *reason)
+{
+    if (rollout->sample < 0)
+        return refuse(reason, "field \"sample\" is %lld, must be from 0 to 1048575", (long long)rollout->sample);
+    size_t R = rollout->response_tokens.count;
+    if (rollout->logprobs.count != 0 && rollout->logprobs.count != R)
+        return refuse(reason, "field \"logprobs\" has %zu elements, the response has %zu tokens", rollout->logprobs.count, R);
+    if (db_begin(db) != 0)
+        return PUT_FAILED;
+    int64_t prompt = db_int(db, db_query(db, "SELECT id FROM prompt WHERE key = ?1", "t", rollout->prompt_key), 0);
+    if (prompt == 0)
+        return refuse(reason, "field \"prompt_key\" is \"%s\", the store has no such prompt", rollout->prompt_key);
+    return insert(db, db_query(db, "INSERT INTO rollout (policy, prompt, sample, stopped, kl, token_count, tokens, logprobs, text)"
+                                   " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (policy, prompt, sample) DO NOTHING", "iiiiribbt",
+                               policy, prompt, rollout->sample, rollout->stopped, rollout->kl, (int64_t)R, rollout->response_tokens.at,
+                               tokens_size(rollout->response_tokens), R == rollout->logprobs.count ? (const void *)rollout->logprobs.at : NULL,
+                               floats_size(rollout->logprobs), rollout->response), reason);
+}
+
+/* A stored rollout by the keys that frames carry. */
+struct rollout_found {
+    int64_t id, prompt, token_count;
+};
+
+static int rollout_find(struct db *db, const char *policy, const char *prompt_key, int64_t sample, struct rollout_found *found)
+{
+    sqlite3_stmt *query = db_query(db, "SELECT r.id, r.prompt, r.token_count FROM rollout r WHERE r.policy = (SELECT id FROM policy WHERE name = ?1)"
+                                       " AND r.prompt = (SELECT id FROM prompt WHERE key = ?2) AND r.sample = ?3", "tti", policy, prompt_key, sample);
+    int stepped = db_step(db, query);
+    if (stepped > 0) {
+        *found = (struct rollout_found){ sqlite3_column_int64(query, 0), sqlite3_column_int64(query, 1), sqlite3_column_int64(query, 2) };
+        db_end(query);
+    }
+    return stepped;
+}
+
+static enum put_status rollout_missing(int found, const char *policy, const char *prompt_key, int64_t sample, char *reason)
+{
+    if (found < 0)
+        return PUT_FAILED;
+    return refuse(reason, "the store has no rollout of policy \"%s\", prompt_key \"%s\", sample %lld", policy, prompt_key, (long long)sample);
+}
+
+enum put_status put_score(struct db *db, const struct frame_scored *scored, int64_t reward, char *reason)
+{
+    struct rollout_found rollout;
+    int found = db_begin(db) == 0 ? rollout_find(db, scored->policy, scored->prompt_key, scored->sample, &rollout) : -1;
+    if (found <= 0)
+        return rollout_missing(found, scored->policy, scored->prompt_key, scored->sample, reason);
+    return insert(db, db_query(db, "INSERT INTO score (reward, rollout, score) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING", "iir",
+                               reward, rollout.id, scored->score), reason);
+}
+
+static bool batch_holds(struct plan *plan, int64_t batch, int64_t prompt, int64_t sample)
+{
+    const struct plan_member **members = memory_alloc((size_t)plan->batch, sizeof *members);
+    size_t count = plan_batch(plan, batch, members), i = 0;
+    while (i < count && (members[i]->prompt != prompt || members[i]->sample != sample))
+        i++;
+    free(members);
+    return i < count;
+}
+
+enum put_status put_target(struct db *db, const struct frame_target *target, struct plan *plan, char *reason)
+{
+    struct rollout_found rollout;
+    int found = db_begin(db) == 0 ? rollout_find(db, target->policy, target->prompt_key, target->sample, &rollout) : -1;
+    if (found <= 0)
+        return rollout_missing(found, target->policy, target->prompt_key, target->sample, reason);
+    int64_t R = rollout.token_count, values = (int64_t)target->values.count, targets = (int64_t)target->targets.count;
+    if (values != 0 && values != R + 1)
+        return refuse(reason, "field \"values\" has %lld elements, the response has %lld states", (long long)values, (long long)(R + 1));
+    if (targets != R && targets != R + 1)
+        return refuse(reason, "field \"targets\" has %lld elements, must be %lld or %lld", (long long)targets, (long long)R, (long long)(R + 1));
+    if (target->batch < 0 || target->batch >= plan->batches)
+        return refuse(reason, "field \"batch\" is %lld, run \"%s\" has %lld batches", (long long)target->batch, plan->name,
+                      (long long)plan->batches);
+    if (!batch_holds(plan, target->batch, rollout.prompt, target->sample))
+        return refuse(reason, "batch %lld of run \"%s\" does not hold prompt_key \"%s\", sample %lld", (long long)target->batch,
+                      plan->name, target->prompt_key, (long long)target->sample);
+    return insert(db, db_query(db, "INSERT INTO target (run, batch, rollout, step, value_count, value, target_count, target)"
+                                   " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (run, batch, rollout) DO NOTHING", "iiiiibib",
+                               plan->run, target->batch, rollout.id, target->step, values, floats_data(target->values),
+                               floats_size(target->values), targets, target->targets.at, floats_size(target->targets)), reason);
+}
+
+enum put_status put_metric(struct db *db, const struct frame_metric *metric, double now_s, char *reason)
+{
+    json_t *numbers = json_parse(metric->numbers, strlen(metric->numbers), "metric");
+    const char *key, *wrong = NULL;
+    json_t *value;
+    if (!json_is_object(numbers)) {
+        json_decref(numbers);
+        return refuse(reason, "field \"numbers\" is not a JSON object");
+    }
+    char name[128] = "";
+    json_object_foreach(numbers, key, value)
+        if (!json_is_number(value))
+            snprintf(name, sizeof name, "%s", wrong = key);
+    json_decref(numbers);
+    if (wrong != NULL)
+        return refuse(reason, "field \"numbers\" has \"%s\", which is not a number", name);
+    if (db_begin(db) != 0)
+        return PUT_FAILED;
+    return insert(db, db_query(db, "INSERT INTO metric (subject, step, numbers, at_s) VALUES (?1, ?2, ?3, ?4)"
+                                   " ON CONFLICT (subject, step) DO UPDATE SET numbers = ?3, at_s = ?4", "titr", metric->subject,
+                               metric->step, metric->numbers, now_s), reason);
+}
+
+/* ---- failures ---- */
+
+enum put_status put_failure(struct db *db, const struct failure_key *key, int64_t attempts, const char *reason, double now_s)
+{
+    char why[STORE_REASON_BYTES];
+    if (db_begin(db) != 0)
+        return PUT_FAILED;
+    if (key->policy != 0)
+        return insert(db, db_query(db, "INSERT INTO failure (stage, policy, prompt, sample, attempts, reason, at_s) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)"
+                                       " ON CONFLICT DO NOTHING", "tiiiitr", key->stage, key->policy, key->prompt, key->sample, attempts,
+                                   reason, now_s), why);
+    if (key->reward != 0)
+        return insert(db, db_query(db, "INSERT INTO failure (stage, reward, rollout, attempts, reason, at_s) VALUES (?1, ?2, ?3, ?4, ?5, ?6)"
+                                       " ON CONFLICT DO NOTHING", "tiiitr", key->stage, key->reward, key->rollout, attempts, reason, now_s), why);
+    return insert(db, db_query(db, "INSERT INTO failure (stage, run, batch, rollout, attempts, reason, at_s) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)"
+                                   " ON CONFLICT DO NOTHING", "tiiiitr", key->stage, key->run, key->batch, key->rollout, attempts, reason, now_s), why);
+}
+
+int64_t failures_forget(struct db *db, const char *stage, const char *name)
+{
+    if (db_begin(db) != 0
+        || db_run(db, db_query(db, "DELETE FROM failure WHERE ?1 IN ('', stage) AND (?2 = '' OR policy = (SELECT id FROM policy WHERE name = ?2)"
+                                   " OR reward = (SELECT id FROM reward WHERE name = ?2) OR run = (SELECT id FROM run WHERE name = ?2))",
+                                "tt", stage, name)) != 0)
+        return -1;
+    int64_t deleted = db_changes(db);
+    return db_commit(db) == 0 ? deleted : -1;
+}
