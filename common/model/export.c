@@ -1,4 +1,9 @@
-/* export.c - the two functions of model.h that move a model between formats. */
+/*
+ * export.c - the two functions of model.h that move a model between formats.
+ *
+ * What transformers needs of an export, versions 4 and 5: the architecture's name and every size in config.json, rope_theta
+ * at its top level, and "format": "pt" in the metadata of model.safetensors.  tests/parity/check_export.py tries it.
+ */
 #include <stdlib.h>
 #include <string.h>
 

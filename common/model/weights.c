@@ -535,17 +535,18 @@ static void tensor_digest(const struct tensor *tensor, size_t head_size, unsigne
     free(chunk);
 }
 
-/* epsilon and theta count as float32: GGUF keeps no more of them, config.json writes them in decimal. */
+/* Epsilon and theta count as float32: GGUF keeps no more of them, config.json writes them in decimal. */
 static void config_digest(struct digest *digest, const struct model_config *config)
 {
-    struct model_config rounded = *config;
-    rounded.norm_epsilon = (double)(float)config->norm_epsilon;
-    rounded.rope_theta = (double)(float)config->rope_theta;
-    json_t *json = config_to_json(&rounded);
+    json_t *json = config_to_json(config);
+    json_object_del(json, "rms_norm_eps");
+    json_object_del(json, "rope_theta");
     char *text = json_text(json);
     digest_add(digest, text, strlen(text) + 1);
     free(text);
     json_decref(json);
+    float rounded[] = { (float)config->norm_epsilon, (float)config->rope_theta };
+    digest_add(digest, rounded, sizeof rounded);
 }
 
 void weights_key(const struct weights *weights, const struct model_config *config, char *key)
