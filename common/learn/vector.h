@@ -1,8 +1,8 @@
 /*
  * vector.h - eight floats at a time, in GCC's and clang's vector extension.
  *
- * A function marked CLONES is compiled for AVX2 with FMA and for any x86-64 and chosen when the program starts.  Helpers
- * take vectors by address: passing them by value would depend on the instruction set of the caller.
+ * A function marked CLONES is compiled by gcc for AVX2 with FMA and for any x86-64, and chosen when the program starts.
+ * Helpers take vectors by address: passing them by value would depend on the instruction set of the caller.
  *
  * Sums over an array run in eight lanes that are added at the end, always in the same order.
  */
@@ -13,7 +13,8 @@
 #include <stdint.h>
 #include <string.h>
 
-#if defined(__x86_64__) && !defined(__SANITIZE_THREAD__)  // ThreadSanitizer starts too late for the choice
+/* Not under ThreadSanitizer, which starts too late for the choice, nor by clang, whose clones other files cannot call. */
+#if defined(__x86_64__) && !defined(__SANITIZE_THREAD__) && !defined(__clang__)
 #define CLONES __attribute__((target_clones("arch=x86-64-v3", "default")))
 #else
 #define CLONES
