@@ -109,9 +109,13 @@ static bool is_space(const char *at, size_t size)
            || category == UTF8PROC_CATEGORY_ZP;
 }
 
+/* Alphabetic characters, marks, digits, connectors and joiners: the \w of the tokenizers library's single_word. */
 static bool is_word(const char *at, size_t size)
 {
-    switch (utf8proc_category((utf8proc_int32_t)utf8_code_point(at, size))) {
+    uint32_t code_point = utf8_code_point(at, size);
+    if (code_point == 0x200c || code_point == 0x200d || (code_point >= 0x24b6 && code_point <= 0x24e9))
+        return true;
+    switch (utf8proc_category((utf8proc_int32_t)code_point)) {
     case UTF8PROC_CATEGORY_LU: case UTF8PROC_CATEGORY_LL: case UTF8PROC_CATEGORY_LT: case UTF8PROC_CATEGORY_LM:
     case UTF8PROC_CATEGORY_LO: case UTF8PROC_CATEGORY_MN: case UTF8PROC_CATEGORY_MC: case UTF8PROC_CATEGORY_ME:
     case UTF8PROC_CATEGORY_ND: case UTF8PROC_CATEGORY_NL: case UTF8PROC_CATEGORY_PC:

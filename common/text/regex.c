@@ -22,9 +22,13 @@ struct regex {
     bool literal;
 };
 
-/* PCRE2's own \s also holds U+180E, and its \w lacks marks and connectors. */
+/*
+ * PCRE2's own \s also holds U+180E; its \w lacks marks and connectors, and holds numbers that are not digits.  The
+ * code points are what Oniguruma adds: fractions and superscripts of Latin-1, letters in circles and squares.
+ */
 #define SPACE_CLASS "\\t-\\r \\x{85}\\p{Z}"
-#define WORD_CLASS "\\p{L}\\p{M}\\p{Nd}\\p{Pc}"
+#define WORD_CLASS "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}" \
+    "\\x{24b6}-\\x{24e9}\\x{1f130}-\\x{1f149}\\x{1f150}-\\x{1f169}\\x{1f170}-\\x{1f189}"
 
 /* Appends what an escape means; size is 2.  Inside a class \S and \W stay, which differ by U+180E and marks only. */
 static void translate_escape(struct buffer *out, const char *escape, bool in_class)

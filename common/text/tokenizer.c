@@ -145,7 +145,8 @@ static void make_key(struct tokenizer *tokenizer)
 /* Names under which models end a turn or a text; what counts is that the tokenizer holds one as a special token. */
 static const char *const stop_names[] = {
     "<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|eot|>", "<end_of_turn>", "<|end|>",
-    "<|end_of_turn|>", "<|END_OF_TURN_TOKEN|>", "<|return|>", "<|call|>", "<EOT>", "<\xef\xbd\x9c" "end\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>",
+    "<|end_of_turn|>", "<|END_OF_TURN_TOKEN|>", "<|return|>", "<|call|>", "<EOT>",
+    "<\357\275\234end\342\226\201of\342\226\201sentence\357\275\234>",  // DeepSeek's, with U+FF5C and U+2581
 };
 
 void tokenizer_finish(struct tokenizer *tokenizer)
