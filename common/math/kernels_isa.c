@@ -383,8 +383,8 @@ INLINE void values_run(float *out, size_t out_stride, const float *prob, size_t 
             vec_store(out + r * out_stride + p * LANES, sum[r][p]);
 }
 
-/* One head against as many channels as registers hold. */
-INLINE void values_heads(float *out, size_t VP, const float *prob, size_t prob_stride, const struct page_list *values,
+/* R heads against all channels, as many at once as registers hold. */
+INLINE void values_heads(float *out, const float *prob, size_t prob_stride, size_t VP, const struct page_list *values,
                          size_t T, size_t R)
 {
     size_t p = 0, stride = VP * PANEL;
@@ -403,15 +403,21 @@ INLINE void values_heads(float *out, size_t VP, const float *prob, size_t prob_s
 static void attend_values(float *out, const float *prob, size_t prob_stride, size_t G, size_t VP,
                           const struct page_list *values, size_t T)
 {
-    size_t g = 0;
+    for (size_t g = 0, heads; g < G; g += heads) {
+        heads = rows_next(G - g);
+        float *out_g = out + g * VP * PANEL;             // (heads, VP * PANEL)
+        const float *prob_g = prob + g * prob_stride;    // (heads, T)
+        switch (heads) {
+        case 1: values_heads(out_g, prob_g, prob_stride, VP, values, T, 1); break;
+        case 2: values_heads(out_g, prob_g, prob_stride, VP, values, T, 2); break;
+        case 3: values_heads(out_g, prob_g, prob_stride, VP, values, T, 3); break;
 #if ROW_TILE > 3
-    for (; g + 4 <= G; g += 4)
-        values_heads(out + g * VP * PANEL, VP, prob + g * prob_stride, prob_stride, values, T, 4);
+        case 4: values_heads(out_g, prob_g, prob_stride, VP, values, T, 4); break;
+        case 5: values_heads(out_g, prob_g, prob_stride, VP, values, T, 5); break;
+        case 6: values_heads(out_g, prob_g, prob_stride, VP, values, T, 6); break;
 #endif
-    for (; g + 2 <= G; g += 2)
-        values_heads(out + g * VP * PANEL, VP, prob + g * prob_stride, prob_stride, values, T, 2);
-    for (; g < G; g++)
-        values_heads(out + g * VP * PANEL, VP, prob + g * prob_stride, prob_stride, values, T, 1);
+        }
+    }
 }
 
 /* ---- one row at a time ---- */

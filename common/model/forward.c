@@ -120,12 +120,22 @@ static void gate_up_columns(const struct part *part, size_t panel, size_t panels
 
 /* ---- attention ---- */
 
-/* What one thread works in: scores (G, positions), out (G, VP PANEL), lanes (G, PANEL), chain (positions). */
+/* Neighbouring rows of one sequence read its pages together: as many as make QUERIES_MAX queries for a key/value head. */
+enum { QUERIES_MAX = 12 };
+
+static size_t group_rows(const struct model_config *config)
+{
+    size_t G = (size_t)(config->head_count / config->kv_head_count);
+    return G < QUERIES_MAX ? QUERIES_MAX / G : 1;
+}
+
+/* What one thread works in: q (R G, HS), scores (R G, positions), out (R G, VP PANEL), lanes (G, PANEL), chain (positions). */
 size_t attention_floats(const struct model *model, size_t position_limit)
 {
-    size_t G = (size_t)(model->config.head_count / model->config.kv_head_count);
-    size_t positions = round_up(position_limit, PANEL);
-    return G * (positions + round_up((size_t)model->config.head_size, PANEL) + PANEL) + positions;
+    const struct model_config *config = &model->config;
+    size_t G = (size_t)(config->head_count / config->kv_head_count), queries = group_rows(config) * G;
+    size_t positions = round_up(position_limit, PANEL), HS = round_up((size_t)config->head_size, PANEL);
+    return queries * (HS + positions + HS) + G * PANEL + positions;
 }
 
 /* Puts the row's keys and values into its slot. */
@@ -146,57 +156,123 @@ static void row_store(const struct pass *pass, size_t l, size_t m)
     }
 }
 
-/* The query heads that share key/value head h, for row m.  Ancestors outside natural slots are scored by whole pages too
-   and their lane is picked, so that a score has the same bits wherever its key lies. */
-static void row_attend(const struct pass *pass, size_t l, size_t m, size_t h, size_t thread)
+/* The space of one thread, for rows that attend to one key/value head of layer l. */
+struct attention {
+    const struct pass *pass;
+    size_t G, HS, VP, stride;   // stride: of scores, in floats
+    float *q, *scores, *out, *lanes;
+    int32_t *chain;             // (positions) the ancestor at each position outside natural slots
+    struct page_list keys, values;
+};
+
+static struct attention attention_begin(const struct pass *pass, size_t l, size_t h, int32_t sequence, size_t thread)
 {
     const struct model_config *config = &pass->model->config;
-    const struct kernels *kernels = pass->model->kernels;
     const struct cache *cache = pass->cache;
-    size_t HS = (size_t)config->head_size, NH = (size_t)config->head_count, NKV = (size_t)config->kv_head_count;
-    size_t G = NH / NKV, VP = round_up(HS, PANEL) / PANEL, stride = round_up(cache->position_limit, PANEL);
-    const struct slot *slot = &cache->slots[m];
-    size_t T = (size_t)slot->position + 1, natural = (size_t)slot->natural_end;
-    const float *q = pass->qkv + (m * (NH + 2 * NKV) + h * G) * HS;          // (G, HS)
-    float *scores = cache->attention + thread * cache->attention_floats;     // (G, stride)
-    float *out = scores + G * stride, *lanes = out + G * VP * PANEL;         // (G, VP PANEL), (G, PANEL)
-    int32_t *chain = (int32_t *)(lanes + G * PANEL);                         // (stride)
+    struct attention attention = { .pass = pass, .HS = (size_t)config->head_size };
+    attention.G = (size_t)(config->head_count / config->kv_head_count);
+    attention.VP = round_up(attention.HS, PANEL) / PANEL;
+    attention.stride = round_up(cache->position_limit, PANEL);
+    size_t queries = group_rows(config) * attention.G;
+    attention.q = cache->attention + thread * cache->attention_floats;
+    attention.scores = attention.q + queries * attention.VP * PANEL;
+    attention.out = attention.scores + queries * attention.stride;
+    attention.lanes = attention.out + queries * attention.VP * PANEL;
+    attention.chain = (int32_t *)(attention.lanes + attention.G * PANEL);
+    const int32_t *pages = cache->sequences[sequence].pages;
+    attention.keys = (struct page_list){ cache_at(cache, l, 0, h), cache->page_floats, pages };
+    attention.values = (struct page_list){ attention.keys.base + attention.HS * PANEL, cache->page_floats, pages };
+    return attention;
+}
 
-    struct page_list keys = { cache_at(cache, l, 0, h), cache->page_floats, cache->sequences[slot->sequence].pages };
-    kernels->attend_scores(scores, stride, q, G, HS, &keys, (natural + PANEL - 1) / PANEL);
+/* Scores and then probabilities of row m, query block r, whose natural positions are scored.  The other ancestors are scored by
+   whole pages too and their lane is picked, so that a score has the same bits wherever its key lies. */
+static void attention_probs(struct attention *attention, size_t m, size_t r)
+{
+    const struct kernels *kernels = attention->pass->model->kernels;
+    const struct slot *slots = attention->pass->cache->slots;
+    size_t G = attention->G, stride = attention->stride, natural = (size_t)slots[m].natural_end, T = (size_t)slots[m].position + 1;
+    const float *q = attention->q + r * G * attention->HS;     // (G, HS)
+    float *scores = attention->scores + r * G * stride;        // (G, stride)
     int32_t row = (int32_t)m;
-    for (size_t t = T; t-- > natural; row = cache->slots[row].parent) {
-        chain[t] = row;
-        keys.pages = &cache->slots[row].page;
-        kernels->attend_scores(lanes, PANEL, q, G, HS, &keys, 1);
+    for (size_t t = T; t-- > natural; row = slots[row].parent) {
+        struct page_list keys = { attention->keys.base, attention->keys.stride, &slots[row].page };
+        kernels->attend_scores(attention->lanes, PANEL, q, G, attention->HS, &keys, 1);
         for (size_t g = 0; g < G; g++)
-            scores[g * stride + t] = lanes[g * PANEL + (size_t)cache->slots[row].lane];
+            scores[g * stride + t] = attention->lanes[g * PANEL + (size_t)slots[row].lane];
     }
     for (size_t g = 0; g < G; g++)
         kernels->softmax(scores + g * stride, T);
-
-    memset(out, 0, G * VP * PANEL * sizeof(float));
-    struct page_list values = { keys.base + HS * PANEL, keys.stride, cache->sequences[slot->sequence].pages };
-    kernels->attend_values(out, scores, stride, G, VP, &values, natural);
-    for (size_t t = natural; t < T; t++) {
-        const struct slot *ancestor = &cache->slots[chain[t]];
-        struct page_list value = { values.base + (size_t)ancestor->lane * PANEL, values.stride, &ancestor->page };
-        kernels->attend_values(out, scores + t, stride, G, VP, &value, 1);
-    }
-    for (size_t g = 0; g < G; g++)
-        memcpy(pass->attended + (m * NH + h * G + g) * HS, out + g * VP * PANEL, HS * sizeof(float));
 }
 
+/* Adds the values of row m's positions from the given one, a border of pages, on. */
+static void attention_values_from(struct attention *attention, size_t m, size_t r, size_t from)
+{
+    const struct kernels *kernels = attention->pass->model->kernels;
+    const struct slot *slots = attention->pass->cache->slots;
+    size_t G = attention->G, stride = attention->stride, VP = attention->VP;
+    size_t natural = (size_t)slots[m].natural_end, T = (size_t)slots[m].position + 1;
+    const float *probs = attention->scores + r * G * stride;   // (G, stride)
+    float *out = attention->out + r * G * VP * PANEL;          // (G, VP PANEL)
+    struct page_list values = attention->values;
+    values.pages += from / PANEL;
+    kernels->attend_values(out, probs + from, stride, G, VP, &values, natural - from);
+    int32_t row = (int32_t)m;
+    for (size_t t = T; t-- > natural; row = slots[row].parent)
+        attention->chain[t] = row;
+    for (size_t t = natural; t < T; t++) {
+        const struct slot *slot = &slots[attention->chain[t]];
+        struct page_list value = { attention->values.base + (size_t)slot->lane * PANEL, values.stride, &slot->page };
+        kernels->attend_values(out, probs + t, stride, G, VP, &value, 1);
+    }
+}
+
+/* Rows [m, m + R) of one sequence, at most group_rows of them, and key/value head h. */
+static void rows_attend(const struct pass *pass, size_t l, size_t m, size_t R, size_t h, size_t thread)
+{
+    const struct kernels *kernels = pass->model->kernels;
+    const struct slot *slots = pass->cache->slots;
+    struct attention attention = attention_begin(pass, l, h, slots[m].sequence, thread);
+    size_t G = attention.G, HS = attention.HS, width = attention.VP * PANEL, NH = (size_t)pass->model->config.head_count;
+    size_t row_floats = pass->model->layers[l].qkv.N, reach = 0, common = SIZE_MAX;
+    for (size_t r = 0; r < R; r++) {
+        size_t natural = (size_t)slots[m + r].natural_end;
+        reach = natural > reach ? natural : reach;
+        common = natural < common ? natural : common;
+        memcpy(attention.q + r * G * HS, pass->qkv + (m + r) * row_floats + h * G * HS, G * HS * sizeof(float));
+    }
+    common -= common % PANEL;
+    kernels->attend_scores(attention.scores, attention.stride, attention.q, R * G, HS, &attention.keys, (reach + PANEL - 1) / PANEL);
+    for (size_t r = 0; r < R; r++)
+        attention_probs(&attention, m + r, r);
+    memset(attention.out, 0, R * G * width * sizeof(float));
+    kernels->attend_values(attention.out, attention.scores, attention.stride, R * G, attention.VP, &attention.values, common);
+    for (size_t r = 0; r < R; r++) {
+        attention_values_from(&attention, m + r, r, common);
+        for (size_t g = 0; g < G; g++)
+            memcpy(pass->attended + ((m + r) * NH + h * G + g) * HS, attention.out + (r * G + g) * width, HS * sizeof(float));
+    }
+}
+
+/* A task is a group of rows and a key/value head. */
 static void attend_task(void *context, size_t task, size_t thread)
 {
     const struct part *part = context;
-    size_t NKV = (size_t)part->pass->model->config.kv_head_count;
-    row_attend(part->pass, part->l, part->first + task / NKV, task % NKV, thread);
+    const struct slot *slots = part->pass->cache->slots;
+    size_t NKV = (size_t)part->pass->model->config.kv_head_count, group = group_rows(&part->pass->model->config);
+    size_t m = part->first + task / NKV * group, end = part->first + part->rows;
+    end = m + group < end ? m + group : end;
+    for (size_t R; m < end; m += R) {
+        for (R = 1; m + R < end && slots[m + R].sequence == slots[m].sequence; R++)
+            ;
+        rows_attend(part->pass, part->l, m, R, task % NKV, thread);
+    }
 }
 
 static void part_attend(struct part *part)
 {
-    size_t tasks = part->rows * (size_t)part->pass->model->config.kv_head_count;
+    const struct model_config *config = &part->pass->model->config;
+    size_t group = group_rows(config), tasks = (part->rows + group - 1) / group * (size_t)config->kv_head_count;
     if (part->pass->share_columns) {
         pool_run(part->pass->model->pool, tasks, attend_task, part);
         return;
@@ -261,22 +337,24 @@ static void block_task(void *context, size_t task, size_t thread)
     blocks->run(&part);
 }
 
-/* Multiply-adds of a layer's matrices for one row. */
-static size_t layer_work(const struct model *model)
-{
-    const struct layer *layer = &model->layers[0];
-    return layer->qkv.N * layer->qkv.K + layer->o.N * layer->o.K + 3 * layer->gate.N * layer->gate.K;
-}
-
-/* Decides how threads share the pass; returns the rows of a block. */
+/*
+ * Decides how threads share the pass; returns the rows of a block.  A layer has 2 borders where threads wait for each other when
+ * blocks of rows are shared, 6 when columns are, some 2 us each; but every block reads all weights, so that few rows of a
+ * large layer are better off with columns.
+ */
 static size_t pass_share(struct pass *pass)
 {
-    enum { WORK_ALONE = 1 << 20, WORK_SMALL = 1 << 20, ROWS_BLOCK_MIN = 8, ROWS_BLOCK = 48 };
-    size_t threads = pool_threads(pass->model->pool), work = layer_work(pass->model);
-    if (threads == 1 || pass->M * work < WORK_ALONE)
+    enum { WORK_ALONE = 1 << 19, WEIGHTS_SMALL = 1 << 20, ROWS_SMALL = 8, ROWS_BLOCK = 48 };
+    const struct model_config *config = &pass->model->config;
+    const struct layer *layer = &pass->model->layers[0];
+    size_t threads = pool_threads(pass->model->pool), even = (pass->M + threads - 1) / threads;
+    size_t weights = layer->qkv.N * layer->qkv.K + layer->o.N * layer->o.K + 3 * layer->gate.N * layer->gate.K;
+    size_t work = pass->M * weights;  // multiply-adds of a layer
+    for (size_t m = 0; m < pass->M; m++)
+        work += 2 * (size_t)(pass->cache->slots[m].position * config->head_count * config->head_size);
+    if (threads == 1 || work < WORK_ALONE)
         return pass->M;
-    size_t even = (pass->M + threads - 1) / threads;
-    if (even >= ROWS_BLOCK || (work < WORK_SMALL && even >= ROWS_BLOCK_MIN)) {
+    if (even >= ROWS_BLOCK || (even >= ROWS_SMALL && weights < WEIGHTS_SMALL)) {
         size_t blocks = threads * ((even + ROWS_BLOCK - 1) / ROWS_BLOCK);
         return (pass->M + blocks - 1) / blocks;
     }
