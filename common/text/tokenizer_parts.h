@@ -49,6 +49,8 @@ void tokenizer_use_byte_level(struct tokenizer *tokenizer, bool prefix_space, bo
 
 /* tokenizer.json; the result is not finished.  NULL on failure, logged. */
 struct tokenizer *tokenizer_from_json(const json_t *json, const char *name);
+/* The other way; from_json of it has the same key.  The caller json_decref()s. */
+json_t *tokenizer_to_json(const struct tokenizer *tokenizer);
 /* vocab.json and merges.txt, GPT-2's way to keep a byte-level tokenizer. */
 struct tokenizer *tokenizer_from_merges(const json_t *vocabulary, const char *merges, size_t size, const char *name);
 struct gguf;

@@ -210,22 +210,17 @@ static int write_json(json_t *json, const char *directory, const char *file)
     return result;
 }
 
+json_t *tokenizer_to_json(const struct tokenizer *tokenizer)
+{
+    return json_pack("{s:s, s:n, s:n, s:o, s:o, s:o, s:o, s:o, s:o}", "version", "1.0", "truncation", "padding",
+                     "added_tokens", added_json(tokenizer), "normalizer", normalizer_json(&tokenizer->normalizer),
+                     "pre_tokenizer", pretokenizer_json(&tokenizer->pretokenizer), "post_processor", template_json(tokenizer),
+                     "decoder", decoder_json(&tokenizer->decoder), "model", model_json(tokenizer));
+}
+
 int tokenizer_write(const struct tokenizer *tokenizer, const char *directory)
 {
-    for (size_t id = 0; id < tokenizer->vocabulary.count; id++) {
-        struct piece piece = tokenizer->vocabulary.pieces[id];
-        if (piece.at != NULL && memchr(piece.at, '\0', piece.size) != NULL) {
-            log_error("cannot write tokenizer \"%s\": token %zu holds a NUL, which JSON readers refuse in a name", tokenizer->name, id);
-            return -1;
-        }
-    }
-    if (directory_make(directory) != 0)
-        return -1;
-    json_t *json = json_pack("{s:s, s:n, s:n, s:o, s:o, s:o, s:o, s:o, s:o}", "version", "1.0", "truncation", "padding",
-                             "added_tokens", added_json(tokenizer), "normalizer", normalizer_json(&tokenizer->normalizer),
-                             "pre_tokenizer", pretokenizer_json(&tokenizer->pretokenizer), "post_processor",
-                             template_json(tokenizer), "decoder", decoder_json(&tokenizer->decoder), "model", model_json(tokenizer));
-    if (write_json(json, directory, "tokenizer.json") != 0)
+    if (directory_make(directory) != 0 || write_json(tokenizer_to_json(tokenizer), directory, "tokenizer.json") != 0)
         return -1;
     return write_json(config_json(tokenizer), directory, "tokenizer_config.json");
 }

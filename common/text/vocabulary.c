@@ -30,8 +30,9 @@ int vocabulary_add(struct vocabulary *vocabulary, int64_t id, const char *piece,
         log_error("cannot use tokenizer \"%s\": token id %" PRId64 " is outside 0 .. %d", name, id, VOCABULARY_SIZE_MAX - 1);
         return -1;
     }
-    if (size > PIECE_SIZE_MAX || utf8_valid_prefix(piece, size) != size) {
-        log_error("cannot use tokenizer \"%s\": token %" PRId64 " is no UTF-8 text of at most %d bytes", name, id, PIECE_SIZE_MAX);
+    if (size > PIECE_SIZE_MAX || utf8_valid_prefix(piece, size) != size || (size > 0 && memchr(piece, '\0', size) != NULL)) {
+        log_error("cannot use tokenizer \"%s\": token %" PRId64 " is no UTF-8 text without NUL of at most %d bytes", name, id,
+                  PIECE_SIZE_MAX);
         return -1;
     }
     if (vocabulary_has(vocabulary, id)) {

@@ -1,0 +1,376 @@
+/* test_tokenizer.c - tokenizers on small cases worked by hand, and what must hold for any text. */
+#define _GNU_SOURCE
+#include <sysexits.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "../check.h"
+#include "base/check.h"
+#include "base/file.h"
+#include "base/json.h"
+#include "base/philox.h"
+#include "text/tokenizer_parts.h"
+#include "text/utf8.h"
+#include "stderr_text.h"
+
+/* A SentencePiece model of few pieces; ids in order.  The merges join "h i", then the mark and "hi". */
+#define SMALL_MODEL                                                                                                     \
+    "\"model\":{\"type\":\"BPE\",\"byte_fallback\":true,\"fuse_unk\":true,\"unk_token\":\"<unk>\","                     \
+    "\"vocab\":{\"<unk>\":0,\"<s>\":1,\"</s>\":2,\"<0x0A>\":3,\"<0xC3>\":4,\"<0xA9>\":5,\"\xe2\x96\x81\":6,\"h\":7,"    \
+    "\"i\":8,\"hi\":9,\"\xe2\x96\x81hi\":10},\"merges\":[\"h i\",\"\xe2\x96\x81 hi\"]}"
+#define SMALL_ADDED                                                                                                     \
+    "\"added_tokens\":[{\"id\":0,\"content\":\"<unk>\",\"special\":true,\"normalized\":false},"                         \
+    "{\"id\":1,\"content\":\"<s>\",\"special\":true,\"normalized\":false},"                                             \
+    "{\"id\":2,\"content\":\"</s>\",\"special\":true,\"normalized\":false}]"
+#define SMALL_NORMALIZER                                                                                                \
+    "\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"Prepend\",\"prepend\":\"\xe2\x96\x81\"},"       \
+    "{\"type\":\"Replace\",\"pattern\":{\"String\":\" \"},\"content\":\"\xe2\x96\x81\"}]}"
+#define SMALL_TEMPLATE                                                                                                  \
+    "\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"<s>\",\"type_id\":0}}," \
+    "{\"Sequence\":{\"id\":\"A\",\"type_id\":0}}],\"pair\":[],\"special_tokens\":{\"<s>\":{\"id\":\"<s>\",\"ids\":[1],\"tokens\":[\"<s>\"]}}}"
+#define SMALL_DECODER                                                                                                   \
+    "\"decoder\":{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Replace\",\"pattern\":{\"String\":\"\xe2\x96\x81\"},"  \
+    "\"content\":\" \"},{\"type\":\"ByteFallback\"},{\"type\":\"Fuse\"},{\"type\":\"Strip\",\"content\":\" \",\"start\":1,\"stop\":0}]}"
+#define SMALL "{" SMALL_MODEL "," SMALL_ADDED "," SMALL_NORMALIZER "," SMALL_TEMPLATE "," SMALL_DECODER "}"
+
+static struct tokenizer *from_text(const char *text)
+{
+    json_t *json = json_parse(text, strlen(text), "test");
+    struct tokenizer *tokenizer = json != NULL ? tokenizer_from_json(json, "test") : NULL;
+    json_decref(json);
+    if (tokenizer != NULL)
+        tokenizer_finish(tokenizer);
+    return tokenizer;
+}
+
+static void expect_ids(const struct tokenizer *tokenizer, const char *text, size_t size, unsigned flags, const char *expected)
+{
+    struct token_list ids = { 0 };
+    struct buffer printed = { 0 };
+    tokenizer_encode(tokenizer, text, size, flags, &ids);
+    for (size_t i = 0; i < ids.count; i++)
+        buffer_printf(&printed, "%s%d", i ? " " : "", ids.at[i]);
+    buffer_append(&printed, "", 1);
+    EXPECT_TEXT(printed.data, expected);
+    free(printed.data);
+    free(ids.at);
+}
+
+static void expect_text(const struct tokenizer *tokenizer, const int32_t *ids, size_t count, unsigned flags, const char *expected)
+{
+    struct buffer text = { 0 };
+    tokenizer_decode(tokenizer, ids, count, flags, &text);
+    buffer_append(&text, "", 1);
+    EXPECT_TEXT(text.data, expected);
+    free(text.data);
+}
+
+/* Goal: merges by rank, the space before a text, bytes of characters that are no token, the template, markup. */
+static void test_sentencepiece_by_hand(void)
+{
+    struct tokenizer *tokenizer = from_text(SMALL);
+    EXPECT(tokenizer != NULL);
+    expect_ids(tokenizer, "", 0, 0, "");
+    expect_ids(tokenizer, "", 0, ENCODE_SPECIAL, "1");
+    expect_ids(tokenizer, "hi", 2, ENCODE_SPECIAL, "1 10");
+    expect_ids(tokenizer, "hi  hih", 7, 0, "10 6 10 7");
+    expect_ids(tokenizer, "\xc3\xa9\n", 3, 0, "6 4 5 3");
+    expect_ids(tokenizer, "x", 1, 0, "6 0");            // "x" has no byte token: unknown
+    expect_ids(tokenizer, "xy\xc3\xa9z", 5, 0, "6 0 4 5 0");  // unknown neighbours are one
+    expect_ids(tokenizer, "</s>hi", 6, ENCODE_MARKUP, "2 10");
+    expect_ids(tokenizer, "<s", 2, ENCODE_MARKUP, "6 0");
+    EXPECT_INT(tokenizer_begin(tokenizer), 1);
+    EXPECT(tokenizer_is_special(tokenizer, 2) && !tokenizer_is_special(tokenizer, 9) && !tokenizer_is_special(tokenizer, -1));
+    EXPECT(tokenizer_is_stop(tokenizer, 1) && !tokenizer_is_stop(tokenizer, 10));
+    tokenizer_close(tokenizer);
+}
+
+/* Goal: each flag of decoding: the first space, special tokens, ids that do not exist, bytes that are no character. */
+static void test_decode_flags(void)
+{
+    struct tokenizer *tokenizer = from_text(SMALL);
+    expect_text(tokenizer, (int32_t[]){ 1, 10, 10 }, 3, 0, "hi hi");
+    expect_text(tokenizer, (int32_t[]){ 1, 10, 10 }, 3, DECODE_CONTINUE, " hi hi");
+    expect_text(tokenizer, (int32_t[]){ 1, 10, 2 }, 3, DECODE_KEEP_SPECIAL, "<s> hi</s>");
+    expect_text(tokenizer, (int32_t[]){ 9, 11, -1 }, 3, 0, "hi\xef\xbf\xbd\xef\xbf\xbd");
+    expect_text(tokenizer, (int32_t[]){ 4, 5 }, 2, DECODE_VALID_UTF8, "\xc3\xa9");
+    expect_text(tokenizer, (int32_t[]){ 5, 9, 4 }, 3, DECODE_VALID_UTF8, "\xef\xbf\xbdhi\xef\xbf\xbd");
+    expect_text(tokenizer, (int32_t[]){ 9, 4 }, 2, 0, "hi\xc3");
+    tokenizer_close(tokenizer);
+}
+
+/* Goal: a stream gives a character when its last byte has come, U+FFFD for one that never ends, and loses one space at most. */
+static void test_stream_holds_half_characters(void)
+{
+    struct tokenizer *tokenizer = from_text(SMALL);
+    struct text_stream stream = { 0 };
+    struct buffer text = { 0 };
+    text_stream_push(&stream, tokenizer, 1, &text);
+    text_stream_push(&stream, tokenizer, 10, &text);
+    EXPECT_INT(text.size, 2);
+    text_stream_push(&stream, tokenizer, 4, &text);
+    EXPECT_INT(text.size, 2);
+    text_stream_push(&stream, tokenizer, 5, &text);
+    EXPECT_INT(text.size, 4);
+    text_stream_push(&stream, tokenizer, 10, &text);
+    text_stream_push(&stream, tokenizer, 4, &text);
+    text_stream_end(&stream, &text);
+    buffer_append(&text, "", 1);
+    EXPECT_TEXT(text.data, "hi\xc3\xa9 hi\xef\xbf\xbd");
+    free(text.data);
+    tokenizer_close(tokenizer);
+}
+
+/* Goal: whatever ids come in whatever order, what a stream gives is valid UTF-8 at every step and equals one decode. */
+static void test_stream_equals_decode(void)
+{
+    struct tokenizer *tokenizer = tokenizer_train("The caf\xc3\xa9 \xf0\x9f\x98\x80.", 15, 270);
+    int32_t ids[400];
+    struct buffer whole = { 0 }, text = { 0 };
+    struct text_stream stream = { 0 };
+    for (size_t i = 0; i < COUNT_OF(ids); i++) {
+        ids[i] = (int32_t)(philox_uniform(7, PHILOX_DATA, 0, 0, (uint32_t)i) * 275);
+        text_stream_push(&stream, tokenizer, ids[i], &text);
+        EXPECT_INT(utf8_valid_prefix(text.data, text.size), text.size);
+    }
+    text_stream_end(&stream, &text);
+    tokenizer_decode(tokenizer, ids, COUNT_OF(ids), DECODE_VALID_UTF8, &whole);
+    EXPECT_INT(text.size, whole.size);
+    EXPECT(memcmp(text.data, whole.data, whole.size) == 0);
+    EXPECT(memchr(text.data, '\0', text.size) == NULL);
+    free(whole.data);
+    free(text.data);
+    tokenizer_close(tokenizer);
+}
+
+/* Goal: broken UTF-8 is read as the Rust and Python libraries repair it: one U+FFFD for each longest broken beginning. */
+static void test_broken_utf8(void)
+{
+    static const struct { const char *text; size_t size; const char *repaired; } cases[] = {
+        { "a\xff" "b", 3, "a\xef\xbf\xbd" "b" },
+        { "\xe2\x82", 2, "\xef\xbf\xbd" },                       // the beginning of a character, cut
+        { "\xe2\x82z", 3, "\xef\xbf\xbdz" },
+        { "\xed\xa0\x80", 3, "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd" },  // a surrogate: no byte of it begins a character
+        { "\xc0\xaf", 2, "\xef\xbf\xbd\xef\xbf\xbd" },            // overlong
+        { "\xf0\x9f\x98", 3, "\xef\xbf\xbd" },
+        { "\xf4\x90\x80\x80", 4, "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd" },  // beyond U+10FFFF
+    };
+    struct tokenizer *tokenizer = tokenizer_train("", 0, 257);
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        struct token_list ids = { 0 };
+        struct buffer text = { 0 };
+        tokenizer_encode(tokenizer, cases[i].text, cases[i].size, 0, &ids);
+        tokenizer_decode(tokenizer, ids.at, ids.count, 0, &text);
+        buffer_append(&text, "", 1);
+        EXPECT_TEXT(text.data, cases[i].repaired);
+        free(ids.at);
+        free(text.data);
+    }
+    tokenizer_close(tokenizer);
+}
+
+/* Goal: the trainer joins the most frequent pair first; ids are 0 for the end of a text, 1 .. 256 for bytes, then merges. */
+static void test_train_by_hand(void)
+{
+    // "ab" four times, "abab" once more as a word: a b occurs 6 times, then ab ab once.
+    struct tokenizer *tokenizer = tokenizer_train("ab\nab\n\nab\nab\nabab", 17, 259);
+    EXPECT_INT(tokenizer_vocab_size(tokenizer), 259);
+    expect_ids(tokenizer, "ab", 2, 0, "257");
+    expect_ids(tokenizer, "abab", 4, 0, "258");
+    expect_ids(tokenizer, "<|endoftext|>", 13, ENCODE_MARKUP | ENCODE_SPECIAL, "0 0");
+    expect_ids(tokenizer, "!", 1, 0, "1");
+    EXPECT_INT(tokenizer_begin(tokenizer), 0);
+    EXPECT_INT(tokenizer_end(tokenizer), 0);
+    EXPECT(tokenizer_is_stop(tokenizer, 0));
+    tokenizer_close(tokenizer);
+
+    tokenizer = tokenizer_train("ab", 2, 1000);  // nothing left to join
+    EXPECT_INT(tokenizer_vocab_size(tokenizer), 258);
+    tokenizer_close(tokenizer);
+    tokenizer = tokenizer_train(NULL, 0, 0);
+    EXPECT_INT(tokenizer_vocab_size(tokenizer), 257);
+    tokenizer_close(tokenizer);
+}
+
+/* Goal: every byte sequence that is UTF-8 comes back from a trained tokenizer as it was. */
+static void test_byte_level_round_trip(void)
+{
+    struct tokenizer *tokenizer = tokenizer_train("The quick brown fox.  The lazy dog.", 35, 300);
+    struct buffer text = { 0 };
+    for (uint32_t code_point = 1; code_point < 0x110000; code_point += code_point < 0x3000 ? 1 : 977) {
+        if (code_point >= 0xd800 && code_point < 0xe000)
+            continue;
+        char character[UTF8_SIZE_MAX];
+        buffer_append(&text, character, utf8_write(code_point, character));
+    }
+    struct token_list ids = { 0 };
+    struct buffer again = { 0 };
+    tokenizer_encode(tokenizer, text.data, text.size, 0, &ids);
+    tokenizer_decode(tokenizer, ids.at, ids.count, 0, &again);
+    EXPECT_INT(again.size, text.size);
+    EXPECT(memcmp(again.data, text.data, text.size) == 0);
+    free(ids.at);
+    free(again.data);
+    free(text.data);
+    tokenizer_close(tokenizer);
+}
+
+/* Goal: whatever a file says that cannot be done, or not exactly, is refused in one line. */
+static void test_refusals(void)
+{
+#define REST "," SMALL_ADDED "," SMALL_NORMALIZER "," SMALL_TEMPLATE "," SMALL_DECODER "}"
+#define LETTERS "\"vocab\":{\"a\":0,\"b\":1,\"ab\":2}"
+    static const char *const refused[] = {
+        "[]", "{}", "{\"model\":{}}", "{\"model\":{\"type\":\"Magic\"}" REST, "{" SMALL_MODEL "}",
+        "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":0},\"merges\":[]}," SMALL_DECODER "}",
+        "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":-1},\"merges\":[]}," SMALL_DECODER "}",
+        "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":2097152},\"merges\":[]}," SMALL_DECODER "}",
+        "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0.5},\"merges\":[]}," SMALL_DECODER "}",
+        "{\"model\":{\"type\":\"BPE\"," LETTERS ",\"merges\":[\"a c\"]}," SMALL_DECODER "}",
+        "{\"model\":{\"type\":\"BPE\"," LETTERS ",\"merges\":[\"ab\"]}," SMALL_DECODER "}",
+        "{\"model\":{\"type\":\"BPE\"," LETTERS ",\"merges\":[\"b a\"]}," SMALL_DECODER "}",
+        "{\"model\":{\"type\":\"BPE\"," LETTERS ",\"merges\":[[\"a\",\"b\",\"c\"]]}," SMALL_DECODER "}",
+        "{\"model\":{\"type\":\"BPE\"," LETTERS ",\"merges\":[],\"dropout\":0.1}," SMALL_DECODER "}",
+        "{\"model\":{\"type\":\"BPE\"," LETTERS ",\"merges\":[],\"end_of_word_suffix\":\"</w>\"}," SMALL_DECODER "}",
+        "{\"model\":{\"type\":\"BPE\"," LETTERS ",\"merges\":[],\"unk_token\":\"?\"}," SMALL_DECODER "}",
+        "{" SMALL_MODEL ",\"normalizer\":{\"type\":\"Precompiled\"}," SMALL_DECODER "}",
+        "{" SMALL_MODEL ",\"normalizer\":{\"type\":\"Replace\",\"pattern\":{\"Regex\":\"a\"},\"content\":\"b\"}," SMALL_DECODER "}",
+        "{" SMALL_MODEL ",\"normalizer\":{\"type\":\"Replace\",\"pattern\":{\"String\":\"\"},\"content\":\"b\"}," SMALL_DECODER "}",
+        "{" SMALL_MODEL ",\"pre_tokenizer\":{\"type\":\"Whitespace\"}," SMALL_DECODER "}",
+        "{" SMALL_MODEL ",\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"(\"},\"behavior\":\"Isolated\"}," SMALL_DECODER "}",
+        "{" SMALL_MODEL ",\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"[a&&b]\"},\"behavior\":\"Isolated\"}," SMALL_DECODER "}",
+        "{" SMALL_MODEL ",\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"a\"},\"behavior\":\"Sideways\"}," SMALL_DECODER "}",
+        "{" SMALL_MODEL ",\"pre_tokenizer\":{\"type\":\"Metaspace\",\"replacement\":\"__\"}," SMALL_DECODER "}",
+        "{" SMALL_MODEL ",\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"ByteLevel\"},{\"type\":\"ByteLevel\"}]}," SMALL_DECODER "}",
+        "{" SMALL_MODEL ",\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[]}," SMALL_DECODER "}",
+        "{" SMALL_MODEL ",\"post_processor\":{\"type\":\"RobertaProcessing\",\"cls\":[\"x\",99],\"sep\":[\"y\",1]}," SMALL_DECODER "}",
+        "{" SMALL_MODEL ",\"added_tokens\":[{\"id\":5,\"content\":\"<s>\"}]," SMALL_DECODER "}",
+        "{" SMALL_MODEL ",\"added_tokens\":[{\"id\":99999999999,\"content\":\"x\"}]," SMALL_DECODER "}",
+        "{" SMALL_MODEL ",\"decoder\":{\"type\":\"CTC\"}}",
+        "{" SMALL_MODEL ",\"decoder\":{\"type\":\"Strip\",\"content\":\" \",\"start\":0,\"stop\":1}}",
+    };
+    for (size_t i = 0; i < COUNT_OF(refused); i++) {
+        stderr_hold();
+        struct tokenizer *tokenizer = from_text(refused[i]);
+        const char *said = stderr_release(), *newline = strchr(said, '\n');
+        if (tokenizer != NULL)
+            TEST_FAIL("case %zu was accepted: %s", i, refused[i]);
+        if (newline == NULL || newline[1] != '\0' || strstr(said, "tokenizer \"test\"") == NULL)
+            TEST_FAIL("case %zu is not refused in one line with the tokenizer's name: %s", i, said);
+        tokenizer_close(tokenizer);
+    }
+}
+
+/* Goal: the key changes with whatever changes ids, and with nothing else. */
+static void test_key(void)
+{
+    struct tokenizer *plain = from_text(SMALL), *again = from_text("{" SMALL_DECODER "," SMALL_TEMPLATE "," SMALL_NORMALIZER "," SMALL_ADDED "," SMALL_MODEL "}");
+    EXPECT_TEXT(tokenizer_key(again), tokenizer_key(plain));
+    static const char *const others[] = {
+        "{" SMALL_MODEL "," SMALL_NORMALIZER "," SMALL_TEMPLATE "," SMALL_DECODER "}",
+        "{" SMALL_MODEL "," SMALL_ADDED "," SMALL_TEMPLATE "," SMALL_DECODER "}",
+        "{" SMALL_MODEL "," SMALL_ADDED "," SMALL_NORMALIZER "," SMALL_DECODER "}",
+        "{" SMALL_MODEL "," SMALL_ADDED "," SMALL_NORMALIZER "," SMALL_TEMPLATE "," SMALL_DECODER
+        ",\"pre_tokenizer\":{\"type\":\"Digits\",\"individual_digits\":true}}",
+    };
+    for (size_t i = 0; i < COUNT_OF(others); i++) {
+        struct tokenizer *other = from_text(others[i]);
+        EXPECT(other != NULL && strcmp(tokenizer_key(other), tokenizer_key(plain)) != 0);
+        tokenizer_close(other);
+    }
+    tokenizer_close(plain);
+    tokenizer_close(again);
+}
+
+static void write_file(const char *directory, const char *name, const char *text)
+{
+    char *path = memory_printf("%s/%s", directory, name);
+    EXPECT_INT(file_write(path, text, strlen(text)), 0);
+    free(path);
+}
+
+static void remove_file(const char *directory, const char *name)
+{
+    char *path = memory_printf("%s/%s", directory, name);
+    unlink(path);
+    free(path);
+}
+
+/* Goal: the files beside tokenizer.json decide begin, end and stops; a number beyond 64 bits in them does no harm. */
+static void test_configs(void)
+{
+    char directory[] = "/tmp/vas-test-XXXXXX";
+    EXPECT(mkdtemp(directory) != NULL);
+    write_file(directory, "tokenizer.json", SMALL);
+    write_file(directory, "tokenizer_config.json",
+               "{\"model_max_length\":1000000000000000019884624838656,\"add_bos_token\":false,\"bos_token\":\"<s>\",\"eos_token\":{\"content\":\"</s>\"}}");
+    write_file(directory, "generation_config.json", "{\"eos_token_id\":[2,9,4000000000]}");
+    int code = 0;
+    struct tokenizer *tokenizer = tokenizer_open(directory, &code);
+    EXPECT(tokenizer != NULL);
+    EXPECT_INT(code, EX_OK);
+    if (tokenizer != NULL) {
+        EXPECT_INT(tokenizer_begin(tokenizer), 1);
+        EXPECT_INT(tokenizer_end(tokenizer), 2);
+        EXPECT(tokenizer_is_stop(tokenizer, 1) && tokenizer_is_stop(tokenizer, 2) && tokenizer_is_stop(tokenizer, 9));
+        EXPECT(!tokenizer_is_stop(tokenizer, 10));
+        expect_ids(tokenizer, "hi", 2, ENCODE_SPECIAL, "10");  // add_bos_token is false
+    }
+    tokenizer_close(tokenizer);
+    stderr_hold();
+    write_file(directory, "tokenizer_config.json", "{\"eos_token\":");
+    EXPECT(tokenizer_open(directory, &code) == NULL);
+    EXPECT_INT(code, EX_DATAERR);
+    remove_file(directory, "tokenizer.json");
+    EXPECT(tokenizer_open(directory, &code) == NULL);
+    EXPECT_INT(code, EX_NOINPUT);
+    stderr_release();
+    remove_file(directory, "tokenizer_config.json");
+    remove_file(directory, "generation_config.json");
+    rmdir(directory);
+}
+
+static double now_s(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
+}
+
+/* Goal: time grows with the text, not with its square, on what is worst for a merge: long runs and one long word. */
+static void test_long_words_are_fast(void)
+{
+    enum { LENGTH = 1 << 20 };
+    char *text = memory_alloc(LENGTH, 1);
+    for (size_t kind = 0; kind < 3; kind++) {
+        for (size_t i = 0; i < LENGTH; i++)
+            text[i] = kind == 0 ? 'a' : kind == 1 ? ' ' : (char)('a' + philox_uniform(1, PHILOX_DATA, kind, 0, (uint32_t)i) * 4);
+        double start = now_s();
+        struct tokenizer *trained = tokenizer_train(text, LENGTH, 300), *small = from_text(SMALL);
+        struct token_list ids = { 0 };
+        tokenizer_encode(trained, text, LENGTH, 0, &ids);
+        tokenizer_encode(small, text, LENGTH, 0, &ids);
+        EXPECT(now_s() - start < 20);  // squares would take hours
+        free(ids.at);
+        tokenizer_close(trained);
+        tokenizer_close(small);
+    }
+    free(text);
+}
+
+int main(void)
+{
+    log_open("test_tokenizer", -1);
+    RUN(test_sentencepiece_by_hand);
+    RUN(test_decode_flags);
+    RUN(test_stream_holds_half_characters);
+    RUN(test_stream_equals_decode);
+    RUN(test_broken_utf8);
+    RUN(test_train_by_hand);
+    RUN(test_byte_level_round_trip);
+    RUN(test_refusals);
+    RUN(test_key);
+    RUN(test_configs);
+    RUN(test_long_words_are_fast);
+    return tests_end();
+}
