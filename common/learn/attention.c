@@ -78,16 +78,27 @@ INLINE void product(float *c, size_t c_stride, struct view a, const float *b, si
 /* ---- packing ---- */
 
 /* y: (T, HSP) from x: (T, HS) with rows x_stride apart; the padding is 0. */
-static void pack_rows(float *y, const float *x, size_t x_stride, size_t T, size_t HS, size_t HSP)
+INLINE void pack_rows(float *y, const float *x, size_t x_stride, size_t T, size_t HS, size_t HSP)
 {
     for (size_t t = 0; t < T; t++) {
-        memcpy(y + t * HSP, x + t * x_stride, HS * sizeof *y);
-        memset(y + t * HSP + HS, 0, (HSP - HS) * sizeof *y);
+        for (size_t i = 0; i < HS; i += LANES) {
+            lanes part;
+            lanes_load(&part, x + t * x_stride + i, HS - i);
+            *(lanes *)(y + t * HSP + i) = part;
+        }
     }
 }
 
+/* x: (T, HS) with rows x_stride apart, from y: (T, HSP). */
+INLINE void unpack_rows(float *x, const float *y, size_t x_stride, size_t T, size_t HS, size_t HSP)
+{
+    for (size_t t = 0; t < T; t++)
+        for (size_t i = 0; i < HS; i += LANES)
+            lanes_store(x + t * x_stride + i, (const lanes *)(y + t * HSP + i), HS - i);
+}
+
 /* y: (HS, TP) from x: (T, HS) with rows x_stride apart; the padding is 0. */
-static void pack_columns(float *y, const float *x, size_t x_stride, size_t T, size_t HS, size_t TP)
+INLINE void pack_columns(float *y, const float *x, size_t x_stride, size_t T, size_t HS, size_t TP)
 {
     for (size_t i = 0; i < HS; i++) {
         for (size_t t = 0; t < T; t++)
@@ -139,29 +150,40 @@ static struct attention attention_layout(size_t T, size_t g, struct attention_sh
 
 /* ---- forward ---- */
 
+/* All bits of the lanes j + i < n. */
+INLINE void lanes_before(lane_bits *mask, size_t j, size_t n)
+{
+    const lane_bits lane = { 0, 1, 2, 3, 4, 5, 6, 7 };
+    *mask = lane < (int32_t)(n - j);
+}
+
 /*
- * p[0 .. n) = exp(scale * (p - max)), 0 from n to columns; returns the sum.  *lse is log of the sum of exp(scale * p).
+ * p[0 .. n) = exp(scale * (p - max)), 0 from n to columns; returns the sum.  *lse is the log of the sum of exp(scale * p).
+ * What stands beyond n before belongs to later positions and must not be felt.
  */
 INLINE float softmax_row(float *p, size_t n, size_t columns, float scale, float *lse)
 {
-    const size_t whole = lanes_round_up(n);
-    for (size_t j = n; j < whole; j++)
-        p[j] = p[0];
-    lanes max_lanes = *(lanes *)p;
-    for (size_t j = LANES; j < whole; j += LANES)
+    const size_t last = (n - 1) / LANES * LANES;
+    const lanes first = (lanes){ 0 } + p[0];
+    lane_bits before;
+    lanes_before(&before, last, n);
+    lanes_choose((lanes *)(p + last), &before, (lanes *)(p + last), &first);
+    lanes max_lanes = first;
+    for (size_t j = 0; j <= last; j += LANES)
         lanes_max(&max_lanes, (lanes *)(p + j));
     const float max = lanes_max_across(&max_lanes);
 
-    for (size_t j = 0; j < whole; j += LANES) {
+    lanes sum_lanes = { 0 };
+    for (size_t j = 0; j <= last; j += LANES) {
         lanes e = (*(lanes *)(p + j) - max) * scale;
         lanes_exp(&e);
+        if (j == last)
+            e = (lanes)((lane_bits)e & before);
+        sum_lanes += e;
         *(lanes *)(p + j) = e;
     }
-    for (size_t j = n; j < columns; j++)
-        p[j] = 0.0f;
-    lanes sum_lanes = { 0 };
-    for (size_t j = 0; j < whole; j += LANES)
-        sum_lanes += *(lanes *)(p + j);
+    for (size_t j = last + LANES; j < columns; j += LANES)
+        *(lanes *)(p + j) = (lanes){ 0 };
     const float sum = lanes_sum(&sum_lanes);
     *lse = scale * max + logf(sum);
     return sum;
@@ -179,12 +201,10 @@ INLINE void forward_block(float *out, float *lse, const float *qkv, const struct
 
     const struct view p = { a->p, a->TP, 1 };
     product(a->q_block, a->HSP, p, a->v_rows, a->HSP, rows, a->HSP, t + rows, 0);
-    for (size_t i = 0; i < rows; i++) {
-        const float *from = a->q_block + i * a->HSP;                     // (HS)
-        float *out_i = out + (t + i) * a->out_stride + h * a->HS;        // (HS)
-        for (size_t c = 0; c < a->HS; c++)
-            out_i[c] = from[c] / sum[i];
-    }
+    for (size_t i = 0; i < rows; i++)
+        for (size_t c = 0; c < a->HSP; c += LANES)
+            *(lanes *)(a->q_block + i * a->HSP + c) /= sum[i];
+    unpack_rows(out + t * a->out_stride + h * a->HS, a->q_block, a->out_stride, rows, a->HS, a->HSP);
 }
 
 CLONES void attention_forward(float *out, float *lse, const float *qkv, size_t T, size_t g, struct attention_shape shape, float *scratch)
@@ -205,15 +225,20 @@ CLONES void attention_forward(float *out, float *lse, const float *qkv, size_t T
  */
 INLINE void softmax_backward_row(float *p, float *dp, size_t n, size_t columns, float scale, float lse, float mean)
 {
-    for (size_t j = 0; j < n; j += LANES) {
+    const size_t last = (n - 1) / LANES * LANES;
+    lane_bits before;
+    lanes_before(&before, last, n);
+    for (size_t j = 0; j <= last; j += LANES) {
         // forward was: p = exp(scale * score - lse)
         lanes e = *(lanes *)(p + j) * scale - lse;
         lanes_exp(&e);
+        if (j == last)
+            e = (lanes)((lane_bits)e & before);
         *(lanes *)(p + j) = e;
         *(lanes *)(dp + j) = e * (*(lanes *)(dp + j) - mean) * scale;
     }
-    for (size_t j = n; j < columns; j++)
-        p[j] = dp[j] = 0.0f;
+    for (size_t j = last + LANES; j < columns; j += LANES)
+        *(lanes *)(p + j) = *(lanes *)(dp + j) = (lanes){ 0 };
 }
 
 /* Queries [t, t + rows) of head h: sets their dq, adds to dk and dv. */
@@ -240,8 +265,7 @@ INLINE void backward_block(float *dqkv, const float *dout, const float *out, con
     product(a->dv, a->HSP, p_t, a->d_block, a->HSP, keys, a->HSP, rows, 1);
     product(a->dk, a->HSP, dp_t, a->q_block, a->HSP, keys, a->HSP, rows, 1);
     product(a->q_block, a->HSP, dp, a->k_rows, a->HSP, rows, a->HSP, keys, 0);
-    for (size_t i = 0; i < rows; i++)
-        memcpy(dqkv + (t + i) * a->stride + h * a->HS, a->q_block + i * a->HSP, a->HS * sizeof *dqkv);
+    unpack_rows(dqkv + t * a->stride + h * a->HS, a->q_block, a->stride, rows, a->HS, a->HSP);
 }
 
 CLONES void attention_backward(float *dqkv, const float *dout, const float *out, const float *lse, const float *qkv,
@@ -256,8 +280,6 @@ CLONES void attention_backward(float *dqkv, const float *dout, const float *out,
     for (size_t h = a.head; h < a.head + a.heads; h++)
         for (size_t t = 0; t < T; t += QUERY_BLOCK)
             backward_block(dqkv, dout, out, lse, qkv, &a, h, t, T - t < QUERY_BLOCK ? T - t : QUERY_BLOCK);
-    for (size_t t = 0; t < T; t++) {
-        memcpy(dqkv + t * a.stride + a.k_offset, a.dk + t * a.HSP, a.HS * sizeof *dqkv);
-        memcpy(dqkv + t * a.stride + a.v_offset, a.dv + t * a.HSP, a.HS * sizeof *dqkv);
-    }
+    unpack_rows(dqkv + a.k_offset, a.dk, a.stride, T, a.HS, a.HSP);
+    unpack_rows(dqkv + a.v_offset, a.dv, a.stride, T, a.HS, a.HSP);
 }

@@ -22,7 +22,7 @@ enum {
     ROW_BLOCK = 128,        // rows of a task: large enough for sgemm, small enough for the second-level cache
     OUTPUT_BLOCK = 128,     // rows of a weight whose gradient is one task
     CHANNEL_BLOCK = 64,     // channels of the embedding whose gradient is one task
-    LOGITS_MAX = 4 << 20,   // logits held at once
+    LOGITS_MAX = 16 << 20,  // logits held at once: 512 rows of a vocabulary of 32,000
 };
 
 /* What a micro batch of M rows needs, grown when a larger one comes. */
@@ -187,10 +187,11 @@ void network_zero_gradients(struct network *network)
 
 /* ---- room for activations ---- */
 
+/* Counted rows whose logits are held at once: whole blocks where there are more. */
 static size_t logit_rows(const struct network *network, size_t M)
 {
-    size_t fit = LOGITS_MAX / (size_t)network->config.vocab_size;
-    fit = fit < 16 ? 16 : fit;
+    const size_t blocks = LOGITS_MAX / ((size_t)network->config.vocab_size * ROW_BLOCK);
+    const size_t fit = (blocks < 1 ? 1 : blocks) * ROW_BLOCK;
     return M < fit ? M : fit;
 }
 

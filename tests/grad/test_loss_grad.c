@@ -11,7 +11,7 @@
 #include "base/memory.h"
 #include "base/philox.h"
 #include "base/pool.h"
-#include "tests/check.h"
+#include "../check.h"
 
 enum { ROWS = 40, COUNTED = 30, SEQUENCES = 4, VOCABULARY = 23 };
 

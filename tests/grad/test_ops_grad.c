@@ -12,7 +12,7 @@
 #include "base/memory.h"
 #include "base/philox.h"
 #include "model/rotary.h"
-#include "tests/check.h"
+#include "../check.h"
 
 /* Dimensions of one case; each op reads those it has. */
 struct shape {
@@ -362,6 +362,22 @@ static void test_attention(void)
     }
 }
 
+/* Goal: an enormous key at the last position is not felt by the positions before it, to the bit. */
+static void test_attention_is_causal(void)
+{
+    enum { T = 43, HS = 10 };
+    const struct attention_shape shape = { 1, 1, HS };
+    float *x = random_floats(T * 3 * HS, 0), *scratch = random_floats(attention_scratch_count(T, shape), 4);
+    float before[T * HS], after[T * HS], lse[T];
+    attention_forward(before, lse, x, T, 0, shape, scratch);
+    for (size_t i = HS; i < 3 * HS; i++)
+        x[(T - 1) * 3 * HS + i] *= 1e9f;
+    attention_forward(after, lse, x, T, 0, shape, scratch);
+    EXPECT(memcmp(before, after, (T - 1) * HS * sizeof *before) == 0);
+    EXPECT(memcmp(before + (T - 1) * HS, after + (T - 1) * HS, HS * sizeof *before) != 0);
+    free(x), free(scratch);
+}
+
 int main(void)
 {
     RUN(test_linear);
@@ -372,5 +388,6 @@ int main(void)
     RUN(test_value_head);
     RUN(test_cross_entropy);
     RUN(test_attention);
+    RUN(test_attention_is_causal);
     return tests_end();
 }

@@ -12,7 +12,7 @@
 #include "learn/network.h"
 #include "learn/trainer.h"
 #include "model/weights.h"
-#include "tests/check.h"
+#include "../check.h"
 
 enum { EXAMPLES_MAX = 8, TENSORS_MAX = 64 };
 

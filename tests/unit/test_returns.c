@@ -2,7 +2,7 @@
 #include "learn/returns.h"
 
 #include "base/philox.h"
-#include "tests/check.h"
+#include "../check.h"
 
 /* Goal: with lambda = 1 and gamma = 1 every state's target is the score, and value is not read. */
 static void test_monte_carlo_carries_score_back(void)

@@ -11,7 +11,7 @@
 #include "base/pool.h"
 #include "model/model.h"
 #include "model/weights.h"
-#include "tests/check.h"
+#include "../check.h"
 
 enum { EXAMPLES = 6, VOCABULARY = 29, T_MAX = 150 };
 
