@@ -1,49 +1,7 @@
-/*
- * fuzz_tokenizer_json.c - whatever the file, it is refused or gives a tokenizer whose ids are in its vocabulary, that
- * decodes any id, and that is the same once written and read again.
- */
-#include <stdlib.h>
-#include <string.h>
-
-#include "base/check.h"
+/* fuzz_tokenizer_json.c - whatever the file, it is refused or gives a tokenizer that holds to tokenizer_use.h. */
 #include "base/json.h"
 #include "fuzz.h"
-#include "text/tokenizer_parts.h"
-#include "text/utf8.h"
-
-static void use(const struct tokenizer *tokenizer)
-{
-    static const char text[] = "The  caf\xc3\xa9 <s> 12'll\n\xe2\x96\x81\xed\x95\x9c\xff [A]x \xf0\x9f\x98\x80";
-    size_t vocab_size = tokenizer_vocab_size(tokenizer);
-    struct token_list ids = { 0 };
-    struct buffer out = { 0 };
-    tokenizer_encode(tokenizer, text, sizeof text - 1, ENCODE_SPECIAL | ENCODE_MARKUP, &ids);
-    for (size_t i = 0; i < ids.count; i++)
-        CHECK(ids.at[i] >= 0 && (size_t)ids.at[i] < vocab_size);
-    for (size_t i = 0; i < vocab_size + 2 && i < 600; i++)
-        token_list_add(&ids, (int32_t)i - 1);
-    tokenizer_decode(tokenizer, ids.at, ids.count, DECODE_VALID_UTF8 | DECODE_KEEP_SPECIAL, &out);
-    CHECK(utf8_valid_prefix(out.data, out.size) == out.size);
-    struct text_stream stream = { 0 };
-    out.size = 0;
-    for (size_t i = 0; i < ids.count; i++)
-        text_stream_push(&stream, tokenizer, ids.at[i], &out);
-    text_stream_end(&stream, &out);
-    CHECK(utf8_valid_prefix(out.data, out.size) == out.size);
-    free(out.data);
-    free(ids.at);
-}
-
-static void write_and_read(const struct tokenizer *tokenizer)
-{
-    json_t *json = tokenizer_to_json(tokenizer);
-    struct tokenizer *again = tokenizer_from_json(json, "again");
-    json_decref(json);
-    CHECK(again != NULL);
-    tokenizer_finish(again);
-    CHECK(strcmp(tokenizer_key(again), tokenizer_key(tokenizer)) == 0);
-    tokenizer_close(again);
-}
+#include "tokenizer_use.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
@@ -53,8 +11,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (tokenizer == NULL)
         return 0;
     tokenizer_finish(tokenizer);
-    use(tokenizer);
-    write_and_read(tokenizer);
+    tokenizer_use(tokenizer);
+    tokenizer_write_and_read(tokenizer);
     tokenizer_close(tokenizer);
     return 0;
 }
