@@ -207,7 +207,8 @@ INLINE void forward_block(float *out, float *lse, const float *qkv, const struct
     unpack_rows(out + t * a->out_stride + h * a->HS, a->q_block, a->out_stride, rows, a->HS, a->HSP);
 }
 
-CLONES void attention_forward(float *out, float *lse, const float *qkv, size_t T, size_t g, struct attention_shape shape, float *scratch)
+CLONES void attention_forward(float *out, float *lse, const float *qkv, size_t T, size_t g, struct attention_shape shape,
+                              float *scratch)
 {
     const struct attention a = attention_layout(T, g, shape, scratch);
     pack_columns(a.k_columns, qkv + a.k_offset, a.stride, T, a.HS, a.TP);

@@ -56,7 +56,8 @@ static void rows_fill(struct rows *rows)
 }
 
 /* (loss(p + h u) - loss(p - h u)) / 2h for the unit vector u along direction, on one weight. */
-static double slope_along(struct network *network, const struct parameter *parameter, const double *direction, const struct rows *rows)
+static double slope_along(struct network *network, const struct parameter *parameter, const double *direction,
+                          const struct rows *rows)
 {
     const double h = 2e-2;  // float32 losses near 3 differ by 1e-2: rounding of 1e-6 and h^2 each leave about 1e-4
     float *p = network->parameters + parameter->first, *old = memory_alloc(parameter->count, sizeof *old);

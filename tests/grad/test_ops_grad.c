@@ -180,7 +180,8 @@ static void test_rope(void)
     for (size_t i = 0; i < 3; i++) {
         const struct shape s = shapes[i];
         size_t stride = s.H * s.HS + 1, count = s.M * stride;
-        float *x = random_floats(count, 0), *y = random_floats(count, 0), *dy = random_floats(count, 1), *dx = random_floats(count, 1);
+        float *x = random_floats(count, 0), *y = random_floats(count, 0);
+        float *dy = random_floats(count, 1), *dx = random_floats(count, 1);
         float cosine[POSITIONS * 8], sine[POSITIONS * 8];
         rotary_fill(cosine, sine, 0, POSITIONS, s.HS, 100.0);
         rope_forward(y, stride, position, cosine, sine, s.M, s.H, s.HS);

@@ -195,7 +195,8 @@ static void test_learning_rate_schedule(void)
     options.total_steps = 12;
     options.final_fraction = 0.2;
     struct trainer *trainer = trainer_open(&options, &config, NULL, "", pool);
-    const double expected[] = { 0.25, 0.5, 0.75, 1.0, 0.96955181, 0.88284271, 0.75307337, 0.6, 0.44692663, 0.31715729, 0.23044819, 0.2, 0.2 };
+    const double expected[] = { 0.25, 0.5, 0.75, 1.0, 0.96955181, 0.88284271, 0.75307337, 0.6, 0.44692663, 0.31715729,
+                                0.23044819, 0.2, 0.2 };
     const int32_t token[] = { 1, 2 };
     const struct example example = { .tokens = token, .T = 2 };
     for (size_t i = 0; i < 13; i++) {
