@@ -2,25 +2,37 @@
 #include "text/added.h"
 
 #include <stdlib.h>
-#include <string.h>
 #include <utf8proc.h>
 
 #include "text/utf8.h"
 
 void added_add(struct added *added, struct added_token token)
 {
-    size_t at = added->count;
-    while (at > 0 && added->tokens[at - 1].id >= token.id)
-        at--;
-    if (at < added->count && added->tokens[at].id == token.id)
-        return;
     if (added->count == added->capacity) {
         added->capacity = added->capacity ? 2 * added->capacity : 16;
         added->tokens = memory_grow(added->tokens, added->capacity, sizeof *added->tokens);
     }
-    memmove(added->tokens + at + 1, added->tokens + at, (added->count - at) * sizeof *added->tokens);
-    added->tokens[at] = token;
-    added->count++;
+    token.order = (uint32_t)added->count;
+    added->tokens[added->count++] = token;
+}
+
+static int compare_tokens(const void *a, const void *b)
+{
+    const struct added_token *x = a, *y = b;
+    return x->id != y->id ? (x->id > y->id) - (x->id < y->id) : (x->order > y->order) - (x->order < y->order);
+}
+
+static void sort_tokens(struct added *added)
+{
+    if (added->count == 0)
+        return;
+    qsort(added->tokens, added->count, sizeof *added->tokens, compare_tokens);
+    size_t kept = 1;
+    for (size_t i = 1; i < added->count; i++) {
+        if (added->tokens[i].id != added->tokens[kept - 1].id)
+            added->tokens[kept++] = added->tokens[i];
+    }
+    added->count = kept;
 }
 
 static int32_t tree_node(struct added_tree *tree)
@@ -56,6 +68,7 @@ static void tree_add(struct added_tree *tree, const char *text, size_t size, int
 void added_finish(struct added *added, const struct vocabulary *vocabulary, const struct normalizer *normalizer)
 {
     struct buffer normal = { 0 }, spare = { 0 };
+    sort_tokens(added);
     for (size_t i = 0; i < added->count; i++) {
         struct piece piece = vocabulary->pieces[added->tokens[i].id];
         if (added->tokens[i].normalized) {

@@ -19,6 +19,7 @@ struct added_token {
     bool normalized;           // looked for in the normalised text, and normalised itself
     bool single_word;          // only where no letter stands beside it
     bool lstrip, rstrip;       // takes the spaces before, after it
+    uint32_t order;            // set by added_add
 };
 
 /* The texts of a set of tokens as a tree of bytes. */
@@ -30,13 +31,14 @@ struct added_tree {
 };
 
 struct added {
-    struct added_token *tokens;  // (count), by id
+    struct added_token *tokens;  // (count), by id once finished
     size_t count, capacity;
     struct added_tree raw, normalized;  // made by added_finish
 };
 
-/* The id must be in the vocabulary.  Of two with one id the first stays. */
+/* The id must be in the vocabulary.  Of several with one id the first stays. */
 void added_add(struct added *added, struct added_token token);
+/* Once all are there; before it nothing is found. */
 void added_finish(struct added *added, const struct vocabulary *vocabulary, const struct normalizer *normalizer);
 void added_free(struct added *added);
 /* NULL: no added token has this id. */

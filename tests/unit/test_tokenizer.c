@@ -9,8 +9,10 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/philox.h"
+#include "model/gguf.h"
 #include "text/tokenizer_parts.h"
 #include "text/utf8.h"
+#include "gguf_builder.h"
 #include "stderr_text.h"
 
 /* A SentencePiece model of few pieces; ids in order.  The merges join "h i", then the mark and "hi". */
@@ -330,6 +332,159 @@ static void test_configs(void)
     rmdir(directory);
 }
 
+/* ---- GGUF ---- */
+
+static void put_array(struct buffer *file, const char *key, uint32_t type, size_t count)
+{
+    put_key(file, key, GGUF_ARRAY);
+    put_u32(file, type);
+    put_u64(file, count);
+}
+
+/* A byte-level tokenizer: 256 letters, the merges "1 2", "12 3", "123 4", "'" "S" and a control token 261 that begins. */
+static struct tokenizer *byte_level_gguf(const char *pre)
+{
+    static const char *const merged[] = { "12", "123", "1234", "'S", "<begin>" }, *const merges[] = { "1 2", "12 3", "123 4", "' S" };
+    struct buffer file = { 0 };
+    put_header(&file, 3, 0, 6);
+    put_key_text(&file, "tokenizer.ggml.model", "gpt2");
+    put_key_text(&file, "tokenizer.ggml.pre", pre);
+    put_array(&file, "tokenizer.ggml.tokens", GGUF_TEXT, 261);
+    for (unsigned byte = 0; byte < 256; byte++) {
+        char letter[UTF8_SIZE_MAX + 1] = "";
+        letter[utf8_write(byte_letter((unsigned char)byte), letter)] = '\0';
+        put_text(&file, letter);
+    }
+    for (size_t i = 0; i < COUNT_OF(merged); i++)
+        put_text(&file, merged[i]);
+    put_array(&file, "tokenizer.ggml.token_type", GGUF_I32, 261);
+    for (uint32_t id = 0; id < 261; id++)
+        put_u32(&file, id == 260 ? 3 : 1);
+    put_array(&file, "tokenizer.ggml.merges", GGUF_TEXT, COUNT_OF(merges));
+    for (size_t i = 0; i < COUNT_OF(merges); i++)
+        put_text(&file, merges[i]);
+    put_key_u32(&file, "tokenizer.ggml.bos_token_id", 260);
+    struct gguf *gguf = gguf_from_memory(file.data, file.size, "test");
+    struct tokenizer *tokenizer = gguf != NULL ? tokenizer_from_gguf(gguf, "test") : NULL;
+    gguf_close(gguf);
+    free(file.data);
+    if (tokenizer != NULL)
+        tokenizer_finish(tokenizer);
+    return tokenizer;
+}
+
+/*
+ * Goal: each pre-tokenizer that a GGUF file may name cuts numbers and 'S as its model does: GPT-2's keeps a number whole,
+ * Llama 3's takes three digits at a time, Qwen2's and StarCoder's one; case counts in GPT-2's 's, not in Llama 3's.
+ */
+static void test_gguf_pretokenizers(void)
+{
+    static const struct { const char *pre, *ids; } cases[] = {
+        { "gpt-2", "258 53 39 83" },                 // 1234 5 ' S
+        { "llama-bpe", "260 257 52 53 259" },        // begin, 123 4 5 'S
+        { "smaug-bpe", "257 52 53 259" },
+        { "qwen2", "49 50 51 52 53 259" },
+        { "starcoder", "49 50 51 52 53 39 83" },
+        { "falcon", "257 52 53 39 83" },
+        { "default", "257 52 53 39 83" },
+        { "deepseek-v3", "257 52 53 259" },          // punctuation with the letters behind it
+        { "gpt-4o", "257 52 53 259" },
+        { "tekken", "260 49 50 51 52 53 259" },
+    };
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        struct tokenizer *tokenizer = byte_level_gguf(cases[i].pre);
+        EXPECT(tokenizer != NULL);
+        if (tokenizer != NULL)
+            expect_ids(tokenizer, "12345'S", 7, ENCODE_SPECIAL, cases[i].ids);
+        tokenizer_close(tokenizer);
+    }
+    stderr_hold();
+    EXPECT(byte_level_gguf("unheard-of") == NULL);
+    EXPECT(strstr(stderr_release(), "\"unheard-of\"") != NULL);
+}
+
+/* Goal: GPT-2 from vocab.json and merges.txt and GPT-2 from a GGUF file are one tokenizer. */
+static void test_key_across_files(void)
+{
+    const char *gguf = test_data("tokenizer-vectors/ggml-vocab-gpt-2.gguf"), *vocabulary = test_data("tokenizers/gpt2/vocab.json");
+    if (gguf == NULL || vocabulary == NULL)
+        TEST_SKIP("no GPT-2 tokenizers");
+    int code = 0;
+    char *directory = memory_text(vocabulary);
+    *strrchr(directory, '/') = '\0';
+    struct tokenizer *a = tokenizer_open(gguf, &code), *b = tokenizer_open(directory, &code);
+    EXPECT(a != NULL && b != NULL);
+    if (a != NULL && b != NULL)
+        EXPECT_TEXT(tokenizer_key(a), tokenizer_key(b));
+    tokenizer_close(a);
+    tokenizer_close(b);
+    free(directory);
+}
+
+/* SentencePiece as its paper has it: join the neighbours whose joined text has the highest score, the leftmost of equals. */
+static void encode_naively(const struct tokenizer *tokenizer, const char *scores, const char *text, size_t size, struct token_list *ids)
+{
+    struct piece parts[128];
+    size_t count = 0;
+    for (size_t at = 0; at < size; at += parts[count++].size)
+        parts[count] = (struct piece){ .at = text + at, .size = (uint32_t)utf8_size((unsigned char)text[at]) };
+    for (;;) {
+        size_t best = count;
+        float best_score = 0;
+        for (size_t i = 0; i + 1 < count; i++) {
+            int32_t id = vocabulary_find(&tokenizer->vocabulary, parts[i].at, parts[i].size + parts[i + 1].size);
+            float score;
+            if (id < 0)
+                continue;
+            memcpy(&score, scores + (size_t)id * sizeof score, sizeof score);
+            if (best == count || score > best_score) {
+                best = i;
+                best_score = score;
+            }
+        }
+        if (best == count)
+            break;
+        parts[best].size += parts[best + 1].size;
+        memmove(parts + best + 1, parts + best + 2, (count - best - 2) * sizeof *parts);
+        count--;
+    }
+    for (size_t i = 0; i < count; i++)
+        token_list_add(ids, vocabulary_find(&tokenizer->vocabulary, parts[i].at, parts[i].size));
+}
+
+/* Goal: ranked merges give what SentencePiece's rule by scores gives, on 20,000 texts of letters that join in many ways. */
+static void test_merges_equal_scores(void)
+{
+    static const char *const syllables[] = { "a", "b", "aa", "th", "e", "he", "in", "ing", "\xe2\x96\x81", "\xe2\x96\x81", "t", "o", "an", "nd", "s", "l", "ll" };
+    const char *path = test_data("stories260K/stories260K.gguf");
+    if (path == NULL)
+        TEST_SKIP("no stories260K");
+    int code = 0;
+    struct gguf *gguf = gguf_open(path, &code);
+    struct tokenizer *tokenizer = tokenizer_open(path, &code);
+    struct gguf_array scores;
+    EXPECT(tokenizer != NULL && gguf_array(gguf, "tokenizer.ggml.scores", &scores));
+    for (uint32_t round = 0; round < 20000; round++) {
+        struct buffer text = { 0 };
+        uint32_t turn = 0;
+        for (size_t i = 1 + (size_t)(philox_uniform(3, PHILOX_DATA, round, 0, turn++) * 24); i > 0; i--) {
+            const char *syllable = syllables[(size_t)(philox_uniform(3, PHILOX_DATA, round, 0, turn++) * COUNT_OF(syllables))];
+            buffer_append(&text, syllable, strlen(syllable));
+        }
+        struct token_list fast = { 0 }, naive = { 0 };
+        struct bpe_scratch scratch = { 0 };
+        bpe_encode(&tokenizer->bpe, &tokenizer->vocabulary, &scratch, text.data, text.size, &fast);
+        encode_naively(tokenizer, scores.data, text.data, text.size, &naive);
+        EXPECT(fast.count == naive.count && memcmp(fast.at, naive.at, fast.count * sizeof *fast.at) == 0);
+        bpe_scratch_free(&scratch);
+        free(fast.at);
+        free(naive.at);
+        free(text.data);
+    }
+    tokenizer_close(tokenizer);
+    gguf_close(gguf);
+}
+
 static double now_s(void)
 {
     struct timespec time;
@@ -371,6 +526,9 @@ int main(void)
     RUN(test_refusals);
     RUN(test_key);
     RUN(test_configs);
+    RUN(test_gguf_pretokenizers);
+    RUN(test_key_across_files);
+    RUN(test_merges_equal_scores);
     RUN(test_long_words_are_fast);
     return tests_end();
 }
