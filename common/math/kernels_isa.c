@@ -19,7 +19,11 @@
 #define TEXT_(a) #a
 #define TEXT(a) TEXT_(a)
 #define INLINE static inline __attribute__((always_inline))
+#if defined __clang__
+#define UNROLL _Pragma("unroll")
+#else
 #define UNROLL _Pragma("GCC unroll 32")
+#endif
 
 /* ROW_TILE rows times panels up to SUM_TILE sums in registers; the weights and one activation need the rest. */
 #if defined __AVX512F__

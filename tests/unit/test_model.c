@@ -256,6 +256,29 @@ static void test_any_number_of_threads(void)
     free(expected_logits);
 }
 
+/* Goal: the largest batch that is allowed runs, and equal tokens in it give equal rows. */
+static void test_largest_batch(void)
+{
+    struct pool *pool = pool_open(2);
+    struct model *model = tiny_model(&tiny_config, 4, pool);
+    size_t C = channels(model);
+    float *hidden = memory_alloc(MODEL_ROWS_MAX * C, sizeof *hidden);
+    struct row *rows = memory_alloc(MODEL_ROWS_MAX, sizeof *rows);
+    struct cache *cache = cache_open(model, MODEL_ROWS_MAX + CACHE_PAGE_POSITIONS);
+    int32_t s = sequence_open(cache);
+    for (int32_t m = 0; m < MODEL_ROWS_MAX; m++)
+        rows[m] = (struct row){ s, m % 61, ROW_CACHED };
+    EXPECT_INT(cache_pages_needed(cache, rows, MODEL_ROWS_MAX), MODEL_ROWS_MAX / CACHE_PAGE_POSITIONS + 1);
+    model_forward(model, cache, rows, MODEL_ROWS_MAX, hidden);
+    for (size_t m = 61; m < MODEL_ROWS_MAX; m++)
+        expect_same(hidden + m * C, hidden + m % 61 * C, C, "equal tokens");
+    cache_close(cache);
+    free(rows);
+    free(hidden);
+    model_close(model);
+    pool_close(pool);
+}
+
 /* Goal: AVX-512 and AVX2 give the same hidden states to the bit. */
 static void test_vector_sets_agree(void)
 {
@@ -381,6 +404,7 @@ int main(void)
     RUN(test_long_scratch_branch);
     RUN(test_batch_composition);
     RUN(test_any_number_of_threads);
+    RUN(test_largest_batch);
     RUN(test_vector_sets_agree);
     RUN(test_portable_is_close);
     RUN(test_heads);
