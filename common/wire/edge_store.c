@@ -6,7 +6,6 @@
  * and outputs without an ack are sent again, without their leases.
  */
 #include <errno.h>
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -541,6 +540,7 @@ static void serve(struct edge *edge, int wait_ms)
     zmq_pollitem_t item = { .socket = store->socket, .events = (short)(ZMQ_POLLIN | (has_more ? ZMQ_POLLOUT : 0)) };
     zmq_poll(&item, 1, wait_ms);
     receive_all(edge);
+    store->served_s = clock_s();
 }
 
 /* ---- what edge.c calls ---- */
