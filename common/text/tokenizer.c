@@ -262,7 +262,9 @@ struct tokenizer *tokenizer_open(const char *path, int *code)
         return NULL;
     if (!gguf) {
         const char *slash = strrchr(path, '/');
-        char *beside = directory ? memory_text(path) : slash != NULL ? memory_printf("%.*s", (int)(slash - path), path) : memory_text(".");
+        char *beside = directory       ? memory_text(path)
+                       : slash != NULL ? memory_printf("%.*s", (int)(slash - path), path)
+                                       : memory_text(".");
         int bad = tokenizer_read_configs(tokenizer, beside);
         free(beside);
         if (bad) {
@@ -328,6 +330,11 @@ static void encode_word(void *context, const char *word, size_t size)
     bpe_encode(&encoder->tokenizer->bpe, &encoder->tokenizer->vocabulary, &encoder->bpe, word, size, encoder->ids);
 }
 
+static void encode_words(struct encoder *encoder, const char *text, size_t size, bool at_start)
+{
+    pretokenizer_run(&encoder->tokenizer->pretokenizer, &encoder->words, text, size, at_start, encode_word, encoder);
+}
+
 /* Text between added tokens: normalised, then split again by the tokens that are looked for in normal text. */
 static void encode_between(struct encoder *encoder, const char *text, size_t size, bool at_start)
 {
@@ -337,15 +344,16 @@ static void encode_between(struct encoder *encoder, const char *text, size_t siz
         text = encoder->normal.data;
         size = encoder->normal.size;
     }
-    size_t done = 0, start, end;
+    const struct added *added = &tokenizer->added;
     const struct added_token *token;
-    while ((token = added_next(&tokenizer->added, &tokenizer->added.normalized, text, size, done, encoder->markup, &start, &end)) != NULL) {
-        pretokenizer_run(&tokenizer->pretokenizer, &encoder->words, text + done, start - done, at_start && done == 0, encode_word, encoder);
+    size_t done = 0, start, end;
+    while ((token = added_next(added, &added->normalized, text, size, done, encoder->markup, &start, &end)) != NULL) {
+        encode_words(encoder, text + done, start - done, at_start && done == 0);
         token_list_add(encoder->ids, token->id);
         done = end;
     }
     if (done < size)
-        pretokenizer_run(&tokenizer->pretokenizer, &encoder->words, text + done, size - done, at_start && done == 0, encode_word, encoder);
+        encode_words(encoder, text + done, size - done, at_start && done == 0);
 }
 
 static void encode_text(struct encoder *encoder, const char *text, size_t size)

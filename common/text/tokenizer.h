@@ -2,8 +2,8 @@
  * tokenizer.h - text to token ids and back, exactly as the model's own tokenizer does it.
  *
  * Reads tokenizer.json of a Hugging Face directory (or GPT-2's vocab.json with merges.txt) and the metadata of a GGUF
- * file.  Kinds: SentencePiece BPE with byte fallback, byte-level BPE.  Text is UTF-8; broken UTF-8 is read with U+FFFD for each bad sequence, as the
- * tokenizers library does.
+ * file.  Kinds: SentencePiece BPE with byte fallback, byte-level BPE.  Text is UTF-8; broken UTF-8 is read with U+FFFD for
+ * each bad sequence, as the tokenizers library does.
  *
  * Nothing here keeps state between calls; a tokenizer may be used by several threads at once.
  */

@@ -21,13 +21,16 @@ static int32_t named_token(const struct tokenizer *tokenizer, const json_t *conf
     const json_t *token = json_object_get(config, key);
     if (json_is_object(token))
         token = json_object_get(token, "content");
-    return json_is_string(token) ? vocabulary_find(&tokenizer->vocabulary, json_string_value(token), json_string_length(token)) : -1;
+    if (!json_is_string(token))
+        return -1;
+    return vocabulary_find(&tokenizer->vocabulary, json_string_value(token), json_string_length(token));
 }
 
 static int32_t token_of_id(const struct tokenizer *tokenizer, const json_t *id)
 {
     double number = json_is_number(id) ? json_number_value(id) : -1;
-    return number >= 0 && number < VOCABULARY_SIZE_MAX && vocabulary_has(&tokenizer->vocabulary, (int64_t)number) ? (int32_t)number : -1;
+    bool possible = number >= 0 && number < VOCABULARY_SIZE_MAX;
+    return possible && vocabulary_has(&tokenizer->vocabulary, (int64_t)number) ? (int32_t)number : -1;
 }
 
 /* Integers become doubles: transformers writes a model_max_length of 10^30.  NULL on failure, logged. */

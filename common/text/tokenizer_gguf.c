@@ -81,7 +81,8 @@ static int read_tokens(struct tokenizer *tokenizer, const struct gguf *gguf, con
     if (!gguf_array(gguf, KEY("tokens"), &tokens) || tokens.texts == NULL)
         return tokenizer_refuse(tokenizer, "it has no texts " KEY("tokens"));
     for (size_t id = 0; id < tokens.count; id++) {
-        if (vocabulary_add(&tokenizer->vocabulary, (int64_t)id, tokens.texts[id].at, tokens.texts[id].size, false, tokenizer->name) != 0)
+        struct gguf_text text = tokens.texts[id];
+        if (vocabulary_add(&tokenizer->vocabulary, (int64_t)id, text.at, text.size, false, tokenizer->name) != 0)
             return -1;
     }
     if (!number_array(tokenizer, gguf, KEY("token_type"), GGUF_INT32, tokens.count, types))

@@ -82,7 +82,8 @@ static int refuse_steps(const struct tokenizer *tokenizer, const char *part)
  * Calls read for step, or for each step of the list at key where step is a Sequence.  A missing or null step is none.
  */
 typedef int read_step(struct tokenizer *tokenizer, const json_t *step, const char *type);
-static int read_steps(struct tokenizer *tokenizer, const json_t *step, const char *part, const char *key, read_step *read, size_t depth)
+static int read_steps(struct tokenizer *tokenizer, const json_t *step, const char *part, const char *key, read_step *read,
+                      size_t depth)
 {
     if (step == NULL || json_is_null(step))
         return 0;
@@ -143,7 +144,7 @@ static int read_normalizer(struct tokenizer *tokenizer, const json_t *step, cons
     static const struct { const char *type; enum normalizer_kind kind; } forms[] = {
         { "NFC", NORMALIZER_NFC }, { "NFD", NORMALIZER_NFD }, { "NFKC", NORMALIZER_NFKC }, { "NFKD", NORMALIZER_NFKD },
     };
-    int full = 0;
+    int full;
     if (strcmp(type, "Prepend") == 0) {
         const char *prepend = text_field(tokenizer, step, "prepend", "");
         if (prepend == NULL)
@@ -155,11 +156,12 @@ static int read_normalizer(struct tokenizer *tokenizer, const json_t *step, cons
             return -1;
         full = normalizer_add(&tokenizer->normalizer, NORMALIZER_REPLACE, from, to);
     } else {
-        for (size_t i = 0; i < COUNT_OF(forms); i++) {
-            if (strcmp(type, forms[i].type) == 0)
-                return normalizer_add(&tokenizer->normalizer, forms[i].kind, NULL, NULL) != 0 ? refuse_steps(tokenizer, "normalizer") : 0;
-        }
-        return refuse_kind(tokenizer, "normalizer", type);
+        size_t form = 0;
+        while (form < COUNT_OF(forms) && strcmp(type, forms[form].type) != 0)
+            form++;
+        if (form == COUNT_OF(forms))
+            return refuse_kind(tokenizer, "normalizer", type);
+        full = normalizer_add(&tokenizer->normalizer, forms[form].kind, NULL, NULL);
     }
     return full != 0 ? refuse_steps(tokenizer, "normalizer") : 0;
 }
@@ -343,7 +345,8 @@ static int read_model(struct tokenizer *tokenizer, const json_t *model)
     if (prefix == NULL || suffix == NULL || unknown == NULL)
         return -1;
     if (*prefix != '\0' || *suffix != '\0')
-        return tokenizer_refuse(tokenizer, "the model's \"continuing_subword_prefix\" and \"end_of_word_suffix\" are not supported");
+        return tokenizer_refuse(tokenizer, "a model with a prefix or suffix of words, \"%s\" and \"%s\", is not supported",
+                                prefix, suffix);
     struct bpe *bpe = &tokenizer->bpe;
     if (flag_field(tokenizer, model, "byte_fallback", false, &bpe->byte_fallback) != 0
         || flag_field(tokenizer, model, "fuse_unk", false, &bpe->fuse_unknown) != 0
@@ -399,7 +402,8 @@ static int read_added(struct tokenizer *tokenizer, const json_t *list)
 static int add_around(struct tokenizer *tokenizer, struct token_list *list, const json_t *id)
 {
     if (!json_is_integer(id) || !vocabulary_has(&tokenizer->vocabulary, json_integer_value(id)) || list->count == AROUND_MAX)
-        return tokenizer_refuse(tokenizer, "the post-processor adds a token that is not in the vocabulary, or more than %d", AROUND_MAX);
+        return tokenizer_refuse(tokenizer, "the post-processor adds a token that is not in the vocabulary, or more than %d",
+                                AROUND_MAX);
     token_list_add(list, (int32_t)json_integer_value(id));
     return 0;
 }
@@ -453,7 +457,8 @@ static int read_strip(struct tokenizer *tokenizer, const json_t *json)
     if (content == NULL || count_field(tokenizer, json, "start", &start) != 0 || count_field(tokenizer, json, "stop", &stop) != 0)
         return -1;
     if (strlen(content) != 1 || stop != 0)
-        return tokenizer_refuse(tokenizer, "a Strip decoder of \"%s\" at the end, or of more than one character, is not supported", content);
+        return tokenizer_refuse(tokenizer, "a Strip decoder of \"%s\" at the end, or of more than one byte, is not supported",
+                                content);
     return decoder_add(&tokenizer->decoder, DECODER_STRIP, content, NULL, start) != 0 ? refuse_steps(tokenizer, "decoder") : 0;
 }
 
@@ -490,18 +495,26 @@ static int read_decoder(struct tokenizer *tokenizer, const json_t *json, const c
 
 struct tokenizer *tokenizer_from_json(const json_t *json, const char *name)
 {
+    static const struct { const char *field, *name, *list; read_step *read; } parts[] = {
+        { "normalizer", "normalizer", "normalizers", read_normalizer },
+        { "pre_tokenizer", "pre-tokenizer", "pretokenizers", read_pretokenizer },
+        { "post_processor", "post-processor", "processors", read_postprocessor },
+        { "decoder", "decoder", "decoders", read_decoder },
+    };
     struct tokenizer *tokenizer = tokenizer_new(name);
     const json_t *model = json_object_get(json, "model");
     if (!json_is_object(model)) {
         tokenizer_refuse(tokenizer, "it has no \"model\"");
         goto close_tokenizer;
     }
-    if (read_model(tokenizer, model) != 0 || read_added(tokenizer, json_object_get(json, "added_tokens")) != 0
-        || read_steps(tokenizer, json_object_get(json, "normalizer"), "normalizer", "normalizers", read_normalizer, 0) != 0
-        || read_steps(tokenizer, json_object_get(json, "pre_tokenizer"), "pre-tokenizer", "pretokenizers", read_pretokenizer, 0) != 0
-        || read_steps(tokenizer, json_object_get(json, "post_processor"), "post-processor", "processors", read_postprocessor, 0) != 0
-        || read_steps(tokenizer, json_object_get(json, "decoder"), "decoder", "decoders", read_decoder, 0) != 0
-        || check_growth(tokenizer) != 0)
+    if (read_model(tokenizer, model) != 0 || read_added(tokenizer, json_object_get(json, "added_tokens")) != 0)
+        goto close_tokenizer;
+    for (size_t i = 0; i < COUNT_OF(parts); i++) {
+        const json_t *step = json_object_get(json, parts[i].field);
+        if (read_steps(tokenizer, step, parts[i].name, parts[i].list, parts[i].read, 0) != 0)
+            goto close_tokenizer;
+    }
+    if (check_growth(tokenizer) != 0)
         goto close_tokenizer;
     if (tokenizer->decoder.count == 0) {
         tokenizer_refuse(tokenizer, "it has no decoder");

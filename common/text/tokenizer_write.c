@@ -15,11 +15,6 @@ static json_t *piece_json(struct piece piece)
     return json_stringn(piece.at, piece.size);
 }
 
-static json_t *flag(bool value)
-{
-    return json_boolean(value);
-}
-
 /* Several steps become a Sequence, none null. */
 static json_t *sequence(json_t *steps, const char *key)
 {
@@ -43,6 +38,17 @@ static json_t *added_json(const struct tokenizer *tokenizer)
     return list;
 }
 
+static json_t *replace_json(const char *text, const char *replacement)
+{
+    return json_pack("{s:s, s:{s:s}, s:s}", "type", "Replace", "pattern", "String", text, "content", replacement);
+}
+
+static json_t *byte_level_json(bool prefix_space, bool gpt2_split)
+{
+    return json_pack("{s:s, s:b, s:b, s:b}", "type", "ByteLevel", "add_prefix_space", prefix_space, "trim_offsets", true,
+                     "use_regex", gpt2_split);
+}
+
 static json_t *normalizer_json(const struct normalizer *normalizer)
 {
     static const char *const names[] = {
@@ -55,7 +61,7 @@ static json_t *normalizer_json(const struct normalizer *normalizer)
         if (step->kind == NORMALIZER_PREPEND)
             json = json_pack("{s:s, s:s}", "type", "Prepend", "prepend", step->text);
         else if (step->kind == NORMALIZER_REPLACE)
-            json = json_pack("{s:s, s:{s:s}, s:s}", "type", "Replace", "pattern", "String", step->text, "content", step->replacement);
+            json = replace_json(step->text, step->replacement);
         else
             json = json_pack("{s:s}", "type", names[step->kind]);
         json_array_append_new(steps, json);
@@ -77,8 +83,7 @@ static json_t *pretokenizer_json(const struct pretokenizer *pretokenizer)
                              behaviors[step->behavior], "invert", step->invert);
             break;
         case PRETOKENIZER_BYTE_LEVEL:
-            json = json_pack("{s:s, s:b, s:b, s:b}", "type", "ByteLevel", "add_prefix_space", step->prefix_space, "trim_offsets",
-                             true, "use_regex", step->regex != NULL);
+            json = byte_level_json(step->prefix_space, step->regex != NULL);
             break;
         case PRETOKENIZER_METASPACE:
             json = json_pack("{s:s, s:s, s:s, s:b}", "type", "Metaspace", "replacement", step->replacement, "prepend_scheme",
@@ -99,12 +104,8 @@ static json_t *decoder_json(const struct decoder *decoder)
     for (size_t i = 0; i < decoder->count; i++) {
         const struct decoder_step *step = &decoder->steps[i];
         switch (step->kind) {
-        case DECODER_BYTE_LEVEL:
-            json = json_pack("{s:s, s:b, s:b, s:b}", "type", "ByteLevel", "add_prefix_space", true, "trim_offsets", true, "use_regex", true);
-            break;
-        case DECODER_REPLACE:
-            json = json_pack("{s:s, s:{s:s}, s:s}", "type", "Replace", "pattern", "String", step->text, "content", step->replacement);
-            break;
+        case DECODER_BYTE_LEVEL: json = byte_level_json(true, true); break;
+        case DECODER_REPLACE: json = replace_json(step->text, step->replacement); break;
         case DECODER_BYTE_FALLBACK: json = json_pack("{s:s}", "type", "ByteFallback"); break;
         case DECODER_FUSE: json = json_pack("{s:s}", "type", "Fuse"); break;
         case DECODER_STRIP:
@@ -146,7 +147,8 @@ static json_t *template_json(const struct tokenizer *tokenizer)
                                         ? json_pack("{s:{s:s, s:i}}", "Sequence", "id", "B", "type_id", 0)
                                         : json_incref(item));
     }
-    return json_pack("{s:s, s:o, s:o, s:o}", "type", "TemplateProcessing", "single", single, "pair", pair, "special_tokens", specials);
+    return json_pack("{s:s, s:o, s:o, s:o}", "type", "TemplateProcessing", "single", single, "pair", pair, "special_tokens",
+                     specials);
 }
 
 static json_t *merges_json(const struct tokenizer *tokenizer)
@@ -175,10 +177,10 @@ static json_t *model_json(const struct tokenizer *tokenizer)
         if (piece.at != NULL && !piece.added_only)
             json_object_set_new(pieces, piece.at, json_integer((json_int_t)id));
     }
-    return json_pack("{s:s, s:n, s:o, s:n, s:n, s:o, s:o, s:o, s:o, s:o}", "type", "BPE", "dropout", "unk_token",
+    return json_pack("{s:s, s:n, s:o, s:n, s:n, s:b, s:b, s:b, s:o, s:o}", "type", "BPE", "dropout", "unk_token",
                      bpe->unknown >= 0 ? piece_json(vocabulary->pieces[bpe->unknown]) : json_null(), "continuing_subword_prefix",
-                     "end_of_word_suffix", "fuse_unk", flag(bpe->fuse_unknown), "byte_fallback", flag(bpe->byte_fallback),
-                     "ignore_merges", flag(bpe->ignore_merges), "vocab", pieces, "merges", merges_json(tokenizer));
+                     "end_of_word_suffix", "fuse_unk", bpe->fuse_unknown, "byte_fallback", bpe->byte_fallback, "ignore_merges",
+                     bpe->ignore_merges, "vocab", pieces, "merges", merges_json(tokenizer));
 }
 
 static json_t *config_json(const struct tokenizer *tokenizer)

@@ -7,24 +7,34 @@ WRITTEN is the directory that `test_tokenizer_ids --write WRITTEN` filled: stori
 library reads here; their digests are recorded, so the C test knows that what it writes is what the library read.
 """
 import hashlib, json, pathlib, random, sys
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 data, written, out = map(pathlib.Path, sys.argv[1:4])
 rng = random.Random(1)
 
 FIXED = [
-    "", " ", "  ", "   ", "\n", "\n\n", "\t", " \n ", "\r\n", "a", " a", "a ", "  a  b  ", "Hello, world!", "I'm you're we'll it'd THEY'VE 'S 's'S",
-    "'\u017f 'LL", "don't  stop", "x=1;y=22;z=333;w=4444;v=55555", "1,234,567.89", "3.14159e-10", "\u0967\u0968\u0969 \u2167 \u00bd \u00b2", "=" * 37, "-" * 70,
-    " " * 33 + "x", "a" * 100, "ab" * 50, "\u00e9 e\u0301 \u1e9b\u0323 \ufb01 \u212b \u2126", "\uac00\u11a7 \u1100\u1161\u11a8 \ud55c\uae00", "\u4f60\u597d\uff0c\u4e16\u754c\u3002",
-    "\u65e5\u672c\u8a9e\u306e\u30c6\u30ad\u30b9\u30c8", "\u0645\u0631\u062d\u0628\u0627 \u0628\u0627\u0644\u0639\u0627\u0644\u0645", "\u0928\u092e\u0938\u094d\u0924\u0947", "\u0e2a\u0e27\u0e31\u0e2a\u0e14\u0e35",
-    "\U0001f600 \U0001f468\u200d\U0001f469\u200d\U0001f467 \U0001f1e9\U0001f1ea \u2764\ufe0f", "\u00a0nbsp\u00a0\u2003em\u3000wide", "\u180e mongolian\u180e", "\u0085next\u0085",
-    "\u2028\u2029", "\u200b\u200czero\ufeff", "\x01\x02\x1f\x7f\x80", "\ufffd", "\U0010ffff\ue000", "\u2581already\u2581marked \u2581", "<0x0A><0xE2>", "tab\tand\nnewline\r\n",
-    "<s>", "</s>", "<unk>", "hello<s>world", "hello <s> world", "<s>hello</s> <s> x", "<s><s>", "<|endoftext|>", "a<|endoftext|>b <|endoftext|> c", "<|endoftext", "<s", "<mask> x <mask>",
-    "[A] [AB] [ABC]", "x[A]y", "word[W]word [W] [W]", "  [L]  [R]  ", "[N] [n] \u00c5[N]", "import os\n\ndef f(x):\n    return x**2  # square\n", "https://example.org/a?b=c&d=%20#e",
-    "The quick brown fox jumps over the lazy dog.", "\u0391\u03b2\u03b3 \u0411\u044a\u043b\u0433\u0430\u0440\u0441\u043a\u0438 \u010ce\u0161tina \u00df \u0130\u0131", "e\u0327\u0301\u0300 a\u0308\u0323",
+    "", " ", "  ", "   ", "\n", "\n\n", "\t", " \n ", "\r\n", "a", " a", "a ", "  a  b  ", "Hello, world!",
+    "I'm you're we'll it'd THEY'VE 'S 's'S", "'\u017f 'LL", "don't  stop", "x=1;y=22;z=333;w=4444;v=55555",
+    "1,234,567.89", "3.14159e-10", "\u0967\u0968\u0969 \u2167 \u00bd \u00b2", "=" * 37, "-" * 70, " " * 33 + "x",
+    "a" * 100, "ab" * 50, "\u00e9 e\u0301 \u1e9b\u0323 \ufb01 \u212b \u2126",
+    "\uac00\u11a7 \u1100\u1161\u11a8 \ud55c\uae00", "\u4f60\u597d\uff0c\u4e16\u754c\u3002",
+    "\u65e5\u672c\u8a9e\u306e\u30c6\u30ad\u30b9\u30c8",
+    "\u0645\u0631\u062d\u0628\u0627 \u0628\u0627\u0644\u0639\u0627\u0644\u0645", "\u0928\u092e\u0938\u094d\u0924\u0947",
+    "\u0e2a\u0e27\u0e31\u0e2a\u0e14\u0e35",
+    "\U0001f600 \U0001f468\u200d\U0001f469\u200d\U0001f467 \U0001f1e9\U0001f1ea \u2764\ufe0f",
+    "\u00a0nbsp\u00a0\u2003em\u3000wide", "\u180e mongolian\u180e", "\u0085next\u0085", "\u2028\u2029",
+    "\u200b\u200czero\ufeff", "\x01\x02\x1f\x7f\x80", "\ufffd", "\U0010ffff\ue000", "\u2581already\u2581marked \u2581",
+    "<0x0A><0xE2>", "tab\tand\nnewline\r\n", "<s>", "</s>", "<unk>", "hello<s>world", "hello <s> world",
+    "<s>hello</s> <s> x", "<s><s>", "<|endoftext|>", "a<|endoftext|>b <|endoftext|> c", "<|endoftext", "<s",
+    "<mask> x <mask>", "[A] [AB] [ABC]", "x[A]y", "word[W]word [W] [W]", "  [L]  [R]  ", "[N] [n] \u00c5[N]",
+    "import os\n\ndef f(x):\n    return x**2  # square\n", "https://example.org/a?b=c&d=%20#e",
+    "The quick brown fox jumps over the lazy dog.",
+    "\u0391\u03b2\u03b3 \u0411\u044a\u043b\u0433\u0430\u0440\u0441\u043a\u0438 \u010ce\u0161tina \u00df \u0130\u0131",
+    "e\u0327\u0301\u0300 a\u0308\u0323",
 ]
-BLOCKS = [(0x20, 0x7e), (0x20, 0x7e), (0xa0, 0x17f), (0x300, 0x36f), (0x370, 0x52f), (0x5d0, 0x6ff), (0x900, 0x97f), (0x1100, 0x11ff), (0x2000, 0x206f), (0x2190, 0x22ff),
-          (0x3000, 0x30ff), (0x4e00, 0x4fff), (0xac00, 0xacff), (0x1f300, 0x1f64f), (0x9, 0xd)]
+BLOCKS = [(0x20, 0x7e), (0x20, 0x7e), (0xa0, 0x17f), (0x300, 0x36f), (0x370, 0x52f), (0x5d0, 0x6ff), (0x900, 0x97f),
+          (0x1100, 0x11ff), (0x2000, 0x206f), (0x2190, 0x22ff), (0x3000, 0x30ff), (0x4e00, 0x4fff), (0xac00, 0xacff),
+          (0x1f300, 0x1f64f), (0x9, 0xd)]
 
 
 def random_text():
@@ -91,15 +101,17 @@ def kinds():
         processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 290), ("</s>", 291)])])
     yield llama3
 
-    from tokenizers import AddedToken
     qwen2 = train(sequence(split(Regex(QWEN2), "isolated"), letters), normalizers.NFC())
     qwen2.add_special_tokens([AddedToken("<|endoftext|>", special=True, normalized=False)])
-    qwen2.add_tokens([AddedToken("[A]"), AddedToken("[AB]", normalized=False), AddedToken("[W]", single_word=True, normalized=False),
-                      AddedToken("[L]", lstrip=True, normalized=False), AddedToken("[R]", rstrip=True, normalized=False), AddedToken("\u00c5[N]", normalized=True)])
+    qwen2.add_tokens([AddedToken("[A]"), AddedToken("[AB]", normalized=False),
+                      AddedToken("[W]", single_word=True, normalized=False), AddedToken("[L]", lstrip=True, normalized=False),
+                      AddedToken("[R]", rstrip=True, normalized=False), AddedToken("\u00c5[N]", normalized=True)])
     yield qwen2
 
-    yield train(sequence(pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=True)), normalizers.NFKC())
-    yield train(sequence(pre_tokenizers.Digits(individual_digits=False), split(" ", "merged_with_previous"), letters), normalizers.NFD())
+    yield train(sequence(pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=True)),
+                normalizers.NFKC())
+    yield train(sequence(pre_tokenizers.Digits(individual_digits=False), split(" ", "merged_with_previous"), letters),
+                normalizers.NFD())
     yield train(sequence(split(" ", "merged_with_next"), letters), normalizers.NFKD())
     yield train(sequence(split(Regex(r"[\s,.]"), "contiguous"), split(Regex(r"\w+"), "removed", True), letters))
     for scheme, cut in [("always", True), ("first", True), ("never", False)]:
@@ -122,8 +134,8 @@ def trained():
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     documents = [document for document in corpus[:200000].split("\n\n") if document]
-    tokenizer.train_from_iterator(documents, trainers.BpeTrainer(vocab_size=700, show_progress=False, special_tokens=["<|endoftext|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    tokenizer.train_from_iterator(documents, trainers.BpeTrainer(vocab_size=700, show_progress=False,
+        special_tokens=["<|endoftext|>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
     vocabulary = tokenizer.get_vocab()
     return [[vocabulary[left], vocabulary[right]] for left, right in json.loads(tokenizer.to_str())["model"]["merges"]]
 
@@ -144,5 +156,8 @@ record = {
 }
 dump = lambda value: json.dumps(value, separators=(",", ":"))
 (out / "tokenizer_ids.json").write_text(dump(record))
-(out / "tokenizer_kinds.json").write_text(dump([{"tokenizer": json.loads(tokenizer.to_str()), "decoded": [tokenizer.decode(tokenizer.encode(text, add_special_tokens=False).ids) for text in TEXTS[:20]], **ids_of(tokenizer, FIXED + TEXTS[len(FIXED):len(FIXED) + 25])}
-                                               for tokenizer in kinds()]))
+(out / "tokenizer_kinds.json").write_text(dump([{
+    "tokenizer": json.loads(tokenizer.to_str()),
+    "decoded": [tokenizer.decode(tokenizer.encode(text, add_special_tokens=False).ids) for text in TEXTS[:20]],
+    **ids_of(tokenizer, TEXTS[:len(FIXED) + 25]),
+} for tokenizer in kinds()]))

@@ -21,14 +21,16 @@ static json_t *record;
 /* Encodes every text that has recorded ids and compares; name is for messages. */
 static void expect_recorded(const struct tokenizer *tokenizer, const json_t *ids, const char *name)
 {
-    const json_t *texts = json_object_get(record, "texts"), *plain = json_object_get(ids, "plain"), *full = json_object_get(ids, "full");
+    const json_t *texts = json_object_get(record, "texts");
+    const json_t *plain = json_object_get(ids, "plain"), *full = json_object_get(ids, "full");
     EXPECT(json_array_size(texts) > 200);
     for (size_t t = 0; t < json_array_size(texts); t++) {
         const json_t *text = json_array_get(texts, t);
         const json_t *expected[] = { json_array_get(plain, t), json_array_get(full, t) };
         for (size_t mode = 0; mode < 2 && expected[mode] != NULL; mode++) {
             struct token_list got = { 0 };
-            tokenizer_encode(tokenizer, json_string_value(text), json_string_length(text), mode ? ENCODE_SPECIAL | ENCODE_MARKUP : 0, &got);
+            tokenizer_encode(tokenizer, json_string_value(text), json_string_length(text),
+                             mode ? ENCODE_SPECIAL | ENCODE_MARKUP : 0, &got);
             bool same = got.count == json_array_size(expected[mode]);
             for (size_t i = 0; i < got.count && same; i++)
                 same = got.at[i] == json_integer_value(json_array_get(expected[mode], i));
@@ -245,7 +247,8 @@ static void test_vectors_llama(void)
     const char *gguf = test_data("tokenizer-vectors/ggml-vocab-llama-spm.gguf");
     if (gguf == NULL)
         TEST_SKIP("no tokenizer-vectors");
-    expect_vectors(gguf, test_data("tokenizer-vectors/ggml-vocab-llama-spm.gguf.inp"), test_data("tokenizer-vectors/ggml-vocab-llama-spm.gguf.out"));
+    expect_vectors(gguf, test_data("tokenizer-vectors/ggml-vocab-llama-spm.gguf.inp"),
+                   test_data("tokenizer-vectors/ggml-vocab-llama-spm.gguf.out"));
 }
 
 /* Goal: llama.cpp's ids for its own texts, byte-level. */
@@ -254,7 +257,8 @@ static void test_vectors_gpt2(void)
     const char *gguf = test_data("tokenizer-vectors/ggml-vocab-gpt-2.gguf");
     if (gguf == NULL)
         TEST_SKIP("no tokenizer-vectors");
-    expect_vectors(gguf, test_data("tokenizer-vectors/ggml-vocab-gpt-2.gguf.inp"), test_data("tokenizer-vectors/ggml-vocab-gpt-2.gguf.out"));
+    expect_vectors(gguf, test_data("tokenizer-vectors/ggml-vocab-gpt-2.gguf.inp"),
+                   test_data("tokenizer-vectors/ggml-vocab-gpt-2.gguf.out"));
 }
 
 static int write_all(const char *directory)

@@ -266,7 +266,8 @@ static void test_refusals(void)
 /* Goal: the key changes with whatever changes ids, and with nothing else. */
 static void test_key(void)
 {
-    struct tokenizer *plain = from_text(SMALL), *again = from_text("{" SMALL_DECODER "," SMALL_TEMPLATE "," SMALL_NORMALIZER "," SMALL_ADDED "," SMALL_MODEL "}");
+    struct tokenizer *plain = from_text(SMALL), *again = from_text("{" SMALL_DECODER "," SMALL_TEMPLATE "," SMALL_NORMALIZER "," SMALL_ADDED
+                                                                  "," SMALL_MODEL "}");
     EXPECT_TEXT(tokenizer_key(again), tokenizer_key(plain));
     static const char *const others[] = {
         "{" SMALL_MODEL "," SMALL_NORMALIZER "," SMALL_TEMPLATE "," SMALL_DECODER "}",
@@ -305,7 +306,8 @@ static void test_configs(void)
     EXPECT(mkdtemp(directory) != NULL);
     write_file(directory, "tokenizer.json", SMALL);
     write_file(directory, "tokenizer_config.json",
-               "{\"model_max_length\":1000000000000000019884624838656,\"add_bos_token\":false,\"bos_token\":\"<s>\",\"eos_token\":{\"content\":\"</s>\"}}");
+               "{\"model_max_length\":1000000000000000019884624838656,\"add_bos_token\":false,\"bos_token\":\"<s>\","
+               "\"eos_token\":{\"content\":\"</s>\"}}");
     write_file(directory, "generation_config.json", "{\"eos_token_id\":[2,9,4000000000]}");
     int code = 0;
     struct tokenizer *tokenizer = tokenizer_open(directory, &code);
@@ -344,7 +346,8 @@ static void put_array(struct buffer *file, const char *key, uint32_t type, size_
 /* A byte-level tokenizer: 256 letters, the merges "1 2", "12 3", "123 4", "'" "S" and a control token 261 that begins. */
 static struct tokenizer *byte_level_gguf(const char *pre)
 {
-    static const char *const merged[] = { "12", "123", "1234", "'S", "<begin>" }, *const merges[] = { "1 2", "12 3", "123 4", "' S" };
+    static const char *const merged[] = { "12", "123", "1234", "'S", "<begin>" };
+    static const char *const merges[] = { "1 2", "12 3", "123 4", "' S" };
     struct buffer file = { 0 };
     put_header(&file, 3, 0, 6);
     put_key_text(&file, "tokenizer.ggml.model", "gpt2");
@@ -422,7 +425,8 @@ static void test_key_across_files(void)
 }
 
 /* SentencePiece as its paper has it: join the neighbours whose joined text has the highest score, the leftmost of equals. */
-static void encode_naively(const struct tokenizer *tokenizer, const char *scores, const char *text, size_t size, struct token_list *ids)
+static void encode_naively(const struct tokenizer *tokenizer, const char *scores, const char *text, size_t size,
+                           struct token_list *ids)
 {
     struct piece parts[128];
     size_t count = 0;
@@ -455,7 +459,8 @@ static void encode_naively(const struct tokenizer *tokenizer, const char *scores
 /* Goal: ranked merges give what SentencePiece's rule by scores gives, on 20,000 texts of letters that join in many ways. */
 static void test_merges_equal_scores(void)
 {
-    static const char *const syllables[] = { "a", "b", "aa", "th", "e", "he", "in", "ing", "\xe2\x96\x81", "\xe2\x96\x81", "t", "o", "an", "nd", "s", "l", "ll" };
+    static const char *const syllables[] = { "a", "b", "aa", "th", "e", "he", "in", "ing", "\xe2\x96\x81", "\xe2\x96\x81",
+                                             "t", "o", "an", "nd", "s", "l", "ll" };
     const char *path = test_data("stories260K/stories260K.gguf");
     if (path == NULL)
         TEST_SKIP("no stories260K");
