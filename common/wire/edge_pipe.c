@@ -1,8 +1,4 @@
-/*
- * edge_pipe.c - an edge between standard input and standard output.  See edge.h.
- *
- * Frames follow each other without anything between them, so a stream that stops being MessagePack cannot be read further.
- */
+/* edge_pipe.c - an edge between standard input and standard output.  See edge.h. */
 #include <errno.h>
 #include <poll.h>
 #include <stdlib.h>
@@ -15,14 +11,12 @@
 #include "base/memory.h"
 #include "base/stop.h"
 #include "wire/edge_parts.h"
+#include "wire/reader.h"
 
-enum { READ_BYTES = 256 << 10, WRITE_BYTES = 64 << 10 };
+enum { WRITE_BYTES = 64 << 10 };
 
 struct edge_pipe {
-    char *input;
-    size_t input_at, input_size, input_capacity;  // bytes at .. size are not read yet
-    int64_t offset;                               // of input_at in the stream
-    bool input_ended;
+    struct frame_reader input;
     bool output_is_terminal, output_failed;
     struct buffer output;
 };
@@ -35,6 +29,7 @@ int pipe_open(struct edge *edge)
         return EX_USAGE;
     }
     edge->pipe = memory_alloc(1, sizeof *edge->pipe);
+    frame_reader_init(&edge->pipe->input, STDIN_FILENO, "standard input");
     edge->pipe->output_is_terminal = isatty(STDOUT_FILENO);
     return EX_OK;
 }
@@ -96,50 +91,27 @@ static bool input_is_ready(int wait_ms)
     return poll(&input, 1, wait_ms) > 0;
 }
 
-static void read_block(struct edge *edge)
+static void read_input(struct edge *edge)
 {
-    struct edge_pipe *pipe = edge->pipe;
-    if (pipe->input_at > 0) {
-        memmove(pipe->input, pipe->input + pipe->input_at, pipe->input_size - pipe->input_at);
-        pipe->input_size -= pipe->input_at;
-        pipe->input_at = 0;
-    }
-    if (pipe->input_capacity - pipe->input_size < READ_BYTES) {
-        pipe->input_capacity = 2 * pipe->input_capacity + READ_BYTES;
-        pipe->input = memory_grow(pipe->input, pipe->input_capacity, 1);
-    }
-    ssize_t n = read(STDIN_FILENO, pipe->input + pipe->input_size, pipe->input_capacity - pipe->input_size);
-    if (n > 0) {
-        pipe->input_size += (size_t)n;
-    } else if (n == 0) {
-        pipe->input_ended = true;
-    } else if (errno != EINTR && errno != EAGAIN) {
-        log_error("could not read standard input at byte %lld: %s", (long long)pipe->offset, strerror(errno));
+    if (frame_reader_fill(&edge->pipe->input) != 0)
         edge->failure = EX_IOERR;
-    }
 }
 
-/* The frame at input_at: into the batch, through to the output, or refused. */
-static void sort_frame(struct edge *edge, struct batch_memory *memory, size_t size)
+/* A frame that has arrived: into the batch, through to the output, or refused. */
+static void sort_frame(struct edge *edge, struct batch_memory *memory, const void *data, size_t size)
 {
-    struct edge_pipe *pipe = edge->pipe;
-    const char *data = pipe->input + pipe->input_at;
     struct frame *frame = batch_slot(memory);
     char reason[512];
-    bool kept = false;
+    memory->bytes += size;
     if (frame_decode(frame, data, size, &memory->arena, reason) != 0) {
-        log_error("standard input, frame at byte %lld: %s", (long long)pipe->offset, reason);
+        log_error("standard input, frame at byte %lld: %s", (long long)edge->pipe->input.offset, reason);
         edge->refused++;
     } else if (frame->type == edge->options.takes) {
         memory->count++;
-        kept = true;
     } else {
         pass_through(edge, data, size);
     }
-    pipe->input_at += size;
-    pipe->offset += (int64_t)size;
-    memory->bytes += size;
-    if (!kept && memory->count == 0) {
+    if (memory->count == 0) {  // a long stream of other frames takes no memory
         arena_reset(&memory->arena);
         memory->bytes = 0;
     }
@@ -148,35 +120,23 @@ static void sort_frame(struct edge *edge, struct batch_memory *memory, size_t si
 /* All frames that have arrived whole, as far as they fit into the batch. */
 static void sort_input(struct edge *edge, struct batch_memory *memory, size_t max)
 {
-    struct edge_pipe *pipe = edge->pipe;
-    while (edge->failure == 0 && memory->count < max && memory->bytes < BATCH_BYTES_MAX && pipe->input_at < pipe->input_size) {
-        int64_t extent = frame_extent(pipe->input + pipe->input_at, pipe->input_size - pipe->input_at);
-        if (extent == 0)
+    while (edge->failure == 0 && memory->count < max && memory->bytes < BATCH_BYTES_MAX) {
+        const void *data;
+        size_t size;
+        int found = frame_reader_next(&edge->pipe->input, &data, &size);
+        if (found == 0)
             return;
-        if (extent > 0) {
-            sort_frame(edge, memory, (size_t)extent);
-            continue;
+        if (found > 0) {
+            sort_frame(edge, memory, data, size);
+        } else {
+            edge->refused++;
+            edge->failure = EX_DATAERR;
         }
-        log_error("standard input at byte %lld is not a frame, nor is what follows", (long long)pipe->offset);
-        edge->refused++;
-        edge->failure = EX_DATAERR;
     }
-}
-
-static void end_input(struct edge *edge)
-{
-    struct edge_pipe *pipe = edge->pipe;
-    if (pipe->input_at == pipe->input_size)
-        return;
-    log_error("standard input ends inside the frame at byte %lld, after %zu bytes of it", (long long)pipe->offset,
-              pipe->input_size - pipe->input_at);
-    edge->refused++;
-    pipe->input_at = pipe->input_size;
 }
 
 static enum edge_status fill_batch(struct edge *edge, struct batch_memory *memory, size_t max, bool wait)
 {
-    struct edge_pipe *pipe = edge->pipe;
     for (;;) {
         if (stop_requested() && memory->count == 0)
             return EDGE_STOPPED;
@@ -185,20 +145,18 @@ static enum edge_status fill_batch(struct edge *edge, struct batch_memory *memor
             return EDGE_BATCH;
         if (edge->failure != 0)
             return memory->count > 0 ? EDGE_BATCH : EDGE_FAILED;
-        if (pipe->input_ended) {
-            end_input(edge);
+        if (edge->pipe->input.ended)
             return memory->count > 0 ? EDGE_BATCH : EDGE_END;
-        }
         bool may_block = wait && memory->count == 0;
         if (input_is_ready(0)) {
-            read_block(edge);
+            read_input(edge);
         } else if (!may_block) {
             return memory->count > 0 ? EDGE_BATCH : EDGE_EMPTY;
         } else {
             if (pipe_flush(edge) != 0)
                 return EDGE_FAILED;
             if (input_is_ready(SLICE_MS))
-                read_block(edge);
+                read_input(edge);
         }
     }
 }
@@ -223,7 +181,7 @@ enum edge_status pipe_take(struct edge *edge, struct batch *batch, size_t max, b
 void pipe_close(struct edge *edge)
 {
     pipe_flush(edge);
-    free(edge->pipe->input);
+    frame_reader_free(&edge->pipe->input);
     free(edge->pipe->output.data);
     free(edge->pipe);
     edge->pipe = NULL;

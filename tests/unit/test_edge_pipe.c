@@ -255,8 +255,8 @@ static void test_cut_input(void)
     EXPECT_INT(write(ends.in, "\x82\xa1v", 3), 3);
     put_end();
     struct batch batch;
-    EXPECT_INT(edge_take(edge, &batch, 4, true), EDGE_END);
-    EXPECT_INT(edge_close(edge, EDGE_END), EX_DATAERR);
+    EXPECT_INT(edge_take(edge, &batch, 4, true), EDGE_FAILED);
+    EXPECT_INT(edge_close(edge, EDGE_FAILED), EX_DATAERR);
     EXPECT_TEXT(read_errors(errors), "test: standard input ends inside the frame at byte 0, after 3 bytes of it\n");
     close(errors);
     pipes_close();
