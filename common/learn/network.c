@@ -19,10 +19,10 @@
 #include "model/rotary.h"
 
 enum {
-    ROW_BLOCK = 128,        // rows of a task: large enough for sgemm, small enough for the second-level cache
-    OUTPUT_BLOCK = 128,     // rows of a weight whose gradient is one task
+    ROW_BLOCK = 192,        // rows of a task: large enough for sgemm, small enough for the second-level cache
+    OUTPUT_BLOCK = 256,     // rows of a weight whose gradient is one task
     CHANNEL_BLOCK = 64,     // channels of the embedding whose gradient is one task
-    LOGITS_MAX = 16 << 20,  // logits held at once: 512 rows of a vocabulary of 32,000
+    LOGITS_MAX = 16 << 20,  // logits held at once: 384 rows of a vocabulary of 32,000
 };
 
 /* What a micro batch of M rows needs, grown when a larger one comes. */
