@@ -5,11 +5,12 @@
  * It is a stranger: it may hang, die, print too much, too little or nonsense, and never read.  The rules:
  *
  * - Responses are sent many at a time (a window) without waiting; both pipes are polled, so neither side can block the other.
- * - The first response of a newly started command is sent alone, and its answer is followed by a short silence, so that a
- *   command that prints a banner, or two lines for one, is noticed before any score is believed.
+ * - The answers of a window are believed after a short silence.  The first response of a newly started command is sent alone
+ *   and followed by a longer one, so that a command that prints two lines for one is noticed before any score is believed.  A
+ *   line that comes later than that is noticed in the next call, which is then the last.
  * - Any trouble ends the command with its whole process group and starts another.  Since it is then not known which lines
- *   belonged to which response, the whole window is scored again one by one, each followed by that silence.  A response
- *   that was in trouble twice fails.
+ *   belonged to which response, the whole window is scored again one by one, each followed by the longer silence.  A
+ *   response that was in trouble twice fails.
  * - NaN and infinities are answers, so they are no trouble: their response fails at once.
  * - After troubles_max troubles without one answer between them the command itself is at fault.
  */
@@ -43,8 +44,8 @@ enum {
 };
 
 static const int troubles_max = 6, tries_max = 2;
-static const double silence_s = 0.05, leave_s = 1.0, turn_s = 0.5;
-static const double backoff_first_s = 0.1, backoff_max_s = 5;
+static const double silence_s = 0.005, silence_careful_s = 0.02, leave_s = 1.0, turn_s = 0.5;
+static const double backoff_first_s = 0.05, backoff_max_s = 5;
 
 /* Lines that arrive in pieces. */
 struct line_reader {
@@ -78,7 +79,7 @@ struct window {
     size_t count, answered;
     struct buffer lines;  // to be sent, of which sent_size bytes are
     size_t sent_size;
-    bool careful;         // allow for lines that nobody asked for: wait for a short silence after the answers
+    bool careful;         // wait longer for lines that nobody asked for
     bool closed;          // the command's output has ended
     char trouble[256];    // empty: none
 };
@@ -332,7 +333,7 @@ static enum outcome window_run(struct window *window)
         if (!exec_wait(exec))
             return OUTCOME_LEFT;
     }
-    double silent_until = clock_s() + (window->careful ? silence_s : 0);
+    double silent_until = clock_s() + (window->careful ? silence_careful_s : silence_s);
     while (!window->closed && window->trouble[0] == '\0') {
         window_turn(window, silent_until);
         if (clock_s() >= silent_until)
@@ -490,6 +491,8 @@ static void *exec_open(const struct scorer_options *options, int *code)
 static void exec_close(void *state)
 {
     struct exec *exec = state;
+    if (exec->pid != 0)
+        idle_check(exec);
     if (exec->pid != 0)
         exec_leave(exec, leave_s);
     free(exec);

@@ -219,8 +219,8 @@ static void test_exec_gives_json(void)
 /* Goal: a command that dies now and then costs no score. */
 static void test_exec_dies_now_and_then(void)
 {
-    EXPECT_INT(exec_run(SHELL("test $n = 30 && exit 3;"), 100, 10), 0);
-    EXPECT_INT(count_status(100, SCORER_SCORED), 100);
+    EXPECT_INT(exec_run(SHELL("test $n = 30 && exit 3;"), 40, 10), 0);
+    EXPECT_INT(count_status(40, SCORER_SCORED), 40);
 }
 
 /* Goal: a response that kills the command fails alone, after two tries, with the status and the last words in its reason. */
@@ -279,13 +279,29 @@ static void test_exec_prints_fewer(void)
     EXPECT_INT(results[4].status, SCORER_FAILED);
 }
 
-/* Goal: one line too many somewhere in a window withdraws the window's scores, which are found again one by one. */
+/* Goal: one number too many somewhere in a window withdraws the window's scores, which are found again one by one. */
 static void test_exec_one_line_too_many(void)
 {
-    EXPECT_INT(exec_run(SHELL("test $x = 4 && echo 99;"), 10, 10), 0);
+    // the surplus line is there before the last answer is asked for
+    EXPECT_INT(exec_run(SHELL("test $x = 9 && { printf '99\\n9\\n'; continue; };"), 10, 10), 0);
     EXPECT_INT(count_status(10, SCORER_SCORED), 9);
-    EXPECT_INT(results[4].status, SCORER_FAILED);
-    EXPECT(strstr(results[4].reason, "more lines than it was given") != NULL);
+    EXPECT_INT(results[9].status, SCORER_FAILED);
+    EXPECT(strstr(results[9].reason, "more lines than it was given") != NULL);
+}
+
+/* Goal: a number too many that comes after its window was believed ends the scorer. */
+static void test_exec_late_line(void)
+{
+    struct scorer_options options = SCORER_DEFAULTS;
+    options.exec = "read -r line; echo 1; sleep 0.2; echo 2; cat >&2";
+    int code;
+    struct scorer *scorer = scorer_open(&options, &code);
+    EXPECT_NEAR(score_one(scorer, "", ""), 1, 0);
+    usleep(600000);
+    struct scorer_result result;
+    EXPECT_INT(scorer_score(scorer, &(struct scorer_text){ "", "" }, 1, &result), -1);
+    EXPECT_INT(result.status, SCORER_LEFT);
+    scorer_close(scorer);
 }
 
 /* Goal: megabytes on standard error block nothing. */
@@ -400,6 +416,7 @@ int main(void)
     RUN(test_exec_prints_more);
     RUN(test_exec_prints_fewer);
     RUN(test_exec_one_line_too_many);
+    RUN(test_exec_late_line);
     RUN(test_exec_floods_errors);
     RUN(test_exec_floods_output);
     RUN(test_exec_never_reads);
