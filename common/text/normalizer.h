@@ -1,5 +1,8 @@
 /*
  * normalizer.h - what a tokenizer does to a whole text before it is split.
+ *
+ * Normal forms are utf8proc's (Unicode 14 or later).  The tokenizers library has older tables: it leaves characters that
+ * Unicode 13 and 14 added as they are.
  */
 #ifndef TEXT_NORMALIZER_H
 #define TEXT_NORMALIZER_H
