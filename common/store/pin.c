@@ -212,3 +212,12 @@ int announce_source_ended(struct db *db, const char *tokenizer)
         return -1;
     return db_run(db, db_query(db, "DELETE FROM source WHERE tokenizer = ?1", "t", tokenizer));
 }
+
+int64_t announce_sources_vanished(struct db *db)
+{
+    if (db_int(db, db_query(db, "SELECT count(*) FROM source", ""), 0) == 0)
+        return 0;
+    if (db_begin(db) != 0 || db_run(db, db_query(db, "DELETE FROM source WHERE true", "")) != 0)
+        return -1;
+    return db_changes(db);
+}

@@ -31,6 +31,8 @@ int announce_samples(struct db *db, int64_t policy, const char *split, int64_t s
 /* A tokenize began; ended says that all its prompts have been sent.  0 or -1. */
 int announce_source(struct db *db, const char *tokenizer);
 int announce_source_ended(struct db *db, const char *tokenizer);
+/* No tokenize is at work, whatever was announced.  How many had not ended, or -1. */
+int64_t announce_sources_vanished(struct db *db);
 
 /*
  * The first difference between two JSON values, as "temperature 1, this worker has 0.7".  False when they are equal; 1 and 1.0

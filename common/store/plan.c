@@ -339,13 +339,19 @@ static const uint32_t *plan_order(struct plan *plan, int64_t epoch)
     return oldest->order;
 }
 
+size_t plan_batch_size(const struct plan *plan, int64_t b)
+{
+    size_t left = plan->count - (size_t)(b % plan->epoch_batches * plan->batch);
+    return left < (size_t)plan->batch ? left : (size_t)plan->batch;
+}
+
 size_t plan_batch(struct plan *plan, int64_t b, const struct plan_member **members)
 {
     CHECK(b >= 0 && b < plan->batches);
-    const uint32_t *order = plan_order(plan, b / plan->epoch_batches);
-    size_t start = (size_t)(b % plan->epoch_batches * plan->batch), count = 0;
-    for (size_t i = start; i < plan->count && count < (size_t)plan->batch; i++)
-        members[count++] = &plan->members[order[i]];
+    const uint32_t *order = plan_order(plan, b / plan->epoch_batches) + b % plan->epoch_batches * plan->batch;
+    size_t count = plan_batch_size(plan, b);
+    for (size_t i = 0; i < count; i++)
+        members[i] = &plan->members[order[i]];
     return count;
 }
 

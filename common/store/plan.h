@@ -61,8 +61,11 @@ enum plan_status plan_make(struct db *db, int64_t run, char *reason);
 struct plan *plan_load(struct db *db, int64_t run);
 void plan_free(struct plan *plan);
 
-/* The members of batch b, 0 <= b < batches, in training order, into members; returns how many, at most plan->batch. */
+/* The members of batch b, 0 <= b < batches, in training order, into members; returns plan_batch_size. */
 size_t plan_batch(struct plan *plan, int64_t b, const struct plan_member **members);
+
+/* How many that are. */
+size_t plan_batch_size(const struct plan *plan, int64_t b);
 
 /*
  * The order of one epoch, a permutation of 0 .. count-1.  window: (count) of each member, growing from 0; used for epoch 0 only.

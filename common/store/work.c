@@ -2,6 +2,7 @@
 #include "store/work.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 /* ---- samples ---- */
@@ -81,6 +82,18 @@ int64_t work_samples_count(struct db *db, const struct work_samples *key)
     return missing > 0 ? missing : 0;
 }
 
+int work_split_foreign(struct db *db, int64_t policy, const char *split, char *tokenizer, size_t size)
+{
+    sqlite3_stmt *query = db_query(db, "SELECT p.tokenizer FROM prompt p WHERE p.split = ?2 AND NOT EXISTS (SELECT 1 FROM prompt q, policy o"
+                                       " WHERE o.id = ?1 AND q.split = ?2 AND o.tokenizer IN ('', q.tokenizer)) LIMIT 1", "it", policy, split);
+    int stepped = db_step(db, query);
+    if (stepped > 0) {
+        snprintf(tokenizer, size, "%s", (const char *)sqlite3_column_text(query, 0));
+        db_end(query);
+    }
+    return stepped;
+}
+
 int work_samples_done(struct db *db, const struct work_samples *key, struct work_item item)
 {
     return (int)db_int(db, db_query(db, "SELECT EXISTS (SELECT 1 FROM rollout WHERE policy = ?1 AND prompt = ?2 AND sample = ?3)", "iii",
@@ -155,6 +168,12 @@ int work_member(struct db *db, const struct plan *plan, int64_t batch, const str
                                          plan->policy, member->prompt, (int64_t)member->sample), -1);
     state->failed = failed > 0;
     return failed < 0 ? -1 : 0;
+}
+
+int work_target_done(struct db *db, int64_t run, struct work_item item)
+{
+    return (int)db_int(db, db_query(db, "SELECT EXISTS (SELECT 1 FROM target WHERE run = ?1 AND batch = ?2 AND rollout = ?3)", "iii", run,
+                                    item.a, item.b), -1);
 }
 
 int64_t work_targets_count(struct db *db, int64_t run)

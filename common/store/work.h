@@ -33,6 +33,8 @@ struct work_samples {
 int64_t work_samples_scan(struct db *db, struct work_samples *key, struct work_item *items, size_t max);
 /* How many there are, wherever the cursor is. */
 int64_t work_samples_count(struct db *db, const struct work_samples *key);
+/* 1 when the split has prompts and none of them is of the policy's tokenizer; tokenizer is then that of one of them.  0, -1. */
+int work_split_foreign(struct db *db, int64_t policy, const char *split, char *tokenizer, size_t size);
 int work_samples_done(struct db *db, const struct work_samples *key, struct work_item item);
 
 /* Rollouts that a reward lacks scores of. */
@@ -53,6 +55,7 @@ struct work_member {
     bool failed;          // it was given up before it had a target
 };
 int work_member(struct db *db, const struct plan *plan, int64_t batch, const struct plan_member *member, struct work_member *state);
+int work_target_done(struct db *db, int64_t run, struct work_item item);
 /* Targets of the run so far. */
 int64_t work_targets_count(struct db *db, int64_t run);
 
