@@ -1,0 +1,78 @@
+/* scoring.c - see scoring.h. */
+#include "reward/scoring.h"
+
+#include <stdlib.h>
+
+#include "base/check.h"
+#include "base/memory.h"
+#include "base/progress.h"
+#include "base/stop.h"
+
+static const double grace_s = 5;  // for what is held, once a signal has come
+
+bool scoring_wait(void *context)
+{
+    struct scoring *scoring = context;
+    struct batch none;
+    if (edge_take(scoring->edge, &none, 0, false) == EDGE_FAILED)
+        return false;
+    if (stop_requested() && scoring->stop_s == 0)
+        scoring->stop_s = clock_s();
+    return scoring->stop_s == 0 || clock_s() - scoring->stop_s < grace_s;
+}
+
+static int give_scored(struct scoring *scoring, const struct frame_rollout *rollout, double score)
+{
+    struct frame frame = frame_make(FRAME_scored);
+    struct frame_scored *scored = &frame.scored;
+    scored->item = rollout->item;
+    scored->prompt_key = rollout->prompt_key;
+    scored->tokenizer = rollout->tokenizer;
+    scored->split = rollout->split;
+    scored->prompt = rollout->prompt;
+    scored->prompt_tokens = rollout->prompt_tokens;
+    scored->sample = rollout->sample;
+    scored->policy = rollout->policy;
+    scored->response = rollout->response;
+    scored->response_tokens = rollout->response_tokens;
+    scored->logprobs = rollout->logprobs;
+    scored->stopped = rollout->stopped;
+    scored->kl = rollout->kl;
+    scored->reward = scoring->reward;
+    scored->score = score;
+    return edge_give(scoring->edge, &frame);
+}
+
+enum scoring_status score_rollouts(struct scoring *scoring, const struct batch *rollouts)
+{
+    struct scorer_text *texts = memory_alloc(rollouts->count, sizeof *texts);
+    struct scorer_result *results = memory_alloc(rollouts->count, sizeof *results);
+    for (size_t i = 0; i < rollouts->count; i++)
+        texts[i] = (struct scorer_text){ rollouts->frames[i].rollout.prompt, rollouts->frames[i].rollout.response };
+
+    enum scoring_status status = SCORING_DONE;
+    if (scorer_score(scoring->scorer, texts, rollouts->count, results) != 0)
+        status = SCORING_BROKEN;
+    bool edge_works = true;
+    for (size_t i = 0; i < rollouts->count && edge_works; i++) {
+        const struct frame_rollout *rollout = &rollouts->frames[i].rollout;
+        switch (results[i].status) {
+        case SCORER_SCORED:
+            edge_works = give_scored(scoring, rollout, results[i].score) == 0;
+            scoring->scored++;
+            scoring->score_sum += results[i].score;
+            break;
+        case SCORER_FAILED:
+            edge_works = edge_fail(scoring->edge, rollout->item, results[i].reason) == 0;
+            scoring->failed++;
+            break;
+        case SCORER_LEFT:
+            if (status == SCORING_DONE)
+                status = SCORING_LEFT;
+            break;
+        }
+    }
+    free(results);
+    free(texts);
+    return edge_works ? status : SCORING_NO_EDGE;
+}
