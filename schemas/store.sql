@@ -78,8 +78,8 @@ CREATE INDEX score_rollout ON score (rollout);
 CREATE TABLE run (
     id           INTEGER PRIMARY KEY,
     name         TEXT    NOT NULL UNIQUE,
-    target       TEXT    CHECK (json_valid(target)),
-    train        TEXT    CHECK (json_valid(train)),
+    target       TEXT    CHECK (target IS NULL OR json_valid(target)),
+    train        TEXT    CHECK (train IS NULL OR json_valid(train)),
     policy       INTEGER REFERENCES policy (id),
     reward       INTEGER REFERENCES reward (id),
     samples      INTEGER,                  -- of each prompt; 0: whatever was imported

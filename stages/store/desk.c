@@ -375,6 +375,10 @@ static void take_hello(struct desk *desk, const void *peer, size_t peer_size, co
     json_t *welcome = json_object();
     int64_t missing = 0;
     enum greeting greeting = greet(desk, worker, welcome, &missing, now_s, reason);
+    if (greeting == FAILED && db_trouble(desk->db) == DB_REFUSED) {
+        snprintf(reason, sizeof reason, "the store cannot hold these settings: %s", db_reason(desk->db));
+        greeting = REFUSED;
+    }
     if (greeting != WELCOME) {
         if (greeting == REFUSED)
             refuse(desk, peer, peer_size, 0, 0, true, reason);
