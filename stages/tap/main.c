@@ -2,7 +2,8 @@
  * tap - frames in, JSON lines out: what travels on an edge, for people and for jq.
  *
  *     takes   frames of every type on standard input
- *     gives   one JSON line for each on standard output; with --pass the frames themselves, unchanged, and the lines on standard error
+ *     gives   one JSON line for each on standard output; with --pass the frames themselves, unchanged, and the
+ *             lines on standard error
  *
  * A frame that does not decode is a message with its place and its fault; with --pass it is copied all the same.
  */

@@ -1,7 +1,7 @@
 /* test_frames.c - the codec against frames that Python's msgpack wrote (make_frames.py). */
 #include "base/json.h"
 #include "base/memory.h"
-#include "check.h"
+#include "../check.h"
 #include "wire/frame.h"
 
 static json_t *cases;

@@ -10,7 +10,7 @@
 #include "base/check.h"
 #include "base/memory.h"
 #include "base/stop.h"
-#include "check.h"
+#include "../check.h"
 #include "wire/edge_parts.h"
 
 /* Standard input and output while a case runs: in is our end of the first, out of the second. */
@@ -216,7 +216,8 @@ static void test_bad_frame_is_skipped(void)
     frame_encode(&prompt, &first);
     char expected[256];
     snprintf(expected, sizeof expected,
-             "test: standard input, frame at byte %zu: beat frame: field \"held\" is -1, must be from 0 to 9007199254740991\n", first.size);
+             "test: standard input, frame at byte %zu: beat frame: field \"held\" is -1, must be from 0 to "
+             "9007199254740991\n", first.size);
     EXPECT_TEXT(read_errors(errors), expected);
     free(first.data);
     close(errors);

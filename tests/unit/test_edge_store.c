@@ -15,7 +15,7 @@
 #include "base/digest.h"
 #include "base/memory.h"
 #include "base/progress.h"
-#include "check.h"
+#include "../check.h"
 #include "wire/edge_parts.h"
 
 enum { ITEMS_MAX = 4000, HOLD_MAX = 32 };

@@ -4,7 +4,7 @@
 
 #include "base/check.h"
 #include "base/memory.h"
-#include "check.h"
+#include "../check.h"
 #include "wire/frame_table.h"
 
 enum { ARRAY_MAX = 1048576 + 1, TEXT_MAX = 4194304 + 1 };
@@ -336,7 +336,8 @@ static void test_reasons(void)
         CASE("\x82\xa1v\x01\xa4type\xa5" "b\n\"\xff\0", "field \"type\" is \"b????\", which is no type of frame"),
         CASE("\x83\xa1v\x01\xa4type\xa4" "beat\x01\x01", "beat frame: a key is an integer, must be str"),
         CASE("\x84\xa1v\x01\xa4type\xa4" "beat\xa4held\x01\xa4held\x01", "beat frame: field \"held\" is there twice"),
-        CASE("\x83\xa1v\x01\xa4type\xa4" "beat\xa4held\xff", "beat frame: field \"held\" is -1, must be from 0 to 9007199254740991"),
+        CASE("\x83\xa1v\x01\xa4type\xa4" "beat\xa4held\xff",
+             "beat frame: field \"held\" is -1, must be from 0 to 9007199254740991"),
         CASE("\x83\xa1v\x01\xa4type\xa4" "beat\xa4held\xcf\xff\xff\xff\xff\xff\xff\xff\xff",
              "beat frame: field \"held\" is 18446744073709551615, must be from 0 to 9007199254740991"),
         CASE("\x82\xa1v\x01\xa4type\xa4" "beat!", "frame has 14 bytes, followed by 1 more"),
@@ -364,7 +365,9 @@ static void test_unknown_field_is_skipped(void)
 /* Goal: texts are UTF-8 without NUL, tokens are not negative, floats are finite. */
 static void test_content(void)
 {
-    static const char *const broken[] = { "\xa2\xc3(", "\xa1\xff", "\xa1\xc3", "\xa3\xed\xa0\x80", "\xa2\xc0\x80", "\xa4\xf4\x90\x80\x80" };
+    static const char *const broken[] = {
+        "\xa2\xc3(", "\xa1\xff", "\xa1\xc3", "\xa3\xed\xa0\x80", "\xa2\xc0\x80", "\xa4\xf4\x90\x80\x80",
+    };
     const struct field_spec *split = frame_field(FRAME_target, "split", 5);
     struct frame got;
     for (size_t i = 0; i < COUNT_OF(broken); i++) {
