@@ -7,6 +7,7 @@
 
 #include "base/check.h"
 #include "base/json.h"
+#include "base/memory.h"
 
 /* ---- differences ---- */
 
@@ -25,9 +26,15 @@ static struct json_path path_join(const struct json_path *path, const char *key,
     return joined;
 }
 
+/* As people write it: 0.7, where JSON would have 17 digits.  The caller frees. */
+static char *value_text(const json_t *value)
+{
+    return json_is_real(value) ? memory_printf("%.12g", json_real_value(value)) : json_text(value);
+}
+
 static bool difference_say(const struct json_path *path, const json_t *stored, const json_t *given, char *line, size_t size)
 {
-    char *has = stored ? json_text(stored) : NULL, *gives = given ? json_text(given) : NULL;
+    char *has = stored ? value_text(stored) : NULL, *gives = given ? value_text(given) : NULL;
     if (has == NULL)
         snprintf(line, size, "no %s, this worker has %.160s", path->text, gives);
     else
