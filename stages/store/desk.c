@@ -341,12 +341,10 @@ static enum greeting greet(struct desk *desk, struct worker *worker, json_t *wel
 /* The worker's earlier conversations: on this connection, or on one that broke. */
 static void end_earlier(struct desk *desk, const void *peer, size_t peer_size, const char *name, enum worker_stage stage)
 {
-    struct worker *same = worker_find(desk, peer, peer_size);
-    if (same != NULL)
-        worker_end(desk, same);
+    const struct worker *same = worker_find(desk, peer, peer_size);
     for (size_t i = desk->worker_count; i-- > 0; ) {
         struct worker *worker = desk->workers[i];
-        if (worker->silent && worker->settings.stage == stage && strcmp(worker->name, name) == 0) {
+        if (worker == same || (worker->silent && worker->settings.stage == stage && strcmp(worker->name, name) == 0)) {
             worker_pardon(worker);
             worker_end(desk, worker);
         }

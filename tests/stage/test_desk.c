@@ -1,0 +1,721 @@
+/* test_desk.c - the store's side of conversations, every kind of worker played frame by frame under a clock of our own. */
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "../check.h"
+#include "base/check.h"
+#include "base/digest.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "store/db.h"
+#include "store/desk.h"
+#include "store/put.h"
+#include "wire/frame.h"
+
+/* ---- a desk with workers named by one letter ---- */
+
+static char directory[64];
+static struct db *db;
+static struct desk *desk;
+static double now_s;
+static struct arena arena;
+
+static void open_desk(void)
+{
+    char path[96];
+    int code;
+    snprintf(directory, sizeof directory, "/tmp/test_desk.XXXXXX");
+    if (mkdtemp(directory) == NULL)
+        abort();
+    snprintf(path, sizeof path, "%s/s.db", directory);
+    db = db_open(path, DB_SERVE, &code);
+    desk = desk_open(db, &(struct desk_options){ .silent_s = 15, .lease_s = 60 });
+    now_s = 1000;
+    arena_init(&arena, "test", 1 << 26);
+}
+
+static void close_desk(void)
+{
+    char command[96];
+    desk_close(desk);
+    db_close(db);
+    arena_free(&arena);
+    snprintf(command, sizeof command, "rm -rf %s", directory);
+    if (system(command) != 0)
+        abort();
+}
+
+/* As after a kill: what was not committed is gone. */
+static void restart_desk(void)
+{
+    char path[96];
+    int code;
+    desk_close(desk);
+    db_close(db);
+    snprintf(path, sizeof path, "%s/s.db", directory);
+    db = db_open(path, DB_SERVE, &code);
+    desk = desk_open(db, &(struct desk_options){ .silent_s = 15, .lease_s = 60 });
+}
+
+static void say(char worker, const struct frame *frame)
+{
+    struct buffer buffer = { 0 };
+    frame_encode(frame, &buffer);
+    desk_take(desk, &worker, 1, buffer.data, buffer.size, now_s);
+    free(buffer.data);
+}
+
+/* Replies of the last turn, by worker. */
+static struct frame replies[4096];
+static char reply_to[4096];
+static size_t reply_count;
+
+static void turn(void)
+{
+    EXPECT_INT(desk_commit(desk, now_s), DESK_FINE);
+    EXPECT_INT(desk_turn(desk, now_s), DESK_FINE);
+    reply_count = 0;
+    for (size_t i = 0; i < desk_parcel_count(desk) && i < COUNT_OF(replies); i++) {
+        struct parcel parcel = desk_parcel(desk, i);
+        char reason[512];
+        reply_to[reply_count] = *(const char *)parcel.peer;
+        EXPECT_INT(frame_decode(&replies[reply_count++], parcel.data, parcel.size, &arena, reason), 0);
+    }
+    desk_sent(desk);
+    now_s += 0.5;
+}
+
+static size_t count_replies(char worker, enum frame_type type)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < reply_count; i++)
+        count += reply_to[i] == worker && replies[i].type == type;
+    return count;
+}
+
+/* The n-th reply of this type to this worker; an empty one, and a failed test, when there are fewer. */
+static struct frame *reply(char worker, enum frame_type type, size_t n)
+{
+    static struct frame none;
+    for (size_t i = 0; i < reply_count; i++)
+        if (reply_to[i] == worker && replies[i].type == type && n-- == 0)
+            return &replies[i];
+    TEST_FAIL("worker %c got no %s frame", worker, frame_type_name(type));
+    none = frame_make(type);
+    return &none;
+}
+
+static void hello(char worker, const char *stage, const char *settings)
+{
+    struct frame frame = frame_make(FRAME_hello);
+    char name[] = { worker, '\0' };
+    frame.hello.stage = stage;
+    frame.hello.worker = name;
+    frame.hello.settings = settings;
+    say(worker, &frame);
+}
+
+static void want(char worker, int64_t count)
+{
+    struct frame frame = frame_make(FRAME_want);
+    frame.want.count = count;
+    say(worker, &frame);
+}
+
+static void plain(char worker, enum frame_type type)
+{
+    struct frame frame = frame_make(type);
+    say(worker, &frame);
+}
+
+static void fail(char worker, int64_t item)
+{
+    struct frame frame = frame_make(FRAME_failed);
+    frame.failed.item = item;
+    frame.failed.reason = "does not fit";
+    say(worker, &frame);
+}
+
+static const int32_t tokens[] = { 1, 2, 3 };
+static const float targets[] = { 1, 1, 1, 1 };
+
+static void give_prompt(char worker, const char *key, int64_t output)
+{
+    struct frame frame = frame_make(FRAME_prompt);
+    frame.prompt.prompt_key = key;
+    frame.prompt.tokenizer = "T";
+    frame.prompt.split = "train";
+    frame.prompt.prompt = key;
+    frame.prompt.prompt_tokens = (struct tokens){ tokens, 3 };
+    frame.prompt.output = output;
+    say(worker, &frame);
+}
+
+/* As a rollout worker: answers a prompt frame; as others do: hands on what it was given and adds its own. */
+static void answer(char worker, const struct frame *item, enum frame_type type, int64_t output)
+{
+    struct frame frame = *item;
+    frame.type = type;
+    if (type == FRAME_rollout) {
+        frame.rollout.policy = "base";
+        frame.rollout.response = "yes";
+        frame.rollout.response_tokens = (struct tokens){ tokens, 3 };
+        frame.rollout.logprobs = (struct floats){ NULL, 0 };
+        frame.rollout.stopped = 1;
+        frame.rollout.kl = NAN;
+    } else if (type == FRAME_scored) {
+        frame.scored.reward = "w";
+        frame.scored.score = 0.5;
+        frame.scored.run = "";
+        frame.scored.batch = frame.scored.step = -1;
+        frame.scored.batch_size = frame.scored.batches = 0;
+    } else {
+        frame.target.values = (struct floats){ targets, 4 };
+        frame.target.targets = (struct floats){ targets, 4 };
+    }
+    *frame_output(&frame) = output;
+    say(worker, &frame);
+}
+
+static void give_checkpoint(char worker, const char *kind, int64_t step, int64_t batch, bool final, int64_t output)
+{
+    struct frame frame = frame_make(FRAME_checkpoint);
+    struct digest digest;
+    char hex[DIGEST_HEX_SIZE];
+    digest_init(&digest);
+    digest_add(&digest, "content", 7);
+    digest_hex(&digest, hex);
+    frame.checkpoint.run = "r";
+    frame.checkpoint.kind = kind;
+    frame.checkpoint.step = step;
+    frame.checkpoint.batch = batch;
+    frame.checkpoint.sha256 = hex;
+    frame.checkpoint.size = 7;
+    frame.checkpoint.data = (struct bytes){ (const unsigned char *)"content", 7 };
+    frame.checkpoint.final = final;
+    frame.checkpoint.output = output;
+    say(worker, &frame);
+}
+
+#define BASE "{\"policy\": \"base\", \"spec\": {\"tokenizer\": \"T\", \"temperature\": 1}, \"samples\": 2, \"split\": \"train\"}"
+#define REWARD "{\"reward\": \"w\", \"spec\": {\"kind\": \"test\"}}"
+#define TARGET "{\"run\": \"r\", \"target\": {\"reward\": \"w\", \"policy\": \"base\", \"split\": \"train\", \"lambda\": 0.95, \"gamma\": 1, \"refresh\": 2}}"
+#define TRAIN "{\"run\": \"r\", \"train\": {\"batch\": 2, \"epochs\": 1, \"updates\": 2, \"refresh\": 2, \"seed\": 7}}"
+
+static void store_prompts(int count)
+{
+    hello('t', "tokenize", "{\"tokenizer\": \"T\"}");
+    for (int i = 0; i < count; i++)
+        give_prompt('t', (char[]){ (char)('a' + i), '\0' }, i + 1);
+    plain('t', FRAME_bye);
+    turn();
+}
+
+/* ---- conversations ---- */
+
+/* Goal: hello is welcomed, outputs are acknowledged after the commit, a duplicate too. */
+static void test_hello_and_acks(void)
+{
+    open_desk();
+    hello('t', "tokenize", "{\"tokenizer\": \"T\"}");
+    give_prompt('t', "a", 1);
+    give_prompt('t', "b", 2);
+    give_prompt('t', "a", 3);
+    turn();
+    EXPECT_INT(count_replies('t', FRAME_welcome), 1);
+    struct frame *ack = reply('t', FRAME_ack, 0);
+    EXPECT_INT(ack->ack.outputs.count, 3);
+    EXPECT(ack->ack.outputs.count == 3 && ack->ack.outputs.at[2] == 3);
+    EXPECT_INT(desk_count(desk).duplicates, 1);
+    close_desk();
+}
+
+/* Goal: who has not said hello is a stranger, and nonsense is refused; neither ends anything. */
+static void test_strangers_and_nonsense(void)
+{
+    open_desk();
+    give_prompt('x', "a", 1);
+    desk_take(desk, "y", 1, "nonsense", 8, now_s);
+    hello('z', "cook", "{}");
+    hello('q', "reward", "{\"reward\": \"\"}");
+    turn();
+    EXPECT_INT(count_replies('x', FRAME_stranger), 1);
+    EXPECT_INT(count_replies('x', FRAME_ack), 0);
+    EXPECT_INT(count_replies('y', FRAME_refusal), 1);
+    struct frame *refusal = reply('z', FRAME_refusal, 0);
+    EXPECT_INT(refusal->refusal.fatal, 1);
+    EXPECT_TEXT(refusal->refusal.reason, "field \"stage\" is \"cook\", must be tokenize, rollout, reward, value-target, train or decode");
+    EXPECT_TEXT(reply('q', FRAME_refusal, 0)->refusal.reason, "setting \"reward\" of stage \"reward\" must be a text of 1 to 128 bytes");
+    close_desk();
+}
+
+/* Goal: a worker that means something else by a name is refused for good; the name keeps its meaning. */
+static void test_pinning(void)
+{
+    open_desk();
+    store_prompts(1);
+    hello('a', "rollout", BASE);
+    hello('b', "rollout", "{\"policy\": \"base\", \"spec\": {\"tokenizer\": \"T\", \"temperature\": 0.7}, \"samples\": 2, \"split\": \"train\"}");
+    hello('c', "rollout", "{\"policy\": \"other\", \"spec\": {\"tokenizer\": \"U\"}, \"samples\": 2, \"split\": \"train\"}");
+    turn();
+    EXPECT_INT(count_replies('a', FRAME_welcome), 1);
+    EXPECT_INT(reply('a', FRAME_welcome, 0)->welcome.missing, 2);
+    struct frame *refusal = reply('b', FRAME_refusal, 0);
+    EXPECT_INT(refusal->refusal.fatal, 1);
+    EXPECT_TEXT(refusal->refusal.reason, "policy \"base\" has temperature 1, this worker has 0.7");
+    EXPECT_TEXT(reply('c', FRAME_refusal, 0)->refusal.reason,
+                "split \"train\" has prompts of tokenizer T, not of the tokenizer of policy \"other\"");
+    close_desk();
+}
+
+/* Goal: never more items than wanted; all samples of a prompt one after the other; nothing handed out twice. */
+static void test_credit_and_order(void)
+{
+    open_desk();
+    store_prompts(3);
+    hello('a', "rollout", BASE);
+    hello('b', "rollout", BASE);
+    want('a', 3);
+    turn();
+    EXPECT_INT(count_replies('a', FRAME_prompt), 3);
+    EXPECT_TEXT(reply('a', FRAME_prompt, 0)->prompt.prompt_key, "a");
+    EXPECT_TEXT(reply('a', FRAME_prompt, 1)->prompt.prompt_key, "a");
+    EXPECT_INT(reply('a', FRAME_prompt, 1)->prompt.sample, 1);
+    EXPECT_TEXT(reply('a', FRAME_prompt, 2)->prompt.prompt_key, "b");
+    struct frame items[6];
+    for (size_t i = 0; i < 3; i++)
+        items[i] = *reply('a', FRAME_prompt, i);
+    want('b', 100);
+    turn();
+    EXPECT_INT(count_replies('b', FRAME_prompt), 3);
+    EXPECT_TEXT(reply('b', FRAME_prompt, 0)->prompt.prompt_key, "b");
+    EXPECT_INT(reply('b', FRAME_prompt, 0)->prompt.sample, 1);
+    struct frame *idle = reply('b', FRAME_idle, 0);
+    EXPECT_INT(idle->idle.missing, 6);
+    EXPECT_INT(idle->idle.final, 0);
+    EXPECT_INT(count_replies('a', FRAME_idle), 0);  // no credit left
+
+    /* All answered: idle again, with nothing missing. */
+    for (size_t i = 0; i < 3; i++)
+        items[3 + i] = *reply('b', FRAME_prompt, i);
+    for (int i = 0; i < 6; i++)
+        answer(i < 3 ? 'a' : 'b', &items[i], FRAME_rollout, i + 1);
+    want('a', 3);
+    turn();
+    EXPECT_INT(reply('a', FRAME_ack, 0)->ack.outputs.count, 3);
+    EXPECT_INT(reply('a', FRAME_idle, 0)->idle.missing, 0);
+    EXPECT_INT(reply('b', FRAME_idle, 0)->idle.missing, 0);
+    turn();
+    EXPECT_INT(count_replies('b', FRAME_idle), 0);  // said once
+    plain('b', FRAME_beat);
+    turn();
+    EXPECT_INT(count_replies('b', FRAME_beat), 1);
+    EXPECT_INT(count_replies('b', FRAME_idle), 1);  // and after each beat
+    close_desk();
+}
+
+/* Goal: items of a worker that says bye, or hello again, are offered to others at once, and nothing is held against them. */
+static void test_items_come_back(void)
+{
+    open_desk();
+    store_prompts(1);
+    hello('a', "rollout", BASE);
+    want('a', 2);
+    turn();
+    int64_t lease = reply('a', FRAME_prompt, 0)->prompt.item;
+    plain('a', FRAME_bye);
+    hello('b', "rollout", BASE);
+    want('b', 2);
+    turn();
+    EXPECT_INT(count_replies('b', FRAME_prompt), 2);
+    EXPECT_INT(reply('b', FRAME_prompt, 0)->prompt.sample, 0);
+    EXPECT(reply('b', FRAME_prompt, 0)->prompt.item != lease);
+    hello('b', "rollout", BASE);
+    want('b', 1);
+    turn();
+    EXPECT_INT(count_replies('b', FRAME_prompt), 1);
+    close_desk();
+}
+
+/* Goal: a silent worker's items go to others after 15 s; when it speaks again it was only slow, and its output counts. */
+static void test_silence(void)
+{
+    open_desk();
+    store_prompts(1);
+    hello('a', "rollout", BASE);
+    want('a', 2);
+    turn();
+    struct frame item = *reply('a', FRAME_prompt, 0);
+    hello('b', "rollout", BASE);
+    want('b', 2);
+    turn();
+    EXPECT_INT(count_replies('b', FRAME_prompt), 0);
+    for (double end_s = now_s + 13; now_s < end_s; ) {
+        plain('b', FRAME_beat);
+        turn();
+        EXPECT_INT(count_replies('b', FRAME_prompt), 0);
+    }
+    EXPECT(count_replies('a', FRAME_beat) <= 1);  // it is asked for a sign of life every 2 s
+    for (int i = 0; i < 5; i++) {
+        plain('b', FRAME_beat);
+        turn();
+        if (count_replies('b', FRAME_prompt) > 0)
+            break;
+    }
+    EXPECT_INT(count_replies('b', FRAME_prompt), 2);
+    answer('a', &item, FRAME_rollout, 1);
+    turn();
+    EXPECT_INT(count_replies('a', FRAME_ack), 1);
+    close_desk();
+}
+
+/* Goal: an item whose worker vanishes three times is given up with a reason; before the last try it is alone, so what was held beside it is not condemned. */
+static void test_deadly_item(void)
+{
+    open_desk();
+    store_prompts(1);
+    for (int death = 0; death < 3; death++) {
+        char worker = (char)('a' + death);
+        hello(worker, "rollout", BASE);
+        want(worker, 2);
+        turn();
+        /* Both are held the first two times, then one at a time. */
+        EXPECT_INT(count_replies(worker, FRAME_prompt), death < 2 ? 2 : 1);
+        if (death == 2)
+            EXPECT_INT(reply(worker, FRAME_prompt, 0)->prompt.sample, 0);
+        desk_unreachable(desk, &worker, 1, now_s);
+    }
+    hello('d', "rollout", BASE);
+    want('d', 2);
+    turn();
+    EXPECT_INT(count_replies('d', FRAME_prompt), 1);
+    struct frame item = *reply('d', FRAME_prompt, 0);
+    EXPECT_INT(item.prompt.sample, 1);
+    answer('d', &item, FRAME_rollout, 1);
+    want('d', 1);
+    turn();
+    EXPECT_INT(reply('d', FRAME_idle, 0)->idle.missing, 0);
+    EXPECT_INT(db_int(db, db_query(db, "SELECT attempts FROM failure WHERE reason LIKE 'its worker vanished%'", ""), 0), 3);
+    close_desk();
+}
+
+/* Goal: a worker whose connection broke was only slow: when it is back under its name nothing is held against its items. */
+static void test_pardon(void)
+{
+    open_desk();
+    store_prompts(1);
+    for (int i = 0; i < 6; i++) {
+        hello('a', "rollout", BASE);
+        want('a', 2);
+        turn();
+        EXPECT_INT(count_replies('a', FRAME_prompt), 2);
+        desk_unreachable(desk, "a", 1, now_s);
+    }
+    EXPECT_INT(db_int(db, db_query(db, "SELECT count(*) FROM failure", ""), -1), 0);
+    close_desk();
+}
+
+/* Goal: an item that workers say they cannot do is given up after three times, and offered again after retry. */
+static void test_failed_item(void)
+{
+    open_desk();
+    store_prompts(1);
+    hello('a', "rollout", BASE);
+    want('a', 1);
+    for (int i = 0; i < 3; i++) {
+        turn();
+        EXPECT_INT(count_replies('a', FRAME_prompt), 1);
+        EXPECT_INT(reply('a', FRAME_prompt, 0)->prompt.sample, 0);
+        fail('a', reply('a', FRAME_prompt, 0)->prompt.item);
+        want('a', 1);
+    }
+    turn();
+    EXPECT_INT(reply('a', FRAME_prompt, 0)->prompt.sample, 1);
+    EXPECT_INT(db_int(db, db_query(db, "SELECT count(*) FROM failure WHERE reason = 'does not fit' AND attempts = 3", ""), 0), 1);
+
+    char path[96];
+    int code;
+    snprintf(path, sizeof path, "%s/s.db", directory);
+    struct db *beside = db_open(path, DB_EDIT, &code);
+    EXPECT_INT(failures_forget(beside, "", ""), 1);
+    db_close(beside);
+    now_s += 1;
+    want('a', 1);
+    turn();
+    EXPECT_INT(count_replies('a', FRAME_prompt), 1);
+    EXPECT_INT(reply('a', FRAME_prompt, 0)->prompt.sample, 0);
+    close_desk();
+}
+
+/* Goal: a reward waits while rollouts are being made, takes only what its filter names, and is done when they are. */
+static void test_reward_waits_for_rollouts(void)
+{
+    open_desk();
+    store_prompts(1);
+    hello('w', "reward", "{\"reward\": \"w\", \"spec\": {}, \"policy\": \"base\", \"split\": \"train\"}");
+    hello('a', "rollout", BASE);
+    want('a', 2);
+    want('w', 4);
+    turn();
+    EXPECT_INT(reply('w', FRAME_idle, 0)->idle.missing, 2);
+    answer('a', reply('a', FRAME_prompt, 0), FRAME_rollout, 1);
+    struct frame second = *reply('a', FRAME_prompt, 1);
+    turn();
+    EXPECT_INT(count_replies('w', FRAME_rollout), 1);
+    EXPECT_TEXT(reply('w', FRAME_rollout, 0)->rollout.response, "yes");
+    answer('w', reply('w', FRAME_rollout, 0), FRAME_scored, 1);
+    answer('a', &second, FRAME_rollout, 2);
+    plain('a', FRAME_bye);
+    turn();
+    EXPECT_INT(count_replies('w', FRAME_rollout), 1);
+    answer('w', reply('w', FRAME_rollout, 0), FRAME_scored, 2);
+    want('w', 2);
+    turn();
+    plain('w', FRAME_beat);
+    turn();
+    EXPECT_INT(reply('w', FRAME_idle, 0)->idle.missing, 0);
+    EXPECT_INT(reply('w', FRAME_idle, 0)->idle.final, 0);  // other prompts may come
+    close_desk();
+}
+
+/* Rollouts and scores of count prompts of 2 samples. */
+static void make_scored(int count)
+{
+    store_prompts(count);
+    hello('a', "rollout", BASE);
+    want('a', 64);
+    turn();
+    size_t items = count_replies('a', FRAME_prompt);
+    for (size_t i = 0; i < items; i++)
+        answer('a', reply('a', FRAME_prompt, i), FRAME_rollout, (int64_t)i + 1);
+    plain('a', FRAME_bye);
+    hello('w', "reward", REWARD);
+    want('w', 64);
+    turn();
+    items = count_replies('w', FRAME_rollout);
+    for (size_t i = 0; i < items; i++)
+        answer('w', reply('w', FRAME_rollout, i), FRAME_scored, (int64_t)i + 1);
+    plain('w', FRAME_bye);
+    turn();
+}
+
+/* Goal: a whole run: targets wait for the snapshot they need, train gets whole batches in order, both end when the last checkpoint is there. */
+static void test_training_run(void)
+{
+    open_desk();
+    make_scored(2);  // 4 rollouts, 2 batches of 2; 2 updates a batch: batch 1 needs the snapshot of step 2
+    hello('v', "value-target", TARGET);
+    hello('r', "train", TRAIN);
+    want('v', 8);
+    want('r', 8);
+    turn();
+    EXPECT_TEXT(reply('r', FRAME_welcome, 0)->welcome.settings, "{\"checkpoint\":-1}");
+    EXPECT_INT(count_replies('v', FRAME_scored), 0);
+    EXPECT(reply('v', FRAME_idle, 0)->idle.missing > 0);
+    give_checkpoint('r', "weights", 0, 0, false, 1);
+    turn();
+    EXPECT_INT(count_replies('v', FRAME_scored), 2);
+    struct frame scored[2] = { *reply('v', FRAME_scored, 0), *reply('v', FRAME_scored, 1) };
+    EXPECT_INT(scored[0].scored.batch, 0);
+    EXPECT_INT(scored[0].scored.step, 0);
+    EXPECT_INT(scored[0].scored.batches, 2);
+    answer('v', &scored[0], FRAME_target, 1);
+    turn();
+    EXPECT_INT(count_replies('r', FRAME_target), 0);  // half a batch is none
+    answer('v', &scored[1], FRAME_target, 2);
+    turn();
+    EXPECT_INT(count_replies('r', FRAME_target), 2);
+    EXPECT_INT(reply('r', FRAME_target, 0)->target.batch_size, 2);
+    EXPECT_INT(reply('r', FRAME_target, 0)->target.item, 0);
+    give_checkpoint('r', "weights", 2, 1, false, 2);
+    turn();
+    EXPECT_INT(count_replies('v', FRAME_scored), 2);
+    EXPECT_INT(reply('v', FRAME_scored, 0)->scored.step, 2);
+    scored[0] = *reply('v', FRAME_scored, 0);
+    scored[1] = *reply('v', FRAME_scored, 1);
+    answer('v', &scored[0], FRAME_target, 3);
+    answer('v', &scored[1], FRAME_target, 4);
+    turn();
+    EXPECT_INT(count_replies('r', FRAME_target), 2);
+    now_s += 1;
+    turn();
+    if (count_replies('v', FRAME_idle) > 0)
+        EXPECT_INT(reply('v', FRAME_idle, 0)->idle.final, 1);
+    give_checkpoint('r', "weights", 4, 2, true, 3);
+    give_checkpoint('r', "full", 4, 2, true, 4);
+    turn();
+    now_s += 1;
+    plain('r', FRAME_beat);
+    turn();
+    EXPECT_INT(reply('r', FRAME_idle, 0)->idle.final, 1);
+    EXPECT_INT(reply('r', FRAME_idle, 0)->idle.missing, 0);
+
+    /* Another train of the finished run is told at once. */
+    restart_desk();
+    hello('s', "train", TRAIN);
+    want('s', 8);
+    turn();
+    EXPECT_TEXT(reply('s', FRAME_welcome, 0)->welcome.settings, "{\"checkpoint\":4}");
+    EXPECT_INT(reply('s', FRAME_idle, 0)->idle.final, 1);
+    close_desk();
+}
+
+/* Goal: a second train takes over from the checkpoint; the first is sent away when it next speaks. */
+static void test_take_over(void)
+{
+    open_desk();
+    make_scored(2);
+    hello('v', "value-target", TARGET);
+    hello('r', "train", TRAIN);
+    want('v', 8);
+    want('r', 8);
+    turn();
+    give_checkpoint('r', "weights", 0, 0, false, 1);
+    turn();
+    answer('v', reply('v', FRAME_scored, 0), FRAME_target, 1);
+    answer('v', reply('v', FRAME_scored, 1), FRAME_target, 2);
+    turn();
+    EXPECT_INT(count_replies('r', FRAME_target), 2);
+    give_checkpoint('r', "full", 2, 1, false, 2);
+    give_checkpoint('r', "weights", 2, 1, false, 3);
+    turn();
+    answer('v', reply('v', FRAME_scored, 0), FRAME_target, 3);
+    answer('v', reply('v', FRAME_scored, 1), FRAME_target, 4);
+    hello('s', "train", TRAIN);
+    want('s', 8);
+    turn();
+    EXPECT_TEXT(reply('s', FRAME_welcome, 0)->welcome.settings, "{\"checkpoint\":2}");
+    EXPECT_INT(count_replies('s', FRAME_target), 2);
+    EXPECT_INT(reply('s', FRAME_target, 0)->target.batch, 1);
+    plain('r', FRAME_beat);
+    turn();
+    struct frame *refusal = reply('r', FRAME_refusal, 0);
+    EXPECT_INT(refusal->refusal.fatal, 1);
+    close_desk();
+}
+
+/* Goal: a rollout that failed for good is left out of its batch. */
+static void test_failed_member_is_left_out(void)
+{
+    open_desk();
+    store_prompts(2);
+    hello('a', "rollout", BASE);
+    want('a', 4);
+    turn();
+    struct frame items[4];
+    for (size_t i = 0; i < 4; i++)
+        items[i] = *reply('a', FRAME_prompt, i);
+    for (size_t i = 1; i < 4; i++)
+        answer('a', &items[i], FRAME_rollout, (int64_t)i);
+    int64_t lease = items[0].prompt.item;
+    for (int i = 0; i < 3; i++) {
+        fail('a', lease);
+        want('a', 1);
+        turn();
+        if (i < 2)
+            lease = reply('a', FRAME_prompt, 0)->prompt.item;
+    }
+    hello('w', "reward", REWARD);
+    want('w', 8);
+    turn();
+    EXPECT_INT(count_replies('w', FRAME_rollout), 3);
+    for (size_t i = 0; i < 3; i++)
+        answer('w', reply('w', FRAME_rollout, i), FRAME_scored, (int64_t)i + 1);
+    hello('v', "value-target", TARGET);
+    hello('r', "train", TRAIN);
+    want('v', 8);
+    want('r', 8);
+    give_checkpoint('r', "weights", 0, 0, false, 1);
+    give_checkpoint('r', "weights", 2, 1, false, 2);
+    turn();
+    EXPECT_INT(count_replies('v', FRAME_scored), 3);
+    for (size_t i = 0; i < 3; i++)
+        answer('v', reply('v', FRAME_scored, i), FRAME_target, (int64_t)i + 1);
+    turn();
+    EXPECT_INT(count_replies('r', FRAME_target), 3);
+    int64_t sizes = 0;
+    for (size_t i = 0; i < 3; i++)
+        sizes += reply('r', FRAME_target, i)->target.batch_size;
+    EXPECT_INT(sizes, 2 + 2 + 1);
+    close_desk();
+}
+
+/* Goal: outputs that name what their sender did not announce, or what is not there, are refused and counted as answered. */
+static void test_refused_outputs(void)
+{
+    open_desk();
+    store_prompts(1);
+    hello('a', "rollout", BASE);
+    want('a', 1);
+    turn();
+    struct frame frame = frame_make(FRAME_rollout);
+    frame.rollout = (struct frame_rollout){ .prompt_key = "nobody", .tokenizer = "T", .split = "train", .prompt = "x", .prompt_tokens = { tokens, 3 },
+        .policy = "base", .response = "yes", .response_tokens = { tokens, 3 }, .kl = NAN, .output = 9,
+        .item = reply('a', FRAME_prompt, 0)->prompt.item };
+    say('a', &frame);
+    frame.rollout.policy = "other";
+    frame.rollout.output = 10;
+    frame.rollout.item = 0;
+    say('a', &frame);
+    give_prompt('a', "z", 11);
+    want('a', 1);
+    turn();
+    EXPECT_INT(reply('a', FRAME_refusal, 0)->refusal.output, 9);
+    EXPECT_TEXT(reply('a', FRAME_refusal, 0)->refusal.reason, "field \"prompt_key\" is \"nobody\", the store has no such prompt");
+    EXPECT_TEXT(reply('a', FRAME_refusal, 1)->refusal.reason, "field \"policy\" is \"other\", this worker announced \"base\"");
+    EXPECT_TEXT(reply('a', FRAME_refusal, 2)->refusal.reason, "stage \"rollout\" with these settings does not send prompt frames");
+    EXPECT_INT(count_replies('a', FRAME_ack), 0);
+    EXPECT_INT(count_replies('a', FRAME_prompt), 1);  // its item is offered again
+    close_desk();
+}
+
+/* Goal: when the store cannot be written nothing is acknowledged, the conversation begins anew, and what is sent again counts. */
+static void test_store_cannot_be_written(void)
+{
+    open_desk();
+    hello('t', "tokenize", "{\"tokenizer\": \"T\"}");
+    turn();
+    sqlite3_stmt *limit = db_prepare(db, "PRAGMA max_page_count = 1");  // SQLite then keeps to the pages that are there
+    db_run(db, limit);
+    sqlite3_finalize(limit);
+    char key[40];
+    for (int i = 0; i < 2000; i++) {
+        snprintf(key, sizeof key, "prompt %d", i);
+        give_prompt('t', key, i + 1);
+    }
+    EXPECT_INT(desk_commit(desk, now_s), DESK_LATER);
+    EXPECT_INT(desk_parcel_count(desk), 0);
+    EXPECT_INT(db_int(db, db_query(db, "SELECT count(*) FROM prompt", ""), -1), 0);
+    plain('t', FRAME_beat);
+    turn();
+    EXPECT_INT(count_replies('t', FRAME_stranger), 1);
+    limit = db_prepare(db, "PRAGMA max_page_count = 1000000");
+    db_run(db, limit);
+    sqlite3_finalize(limit);
+    hello('t', "tokenize", "{\"tokenizer\": \"T\"}");
+    give_prompt('t', "prompt 0", 1);
+    turn();
+    EXPECT_INT(count_replies('t', FRAME_ack), 1);
+    close_desk();
+}
+
+int main(void)
+{
+    log_open("test", -1);
+    RUN(test_hello_and_acks);
+    RUN(test_strangers_and_nonsense);
+    RUN(test_pinning);
+    RUN(test_credit_and_order);
+    RUN(test_items_come_back);
+    RUN(test_silence);
+    RUN(test_deadly_item);
+    RUN(test_pardon);
+    RUN(test_failed_item);
+    RUN(test_reward_waits_for_rollouts);
+    RUN(test_training_run);
+    RUN(test_take_over);
+    RUN(test_failed_member_is_left_out);
+    RUN(test_refused_outputs);
+    RUN(test_store_cannot_be_written);
+    return tests_end();
+}
