@@ -36,7 +36,7 @@ struct server {
     struct db *db;
     struct desk *desk;
     void *context, *socket;
-    int *locks;        // (lock_count) of ipc paths beside the database's own
+    int *locks;        // (lock_count) of ipc paths
     size_t lock_count;
     double reported_s;
     long long reported_taken;
@@ -86,8 +86,7 @@ static int path_lock(struct server *server, const char *path)
     return result;
 }
 
-/* own: the path beside the database, which the database's lock covers. */
-static int endpoint_bind(struct server *server, const char *endpoint, bool own)
+static int endpoint_bind(struct server *server, const char *endpoint)
 {
     char reason[STORE_REASON_BYTES];
     if (endpoint_check(endpoint, reason) != 0) {
@@ -95,7 +94,7 @@ static int endpoint_bind(struct server *server, const char *endpoint, bool own)
         return EX_USAGE;
     }
     const char *path = strncmp(endpoint, "ipc://", 6) == 0 ? endpoint + 6 : NULL;
-    if (path != NULL && !own && path_lock(server, path) != 0)
+    if (path != NULL && path_lock(server, path) != 0)
         return EX_UNAVAILABLE;
     if (path != NULL)
         unlink(path);  // left by a store that was killed: the lock says that nobody serves it
@@ -109,12 +108,12 @@ static int endpoint_bind(struct server *server, const char *endpoint, bool own)
 
 static int endpoints_bind(struct server *server, const struct server_options *options)
 {
-    char *own = memory_printf("ipc://%s.sock", options->db);
+    char *own = memory_printf("ipc://%s.sock", options->db);  // the default
     int code = EX_OK;
     if (options->endpoint_count == 0)
-        code = endpoint_bind(server, own, true);
+        code = endpoint_bind(server, own);
     for (size_t i = 0; i < options->endpoint_count && code == EX_OK; i++)
-        code = endpoint_bind(server, options->endpoints[i], strcmp(options->endpoints[i], own) == 0);
+        code = endpoint_bind(server, options->endpoints[i]);
     free(own);
     return code;
 }
