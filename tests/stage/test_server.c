@@ -50,7 +50,7 @@ static int run_tokenize(void)
 {
     struct edge *edge = worker_open("tokenize", "{\"tokenizer\":\"T\"}", FRAME_prompt, true, 1);
     for (int i = 0; i < PROMPTS; i++) {
-        char key[16];
+        char key[24];
         snprintf(key, sizeof key, "prompt %d", i);
         struct frame frame = frame_make(FRAME_prompt);
         frame.prompt.prompt_key = frame.prompt.prompt = key;
