@@ -456,6 +456,8 @@ int line_take(struct line *line, struct item_list *holder, double now_s, struct 
     *item = NULL;
     if (holder->first != NULL && holder->first->attempts == ITEM_ATTEMPTS - 1)
         return 0;  // a suspect is held alone
+    if (line->lines->free_count == 0 && line->lines->lease_capacity == (size_t)1 << LEASE_SLOT_BITS)
+        return 0;  // no more can be out at once
     if (line_fill(line, now_s) != 0)
         return -1;
     if (line->suspects.count > 0 && holder->count == 0)
