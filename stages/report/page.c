@@ -14,6 +14,7 @@
 #include "base/json.h"
 #include "base/option.h"
 #include "report/pictures.h"
+#include "report/print.h"
 #include "report/svg.h"
 
 static const char head[] =
@@ -36,7 +37,7 @@ static const char head[] =
     "code { font: .82rem/1.5 ui-monospace, monospace; overflow-wrap: anywhere; }\n"
     ".legend { display: flex; flex-wrap: wrap; gap: .2rem 1.4rem; margin: .3rem 0; font-size: .88rem; }\n"
     ".legend i { display: inline-block; width: .75rem; height: .75rem; border-radius: 50%; margin-right: .4rem; vertical-align: -.08rem; }\n"
-    ".grid2 { display: grid; grid-template-columns: repeat(auto-fit, minmax(19rem, 1fr)); gap: .6rem 1.6rem; }\n"
+    ".grid2 { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: .6rem 1.6rem; }\n"
     ".grid4 { display: grid; grid-template-columns: repeat(auto-fill, minmax(13rem, 1fr)); gap: .4rem 1rem; }\n"
     "figure { margin: 0; min-width: 0; } figcaption { font-size: .88rem; overflow-wrap: anywhere; } svg { display: block; width: 100%; height: auto; }\n"
     "svg text { font: 12px system-ui, sans-serif; fill: var(--ink); } svg .tick, svg .title { fill: var(--quiet); font-size: 11px; }\n"
@@ -53,7 +54,7 @@ static const char head[] =
     ".s4 path, .s4 circle, path.s4 { stroke: var(--s4); } .s4 circle, rect.s4, i.s4 { fill: var(--s4); background: var(--s4); }\n"
     ".s5 path, .s5 circle, path.s5 { stroke: var(--s5); } .s5 circle, rect.s5, i.s5 { fill: var(--s5); background: var(--s5); }\n"
     "rect.ink { fill: var(--quiet); } rect { opacity: .75; }\n"
-    ".texts { display: grid; grid-template-columns: repeat(auto-fit, minmax(15rem, 1fr)); gap: .8rem; margin: .4rem 0 1.2rem; }\n"
+    ".texts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 13rem), 1fr)); gap: .8rem; margin: .4rem 0 1.2rem; }\n"
     ".texts div { background: var(--card); border-radius: .4rem; padding: .6rem .8rem; }\n"
     ".texts p { white-space: pre-wrap; overflow-wrap: anywhere; margin: .2rem 0 0; }\n"
     "</style>\n";
@@ -78,14 +79,32 @@ static void cell(struct buffer *out, const char *format, double number, bool is_
 
 static void estimate_cells(struct buffer *out, struct estimate estimate, bool is_bound)
 {
-    cell(out, is_bound ? "&le;&thinsp;%.3f" : "%.3f", estimate.mean, true);
-    cell(out, "&plusmn; %.3f", estimate.error, estimate.error > 0);
+    int digits = estimate_digits(estimate);
+    buffer_printf(out, "<td>%s", is_bound ? "&le;&thinsp;" : "");
+    if (!isnan(estimate.mean))
+        buffer_printf(out, "%.*f", digits, estimate.mean);
+    buffer_printf(out, "</td><td>");
+    if (estimate.error > 0)
+        buffer_printf(out, "&plusmn;&thinsp;%.*f", digits, estimate.error);
+    buffer_printf(out, "</td>");
+}
+
+static bool is_complete(const struct comparison *comparison)
+{
+    for (size_t i = 0; i < comparison->count; i++) {
+        const struct result *result = &comparison->results[i];
+        if (policy_missing(result->policy) + result_unscored(result) + result->policy->failed > 0)
+            return false;
+    }
+    return true;
 }
 
 static void results_table(struct buffer *out, const struct comparison *comparison)
 {
+    bool has_gaps = !is_complete(comparison);
     buffer_printf(out, "<div class=\"wide\"><table><tr><th>policy</th><th>responses</th><th>mean score</th><th>95&thinsp;%%</th>"
-                       "<th>KL, nats</th><th>95&thinsp;%%</th><th>tokens/s</th><th>tokens</th><th>missing</th><th>failed</th></tr>\n");
+                       "<th>KL, nats</th><th>95&thinsp;%%</th><th>tokens/s</th><th>tokens</th>%s</tr>\n",
+                  has_gaps ? "<th>missing</th><th>failed</th>" : "");
     for (size_t i = 0; i < comparison->count; i++) {
         const struct result *result = &comparison->results[i];
         bool is_best = result->kind == RESULT_BEST_OF_N;
@@ -97,16 +116,18 @@ static void results_table(struct buffer *out, const struct comparison *compariso
         estimate_cells(out, result->drift, is_best);
         cell(out, "%.0f", result->policy->tokens_per_s, !is_best);
         cell(out, "%.1f", result->tokens_mean, !is_best);
-        double missing = (double)(policy_missing(result->policy) + result_unscored(result)), failed = (double)result->policy->failed;
-        cell(out, "%.0f", missing, !is_best && missing > 0);
-        cell(out, "%.0f", failed, !is_best && failed > 0);
+        if (has_gaps) {
+            cell(out, "%.0f", (double)(policy_missing(result->policy) + result_unscored(result)), !is_best);
+            cell(out, "%.0f", (double)result->policy->failed, !is_best);
+        }
         buffer_printf(out, "</tr>\n");
     }
     buffer_printf(out, "</table></div>\n<p class=\"note\">Intervals hold with 95&thinsp;%% confidence over new prompts: samples of one prompt "
                        "count as one cluster. KL is how far a response has drifted from the base policy: the sum over its tokens of "
                        "KL(steered&thinsp;||&thinsp;base) over the whole vocabulary, averaged over responses. Best of n is computed from the "
                        "base policy&rsquo;s stored samples (the mean of the largest of n drawn without replacement); its KL is at most "
-                       "log&thinsp;n &minus; (n&thinsp;&minus;&thinsp;1)/n. Missing: not yet sampled or not yet scored.</p>\n");
+                       "log&thinsp;n &minus; (n&thinsp;&minus;&thinsp;1)/n.%s</p>\n",
+                  has_gaps ? " Missing: not yet sampled or not yet scored." : "");
     if (comparison->failed > 0)
         buffer_printf(out, "<p>%lld responses of all splits could not be scored.</p>\n", (long long)comparison->failed);
 }

@@ -40,8 +40,9 @@ static void label_point(struct buffer *out, struct label_room *room, double x, d
 {
     double width = 6.6 * (double)strlen(text);
     struct { double x, y; enum svg_anchor anchor; } places[] = {
-        { x, y + (prefer_above ? -9 : 18), SVG_MIDDLE }, { x + 8, y + 4, SVG_START }, { x, y + (prefer_above ? 18 : -9), SVG_MIDDLE },
-        { x - 8, y + 4, SVG_END },
+        { x + (prefer_above ? -6 : 6), y + (prefer_above ? -7 : 14), prefer_above ? SVG_END : SVG_START },
+        { x + 8, y + 4, SVG_START }, { x + 6, y + 16, SVG_START }, { x - 8, y + 4, SVG_END }, { x - 6, y + 16, SVG_END },
+        { x - 6, y - 7, SVG_END },
     };
     for (size_t i = 0; i < COUNT_OF(places); i++) {
         double left = places[i].x - (places[i].anchor == SVG_MIDDLE ? width / 2 : places[i].anchor == SVG_END ? width : 0);

@@ -57,6 +57,13 @@ static void pad(struct buffer *out, size_t used, size_t width)
         buffer_append(out, " ", 1);
 }
 
+static void end_line(struct buffer *out)
+{
+    while (out->size > 0 && out->data[out->size - 1] == ' ')
+        out->size--;
+    buffer_append(out, "\n", 1);
+}
+
 /* Appends the next line of *text, at most width columns, broken at a space where there is one.  Returns its width. */
 static size_t take_line(struct buffer *out, const char **text, size_t width)
 {
@@ -105,9 +112,7 @@ void print_columns(struct buffer *out, const char *const *texts, size_t count, s
                 pad(out, used, column + 2);
             more = more || *left[k] != '\0';
         }
-        while (out->size > 0 && out->data[out->size - 1] == ' ')
-            out->size--;
-        buffer_append(out, "\n", 1);
+        end_line(out);
     }
 }
 
@@ -115,13 +120,19 @@ void print_columns(struct buffer *out, const char *const *texts, size_t count, s
 
 enum { COLUMN_COUNT = 6 };
 
-/* Like "0.505 +-0.020": as many digits as the error deserves. */
+int estimate_digits(struct estimate estimate)
+{
+    double size = fabs(estimate.mean);
+    if (estimate.error > 0 && estimate.error < 0.0005)
+        return 4;
+    return size >= 1000 ? 0 : size >= 100 ? 1 : size >= 10 ? 2 : 3;
+}
+
 static const char *estimate_text(struct arena *arena, struct estimate estimate, const char *bound)
 {
     if (isnan(estimate.mean))
         return "-";
-    double size = fabs(estimate.mean);
-    int digits = size >= 1000 ? 0 : size >= 100 ? 1 : size >= 10 ? 2 : 3;
+    int digits = estimate_digits(estimate);
     if (isnan(estimate.error) || estimate.error == 0)
         return arena_printf(arena, "%s%.*f", bound, digits, estimate.mean);
     return arena_printf(arena, "%s%.*f ± %.*f", bound, digits, estimate.mean, digits, estimate.error);
@@ -163,7 +174,7 @@ static void print_table(struct buffer *out, struct arena *arena, const struct co
             pad(out, text_width(cells[i][c]), widths[c] + 3);
             append_line(out, cells[i][c]);
         }
-        buffer_append(out, "\n", 1);
+        end_line(out);
     }
 }
 

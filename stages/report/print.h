@@ -18,6 +18,9 @@ void print_text(struct buffer *out, const struct survey *survey, size_t width);
 /* The caller json_decref()s. */
 json_t *survey_json(const struct survey *survey);
 
+/* How many digits after the point the estimate deserves. */
+int estimate_digits(struct estimate estimate);
+
 /* The next character of text, at least one byte of it; U+FFFD for bytes that are no UTF-8 and for what steers a terminal. */
 size_t text_next(const char *text, int32_t *code);
 
