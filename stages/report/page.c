@@ -33,7 +33,7 @@ static const char head[] =
     ".wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .6rem 0; }\n"
     "th, td { text-align: right; padding: .22rem .9rem .22rem 0; border-bottom: 1px solid var(--grid); white-space: nowrap; }\n"
     "th { font-weight: 600; color: var(--quiet); font-size: .85rem; } th:first-child, td:first-child { text-align: left; }\n"
-    "tr.best td { color: var(--quiet); } table.settings td { text-align: left; white-space: normal; overflow-wrap: anywhere; vertical-align: top; }\n"
+    "tr.best td { color: var(--quiet); } table.settings td:nth-child(2) { min-width: 8rem; } table.settings td { text-align: left; white-space: normal; overflow-wrap: anywhere; vertical-align: top; }\n"
     "code { font: .82rem/1.5 ui-monospace, monospace; overflow-wrap: anywhere; }\n"
     ".legend { display: flex; flex-wrap: wrap; gap: .2rem 1.4rem; margin: .3rem 0; font-size: .88rem; }\n"
     ".legend i { display: inline-block; width: .75rem; height: .75rem; border-radius: 50%; margin-right: .4rem; vertical-align: -.08rem; }\n"
@@ -79,14 +79,11 @@ static void cell(struct buffer *out, const char *format, double number, bool is_
 
 static void estimate_cells(struct buffer *out, struct estimate estimate, bool is_bound)
 {
-    int digits = estimate_digits(estimate);
-    buffer_printf(out, "<td>%s", is_bound ? "&le;&thinsp;" : "");
-    if (!isnan(estimate.mean))
-        buffer_printf(out, "%.*f", digits, estimate.mean);
-    buffer_printf(out, "</td><td>");
-    if (estimate.error > 0)
-        buffer_printf(out, "&plusmn;&thinsp;%.*f", digits, estimate.error);
-    buffer_printf(out, "</td>");
+    char mean[32], error[32];
+    number_text(mean, estimate.mean, estimate_digits(estimate));
+    number_text(error, estimate.error, estimate_digits(estimate));
+    buffer_printf(out, "<td>%s%s</td><td>%s%s</td>", is_bound ? "&le;&thinsp;" : "", isnan(estimate.mean) ? "" : mean,
+                  estimate.error > 0 ? "&plusmn;&thinsp;" : "", estimate.error > 0 ? error : "");
 }
 
 static bool is_complete(const struct comparison *comparison)
@@ -146,10 +143,10 @@ static void examples_section(struct buffer *out, const struct comparison *compar
             const struct example *example = &comparison->examples[i * comparison->shown_count + k];
             buffer_printf(out, "<div><span class=\"quiet\">");
             bdi(out, comparison->results[comparison->shown[k]].label);
+            char score[32] = "";
             if (!isnan(example->score))
-                buffer_printf(out, "</span> <b>%.3f</b><p>", example->score);
-            else
-                buffer_printf(out, "</span><p>");
+                number_text(score, example->score, 3);
+            buffer_printf(out, "</span> <b>%s</b><p>", score);
             bdi(out, example->response != NULL ? example->response : "(none)");
             buffer_printf(out, "</p></div>\n");
         }

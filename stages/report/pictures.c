@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/check.h"
+#include "report/print.h"
 #include "report/svg.h"
 
 /* ---- score against KL ---- */
@@ -114,9 +115,11 @@ static struct svg_plot tradeoff_plot(const struct comparison *comparison, double
 
 static void point_title(char title[512], const struct result *result)
 {
-    snprintf(title, 512, "%.200s: score %.3f ± %.3f, KL %s%.3f nats, %zu responses", result->label, result->mean.mean,
-             isnan(result->mean.error) ? 0 : result->mean.error, result->kind == RESULT_BEST_OF_N ? "<= " : "", result->drift.mean,
-             result->count);
+    char mean[32], error[32];
+    number_text(mean, result->mean.mean, estimate_digits(result->mean));
+    number_text(error, result->mean.error, estimate_digits(result->mean));
+    snprintf(title, 512, "%.200s: score %s ± %s, KL %s%.3f nats, %zu responses", result->label, mean,
+             isnan(result->mean.error) ? "?" : error, result->kind == RESULT_BEST_OF_N ? "<= " : "", result->drift.mean, result->count);
 }
 
 static void tradeoff_point(struct buffer *out, const struct svg_plot *plot, struct label_room *room, const struct result *result,
@@ -233,6 +236,8 @@ static void histogram_picture(struct buffer *out, const struct result *result, c
 {
     size_t counts[BINS], base_counts[BINS];
     double share[BINS], base_share[BINS], top = 0, width = 230, height = 120;
+    char mean[32];
+    number_text(mean, result->mean.mean, 3);
     histogram(counts, BINS, result->score, result->count, low, high);
     histogram(base_counts, BINS, base->score, base->count, low, high);
     for (size_t i = 0; i < BINS; i++) {
@@ -240,12 +245,12 @@ static void histogram_picture(struct buffer *out, const struct result *result, c
         base_share[i] = (double)base_counts[i] / (double)base->count;
         top = fmax(top, fmax(share[i], base_share[i]));
     }
-    struct svg_plot plot = { .x = { .low = low, .high = high, .from = 34, .to = width - 6 },
+    struct svg_plot plot = { .x = { .low = low, .high = high, .from = 34, .to = width - 14 },
                              .y = { .low = 0, .high = top, .from = height - 24, .to = 14 } };
     buffer_printf(out, "<figure><figcaption><bdi>");
     html_text(out, result->label);
-    buffer_printf(out, "</bdi> <span class=\"quiet\">%.3f</span></figcaption><svg viewBox=\"0 0 %.0f %.0f\" role=\"img\" "
-                       "aria-label=\"histogram of scores\">\n", result->mean.mean, width, height);
+    buffer_printf(out, "</bdi> <span class=\"quiet\">%s</span></figcaption><svg viewBox=\"0 0 %.0f %.0f\" role=\"img\" "
+                       "aria-label=\"histogram of scores\">\n", mean, width, height);
     svg_axes(out, &plot, "", "", 4, 3);
     double step_x[2 * BINS], step_y[2 * BINS];
     for (size_t i = 0; i < BINS; i++) {

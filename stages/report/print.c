@@ -128,14 +128,24 @@ int estimate_digits(struct estimate estimate)
     return size >= 1000 ? 0 : size >= 100 ? 1 : size >= 10 ? 2 : 3;
 }
 
+void number_text(char text[32], double number, int digits)
+{
+    if (fabs(number) < 1e7)
+        snprintf(text, 32, "%.*f", digits, number);
+    else
+        snprintf(text, 32, "%.4g", number);
+}
+
 static const char *estimate_text(struct arena *arena, struct estimate estimate, const char *bound)
 {
     if (isnan(estimate.mean))
         return "-";
-    int digits = estimate_digits(estimate);
+    char mean[32], error[32];
+    number_text(mean, estimate.mean, estimate_digits(estimate));
     if (isnan(estimate.error) || estimate.error == 0)
-        return arena_printf(arena, "%s%.*f", bound, digits, estimate.mean);
-    return arena_printf(arena, "%s%.*f ± %.*f", bound, digits, estimate.mean, digits, estimate.error);
+        return arena_printf(arena, "%s%s", bound, mean);
+    number_text(error, estimate.error, estimate_digits(estimate));
+    return arena_printf(arena, "%s%s ± %s", bound, mean, error);
 }
 
 static void result_cells(struct arena *arena, const struct result *result, const char *cells[COLUMN_COUNT])
@@ -200,6 +210,7 @@ static void print_gaps(struct buffer *out, const struct survey *survey, const st
     }
     if (comparison->failed > 0)
         buffer_printf(out, "failed: %lld responses of all splits could not be scored\n", (long long)comparison->failed);
+    size_t others = 0;
     for (size_t i = 0; i < survey->policy_count; i++) {
         const struct policy *policy = &survey->policies[i];
         bool compared = false;
@@ -207,10 +218,11 @@ static void print_gaps(struct buffer *out, const struct survey *survey, const st
             compared = compared || comparison->results[k].policy == policy;
         if (compared)
             continue;
-        buffer_printf(out, "not compared: ");
+        buffer_printf(out, others++ == 0 ? "without any score: " : ", ");
         append_line(out, policy->name);
-        buffer_printf(out, ", %lld responses, none of them scored\n", (long long)policy->rollouts);
     }
+    if (others > 0)
+        buffer_append(out, "\n", 1);
 }
 
 /* The base and the last of the shown policies, which is the one farthest from it. */
@@ -225,7 +237,9 @@ static void print_examples(struct buffer *out, struct arena *arena, const struct
         for (size_t k = 0; k < count; k++) {
             const struct example *example = &comparison->examples[i * shown + pick[k]];
             const char *label = comparison->results[comparison->shown[pick[k]]].label;
-            heads[k] = isnan(example->score) ? arena_printf(arena, "[%s]", label) : arena_printf(arena, "[%s: %.3f]", label, example->score);
+            char score[32];
+            number_text(score, example->score, 3);
+            heads[k] = isnan(example->score) ? arena_printf(arena, "[%s]", label) : arena_printf(arena, "[%s: %s]", label, score);
             texts[k] = example->response != NULL ? example->response : "(none)";
         }
         const char *prompt = arena_printf(arena, "prompt: %s", comparison->prompts[i]);

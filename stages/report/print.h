@@ -20,6 +20,8 @@ json_t *survey_json(const struct survey *survey);
 
 /* How many digits after the point the estimate deserves. */
 int estimate_digits(struct estimate estimate);
+/* With so many digits after the point; very large numbers as powers of ten. */
+void number_text(char text[32], double number, int digits);
 
 /* The next character of text, at least one byte of it; U+FFFD for bytes that are no UTF-8 and for what steers a terminal. */
 size_t text_next(const char *text, int32_t *code);

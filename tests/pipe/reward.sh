@@ -4,7 +4,9 @@ set -u
 . tests/lib.sh
 tiny_model
 
-head -n 5 "$tiny/prompts.jsonl" >"$scratch/prompts.jsonl"
+for who in Mia Tom Lily Ben Anna; do
+    echo "{\"prompt\":\"One day, $who the fox\"}"
+done >"$scratch/prompts.jsonl"
 tokenize -q -m "$tiny/base" "$scratch/prompts.jsonl" | rollout -q -m "$tiny/base" -n 4 --max-new-tokens 24 >"$scratch/rollouts"
 
 # The frames of this type as JSON lines; the stream has others too.
