@@ -262,7 +262,8 @@ static void take_answer(void *context, const char *text, bool overlong)
     bool is_number = end != text && end[strspn(end, " \t\r")] == '\0';
     size_t line = ++window->exec->answers;
     if (window->answered == window->count)
-        snprintf(window->trouble, sizeof window->trouble, "printed more lines than it was given: line %zu is \"%.60s\"", line, text);
+        snprintf(window->trouble, sizeof window->trouble, "printed more lines than it was given: line %zu is \"%.60s\"", line,
+                 text);
     else if (overlong)
         snprintf(window->trouble, sizeof window->trouble, "printed a line longer than %d bytes: line %zu, \"%.60s...\"",
                  LINE_SIZE_MAX, line, text);

@@ -52,8 +52,8 @@ static struct entry *lexicon_slot(const struct lexicon *lexicon, const char *wor
 }
 
 /*
- * Splits a terminated line in place into its word and its valence.  A tab ends the word if there is one (VADER has words with spaces),
- * else white space.  0, or -1 with the fault.
+ * Splits a terminated line in place into its word and its valence.  A tab ends the word if there is one (VADER has words
+ * with spaces), else white space.  0, or -1 with the fault.
  */
 static int line_parse(char *line, size_t *word_size, double *valence, const char **fault)
 {

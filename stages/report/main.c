@@ -32,16 +32,18 @@ static struct options options_read(int argc, char **argv)
         { 'o', "output", "FILE", OPTION_TEXT, &options.page, 0, 0, "write a page with pictures there, for a browser" },
         { 0, "json", NULL, OPTION_FLAG, &options.json, 0, 0, "print JSON instead of tables" },
         { 0, "reward", "NAME", OPTION_TEXT, &options.survey.reward, 0, 0, "only this reward (default: each in turn)" },
-        { 0, "split", "NAME", OPTION_TEXT, &options.survey.split, 0, 0, "compare policies on prompts of this split (default eval)" },
-        { 0, "samples-shown", "N", OPTION_INT, &options.survey.prompts_shown, 0, 1000, "prompts whose responses are shown as text (default 3)" },
+        { 0, "split", "NAME", OPTION_TEXT, &options.survey.split, 0, 0,
+          "compare policies on prompts of this split (default eval)" },
+        { 0, "samples-shown", "N", OPTION_INT, &options.survey.prompts_shown, 0, 1000,
+          "prompts whose responses are shown as text (default 3)" },
     };
     static const struct option_usage usage = {
         .program = "vas-report",
         .example = "report --db run.db -o report.html",
         .synopsis = "report --db FILE [-o PAGE.html] [options]",
         .summary = "Compares the policies in a store: score, drift from the base policy, speed.",
-        .exit_codes = "  0   reported, or the store has nothing to compare yet\n  64  usage\n  65  the file is no store, or has no such reward\n"
-                      "  66  the file is missing\n  74  output could not be written\n",
+        .exit_codes = "  0   reported, or the store has nothing to compare yet\n  64  usage\n"
+                      "  65  the file is no store, or has no such reward\n  66  the file is missing\n  74  output could not be written\n",
     };
     int first = options_parse(&usage, specs, COUNT_OF(specs), argc, argv);
     if (first < argc)

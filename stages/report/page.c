@@ -17,46 +17,46 @@
 #include "report/print.h"
 #include "report/svg.h"
 
+/* A class of a series or of an ink sets --c; what it is drawn with follows from that. */
 static const char head[] =
     "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n"
     "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
     "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<style>\n"
-    ":root { color-scheme: light dark; --paper: #ffffff; --card: #f6f7f9; --ink: #1c2330; --quiet: #667085; --grid: #e4e7ec;\n"
-    "  --s0: #2563c9; --s1: #c2571a; --s2: #15803d; --s3: #7c4dbd; --s4: #b83280; --s5: #8a6d0b; }\n"
-    "@media (prefers-color-scheme: dark) { :root { --paper: #14171c; --card: #1d2128; --ink: #e4e7ec; --quiet: #98a2b3; --grid: #2e343e;\n"
-    "  --s0: #7aa7f5; --s1: #f2975c; --s2: #5cc98a; --s3: #b794f0; --s4: #f084bd; --s5: #d9b949; } }\n"
+    ":root { color-scheme: light dark; --paper: #ffffff; --card: #f6f7f9; --ink: #1c2330; --quiet: #667085;\n"
+    "  --grid: #e4e7ec; --s0: #2563c9; --s1: #c2571a; --s2: #15803d; --s3: #7c4dbd; --s4: #b83280; --s5: #8a6d0b; }\n"
+    "@media (prefers-color-scheme: dark) { :root { --paper: #14171c; --card: #1d2128; --ink: #e4e7ec; --quiet: #98a2b3;\n"
+    "  --grid: #2e343e; --s0: #7aa7f5; --s1: #f2975c; --s2: #5cc98a; --s3: #b794f0; --s4: #f084bd; --s5: #d9b949; } }\n"
+    ".s0 { --c: var(--s0); } .s1 { --c: var(--s1); } .s2 { --c: var(--s2); } .s3 { --c: var(--s3); }\n"
+    ".s4 { --c: var(--s4); } .s5 { --c: var(--s5); } .ink { --c: var(--ink); } .quietly { --c: var(--quiet); }\n"
     "body { margin: 0 auto; max-width: 62rem; padding: 2rem 1.25rem 4rem; background: var(--paper); color: var(--ink);\n"
     "  font: 15px/1.55 system-ui, sans-serif; }\n"
-    "h1 { font-size: 1.5rem; margin: 0; } h2 { font-size: 1.2rem; margin: 2.6rem 0 .4rem; } h3 { font-size: 1rem; margin: 1.4rem 0 .3rem; }\n"
-    "p { margin: .3rem 0 .8rem; max-width: 46rem; } .quiet, .note { color: var(--quiet); } .note { font-size: .88rem; }\n"
-    "bdi { unicode-bidi: isolate; }\n"
-    ".wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .6rem 0; }\n"
+    "h1 { font-size: 1.5rem; margin: 0; } h2 { font-size: 1.2rem; margin: 2.6rem 0 .4rem; }\n"
+    "h3 { font-size: 1rem; margin: 1.4rem 0 .3rem; } p { margin: .3rem 0 .8rem; max-width: 46rem; }\n"
+    ".quiet, .note { color: var(--quiet); } .note { font-size: .88rem; } bdi { unicode-bidi: isolate; }\n"
+    "table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .6rem 0; } .wide { overflow-x: auto; }\n"
     "th, td { text-align: right; padding: .22rem .9rem .22rem 0; border-bottom: 1px solid var(--grid); white-space: nowrap; }\n"
     "th { font-weight: 600; color: var(--quiet); font-size: .85rem; } th:first-child, td:first-child { text-align: left; }\n"
-    "tr.best td { color: var(--quiet); } table.settings td:nth-child(2) { min-width: 8rem; } table.settings td { text-align: left; white-space: normal; overflow-wrap: anywhere; vertical-align: top; }\n"
+    "tr.best td { color: var(--quiet); } table.settings td:nth-child(2) { min-width: 8rem; }\n"
+    "table.settings td, table.settings th { text-align: left; white-space: normal; overflow-wrap: anywhere; vertical-align: top; }\n"
     "code { font: .82rem/1.5 ui-monospace, monospace; overflow-wrap: anywhere; }\n"
     ".legend { display: flex; flex-wrap: wrap; gap: .2rem 1.4rem; margin: .3rem 0; font-size: .88rem; }\n"
-    ".legend i { display: inline-block; width: .75rem; height: .75rem; border-radius: 50%; margin-right: .4rem; vertical-align: -.08rem; }\n"
-    ".grid2 { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: .6rem 1.6rem; }\n"
-    ".grid4 { display: grid; grid-template-columns: repeat(auto-fill, minmax(13rem, 1fr)); gap: .4rem 1rem; }\n"
-    "figure { margin: 0; min-width: 0; } figcaption { font-size: .88rem; overflow-wrap: anywhere; } svg { display: block; width: 100%; height: auto; }\n"
-    "svg text { font: 12px system-ui, sans-serif; fill: var(--ink); } svg .tick, svg .title { fill: var(--quiet); font-size: 11px; }\n"
-    "svg .grid { stroke: var(--grid); fill: none; } svg .axis { stroke: var(--quiet); fill: none; }\n"
-    "svg .line { fill: none; stroke-width: 1.8; stroke-linejoin: round; } svg .raw { stroke-width: 1; opacity: .35; } svg .dashed { stroke-dasharray: 5 4; }\n"
-    "svg .bar { fill: none; stroke-width: 1.4; opacity: .65; } svg .hollow circle { fill: var(--paper); stroke-width: 1.6; }\n"
-    "svg .label { paint-order: stroke; stroke: var(--paper); stroke-width: 3px; stroke-linejoin: round; font-size: 11.5px; }\n"
-    ".quietly line, .quietly path, .quietly circle, path.quietly { stroke: var(--quiet); } .quietly circle, i.quietly { fill: var(--quiet); background: var(--quiet); }\n"
-    ".ink path, .ink circle, path.ink { stroke: var(--ink); } .ink circle, i.ink { fill: var(--ink); background: var(--ink); }\n"
-    ".s0 path, .s0 circle, path.s0 { stroke: var(--s0); } .s0 circle, rect.s0, i.s0 { fill: var(--s0); background: var(--s0); }\n"
-    ".s1 path, .s1 circle, path.s1 { stroke: var(--s1); } .s1 circle, rect.s1, i.s1 { fill: var(--s1); background: var(--s1); }\n"
-    ".s2 path, .s2 circle, path.s2 { stroke: var(--s2); } .s2 circle, rect.s2, i.s2 { fill: var(--s2); background: var(--s2); }\n"
-    ".s3 path, .s3 circle, path.s3 { stroke: var(--s3); } .s3 circle, rect.s3, i.s3 { fill: var(--s3); background: var(--s3); }\n"
-    ".s4 path, .s4 circle, path.s4 { stroke: var(--s4); } .s4 circle, rect.s4, i.s4 { fill: var(--s4); background: var(--s4); }\n"
-    ".s5 path, .s5 circle, path.s5 { stroke: var(--s5); } .s5 circle, rect.s5, i.s5 { fill: var(--s5); background: var(--s5); }\n"
-    "rect.ink { fill: var(--quiet); } rect { opacity: .75; }\n"
-    ".texts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 13rem), 1fr)); gap: .8rem; margin: .4rem 0 1.2rem; }\n"
+    ".legend i { display: inline-block; width: .75rem; height: .75rem; border-radius: 50%; margin-right: .4rem;\n"
+    "  vertical-align: -.08rem; background: var(--c); }\n"
+    ".grid2, .grid4, .texts { display: grid; gap: .6rem 1.4rem; }\n"
+    ".grid2 { grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); }\n"
+    ".grid4 { grid-template-columns: repeat(auto-fill, minmax(13rem, 1fr)); }\n"
+    ".texts { grid-template-columns: repeat(auto-fit, minmax(min(100%, 13rem), 1fr)); gap: .8rem; margin: .4rem 0 1.2rem; }\n"
     ".texts div { background: var(--card); border-radius: .4rem; padding: .6rem .8rem; }\n"
     ".texts p { white-space: pre-wrap; overflow-wrap: anywhere; margin: .2rem 0 0; }\n"
+    "figure { margin: 0; min-width: 0; } figcaption { font-size: .88rem; overflow-wrap: anywhere; }\n"
+    "svg { display: block; width: 100%; height: auto; } svg text { font: 12px system-ui, sans-serif; fill: var(--ink); }\n"
+    "svg .tick, svg .title { fill: var(--quiet); font-size: 11px; } svg .grid { stroke: var(--grid); }\n"
+    "svg .axis { stroke: var(--quiet); } svg path { fill: none; }\n"
+    "svg .line { stroke: var(--c); stroke-width: 1.8; stroke-linejoin: round; } svg .raw { stroke-width: 1; opacity: .35; }\n"
+    "svg .dashed { stroke-dasharray: 5 4; } svg .bar { stroke: var(--c); stroke-width: 1.4; opacity: .65; }\n"
+    "svg circle { stroke: var(--c); fill: var(--c); } svg .hollow circle { fill: var(--paper); stroke-width: 1.6; }\n"
+    "svg rect { fill: var(--c); opacity: .75; }\n"
+    "svg .label { paint-order: stroke; stroke: var(--paper); stroke-width: 3px; stroke-linejoin: round; font-size: 11.5px; }\n"
     "</style>\n";
 
 /* A text of the store that keeps its direction of writing to itself. */
@@ -119,11 +119,11 @@ static void results_table(struct buffer *out, const struct comparison *compariso
         }
         buffer_printf(out, "</tr>\n");
     }
-    buffer_printf(out, "</table></div>\n<p class=\"note\">Intervals hold with 95&thinsp;%% confidence over new prompts: samples of one prompt "
-                       "count as one cluster. KL is how far a response has drifted from the base policy: the sum over its tokens of "
-                       "KL(steered&thinsp;||&thinsp;base) over the whole vocabulary, averaged over responses. Best of n is computed from the "
-                       "base policy&rsquo;s stored samples (the mean of the largest of n drawn without replacement); its KL is at most "
-                       "log&thinsp;n &minus; (n&thinsp;&minus;&thinsp;1)/n.%s</p>\n",
+    buffer_printf(out, "</table></div>\n<p class=\"note\">Intervals hold with 95&thinsp;%% confidence over new prompts: samples of one "
+                  "prompt count as one cluster. KL is how far a response has drifted from the base policy: the sum over its tokens "
+                  "of KL(steered&thinsp;||&thinsp;base) over the whole vocabulary, averaged over responses. Best of n is computed "
+                  "from the base policy&rsquo;s stored samples (the mean of the largest of n drawn without replacement); its KL is "
+                  "at most log&#8239;n&nbsp;&minus;&nbsp;(n&#8239;&minus;&#8239;1)/n.%s</p>\n",
                   has_gaps ? " Missing: not yet sampled or not yet scored." : "");
     if (comparison->failed > 0)
         buffer_printf(out, "<p>%lld responses of all splits could not be scored.</p>\n", (long long)comparison->failed);
@@ -133,8 +133,8 @@ static void examples_section(struct buffer *out, const struct comparison *compar
 {
     if (comparison->prompt_count == 0)
         return;
-    buffer_printf(out, "<h3>Responses side by side</h3>\n<p class=\"note\">The first stored sample of each policy, to prompts taken at equal "
-                       "distances from the list: nothing was picked. The number is the score.</p>\n");
+    buffer_printf(out, "<h3>Responses side by side</h3>\n<p class=\"note\">The first stored sample of each policy, to prompts taken "
+                  "at equal distances from the list: nothing was picked. The number is the score.</p>\n");
     for (size_t i = 0; i < comparison->prompt_count; i++) {
         buffer_printf(out, "<p><span class=\"quiet\">Prompt:</span> ");
         bdi(out, comparison->prompts[i]);
@@ -180,7 +180,8 @@ static void runs_section(struct buffer *out, const struct survey *survey)
         const struct run *run = &survey->runs[i];
         buffer_printf(out, "<h3>Run ");
         bdi(out, run->name);
-        buffer_printf(out, "</h3>\n<p class=\"quiet\">%lld rollouts, %lld batches; ", (long long)run->rollouts, (long long)run->batches);
+        buffer_printf(out, "</h3>\n<p class=\"quiet\">%lld rollouts, %lld batches; ", (long long)run->rollouts,
+                      (long long)run->batches);
         if (run->step >= 0)
             buffer_printf(out, "newest checkpoint at step %lld%s", (long long)run->step, run->final ? ", the last" : "");
         else
@@ -241,8 +242,8 @@ static void failures_section(struct buffer *out, const struct survey *survey)
 {
     if (survey->failure_count == 0)
         return;
-    buffer_printf(out, "<h2>Failures</h2>\n<p class=\"note\">Given up after several tries; <code>store retry</code> offers them again.</p>\n"
-                       "<table class=\"settings\"><tr><th>stage</th><th>name</th><th>count</th><th>first reason</th></tr>\n");
+    buffer_printf(out, "<h2>Failures</h2>\n<p class=\"note\">Given up after several tries; <code>store retry</code> offers them "
+                       "again.</p>\n<table class=\"settings\"><tr><th>stage</th><th>name</th><th>count</th><th>first reason</th></tr>\n");
     for (size_t i = 0; i < survey->failure_count; i++) {
         const struct failure_count *failure = &survey->failures[i];
         buffer_printf(out, "<tr><td>");

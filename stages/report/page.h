@@ -1,5 +1,6 @@
 /*
- * page.h - a survey as one HTML page with its pictures inside: no script, nothing loaded from elsewhere, for light and dark screens.
+ * page.h - a survey as one HTML page with its pictures inside: no script, nothing loaded from elsewhere, for light and
+ * dark screens.
  */
 #ifndef REPORT_PAGE_H
 #define REPORT_PAGE_H

@@ -119,7 +119,8 @@ static void point_title(char title[512], const struct result *result)
     number_text(mean, result->mean.mean, estimate_digits(result->mean));
     number_text(error, result->mean.error, estimate_digits(result->mean));
     snprintf(title, 512, "%.200s: score %s ± %s, KL %s%.3f nats, %zu responses", result->label, mean,
-             isnan(result->mean.error) ? "?" : error, result->kind == RESULT_BEST_OF_N ? "<= " : "", result->drift.mean, result->count);
+             isnan(result->mean.error) ? "?" : error, result->kind == RESULT_BEST_OF_N ? "<= " : "", result->drift.mean,
+             result->count);
 }
 
 static void tradeoff_point(struct buffer *out, const struct svg_plot *plot, struct label_room *room, const struct result *result,
@@ -139,8 +140,9 @@ static void tradeoff_point(struct buffer *out, const struct svg_plot *plot, stru
     label_point(out, room, x, y, label, is_best);
 }
 
-static void tradeoff_line(struct buffer *out, const struct svg_plot *plot, const struct comparison *comparison, const struct result *base,
-                          const size_t *members, size_t count, const char *class)
+/* From the base, if there is one, through these results. */
+static void tradeoff_line(struct buffer *out, const struct svg_plot *plot, const struct comparison *comparison,
+                          const struct result *base, const size_t *members, size_t count, const char *class)
 {
     double *x = memory_alloc(count + 1, sizeof *x), *y = memory_alloc(count + 1, sizeof *y);
     size_t points = 0;
@@ -157,8 +159,8 @@ static void tradeoff_line(struct buffer *out, const struct svg_plot *plot, const
     free(x);
 }
 
-static void tradeoff_legend(struct buffer *out, const struct comparison *comparison, const struct line_group *groups, size_t group_count,
-                            bool has_best)
+static void tradeoff_legend(struct buffer *out, const struct comparison *comparison, const struct line_group *groups,
+                            size_t group_count, bool has_best)
 {
     buffer_printf(out, "<div class=\"legend\"><span><i class=\"ink\"></i>not steered</span>");
     if (has_best)
@@ -220,9 +222,9 @@ void picture_tradeoff(struct buffer *out, const struct comparison *comparison)
     }
     buffer_printf(out, "</svg></figure>\n");
     tradeoff_legend(out, comparison, groups, group_count, best_count > 0);
-    buffer_printf(out, "<p class=\"note\">Higher is a better score, further right is further away from the base policy: of two policies the one "
-                       "up and to the left is better. Bars are 95&thinsp;%% intervals. A line joins the strengths &beta; of one set of value "
-                       "models, beginning at the base policy, which is &beta; 0. Point at a mark for its numbers.</p>\n");
+    buffer_printf(out, "<p class=\"note\">Higher is a better score, further right is further away from the base policy: of two "
+                  "policies the one up and to the left is better. Bars are 95&thinsp;%% intervals. A line joins the strengths &beta; of "
+                  "one set of value models, beginning at the base policy, which is &beta; 0. Point at a mark for its numbers.</p>\n");
     free(groups);
     free(best);
 }
@@ -288,7 +290,7 @@ void picture_histograms(struct buffer *out, const struct comparison *comparison)
     buffer_printf(out, "<h3>How scores are spread</h3>\n<div class=\"grid4\">\n");
     for (size_t i = 0; i < comparison->count; i++) {
         const struct result *result = &comparison->results[i];
-        char class[16] = "ink";
+        char class[16] = "quietly";
         for (size_t g = 0; g < group_count; g++)
             if (result->kind == RESULT_STEERED && strcmp(groups[g].series, result->policy->series) == 0)
                 series_class(class, g);
@@ -296,8 +298,8 @@ void picture_histograms(struct buffer *out, const struct comparison *comparison)
             histogram_picture(out, result, base, low, high, class);
     }
     free(groups);
-    buffer_printf(out, "</div>\n<p class=\"note\">Share of responses by score; the number is the mean. The thin line is the first policy, for "
-                       "comparison. Each panel has its own height.</p>\n");
+    buffer_printf(out, "</div>\n<p class=\"note\">Share of responses by score; the number is the mean. The thin line is the first "
+                  "policy, for comparison. Each panel has its own height.</p>\n");
 }
 
 /* ---- training ---- */
@@ -369,15 +371,17 @@ static void curve_panel(struct buffer *out, const struct run *run, const struct 
     const double width = 430, height = 200;
     double x[CURVE_POINTS_MAX], y[2 * CURVE_POINTS_MAX], smoothed[CURVE_POINTS_MAX], beside_x[CURVE_POINTS_MAX];
     size_t count = thin_out(x, y, run->steps, run->curves[panel->curve], run->count);
-    size_t beside = panel->beside == panel->curve ? 0 : thin_out(beside_x, y + count, run->steps, run->curves[panel->beside], run->count);
     if (count == 0)
         return;
+    size_t beside = 0;
+    if (panel->beside != panel->curve)
+        beside = thin_out(beside_x, y + count, run->steps, run->curves[panel->beside], run->count);
     struct svg_plot plot = { .x = svg_scale_around(x[0], x[count - 1], 52, width - 10),
                              .y = robust_scale(y, count + beside, height - 28, 12) };
     for (size_t i = 0; i < count + beside; i++)
         y[i] = fmax(plot.y.low, fmin(plot.y.high, y[i]));
-    buffer_printf(out, "<figure><figcaption>%s</figcaption><svg viewBox=\"0 0 %.0f %.0f\" role=\"img\" aria-label=\"%s\">\n", panel->title,
-                  width, height, curve_names[panel->curve]);
+    buffer_printf(out, "<figure><figcaption>%s</figcaption><svg viewBox=\"0 0 %.0f %.0f\" role=\"img\" aria-label=\"%s\">\n",
+                  panel->title, width, height, curve_names[panel->curve]);
     svg_axes(out, &plot, "", "", 6, 4);
     if (beside > 0) {
         smooth(smoothed, y + count, beside);
@@ -404,7 +408,8 @@ void picture_curves(struct buffer *out, const struct run *run)
     buffer_printf(out, "<div class=\"grid2\">\n");
     for (size_t i = 0; i < COUNT_OF(panels); i++)
         curve_panel(out, run, &panels[i]);
-    buffer_printf(out, "</div>\n<p class=\"note\">Against the optimiser step; the strong line is a moving mean. A sound run: the loss falls and "
-                       "levels off, the mean value follows the mean target, and explained variance (1 &minus; Var(target &minus; value) / "
-                       "Var(target)) rises from 0; below 0 the values are worse than a constant.</p>\n");
+    buffer_printf(out, "</div>\n<p class=\"note\">Against the optimiser step; the strong line is a moving mean, and the most extreme "
+                  "hundredth is cut off at the frame. A sound run: the loss falls and levels off, the mean value follows the mean "
+                  "target, and explained variance (1 &minus; Var(target &minus; value) / Var(target)) rises from 0; below 0 the values "
+                  "are worse than a constant.</p>\n");
 }

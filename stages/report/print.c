@@ -20,7 +20,8 @@ size_t text_next(const char *text, int32_t *code)
         return 1;
     }
     bool control = (found < 0x20 && found != '\n' && found != '\t') || (0x7F <= found && found <= 0x9F);
-    bool direction = (0x202A <= found && found <= 0x202E) || (0x2066 <= found && found <= 0x2069) || found == 0x200E || found == 0x200F;
+    bool direction = (0x202A <= found && found <= 0x202E) || (0x2066 <= found && found <= 0x2069) || found == 0x200E ||
+                     found == 0x200F;
     *code = control || direction ? 0xFFFD : found;
     return (size_t)size;
 }

@@ -16,7 +16,8 @@ double student_quantile(size_t degrees)
         return few[degrees - 1];
     // Cornish and Fisher's expansion about the normal quantile; from 7 degrees on its error is below 0.001.
     double z = 1.959963985, z3 = z * z * z, z5 = z3 * z * z, z7 = z5 * z * z, f = (double)degrees;
-    return z + (z3 + z) / (4 * f) + (5 * z5 + 16 * z3 + 3 * z) / (96 * f * f) + (3 * z7 + 19 * z5 + 17 * z3 - 15 * z) / (384 * f * f * f);
+    return z + (z3 + z) / (4 * f) + (5 * z5 + 16 * z3 + 3 * z) / (96 * f * f) +
+           (3 * z7 + 19 * z5 + 17 * z3 - 15 * z) / (384 * f * f * f);
 }
 
 struct estimate clustered_mean(const double *value, const int64_t *cluster, size_t count)

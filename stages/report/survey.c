@@ -401,10 +401,11 @@ static void say_what_lacks(struct survey *survey)
     else if (survey->prompts == 0)
         survey->lacks = arena_printf(&survey->arena, "the store has no prompts of split \"%s\"; it has: %s", split, survey->splits);
     else if (rollouts == 0)
-        survey->lacks = arena_printf(&survey->arena, "no responses to the prompts of split \"%s\" yet: run rollout or decode with --split %s",
-                                     split, split);
+        survey->lacks = arena_printf(&survey->arena, "no responses to the prompts of split \"%s\" yet: run rollout or decode "
+                                     "with --split %s", split, split);
     else
-        survey->lacks = arena_printf(&survey->arena, "the responses to the prompts of split \"%s\" have no scores yet: run reward", split);
+        survey->lacks = arena_printf(&survey->arena, "the responses to the prompts of split \"%s\" have no scores yet: run reward",
+                                     split);
 }
 
 int survey_read(struct survey *survey, struct db *db, const struct survey_options *options)

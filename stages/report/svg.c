@@ -112,7 +112,8 @@ void svg_text(struct buffer *out, double x, double y, const char *class, enum sv
     buffer_printf(out, "</text>\n");
 }
 
-void svg_axes(struct buffer *out, const struct svg_plot *plot, const char *x_title, const char *y_title, size_t x_ticks, size_t y_ticks)
+void svg_axes(struct buffer *out, const struct svg_plot *plot, const char *x_title, const char *y_title, size_t x_ticks,
+              size_t y_ticks)
 {
     const struct svg_scale *x = &plot->x, *y = &plot->y;
     double ticks[SVG_TICKS_MAX];
@@ -153,15 +154,16 @@ void svg_line(struct buffer *out, const struct svg_plot *plot, const char *class
         buffer_printf(out, "\"/>\n");
 }
 
-void svg_point(struct buffer *out, const struct svg_plot *plot, const char *class, double x, double y, double x_error, double y_error,
-               const char *title)
+void svg_point(struct buffer *out, const struct svg_plot *plot, const char *class, double x, double y, double x_error,
+               double y_error, const char *title)
 {
     double at_x = svg_at(&plot->x, x), at_y = svg_at(&plot->y, y);
     buffer_printf(out, "<g class=\"point %s\"><title>", class);
     html_text(out, title);
     buffer_printf(out, "</title>");
     if (y_error > 0)
-        buffer_printf(out, "<path class=\"bar\" d=\"M%.1f %.1fV%.1f\"/>", at_x, svg_at(&plot->y, y - y_error), svg_at(&plot->y, y + y_error));
+        buffer_printf(out, "<path class=\"bar\" d=\"M%.1f %.1fV%.1f\"/>", at_x, svg_at(&plot->y, y - y_error),
+                      svg_at(&plot->y, y + y_error));
     if (x_error > 0)
         buffer_printf(out, "<path class=\"bar\" d=\"M%.1f %.1fH%.1f\"/>", svg_at(&plot->x, fmax(x - x_error, plot->x.low)), at_y,
                       svg_at(&plot->x, fmin(x + x_error, plot->x.high)));

@@ -2,7 +2,7 @@
  * svg.h - pictures written directly: text that is safe in a page, scales with ticks, axes, marks.
  *
  * Coordinates are pixels of the picture's own system, y downwards.  Colours are classes of the page's style sheet, so
- * that light and dark are its business: "s0" .. "s5" for series, "quiet" for what stands back.
+ * that light and dark are its business: "s0" .. "s5" for series, "ink", and "quietly" for what stands back.
  */
 #ifndef REPORT_SVG_H
 #define REPORT_SVG_H
@@ -38,7 +38,8 @@ struct svg_plot {
 };
 
 /* Frame, grid, ticks and axis titles (texts, may be ""). */
-void svg_axes(struct buffer *out, const struct svg_plot *plot, const char *x_title, const char *y_title, size_t x_ticks, size_t y_ticks);
+void svg_axes(struct buffer *out, const struct svg_plot *plot, const char *x_title, const char *y_title, size_t x_ticks,
+              size_t y_ticks);
 
 /* A line through the points that are not NaN, in order; class may name several classes. */
 void svg_line(struct buffer *out, const struct svg_plot *plot, const char *class, const double *x, const double *y, size_t count);
@@ -47,7 +48,7 @@ enum svg_anchor { SVG_START, SVG_MIDDLE, SVG_END };
 void svg_text(struct buffer *out, double x, double y, const char *class, enum svg_anchor anchor, const char *text);
 
 /* A point with its error bars (half-widths, in units of the axes; NaN or 0: none) and a title shown when pointed at. */
-void svg_point(struct buffer *out, const struct svg_plot *plot, const char *class, double x, double y, double x_error, double y_error,
-               const char *title);
+void svg_point(struct buffer *out, const struct svg_plot *plot, const char *class, double x, double y, double x_error,
+               double y_error, const char *title);
 
 #endif

@@ -34,7 +34,8 @@ static struct options options_read(int argc, char **argv)
     const struct option_spec specs[] = {
         { 0, "name", "NAME", OPTION_TEXT, &options.reward, 0, 0, "what the reward is called" },
         SCORER_OPTION_SPECS(options.scorer),
-        { 's', "store", "ENDPOINT", OPTION_TEXT, &options.endpoint, 0, 0, "store to work for (default VAS_STORE; without: frames on\nstdin and stdout)" },
+        { 's', "store", "ENDPOINT", OPTION_TEXT, &options.endpoint, 0, 0,
+          "store to work for (default VAS_STORE; without: frames on\nstdin and stdout)" },
         { 0, "follow", NULL, OPTION_FLAG, &options.follow, 0, 0, "in a store: wait for more rollouts when all are scored" },
         { 0, "split", "NAME", OPTION_TEXT, &options.split, 0, 0, "in a store: only prompts of this split" },
         { 0, "policy", "NAME", OPTION_TEXT, &options.policy, 0, 0, "in a store: only rollouts of this policy" },
@@ -45,9 +46,10 @@ static struct options options_read(int argc, char **argv)
         .example = "rollout -m model.gguf < prompts | reward --name vader --lexicon vader_lexicon.txt | tap",
         .synopsis = "reward --name NAME --lexicon FILE | --exec COMMAND [-s ENDPOINT] [options]",
         .summary = "Scores responses: one number for each.",
-        .exit_codes = "  0   every rollout has its score, or is kept as a failure\n  64  usage\n  65  a frame or the lexicon is bad; between pipes also: a response could not be scored\n"
-                      "  66  the lexicon is missing\n  69  no store answers, or the command is of no use\n  74  output could not be written\n"
-                      "  75  stopped before the end\n  78  the reward's name already means something else\n",
+        .exit_codes = "  0   every rollout has its score, or is kept as a failure\n  64  usage\n"
+                      "  65  a frame or the lexicon is bad; between pipes also: a response could not be scored\n"
+                      "  66  the lexicon is missing\n  69  no store answers, or the command is of no use\n"
+                      "  74  output could not be written\n  75  stopped before the end\n  78  the reward's name already means something else\n",
     };
     int first = options_parse(&usage, specs, COUNT_OF(specs), argc, argv);
     if (first < argc)

@@ -186,7 +186,9 @@ static size_t count_status(size_t count, enum scorer_status status)
 }
 
 /* Answers each line with the number x in its response; what stands before it may misbehave first.  n is the line's number. */
-#define SHELL(misbehave) "n=0; while IFS= read -r line; do n=$((n + 1)); x=${line##*:\\\"}; x=${x%%\\\"*}; " misbehave " echo \"$x\"; done"
+#define SHELL(misbehave)                                                                       \
+    "n=0; while IFS= read -r line; do n=$((n + 1)); x=${line##*:\\\"}; x=${x%%\\\"*}; " misbehave \
+    " echo \"$x\"; done"
 
 /* Goal: many responses go through in order, both pipes full at times, whatever the order of reading and writing. */
 static void test_exec_answers_in_order(void)

@@ -44,7 +44,8 @@ static void test_mean_of_little(void)
 static void test_student_quantile(void)
 {
     static const struct { size_t degrees; double quantile; } table[] = {
-        { 1, 12.706 }, { 2, 4.303 }, { 4, 2.776 }, { 5, 2.571 }, { 6, 2.447 }, { 10, 2.228 }, { 30, 2.042 }, { 120, 1.980 }, { 100000, 1.960 },
+        { 1, 12.706 }, { 2, 4.303 }, { 4, 2.776 }, { 5, 2.571 }, { 6, 2.447 },
+        { 10, 2.228 }, { 30, 2.042 }, { 120, 1.980 }, { 100000, 1.960 },
     };
     for (size_t i = 0; i < sizeof table / sizeof table[0]; i++)
         EXPECT_NEAR(student_quantile(table[i].degrees), table[i].quantile, 0.0012);
