@@ -118,7 +118,7 @@ static size_t size_max(size_t a, size_t b)
 
 /* ---- open and close ---- */
 
-static int check_value_model(const struct generate_options *options, const struct value_model *value)
+int value_model_check(const struct generate_options *options, const struct value_model *value)
 {
     int64_t V = model_config(options->base)->vocab_size, value_V = model_config(value->model)->vocab_size;
     const char *base_key = tokenizer_key(options->tokenizer);
@@ -193,7 +193,7 @@ struct generator *generator_open(const struct generate_options *options, int *co
         const struct value_model *value = &options->values[i];
         if (value->beta == 0)
             continue;
-        if (check_value_model(options, value) != 0) {
+        if (value_model_check(options, value) != 0) {
             free(generator);
             *code = EX_CONFIG;
             return NULL;

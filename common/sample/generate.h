@@ -63,6 +63,9 @@ struct generate_options {
 };
 enum { CONTEXT_DEFAULT = 8192 };
 
+/* Whether a value model can steer this base policy: 0, or -1, logged. */
+int value_model_check(const struct generate_options *options, const struct value_model *value);
+
 struct generator;
 
 /* NULL when a value model does not fit the base policy, logged; *code is then the exit code. */

@@ -1,0 +1,182 @@
+/*
+ * decode - prompts in, responses of the steered policy out.
+ *
+ *     takes   prompts: from the command line, a file or standard input as text; from a store or a pipe as frames
+ *     gives   text or JSON lines; rollout frames where it took prompt frames
+ *
+ * With --score it samples nothing and says how likely given text is.
+ */
+#include <stdlib.h>
+#include <sysexits.h>
+
+#include "base/check.h"
+#include "base/option.h"
+#include "base/pool.h"
+#include "base/stop.h"
+#include "decode/score.h"
+#include "decode/text.h"
+#include "decode/values.h"
+#include "sample/serve.h"
+#include "score/scorer.h"
+
+struct options {
+    struct serve_options serve;
+    struct scorer_options scorer;
+    struct option_list values;
+    const char *model;
+    double beta;
+    int64_t candidates, best_of, batch, context, threads, samples;
+    bool greedy, json, score;
+    char *const *operands;
+    size_t operand_count;
+};
+
+static void options_check(struct options *options)
+{
+    struct serve_options *serve = &options->serve;
+    bool has_scorer = options->scorer.lexicon != NULL || options->scorer.exec != NULL;
+    if (options->model == NULL)
+        options_refuse("-m is missing: which base policy?");
+    if (options->greedy)
+        serve->sampling.temperature = 0;
+    if (options->best_of > 0 && options->samples > 0)
+        options_refuse("--best-of and --samples cannot both be given");
+    if (options->best_of > 0 && !has_scorer)
+        options_refuse("--best-of needs a reward: --lexicon FILE or --exec COMMAND");
+    if (options->best_of == 0 && has_scorer)
+        options_refuse("--lexicon and --exec are for --best-of N");
+    serve->samples = options->best_of > 0 ? options->best_of : options->samples > 0 ? options->samples : 1;
+
+    if (options->score) {
+        if (options->operand_count > 1)
+            options_refuse("--score takes one FILE, not %zu", options->operand_count);
+        if (options->values.count > 1)
+            options_refuse("--score takes one --value, not %zu", options->values.count);
+        if (options->best_of > 0 || serve->policy != NULL)
+            options_refuse("--score samples nothing: no --best-of, no --policy");
+    } else if (options->operand_count > 0) {
+        if (serve->policy != NULL)
+            options_refuse("--policy is for prompts of a store or a pipe, not for \"%s\"", options->operands[0]);
+    } else {
+        if (serve->endpoint == NULL && serve->policy == NULL)
+            options_refuse("no prompt: give a text, a FILE, - for standard input, --store, or --policy for frames in a pipe");
+        if (options->best_of > 0 || options->json)
+            options_refuse("--best-of and --json are for prompts that are text");
+    }
+}
+
+static struct options options_read(int argc, char **argv)
+{
+    static struct options options = {
+        .serve = { .stage = "decode", .split = "eval", .max_new_tokens = 128, .sampling = { .temperature = 1, .top_p = 1 } },
+        .scorer = SCORER_DEFAULTS, .beta = 3, .candidates = 20, .batch = 32,
+    };
+    struct serve_options *serve = &options.serve;
+    serve->endpoint = getenv("VAS_STORE");
+    const struct option_spec specs[] = {
+        { 'm', "model", "DIR|FILE", OPTION_TEXT, &options.model, 0, 0, "base policy: model directory or GGUF file" },
+        { 0, NULL, NULL, OPTION_HEADING, NULL, 0, 0, "steering" },
+        { 0, "value", "NAME[:BETA]", OPTION_LIST, &options.values, 0, 0, "value model: a directory, or a training run of the store;\nmay be given several times, each with its own weight" },
+        { 0, "beta", "B", OPTION_NUMBER, &options.beta, -1e6, 1e6, "weight of value models that name none; 0 is the base\npolicy, negative steers away (default 3)" },
+        { 0, "candidates", "K", OPTION_INT, &options.candidates, 1, CANDIDATES_MAX, "tokens that are steered: the K likeliest (default 20)" },
+        { 0, "best-of", "N", OPTION_INT, &options.best_of, 1, 65536, "sample N responses, give the one with the highest score" },
+        SCORER_OPTION_SPECS(options.scorer),
+        { 0, NULL, NULL, OPTION_HEADING, NULL, 0, 0, "sampling" },
+        { 'n', "samples", "N", OPTION_INT, &options.samples, 1, 1048576, "responses to each prompt (default 1)" },
+        { 0, "max-new-tokens", "N", OPTION_INT, &serve->max_new_tokens, 1, 1048576, "length limit of a response (default 128)" },
+        { 0, "context", "TOKENS", OPTION_INT, &options.context, 2, 1048576, "length limit of prompt and response together\n(default: the models' own, at most 8192)" },
+        { 0, "temperature", "T", OPTION_NUMBER, &serve->sampling.temperature, 0, 100, "logits are divided by it; 0: greedy (default 1)" },
+        { 0, "greedy", NULL, OPTION_FLAG, &options.greedy, 0, 0, "always the likeliest token" },
+        { 0, "top-p", "P", OPTION_NUMBER, &serve->sampling.top_p, 1e-9, 1, "sample from the likeliest tokens that hold this much\nprobability (default 1: all)" },
+        { 0, "top-k", "K", OPTION_INT, &serve->sampling.top_k, 0, 1048576, "sample from the K likeliest tokens (default 0: all)" },
+        { 0, "seed", "N", OPTION_INT, &serve->seed, 0, 9007199254740991, "of the random numbers (default 0)" },
+        { 0, NULL, NULL, OPTION_HEADING, NULL, 0, 0, "what to do" },
+        { 0, "json", NULL, OPTION_FLAG, &options.json, 0, 0, "JSON lines with tokens, logprob and KL instead of text" },
+        { 0, "score", NULL, OPTION_FLAG, &options.score, 0, 0, "sample nothing: JSON lines of {\"tokens\"} or {\"prompt\",\n\"response\"} in, their logprobs (and values) out" },
+        { 's', "store", "ENDPOINT", OPTION_TEXT, &serve->endpoint, 0, 0, "store with the training runs; without a prompt: the store\nto work for (default VAS_STORE)" },
+        { 0, "policy", "NAME", OPTION_TEXT, &serve->policy, 0, 0, "what the steered policy is called in the store\n(default \"vas NAME:BETA\")" },
+        { 0, "split", "NAME", OPTION_TEXT, &serve->split, 0, 0, "in a store: prompts of this split (default eval)" },
+        { 0, "follow", NULL, OPTION_FLAG, &serve->follow, 0, 0, "in a store: wait for more prompts when all are answered" },
+        { 0, NULL, NULL, OPTION_HEADING, NULL, 0, 0, "speed; the responses are the same" },
+        { 0, "batch", "ROWS", OPTION_INT, &options.batch, 1, 4096, "responses sampled at once (default 32)" },
+        { 't', "threads", "N", OPTION_INT, &options.threads, 1, 256, "threads (default: the cores this process may use)" },
+    };
+    static const struct option_usage usage = {
+        .program = "vas-decode",
+        .example = "decode -m model.gguf 'Once upon a time'\n"
+                   "          decode -m model.gguf --value value/ --beta 5 -n 4 --json prompts.jsonl",
+        .synopsis = "decode -m MODEL [--value NAME[:BETA]]... [options] PROMPT | FILE | -\n"
+                    "          decode -m MODEL [--value NAME[:BETA]]... -s ENDPOINT [--policy NAME]\n"
+                    "          decode -m MODEL --score [FILE]",
+        .summary = "Answers prompts with the base policy, steered by value models.\n"
+                   "A FILE has a prompt a line, or JSON lines with \"prompt\".  The empty prompt '' is the begin token alone.",
+        .exit_codes = "  0   every prompt was answered\n  64  usage\n  65  a prompt or a model is bad (other prompts were answered)\n"
+                      "  66  a file is missing\n  69  no store answers\n  74  output could not be written\n  75  stopped before the end\n"
+                      "  78  a value model does not fit the base policy, or the policy's name means something else\n",
+    };
+    int first = options_parse(&usage, specs, COUNT_OF(specs), argc, argv);
+    options.operands = argv + first;
+    options.operand_count = (size_t)(argc - first);
+    options_check(&options);
+    return options;
+}
+
+static int run_text(const struct options *options, const struct generate_options *generate)
+{
+    int code;
+    struct scorer *scorer = NULL;
+    if (options->best_of > 0 && (scorer = scorer_open(&options->scorer, &code)) == NULL)
+        return code;
+    code = text_run(&(struct text_options){
+        .operands = options->operands, .operand_count = options->operand_count, .sampling = options->serve.sampling,
+        .seed = options->serve.seed, .max_new_tokens = options->serve.max_new_tokens, .samples = options->serve.samples,
+        .scorer = scorer, .json = options->json,
+    }, generate);
+    scorer_close(scorer);
+    return code;
+}
+
+static int run_serve(const struct options *options, const struct generate_options *generate, const struct values *values)
+{
+    struct serve_options serve_options = options->serve;
+    char *name = NULL;
+    if (serve_options.policy == NULL)
+        serve_options.policy = name = values_policy_name(values);
+    int code = serve(&serve_options, generate);
+    free(name);
+    return code;
+}
+
+int main(int argc, char **argv)
+{
+    struct options options = options_read(argc, argv);
+    stop_install();
+
+    int code;
+    struct pool *pool = pool_open((size_t)options.threads);
+    struct tokenizer *tokenizer = tokenizer_open(options.model, &code);
+    struct model *model = tokenizer != NULL ? model_open(options.model, pool, &code) : NULL;
+    struct values values = { 0 };
+    if (model != NULL)
+        code = values_open(&values, &options.values, options.beta, options.serve.endpoint, pool);
+
+    if (model != NULL && code == EX_OK) {
+        struct generate_options generate = {
+            .base_name = options.model, .base = model, .tokenizer = tokenizer, .values = values.models,
+            .value_count = values.count, .candidates = (size_t)options.candidates, .batch = (size_t)options.batch,
+            .max_new_tokens = (size_t)options.serve.max_new_tokens, .context = (size_t)options.context, .pool = pool,
+        };
+        if (options.score)
+            code = score_run(options.operand_count > 0 ? options.operands[0] : "-", &generate);
+        else if (options.operand_count > 0)
+            code = run_text(&options, &generate);
+        else
+            code = run_serve(&options, &generate, &values);
+    }
+
+    values_close(&values);
+    model_close(model);
+    tokenizer_close(tokenizer);
+    pool_close(pool);
+    return code;
+}

@@ -1,0 +1,392 @@
+/* text.c - see text.h. */
+#include "decode/text.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sysexits.h>
+#include <unistd.h>
+
+#include "base/check.h"
+#include "base/digest.h"
+#include "base/file.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "base/progress.h"
+#include "base/stop.h"
+#include "decode/linefile.h"
+
+/* One prompt and what has come of it. */
+struct request {
+    char *prompt;
+    struct token_list tokens;
+    size_t left;             // samples to come
+    struct candidate {       // of best-of, each sample that succeeded
+        json_t *json;
+        struct scorer_text text;  // borrows from json
+    } *candidates;
+    size_t candidate_count;
+    struct answer {
+        struct request *request;
+        struct answer *next;          // in the order of the output
+        int64_t sample;
+        struct text_stream stream;
+        struct buffer waiting;        // text that is not printed yet, because it is another's turn
+    } answers[];
+};
+
+struct run {
+    const struct text_options *options;
+    const struct generate_options *generate;
+    struct generator *generator;
+    struct linefile *lines;     // of the operand that is being read, if it is a file
+    size_t operand;          // that comes next
+    bool streams;            // the first unfinished answer is printed token by token
+    struct answer *first, **last;
+    int code;                // EX_OK until something went wrong
+    int64_t responses;
+    double kl;               // summed over responses, nats
+};
+
+/* ---- prompts in ---- */
+
+static bool ends_with(const char *text, const char *end)
+{
+    size_t text_size = strlen(text), end_size = strlen(end);
+    return text_size >= end_size && strcmp(text + text_size - end_size, end) == 0;
+}
+
+/* A prompt that reads like the name of a file is one, so that a misspelt name is an error and not answered. */
+static bool is_file(const char *operand)
+{
+    if (strcmp(operand, "-") == 0 || (file_exists(operand) && !file_is_directory(operand)))
+        return true;
+    return strpbrk(operand, " \n") == NULL && (ends_with(operand, ".jsonl") || ends_with(operand, ".txt"));
+}
+
+/* Where the present prompt comes from, for messages. */
+static void log_bad_prompt(const struct run *run, const char *reason)
+{
+    if (run->lines != NULL)
+        log_error("line %zu of \"%s\": %s", linefile_number(run->lines), linefile_name(run->lines), reason);
+    else
+        log_error("%s", reason);
+}
+
+static void ask(struct run *run, const char *prompt, size_t size)
+{
+    const struct text_options *options = run->options;
+    const struct tokenizer *tokenizer = run->generate->tokenizer;
+    size_t samples = (size_t)options->samples;
+    struct request *request = memory_alloc(1, sizeof *request + samples * sizeof request->answers[0]);
+    request->prompt = memory_alloc(size + 1, 1);
+    memcpy(request->prompt, prompt, size);
+    tokenizer_encode(tokenizer, prompt, size, ENCODE_SPECIAL, &request->tokens);
+    char reason[256];
+    if (generator_check_prompt(run->generator, request->tokens.at, request->tokens.count, reason) != 0) {
+        log_bad_prompt(run, reason);
+        run->code = EX_DATAERR;
+        free(request->prompt);
+        free(request->tokens.at);
+        free(request);
+        return;
+    }
+    request->left = samples;
+    if (options->scorer != NULL)
+        request->candidates = memory_alloc(samples, sizeof *request->candidates);
+    char key[KEY_SIZE];
+    key_from_texts(key, tokenizer_key(tokenizer), request->prompt, NULL);  // as tokenize does, so samples are the rollouts'
+    for (size_t i = 0; i < samples; i++) {
+        struct answer *answer = &request->answers[i];
+        *answer = (struct answer){ .request = request, .sample = (int64_t)i, .stream = { .started = size > 0 } };
+        *run->last = answer;
+        run->last = &answer->next;
+        generator_add(run->generator, &(struct generate_job){
+            .prompt_tokens = request->tokens.at, .prompt_count = request->tokens.count, .prompt_key = key,
+            .sample = (uint32_t)i, .seed = (uint64_t)options->seed, .max_new_tokens = (size_t)options->max_new_tokens,
+            .sampling = options->sampling, .begins_text = size == 0, .tag = answer,
+        });
+    }
+}
+
+static void ask_line(struct run *run, const char *line, size_t size)
+{
+    if (line[0] != '{') {
+        ask(run, line, size);
+        return;
+    }
+    char *place = memory_printf("%s line %zu", linefile_name(run->lines), linefile_number(run->lines));
+    json_t *json = json_parse(line, size, place), *prompt = json_object_get(json, "prompt");
+    if (json_is_string(prompt)) {
+        ask(run, json_string_value(prompt), json_string_length(prompt));
+    } else {
+        if (json != NULL)
+            log_bad_prompt(run, "no text under \"prompt\"");
+        run->code = EX_DATAERR;
+    }
+    json_decref(json);
+    free(place);
+}
+
+/* Asks one more prompt.  False when there is none now, or none at all: then run->operand is behind the last. */
+static bool ask_next(struct run *run, bool wait)
+{
+    const struct text_options *options = run->options;
+    if (run->lines == NULL && run->operand < options->operand_count) {
+        const char *operand = options->operands[run->operand];
+        if (!is_file(operand)) {
+            ask(run, operand, strlen(operand));
+            run->operand++;
+            return true;
+        }
+        run->lines = linefile_open(operand, &run->code);
+        run->operand += run->lines == NULL;
+    }
+    if (run->lines == NULL)
+        return run->operand < options->operand_count;
+    char *line;
+    size_t size;
+    switch (linefile_next(run->lines, wait, &line, &size)) {
+    case LINEFILE_ONE:
+        ask_line(run, line, size);
+        return true;
+    case LINEFILE_NONE:
+        return false;
+    case LINEFILE_FAILED:
+        run->code = EX_IOERR;
+        break;
+    case LINEFILE_END:
+        break;
+    }
+    linefile_close(run->lines);
+    run->lines = NULL;
+    run->operand++;
+    return run->operand < options->operand_count;
+}
+
+/* ---- responses out ---- */
+
+static void request_free(struct request *request)
+{
+    for (size_t i = 0; i < request->candidate_count; i++)
+        json_decref(request->candidates[i].json);
+    free(request->candidates);
+    free(request->prompt);
+    free(request->tokens.at);
+    free(request);
+}
+
+static json_t *json_from_tokens(const int32_t *tokens, size_t count)
+{
+    json_t *array = json_array();
+    for (size_t i = 0; i < count; i++)
+        json_array_append_new(array, json_integer(tokens[i]));
+    return array;
+}
+
+static json_t *response_to_json(const struct answer *answer, const struct response *response)
+{
+    const struct request *request = answer->request;
+    double logprob = 0;
+    for (size_t i = 0; i < response->count; i++)
+        logprob += response->logprobs[i];
+    // A prompt may hold broken UTF-8, which is no JSON text.
+    json_t *prompt = json_string(request->prompt);
+    json_t *json = json_pack("{s:o, s:s, s:I, s:o, s:o, s:f, s:f, s:b}", "prompt", prompt != NULL ? prompt : json_null(),
+                             "response", response->text, "sample", (json_int_t)answer->sample,
+                             "prompt_tokens", json_from_tokens(request->tokens.at, request->tokens.count),
+                             "response_tokens", json_from_tokens(response->tokens, response->count),
+                             "logprob", logprob, "kl", response->kl, "stopped", response->stopped);
+    CHECK(json != NULL);
+    return json;
+}
+
+static void print_json(const json_t *json)
+{
+    char *text = json_text(json);
+    puts(text);
+    free(text);
+}
+
+/* Best-of: prints the sample with the highest score, of equal ones the first. */
+static void print_best(struct run *run, struct request *request)
+{
+    size_t count = request->candidate_count, best = count;
+    struct scorer_result *results = memory_alloc(count, sizeof *results);
+    struct scorer_text *texts = memory_alloc(count, sizeof *texts);
+    for (size_t i = 0; i < count; i++)
+        texts[i] = request->candidates[i].text;
+    if (scorer_score(run->options->scorer, texts, count, results) != 0)
+        run->code = EX_UNAVAILABLE;
+    for (size_t i = 0; i < count; i++) {
+        if (results[i].status == SCORER_FAILED)
+            log_error("sample %zu could not be scored: %s", i, results[i].reason);
+        if (results[i].status == SCORER_SCORED && (best == count || results[i].score > results[best].score))
+            best = i;
+    }
+    if (best == count) {
+        log_error("none of %zu samples could be scored", count);
+        run->code = run->code != EX_OK ? run->code : EX_DATAERR;
+    } else if (run->options->json) {
+        json_object_set_new(request->candidates[best].json, "score", json_real(results[best].score));
+        print_json(request->candidates[best].json);
+    } else {
+        puts(request->candidates[best].text.response);
+    }
+    free(texts);
+    free(results);
+}
+
+static void candidate_add(struct request *request, const struct answer *answer, const struct response *response)
+{
+    json_t *json = response_to_json(answer, response);
+    request->candidates[request->candidate_count++] = (struct candidate){
+        json, { request->prompt, json_string_value(json_object_get(json, "response")) }
+    };
+}
+
+static void flush_waiting(struct answer *answer)
+{
+    fwrite(answer->waiting.data, 1, answer->waiting.size, stdout);
+    fflush(stdout);
+    answer->waiting.size = 0;
+}
+
+/* The answer that comes next has finished. */
+static void finish(struct run *run, const struct response *response)
+{
+    struct answer *answer = response->tag;
+    struct request *request = answer->request;
+    CHECK(answer == run->first);
+    if (response->failure != NULL) {
+        log_error("%s", response->failure);
+        run->code = EX_DATAERR;
+    } else {
+        run->responses++;
+        run->kl += response->kl;
+    }
+    if (run->streams) {
+        text_stream_end(&answer->stream, &answer->waiting);
+        buffer_append(&answer->waiting, "\n", 1);
+        flush_waiting(answer);
+    } else if (response->failure == NULL) {
+        if (request->candidates != NULL) {
+            candidate_add(request, answer, response);
+        } else if (run->options->json) {
+            json_t *json = response_to_json(answer, response);
+            print_json(json);
+            json_decref(json);
+        } else {
+            puts(response->text);
+        }
+    }
+    free(answer->waiting.data);
+    run->first = answer->next;
+    if (run->first == NULL)
+        run->last = &run->first;
+    else if (run->streams)
+        flush_waiting(run->first);
+    if (--request->left == 0) {
+        if (request->candidate_count > 0)
+            print_best(run, request);
+        request_free(request);
+    }
+}
+
+/* ---- while tokens are chosen ---- */
+
+static void token_text(const struct run *run, int32_t token, struct buffer *text)
+{
+    text->size = 0;
+    tokenizer_decode(run->generate->tokenizer, &token, 1, DECODE_KEEP_SPECIAL | DECODE_VALID_UTF8 | DECODE_CONTINUE, text);
+    buffer_append(text, "", 1);
+}
+
+static void log_token(const struct run *run, const struct token_event *event)
+{
+    const struct answer *answer = event->tag;
+    struct buffer text = { 0 };
+    token_text(run, event->token, &text);
+    log_debug("sample=%lld position=%zu token=%d \"%s\" logprob=%.4f kl=%.5f", (long long)answer->sample, event->position,
+              event->token, text.data, event->logprob, event->kl);
+    for (size_t k = 0; k < event->K; k++) {
+        char values[VALUE_MODELS_MAX * 16] = "";
+        for (size_t i = 0, size = 0; i < event->I; i++)
+            size += (size_t)snprintf(values + size, sizeof values - size, i ? ",%.5g" : "%.5g", event->values[i * event->K + k]);
+        token_text(run, event->candidates[k], &text);
+        log_debug("  candidate %zu token=%d \"%s\" logit=%.5g value=%s steered=%.5g", k, event->candidates[k], text.data,
+                  event->base_logits[k], values, event->steered_logits[k]);
+    }
+    free(text.data);
+}
+
+static void watch(void *context, const struct token_event *event)
+{
+    struct run *run = context;
+    struct answer *answer = event->tag;
+    if (log_verbosity() > 0)
+        log_token(run, event);
+    if (!run->streams)
+        return;
+    text_stream_push(&answer->stream, run->generate->tokenizer, event->token, &answer->waiting);
+    if (answer == run->first && answer->waiting.size > 0)
+        flush_waiting(answer);
+}
+
+/* ---- the loop ---- */
+
+static void log_summary(const struct run *run, double seconds)
+{
+    struct generate_stats stats = generator_stats(run->generator);
+    if (run->responses == 0)
+        return;
+    log_event("responses=%lld tokens=%lld tokens_per_s=%.0f seconds=%.2f prompt_s=%.2f base_s=%.2f value_s=%.2f sample_s=%.2f kl=%.4g",
+              (long long)run->responses, (long long)stats.tokens, (double)stats.tokens / fmax(seconds, 1e-9), seconds,
+              stats.prompt_s, stats.base_s, stats.value_s, stats.sample_s, run->kl / (double)run->responses);
+}
+
+int text_run(const struct text_options *options, const struct generate_options *generate)
+{
+    struct run run = { .options = options, .code = EX_OK };
+    struct generate_options watched = *generate;
+    watched.in_order = true;
+    watched.watch = watch;
+    watched.watch_context = &run;
+    run.generate = &watched;
+    run.generator = generator_open(&watched, &run.code);
+    if (run.generator == NULL)
+        return run.code;
+    run.last = &run.first;
+    run.streams = !options->json && options->scorer == NULL
+                  && (isatty(STDOUT_FILENO) || (options->operand_count == 1 && !is_file(options->operands[0])));
+
+    double begun_s = clock_s();
+    size_t hold_max = 4 * generate->batch;  // answers that came before their turn wait, and the batch stays full
+    while (!stop_requested() && (run.operand < options->operand_count || generator_held(run.generator) > 0)) {
+        bool idle = generator_held(run.generator) == 0;
+        while (generator_held(run.generator) < hold_max && ask_next(&run, idle))
+            idle = false;
+        generator_step(run.generator);
+        struct response response;
+        while (generator_next(run.generator, &response))
+            finish(&run, &response);
+    }
+    if (stop_requested())
+        run.code = EX_TEMPFAIL;
+    log_summary(&run, clock_s() - begun_s);
+    if (stdout_close() != 0)
+        run.code = EX_IOERR;
+
+    while (run.first != NULL) {  // what a signal has interrupted
+        struct answer *answer = run.first;
+        run.first = answer->next;
+        free(answer->waiting.data);
+        if (--answer->request->left == 0)
+            request_free(answer->request);
+    }
+    linefile_close(run.lines);
+    generator_close(run.generator);
+    return run.code;
+}

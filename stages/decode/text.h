@@ -1,0 +1,31 @@
+/*
+ * text.h - prompts as text in, responses as text or JSON lines out.
+ *
+ * A prompt comes from the command line, or from a line of a file: the line itself, or the "prompt" of a line that
+ * is a JSON object.  Answers come in the order of the prompts.  The response to a prompt is the same as the rollout that
+ * workers of a store give for it.
+ */
+#ifndef DECODE_TEXT_H
+#define DECODE_TEXT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "sample/generate.h"
+#include "score/scorer.h"
+
+struct text_options {
+    char *const *operands;   // (operand_count) each a file, "-" or a prompt
+    size_t operand_count;
+    struct sampling sampling;
+    int64_t seed, max_new_tokens;
+    int64_t samples;         // of each prompt
+    struct scorer *scorer;   // NULL: every sample is given; else only the one with the highest score
+    bool json;
+};
+
+/* Returns the exit code; whatever went wrong has been logged.  text_run sets in_order and watch. */
+int text_run(const struct text_options *options, const struct generate_options *generate);
+
+#endif

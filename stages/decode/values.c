@@ -1,0 +1,155 @@
+/* values.c - see values.h. */
+#include "decode/values.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sysexits.h>
+
+#include "base/digest.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "model/weights.h"
+#include "wire/edge.h"
+
+/* NAME[:BETA].  A colon that no number follows belongs to the name. */
+static char *split_spec(const char *spec, double *beta)
+{
+    char *name = memory_text(spec), *colon = strrchr(name, ':'), *end;
+    if (colon != NULL && colon[1] != '\0') {
+        double number = strtod(colon + 1, &end);
+        if (*end == '\0' && isfinite(number)) {
+            *beta = number;
+            *colon = '\0';
+        }
+    }
+    return name;
+}
+
+/* Which tokenizer a value model was trained with: its checkpoint says so, or else its own tokenizer is asked. */
+static char *key_of_path(const char *path, int *code)
+{
+    struct weights *weights = weights_open(path, code);
+    if (weights == NULL)
+        return NULL;
+    const char *text = weights_metadata(weights, "tokenizer");
+    char *key = text != NULL ? memory_text(text) : NULL;
+    weights_close(weights);
+    if (key != NULL)
+        return key;
+    struct tokenizer *tokenizer = tokenizer_open(path, code);
+    if (tokenizer == NULL)
+        return NULL;
+    key = memory_text(tokenizer_key(tokenizer));
+    tokenizer_close(tokenizer);
+    return key;
+}
+
+static int open_path(struct value_model *value, struct pool *pool)
+{
+    int code;
+    value->tokenizer_key = key_of_path(value->name, &code);
+    if (value->tokenizer_key != NULL)
+        value->model = model_open(value->name, pool, &code);
+    return value->model != NULL ? EX_OK : code;
+}
+
+static int open_run(struct value_model *value, struct edge *edge, struct pool *pool)
+{
+    struct buffer content = { 0 };
+    int64_t step;
+    int fetched = edge_fetch(edge, value->name, -1, "weights", &content, &step), code = EX_UNAVAILABLE;
+    if (fetched != 0) {
+        if (fetched > 0) {
+            log_error("value model \"%s\" is no path, and the store has no weights of such a run", value->name);
+            code = EX_NOINPUT;
+        }
+        free(content.data);
+        return code;
+    }
+    code = EX_DATAERR;
+    struct weights *weights = weights_from_memory(content.data, content.size, value->name);
+    struct model_config config;
+    if (weights != NULL && model_config_from_checkpoint(&config, weights, value->name) == 0) {
+        const char *key = weights_metadata(weights, "tokenizer");
+        value->tokenizer_key = memory_text(key != NULL ? key : "unknown");
+        value->model = model_from_weights(weights, &config, value->name, pool, &code);
+    }
+    if (value->model != NULL)
+        log_event("fetched value model \"%s\" step=%lld", value->name, (long long)step);
+    weights_close(weights);
+    free(content.data);
+    return value->model != NULL ? EX_OK : code;
+}
+
+static bool is_path(const char *name)
+{
+    return file_exists(name) || file_is_directory(name);
+}
+
+int values_open(struct values *values, const struct option_list *specs, double beta, const char *endpoint, struct pool *pool)
+{
+    *values = (struct values){ 0 };
+    if (specs->count > VALUE_MODELS_MAX) {
+        log_error("--value is given %zu times, must be at most %d", specs->count, VALUE_MODELS_MAX);
+        return EX_USAGE;
+    }
+    struct edge *edge = NULL;
+    int code = EX_OK;
+    for (size_t i = 0; i < specs->count && code == EX_OK; i++) {
+        struct value_model *value = &values->models[values->count++];
+        value->beta = beta;
+        value->name = split_spec(specs->items[i], &value->beta);
+        if (value->beta == 0)
+            continue;
+        if (is_path(value->name)) {
+            code = open_path(value, pool);
+        } else if (endpoint == NULL) {
+            log_error("could not open value model \"%s\": no such file or directory", value->name);
+            log_hint("for a training run name its store with --store");
+            code = EX_NOINPUT;
+        } else {
+            if (edge == NULL)
+                edge = edge_open(&(struct edge_options){ .endpoint = endpoint, .stage = "decode", .hold_max = 1,
+                                     .settings = "{\"fetch\":true}", .takes_nothing = true }, &code);
+            if (edge != NULL)
+                code = open_run(value, edge, pool);
+        }
+    }
+    if (edge != NULL) {
+        int closed = edge_close(edge, code == EX_OK ? EDGE_END : EDGE_FAILED);
+        code = code != EX_OK ? code : closed;
+    }
+    return code;
+}
+
+void values_close(struct values *values)
+{
+    for (size_t i = 0; i < values->count; i++) {
+        model_close((struct model *)values->models[i].model);
+        free((void *)values->models[i].tokenizer_key);
+        free((void *)values->models[i].name);
+    }
+    *values = (struct values){ 0 };
+}
+
+char *values_policy_name(const struct values *values)
+{
+    struct buffer name = { 0 };
+    for (size_t i = 0; i < values->count; i++) {
+        const char *path = values->models[i].name, *end = path + strlen(path);
+        while (end > path + 1 && end[-1] == '/')
+            end--;
+        const char *last = end;
+        while (last > path && last[-1] != '/')
+            last--;
+        if (values->models[i].beta != 0)
+            buffer_printf(&name, "%s %.*s:%g", name.size == 0 ? "vas" : "", (int)(end - last), last,
+                          values->models[i].beta);
+    }
+    if (name.size == 0)
+        buffer_printf(&name, "base");
+    buffer_append(&name, "", 1);
+    return name.data;
+}

@@ -1,0 +1,28 @@
+/*
+ * values.h - the value models that --value names, from directories or from a store's training runs.
+ */
+#ifndef DECODE_VALUES_H
+#define DECODE_VALUES_H
+
+#include "base/option.h"
+#include "base/pool.h"
+#include "sample/generate.h"
+
+struct values {
+    struct value_model models[VALUE_MODELS_MAX];
+    size_t count;
+};
+
+/*
+ * Each spec is RUN, DIR or FILE.gguf with an optional ":BETA"; without one beta is the default.  A name that is no path is the run whose
+ * newest weights the store at endpoint (NULL: there is none) has.  Models with beta 0 are not read.
+ *
+ * 0, or the exit code with the reason logged; values_close either way.
+ */
+int values_open(struct values *values, const struct option_list *specs, double beta, const char *endpoint, struct pool *pool);
+void values_close(struct values *values);
+
+/* "vas RUN:BETA ..." with the last part of paths; "base" where nothing steers.  The caller frees. */
+char *values_policy_name(const struct values *values);
+
+#endif
