@@ -122,13 +122,13 @@ int value_model_check(const struct generate_options *options, const struct value
 {
     int64_t V = model_config(options->base)->vocab_size, value_V = model_config(value->model)->vocab_size;
     const char *base_key = tokenizer_key(options->tokenizer);
-    if (!model_has_value_head(value->model)) {
-        log_error("model \"%s\" has no value head, so it cannot steer", value->name);
-        log_hint("'train --objective value' makes value models");
+    if (value_V == V && strcmp(value->tokenizer_key, base_key) == 0) {
+        if (model_has_value_head(value->model))
+            return 0;
+        log_error("value model \"%s\" has no value head (tensor \"v_head.summary.weight\")", value->name);
+        log_hint("'train' writes value models");
         return -1;
     }
-    if (value_V == V && strcmp(value->tokenizer_key, base_key) == 0)
-        return 0;
     if (value_V != V)
         log_error("value model \"%s\" has vocab_size %lld, base policy \"%s\" has %lld", value->name,
                   (long long)value_V, options->base_name, (long long)V);
@@ -195,7 +195,7 @@ struct generator *generator_open(const struct generate_options *options, int *co
             continue;
         if (value_model_check(options, value) != 0) {
             free(generator);
-            *code = EX_CONFIG;
+            *code = EX_DATAERR;
             return NULL;
         }
         generator->value_models[generator->I] = value->model;

@@ -224,7 +224,7 @@ static enum edge_status serve_all(struct server *server, size_t hold_max)
         struct batch batch;
         enum edge_status taken = edge_take(server->edge, &batch, ending ? 0 : room(server, hold_max, samples),
                                            generator_held(server->generator) == 0);
-        bool failed = taken == EDGE_FAILED;
+        bool failed = taken == EDGE_FAILED && !edge_is_pipe(server->edge);  // a pipe whose input broke still takes outputs
         if (taken == EDGE_BATCH) {
             for (size_t i = 0; i < batch.count && !failed; i++)
                 failed = ask(server, &batch.frames[i].prompt) != 0;

@@ -110,9 +110,9 @@ static struct options options_read(int argc, char **argv)
                     "          decode -m MODEL --score [FILE]",
         .summary = "Answers prompts with the base policy, steered by value models.\n"
                    "A FILE has a prompt a line, or JSON lines with \"prompt\".  The empty prompt '' is the begin token alone.",
-        .exit_codes = "  0   every prompt was answered\n  64  usage\n  65  a prompt or a model is bad (other prompts were answered)\n"
+        .exit_codes = "  0   every prompt was answered\n  64  usage\n  65  a prompt is bad (others were answered), or a model is or does not fit\n"
                       "  66  a file is missing\n  69  no store answers\n  74  output could not be written\n  75  stopped before the end\n"
-                      "  78  a value model does not fit the base policy, or the policy's name means something else\n",
+                      "  78  the policy's name already means something else\n",
     };
     int first = options_parse(&usage, specs, COUNT_OF(specs), argc, argv);
     options.operands = argv + first;

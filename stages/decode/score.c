@@ -196,7 +196,7 @@ int score_run(const char *path, const struct generate_options *generate)
 {
     const struct model *value = generate->value_count > 0 ? generate->values[0].model : NULL;
     if (value != NULL && value_model_check(generate, &generate->values[0]) != 0)
-        return EX_CONFIG;
+        return EX_DATAERR;
     int code = EX_OK;
     struct linefile *lines = linefile_open(path, &code);
     if (lines == NULL)
