@@ -208,7 +208,7 @@ int score_run(const char *path, const struct generate_options *generate)
     if (value != NULL)
         reader_open(&scoring.value, value, scoring.context);
 
-    enum linefile_status status;
+    enum linefile_status status = LINEFILE_NONE;
     char *line;
     size_t size;
     while (!stop_requested() && (status = linefile_next(lines, true, &line, &size)) != LINEFILE_END && status != LINEFILE_FAILED)

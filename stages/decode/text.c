@@ -372,6 +372,7 @@ int text_run(const struct text_options *options, const struct generate_options *
         struct response response;
         while (generator_next(run.generator, &response))
             finish(&run, &response);
+        fflush(stdout);  // who asked over a pipe may wait for it; stdout_close tells of failures
     }
     if (stop_requested())
         run.code = EX_TEMPFAIL;

@@ -112,7 +112,7 @@ int values_open(struct values *values, const struct option_list *specs, double b
         } else {
             if (edge == NULL)
                 edge = edge_open(&(struct edge_options){ .endpoint = endpoint, .stage = "decode", .hold_max = 1,
-                                     .settings = "{\"fetch\":true}", .takes_nothing = true }, &code);
+                                     .settings = "{}", .takes_nothing = true }, &code);
             if (edge != NULL)
                 code = open_run(value, edge, pool);
         }

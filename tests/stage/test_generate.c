@@ -122,7 +122,7 @@ static void add_job(struct generator *generator, size_t j, double temperature)
 {
     int32_t tokens[64];
     size_t count = prompt_of(j / SAMPLES, tokens);
-    char key[KEY_SIZE], number[16];
+    char key[KEY_SIZE], number[24];
     snprintf(number, sizeof number, "%zu", j / SAMPLES);
     key_from_texts(key, number, NULL);
     generator_add(generator, &(struct generate_job){

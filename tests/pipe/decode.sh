@@ -1,0 +1,137 @@
+#!/bin/sh
+# Goal: what decode says on the command line: the text a reference gives, the same text however it is asked for, values from
+# directories and from a store, and a clear line for each mistake.
+set -u
+. tests/lib.sh
+tiny_model
+base=$tiny/base
+
+count_vowels='while IFS= read -r line; do vowels=$(printf %s "$line" | tr -cd aeiou); echo "${#vowels}"; done'
+
+# A value model, and prompts that need no file of anybody else.
+cat >"$scratch/prompts.jsonl" <<'JSON'
+{"prompt":"One day, Mia the fox ran to the park."}
+{"prompt":"Tom had a"}
+{"prompt":"","note":"the begin token alone"}
+{"prompt":"Once, Anna the girl went to the beach."}
+JSON
+tokenize -q -m "$base" --split train "$scratch/prompts.jsonl" | rollout -q -m "$base" -n 8 --max-new-tokens 24 >"$scratch/rollouts"
+reward -q --name vowels --exec "$count_vowels" --scale 0.1 <"$scratch/rollouts" | value-target -q |
+    train -q -m "$base" --batch 8 --epochs 1 --lr 0.01 -o "$scratch/value" >/dev/null
+check "a value model to steer with" test -f "$scratch/value/model.safetensors"
+
+# ---- text ----
+
+if [ -f "$data/stories260K/stories260K.gguf" ]; then
+    gguf=$data/stories260K/stories260K.gguf
+    decode -q -m "$gguf" --greedy --max-new-tokens 256 '' >"$scratch/greedy"
+    same "greedy text is llama2.c's, byte for byte" "$scratch/greedy" "$data/stories260K/golden-greedy-n256.txt"
+    head -n 8 "$data/stories260K/prompts.jsonl" >"$scratch/stories.jsonl"
+    decode -q -m "$gguf" -n 3 --json --max-new-tokens 40 "$scratch/stories.jsonl" >"$scratch/stories"
+    decode -q -m "$gguf" --score "$scratch/stories" >"$scratch/scored"
+    sed 's/.*"logprob":\(-[0-9.]*\),.*/\1/' "$scratch/stories" >"$scratch/sampled-sums"
+    sed 's/.*"sum":\(-[0-9.]*\),.*/\1/' "$scratch/scored" | paste "$scratch/sampled-sums" - |
+        awk '{ d = $1 - $2; if (d > 1e-4 || d < -1e-4) bad++ } END { exit !(NR == 24 && !bad) }' &&
+        ok "sampled log-probabilities are those that --score gives" || not_ok "log-probabilities: $(head -n 1 "$scratch/sampled-sums") is not $(head -c 80 "$scratch/scored")"
+else
+    echo "skip llama2.c's greedy text: $data is not here"
+fi
+
+decode -q -m "$base" --max-new-tokens 24 --batch 1 -t 1 "$scratch/prompts.jsonl" >"$scratch/one"
+decode -q -m "$base" --max-new-tokens 24 - <"$scratch/prompts.jsonl" >"$scratch/two"
+same "a batch of 1 and a batch of 32 give the same text" "$scratch/one" "$scratch/two"
+: >"$scratch/streamed"
+for prompt in "One day, Mia the fox ran to the park." "Tom had a" "" "Once, Anna the girl went to the beach."; do
+    decode -q -m "$base" --max-new-tokens 24 "$prompt" >>"$scratch/streamed"
+done
+same "streamed token by token it is the same text" "$scratch/one" "$scratch/streamed"
+decode -q -m "$base" --max-new-tokens 24 --value "$scratch/value:0" "$scratch/prompts.jsonl" >"$scratch/zero"
+same "beta 0 gives the base policy's text" "$scratch/one" "$scratch/zero"
+decode -q -m "$base" --max-new-tokens 24 --value "$scratch/value:40" "$scratch/prompts.jsonl" >"$scratch/steered"
+cmp -s "$scratch/one" "$scratch/steered" && not_ok "beta 40 gives the base policy's text" || ok "beta 40 does not"
+decode -q -m "$base" --max-new-tokens 24 --value "$scratch/value" --value "$scratch/value:0" --beta 40 "$scratch/prompts.jsonl" >"$scratch/both"
+same "--beta is for value models without their own, and a second one with 0 adds nothing" "$scratch/steered" "$scratch/both"
+
+# A coprocess: each prompt is answered before the next is asked.
+mkfifo "$scratch/ask" "$scratch/answer"
+decode -q -m "$base" --max-new-tokens 8 --json - <"$scratch/ask" >"$scratch/answer" &
+test_pids=$!
+exec 3>"$scratch/ask" 4<"$scratch/answer"
+answered=
+for word in One Two Three; do
+    echo "$word" >&3
+    read -r line <&4
+    case $line in *"\"prompt\":\"$word\""*) answered="$answered $word" ;; esac
+done
+exec 3>&- 4<&-
+wait "$test_pids"
+test_pids=
+[ "$answered" = " One Two Three" ] && ok "a prompt is answered before the next one comes" || not_ok "answered only:$answered"
+
+# Rollouts that workers make of the same prompt are the same samples.
+tap <"$scratch/rollouts" | sed -n 's/.*"response_tokens":\(\[[0-9,]*\]\).*/\1/p' >"$scratch/rollout-tokens"
+decode -q -m "$base" -n 8 --max-new-tokens 24 --json "$scratch/prompts.jsonl" |
+    sed -n 's/.*"response_tokens":\(\[[0-9,]*\]\).*/\1/p' >"$scratch/decode-tokens"
+same "decode and rollout sample the same responses" "$scratch/rollout-tokens" "$scratch/decode-tokens"
+
+# ---- best of N ----
+
+decode -q -m "$base" --best-of 8 --exec "$count_vowels" --scale 0.1 --max-new-tokens 24 --json "$scratch/prompts.jsonl" >"$scratch/best"
+reward -q --name vowels --exec "$count_vowels" --scale 0.1 <"$scratch/rollouts" | tap | grep '"type":"scored"' |
+    sed 's/.*"score":\([-0-9.e]*\).*/\1/' | awk '{ if ((NR - 1) % 8 == 0 || $1 > best) best = $1 } NR % 8 == 0 { print best + 0 }' >"$scratch/highest"
+sed 's/.*"score":\([-0-9.e]*\).*/\1/' "$scratch/best" | awk '{ print $1 + 0 }' >"$scratch/best-scores"
+same "--best-of 8 gives the highest of the 8 rollouts' scores" "$scratch/highest" "$scratch/best-scores"
+
+# ---- given text ----
+
+printf '%s\n' '{"tokens":[5,6,7]}' '{"prompt_tokens":[5],"response_tokens":[6,7]}' >"$scratch/given.jsonl"
+decode -q -m "$base" --score --value "$scratch/value" "$scratch/given.jsonl" >"$scratch/given"
+[ "$(sort -u "$scratch/given" | wc -l)" = 1 ] && grep -q '"values":\[[^]]*,[^]]*,[^]]*\]' "$scratch/given" &&
+    ok "--score gives 2 logprobs and 3 values of 3 tokens" || not_ok "--score: $(head -n 1 "$scratch/given")"
+decode -q -m "$base" --score "$scratch/prompts.jsonl" >"$scratch/out" 2>"$scratch/err"
+[ $? = 65 ] && grep -q 'line 1 of' "$scratch/err" && [ ! -s "$scratch/out" ] && ok "--score names a line without a response" ||
+    not_ok "--score of lines without a response: $(head -n 1 "$scratch/err")"
+
+# ---- a store ----
+
+store serve -q --db "$scratch/store.db" &
+test_pids=$!
+endpoint=ipc://$scratch/store.db.sock
+tries=0
+until [ -S "$scratch/store.db.sock" ] || [ $tries -gt 100 ]; do
+    sleep 0.1
+    tries=$((tries + 1))
+done
+tokenize -q -m "$base" -s "$endpoint" --split train "$scratch/prompts.jsonl"
+rollout -q -m "$base" -s "$endpoint" -n 8 --max-new-tokens 24
+reward -q -s "$endpoint" --name vowels --exec "$count_vowels" --scale 0.1
+value-target -q -s "$endpoint" --run kind --reward vowels &
+test_pids="$test_pids $!"
+train -q -m "$base" -s "$endpoint" --run kind --batch 8 --epochs 1 --lr 0.01 -o "$scratch/trained" >/dev/null
+decode -q -m "$base" -s "$endpoint" --value kind:40 --max-new-tokens 24 "$scratch/prompts.jsonl" >"$scratch/from-run"
+decode -q -m "$base" --value "$scratch/trained:40" --max-new-tokens 24 "$scratch/prompts.jsonl" >"$scratch/from-directory"
+same "a value model from the store steers like its directory" "$scratch/from-run" "$scratch/from-directory"
+refused "a run that the store does not have" 66 'nobody' decode -m "$base" -s "$endpoint" --value nobody:1 "One day"
+
+decode -q -m "$base" -s "$endpoint" --value kind:40 --split train -n 2 --max-new-tokens 24
+decode -q -m "$base" -s "$endpoint" --value kind:40 --split train -n 2 --max-new-tokens 24 --batch 3
+store export --db "$scratch/store.db" 2>/dev/null | grep -c '"policy":"vas kind:40"' >"$scratch/count"
+[ "$(cat "$scratch/count")" = 8 ] && ok "as a worker it answers each prompt twice, and again nothing" ||
+    not_ok "the store has $(cat "$scratch/count") rollouts of the steered policy, expected 8"
+refused "a policy's name that means something else" 78 'vas kind:40' \
+    decode -q -m "$base" -s "$endpoint" --value kind:30 --policy "vas kind:40" --split train --max-new-tokens 24
+
+# ---- mistakes ----
+
+refused "no prompt" 64 'no prompt' decode -m "$base"
+refused "no model" 64 '\-m is missing' decode "One day"
+refused "a file that is missing" 66 'nowhere.jsonl' decode -m "$base" "$scratch/nowhere.jsonl"
+refused "a value model that is missing" 66 'nowhere' decode -m "$base" --value "$scratch/nowhere:2" "One day"
+refused "best-of without a reward" 64 'needs a reward' decode -m "$base" --best-of 3 "One day"
+refused "a policy's name for text" 64 '\-\-policy is for' decode -m "$base" --policy x "One day"
+refused "too many candidates" 64 '\-\-candidates is 9999' decode -m "$base" --candidates 9999 "One day"
+refused "a context shorter than the prompt" 65 'context of' decode -m "$base" --context 3 "One day, Mia the fox ran to the park."
+printf '{"prompt":"One day"}\n{"promt":"typo"}\n{nonsense\n{"prompt":"Tom had a"}\n' >"$scratch/mixed.jsonl"
+decode -q -m "$base" --max-new-tokens 4 --json "$scratch/mixed.jsonl" >"$scratch/out" 2>"$scratch/err"
+[ $? = 65 ] && [ "$(wc -l <"$scratch/out")" = 2 ] && grep -q 'line 2' "$scratch/err" && grep -q 'line 3' "$scratch/err" &&
+    ok "bad lines are named, good ones are answered" || not_ok "bad lines: $(tr '\n' '|' <"$scratch/err")"
