@@ -106,7 +106,7 @@ BEGIN {
         }
         gsub(/"/, "\\\"", text)
         if (prompts)
-            printf "{\"prompt\":\"%s\",\"split\":\"%s\"}\n", text, i > count * 7 / 8 ? "eval" : "train"
+            printf "{\"prompt\":\"%s\",\"split\":\"%s\"}\n", text, (i > count * 7 / 8 ? "eval" : "train")
         else
             printf "{\"text\":\"%s\"}\n", text
     }
