@@ -353,8 +353,11 @@ int lines_plan(struct lines *lines)
 
 /* ---- finding what is missing ---- */
 
-/* Rollouts of a batch that can have their targets now are queued.  1 when nothing of the batch is missing any more, 0, -1. */
-static int fill_batch(struct line *line, int64_t b, int64_t step, bool *empty)
+/*
+ * Rollouts of a batch that can have their targets now are queued, if the snapshot that they need is there.  1 when nothing of
+ * the batch is missing any more, 0, -1.
+ */
+static int fill_batch(struct line *line, int64_t b, int64_t step, bool ready, bool *empty)
 {
     struct plan *plan = line->plan;
     const struct plan_member **members = memory_alloc((size_t)plan->batch, sizeof *members);
@@ -368,7 +371,7 @@ static int fill_batch(struct line *line, int64_t b, int64_t step, bool *empty)
             failed++;
         } else if (!state.target) {
             complete = 0;
-            struct item *item = state.scored ? item_add(line, (struct work_item){ b, state.rollout }) : NULL;
+            struct item *item = state.scored && ready ? item_add(line, (struct work_item){ b, state.rollout }) : NULL;
             if (item != NULL)
                 item->step = step;
         }
@@ -399,12 +402,14 @@ static int64_t fill_targets(struct line *line)
     for (int64_t b = line->head; b < plan->batches && b < line->head + ahead && line->ready.count < before + PREFETCH; b++) {
         int64_t step = plan_snapshot(plan, line->base_step + (b - line->base_batch - line->empty) * plan->updates);
         int ready = snapshot_ready(line, step);
-        if (ready <= 0)
-            return ready < 0 ? -1 : (int64_t)(line->ready.count - before);
+        if (ready < 0)
+            return -1;
         bool empty;
-        int complete = fill_batch(line, b, step, &empty);
+        int complete = fill_batch(line, b, step, ready, &empty);  // also without the snapshot: it may be complete, and the snapshot gone
         if (complete < 0)
             return -1;
+        if (!complete && !ready)
+            break;
         if (complete && b == line->head) {
             line->head++;
             line->empty += empty;

@@ -250,7 +250,8 @@ static int give_frames(const struct options *options, const struct tokenizer *to
     arena_init(&giver.arena, "record", 64 << 20);
     progress_start(&giver.progress, "tokenized", "prompts", 0);
     code = read_files(options, give_record, &giver);
-    progress_end(&giver.progress);
+    if (code == EX_OK || giver.given > 0)
+        progress_end(&giver.progress);
     if (giver.too_long > 0)
         log_event("left out %lld prompts of more than %lld tokens", (long long)giver.too_long, (long long)options->max_tokens);
 

@@ -82,6 +82,13 @@ static int give_checkpoint(struct learner *learner, const char *kind, int64_t ne
     return result;
 }
 
+static int give_final(struct learner *learner, int64_t next_batch)
+{
+    if (give_checkpoint(learner, "weights", next_batch, true) != 0)
+        return -1;
+    return give_checkpoint(learner, "full", next_batch, true);
+}
+
 static int resume_from_store(struct learner *learner, int64_t *next_batch)
 {
     json_t *welcome = json_parse(edge_welcome(learner->edge), strlen(edge_welcome(learner->edge)), "welcome");
@@ -136,7 +143,7 @@ static int train_batch(struct learner *learner, const struct dataset *batch, int
     }
     int64_t step = trainer_steps(learner->trainer);
     if (last)
-        return give_checkpoint(learner, "weights", next_batch, true) || give_checkpoint(learner, "full", next_batch, true) ? -1 : 0;
+        return give_final(learner, next_batch);
     if (step / options->checkpoint_every != (step - options->updates) / options->checkpoint_every)
         return give_checkpoint(learner, "full", next_batch, false);
     return 0;
@@ -166,19 +173,24 @@ enum edge_status learner_run_store(struct learner *learner, int *code)
     struct progress progress;
     progress_start(&progress, "trained", "steps", 0);
     progress_set(&progress, trainer_steps(learner->trainer));
+    bool trained = false, final = false;
     struct batch frames;
     enum edge_status status;
     while (*code == 0 && (status = edge_take(learner->edge, &frames, (size_t)learner->options.batch, true)) == EDGE_BATCH) {
         for (size_t i = 0; i < frames.count && *code == 0; i++) {
             const struct frame_target *target = &frames.frames[i].target;
-            if (target->batch != next_batch)
+            if (target->batch < next_batch)
                 continue;  // sent before this worker resumed
+            if (batch.count == 0)
+                next_batch = target->batch;  // a batch whose rollouts all failed is left out
             if (add_to_batch(learner, &batch, target) != 0) {
                 *code = EX_DATAERR;
             } else if ((int64_t)batch.count == target->batch_size) {
                 progress.total = target->batches * learner->options.updates;
                 next_batch++;
-                if (train_batch(learner, &batch, next_batch, next_batch == target->batches, &progress) != 0)
+                trained = true;
+                final = next_batch == target->batches;
+                if (train_batch(learner, &batch, next_batch, final, &progress) != 0)
                     *code = EX_SOFTWARE;
                 dataset_reset(&batch);
             }
@@ -186,6 +198,8 @@ enum edge_status learner_run_store(struct learner *learner, int *code)
         edge_done(learner->edge, &frames);
     }
     progress_end(&progress);
+    if (*code == 0 && status == EDGE_END && trained && !final && give_final(learner, next_batch) != 0)
+        *code = EX_IOERR;
     dataset_free(&batch);
     return *code == 0 ? status : EDGE_FAILED;
 }

@@ -53,7 +53,7 @@ static struct options options_read(int argc, char **argv)
         { 0, "seed", "N", OPTION_INT, &options.seed, 0, 9007199254740991.0, "of the order of the rollouts and of random weights (default 0)" },
         { 0, NULL, NULL, OPTION_HEADING, NULL, 0, 0, "the optimiser (AdamW)" },
         { 0, "lr", "X", OPTION_NUMBER, &options.learning_rate, 0, 10, "learning rate at its peak (default 1e-3; lm: 3e-3)" },
-        { 0, "warmup", "STEPS", OPTION_INT, &options.trainer.warmup_steps, 0, 1e9, "steps in which the learning rate rises (default 0; lm: 20)" },
+        { 0, "warmup", "STEPS", OPTION_INT, &options.trainer.warmup_steps, 0, 1e9, "steps in which the learning rate rises (default 20; lm: 100)" },
         { 0, "decay", NULL, OPTION_FLAG, &learner->decay, 0, 0, "let the learning rate fall to a tenth along a cosine\n(pipes only; lm: always)" },
         { 0, "weight-decay", "X", OPTION_NUMBER, &options.trainer.weight_decay, 0, 1, "decoupled weight decay (default 0; lm: 0.1)" },
         { 0, "clip", "X", OPTION_NUMBER, &options.trainer.clip_norm, 0, 1e9, "largest norm of the gradient, 0: any (default 1)" },

@@ -17,7 +17,7 @@ for edge in prompts:6:prompt rollouts:24:rollout scored:24:scored targets:24:tar
     IFS=: read -r file count type <<END
 $edge
 END
-    found=$(tap <"$scratch/$file" | grep -c "\"type\": *\"$type\"")
+    found=$(tap <"$scratch/$file" | grep -ac "\"type\": *\"$type\"")
     [ "$found" = "$count" ] && ok "tap shows $count frames of $file" || not_ok "tap shows $found frames of $file, expected $count"
 done
 
