@@ -80,6 +80,14 @@ $(FUZZ_PROGRAMS): $(BUILD)/%: $(BUILD)/%.o $(BUILD)/tests/fuzz/replay.o $(BUILD)
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(CFLAGS) -o $@ $^ $(ALL_LIBS)
 
+BENCH_PROGRAMS = $(patsubst %.c,$(BUILD)/%,$(wildcard tests/bench/*.c))
+$(BENCH_PROGRAMS): $(BUILD)/%: $(BUILD)/%.o $(BUILD)/libstages.a $(BUILD)/libvas.a
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(CFLAGS) -o $@ $^ $(ALL_LIBS)
+
+.PHONY: bench-programs
+bench-programs: all $(BENCH_PROGRAMS)  ## what tests/bench/*.sh need
+
 .PHONY: test-programs
 test-programs: all $(TEST_PROGRAMS) $(FUZZ_PROGRAMS)
 

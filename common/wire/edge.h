@@ -24,6 +24,7 @@ struct edge_options {
     const char *settings;     // JSON object for hello, see schemas/README.md; NULL in pipes
     enum frame_type takes;    // the only frame type that edge_take gives
     bool takes_nothing;       // a source: never reads
+    bool gives_nothing;       // a sink: in a pipe, frames that it does not take end here
     bool follow;              // wait for more when nothing is missing
     size_t hold_max;          // items the stage may hold at once, >= 1; the store never sends more than that
 };

@@ -76,7 +76,7 @@ int pipe_give(struct edge *edge, const struct frame *output)
 static void pass_through(struct edge *edge, const void *data, size_t size)
 {
     edge->passed++;
-    if (!edge->pipe->output_is_terminal)
+    if (!edge->pipe->output_is_terminal && !edge->options.gives_nothing)
         buffer_append(&edge->pipe->output, data, size);
     if (edge->pipe->output.size >= WRITE_BYTES)
         pipe_flush(edge);

@@ -152,6 +152,7 @@ int main(int argc, char **argv)
                                .tokenizer = tokenizer, .pool = pool_open((size_t)options.threads) };
     learner.edge = edge_open(&(struct edge_options){ .endpoint = options.endpoint, .stage = "train", .settings = hello,
                                  .takes = options.learner.objective == OBJECTIVE_LM ? FRAME_prompt : FRAME_target,
+                                 .gives_nothing = options.endpoint == NULL,
                                  .hold_max = 2 * (size_t)options.learner.batch }, &code);
     free(hello);
     if (learner.edge == NULL)

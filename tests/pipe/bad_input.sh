@@ -93,4 +93,4 @@ decode -q -m "$base" --max-new-tokens 4 "One day" >/dev/full 2>"$scratch/err"
 tokenize -q -m "$base" "$scratch/mixed.jsonl" 2>/dev/null | rollout -q -m "$base" -n 2 --max-new-tokens 4 >"$scratch/rollouts"
 reward -q --name x --exec 'echo nonsense' <"$scratch/rollouts" >"$scratch/out" 2>"$scratch/err"
 code=$?
-[ $code != 0 ] && [ ! -s "$scratch/out" ] && ok "a reward command that prints no number" || not_ok "a reward command that prints no number: code $code"
+[ $code = 65 ] && [ "$(tap <"$scratch/out" | grep -ac '"type":"scored"')" = 0 ] && ok "a reward command that prints no number" || not_ok "a reward command that prints no number: code $code"
