@@ -9,13 +9,13 @@ tiny_model
 cat >"$scratch/align" <<END
 #!/bin/sh
 exec pipelines/align.sh --model "$tiny/base" --prompts "$tiny/prompts.jsonl" --lexicon pipelines/kind.txt --reward kind --work "\$1" \
-    --samples 8 --eval-samples 4 --base-samples 4 --max-new-tokens 64 --betas '2 8' --epochs 2 --batch 16 --checkpoint-every 4
+    --samples 32 --eval-samples 16 --base-samples 16 --max-new-tokens 96 --betas '2 8' --epochs 2 --batch 32 --checkpoint-every 8
 END
 
 # The process of a program in a session that this test started; empty when there is none (any more).
 process_in() {  # process_in SESSION PROGRAM
     for stat in /proc/[0-9]*/stat; do
-        line=$(cat "$stat" 2>/dev/null) || continue
+        { read -r line <"$stat"; } 2>/dev/null || continue
         after=${line##*) }
         set -- "$1" "$2" $after
         [ "$6" = "$1" ] || continue
@@ -32,15 +32,13 @@ for program in tokenize rollout store reward value-target train store decode rew
     setsid sh "$scratch/align" "$scratch/killed" >"$scratch/killed.log" 2>&1 &
     session=$!
     test_pids="$session"
-    victim= tries=0
-    while [ -z "$victim" ] && [ $tries -lt 200 ] && kill -0 "$session" 2>/dev/null; do
+    victim=
+    while [ -z "$victim" ] && kill -0 "$session" 2>/dev/null; do
         victim=$(process_in "$session" "$program")
-        tries=$((tries + 1))
-        sleep 0.05
     done
-    if [ -n "$victim" ]; then
-        sleep 0.1
-        kill -KILL "$victim" 2>/dev/null && kills=$((kills + 1))
+    [ "$program" = tokenize ] || sleep 0.1  # into its work
+    if [ -n "$victim" ] && kill -KILL "$victim" 2>/dev/null; then
+        kills=$((kills + 1))
     fi
     code=0
     wait "$session" || code=$?
