@@ -68,6 +68,16 @@ const char *frame_type_name(enum frame_type type);
 /* A frame of this type with every field as if absent; give it to frame_encode after filling in what is meant. */
 struct frame frame_make(enum frame_type type);
 
+/*
+ * A frame of this type with what it has in common with another (fields of the same name and kind), the rest as if absent.
+ * Borrows the texts and arrays.  An output of an item is the item extended: its lease comes along, but not
+ * output, which numbers a single frame.
+ */
+struct frame frame_extended(enum frame_type type, const struct frame *from);
+
+/* Whether frames can carry a name that a user gave: UTF-8 of 1 to NAME_BYTES bytes. */
+bool name_is_valid(const char *name);
+
 /* Appends the frame's bytes.  What is encoded is ours: a field outside its limits is CHECKed.  Fields as if absent are left out. */
 void frame_encode(const struct frame *frame, struct buffer *out);
 

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/check.h"
+#include "base/utf8.h"
 
 #define FRAME(name, route, meaning) static const struct field_spec name##_fields[] = {
 #define FIELD(of, kind, name, presence, low, high, meaning) \
@@ -72,6 +73,39 @@ struct frame frame_make(enum frame_type type)
             *(frame_NUMBER *)at = NAN;
     }
     return frame;
+}
+
+static size_t field_size(enum field_kind kind)
+{
+    switch (kind) {
+    case FIELD_TEXT: return sizeof(frame_TEXT);
+    case FIELD_INT: return sizeof(frame_INT);
+    case FIELD_NUMBER: return sizeof(frame_NUMBER);
+    case FIELD_TOKENS: return sizeof(frame_TOKENS);
+    case FIELD_FLOATS: return sizeof(frame_FLOATS);
+    case FIELD_BYTES: return sizeof(frame_BYTES);
+    }
+    CHECK(!"every kind is listed");
+    return 0;
+}
+
+struct frame frame_extended(enum frame_type type, const struct frame *from)
+{
+    struct frame frame = frame_make(type);
+    for (const struct field_spec *field = frame_specs[type].fields; field->name != NULL; field++) {
+        const struct field_spec *other = frame_field(from->type, field->name, strlen(field->name));
+        if (other != NULL && other->kind == field->kind)
+            memcpy(field_at(&frame, field), field_at(from, other), field_size(field->kind));
+    }
+    if (frame_output(&frame) != NULL)
+        *frame_output(&frame) = 0;
+    return frame;
+}
+
+bool name_is_valid(const char *name)
+{
+    size_t size = strlen(name);
+    return size >= 1 && size <= NAME_BYTES && utf8_is_valid(name, size);
 }
 
 static int64_t *int_field(struct frame *frame, const char *name)

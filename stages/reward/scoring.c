@@ -21,23 +21,10 @@ bool scoring_wait(void *context)
     return scoring->stop_s == 0 || clock_s() - scoring->stop_s < grace_s;
 }
 
-static int give_scored(struct scoring *scoring, const struct frame_rollout *rollout, double score)
+static int give_scored(struct scoring *scoring, const struct frame *rollout, double score)
 {
-    struct frame frame = frame_make(FRAME_scored);
+    struct frame frame = frame_extended(FRAME_scored, rollout);
     struct frame_scored *scored = &frame.scored;
-    scored->item = rollout->item;
-    scored->prompt_key = rollout->prompt_key;
-    scored->tokenizer = rollout->tokenizer;
-    scored->split = rollout->split;
-    scored->prompt = rollout->prompt;
-    scored->prompt_tokens = rollout->prompt_tokens;
-    scored->sample = rollout->sample;
-    scored->policy = rollout->policy;
-    scored->response = rollout->response;
-    scored->response_tokens = rollout->response_tokens;
-    scored->logprobs = rollout->logprobs;
-    scored->stopped = rollout->stopped;
-    scored->kl = rollout->kl;
     scored->reward = scoring->reward;
     scored->score = score;
     return edge_give(scoring->edge, &frame);
@@ -55,15 +42,14 @@ enum scoring_status score_rollouts(struct scoring *scoring, const struct batch *
         status = SCORING_BROKEN;
     bool edge_works = true;
     for (size_t i = 0; i < rollouts->count && edge_works; i++) {
-        const struct frame_rollout *rollout = &rollouts->frames[i].rollout;
         switch (results[i].status) {
         case SCORER_SCORED:
-            edge_works = give_scored(scoring, rollout, results[i].score) == 0;
+            edge_works = give_scored(scoring, &rollouts->frames[i], results[i].score) == 0;
             scoring->scored++;
             scoring->score_sum += results[i].score;
             break;
         case SCORER_FAILED:
-            edge_works = edge_fail(scoring->edge, rollout->item, results[i].reason) == 0;
+            edge_works = edge_fail(scoring->edge, rollouts->frames[i].rollout.item, results[i].reason) == 0;
             scoring->failed++;
             break;
         case SCORER_LEFT:

@@ -143,7 +143,7 @@ static const char *split_of(const struct options *options, const struct record *
 }
 
 /* A stored response: what it was sampled with is not known, only what it says. */
-static int give_rollout(struct giver *giver, const struct record *record, const struct frame_prompt *prompt)
+static int give_rollout(struct giver *giver, const struct record *record, const struct frame *prompt)
 {
     giver->response_tokens.count = 0;
     tokenizer_encode(giver->tokenizer, record->response, record->response_size, 0, &giver->response_tokens);
@@ -154,40 +154,22 @@ static int give_rollout(struct giver *giver, const struct record *record, const 
         log_error("left out a rollout: its response is empty and the tokenizer has no end token");
         return 0;
     }
-    struct frame scored = frame_make(FRAME_scored);
-    struct frame_scored *s = &scored.scored;
-    s->prompt_key = prompt->prompt_key;
-    s->tokenizer = prompt->tokenizer;
-    s->split = prompt->split;
-    s->prompt = prompt->prompt;
-    s->prompt_tokens = prompt->prompt_tokens;
+    struct frame frame = frame_extended(FRAME_rollout, prompt);
+    struct frame_rollout *rollout = &frame.rollout;
     char key[KEY_SIZE];
-    key_from_texts(key, prompt->prompt_key, arena_text(&giver->arena, record->response, record->response_size), NULL);
-    s->sample = (int64_t)(number_from_key(key) % 1048576);  // the same response is the same sample
-    s->policy = giver->options->policy;
-    s->response = arena_text(&giver->arena, record->response, record->response_size);
-    s->response_tokens = (struct tokens){ giver->response_tokens.at, giver->response_tokens.count };
-    s->stopped = end >= 0;
-    s->kl = NAN;
-
-    struct frame rollout = frame_make(FRAME_rollout);
-    struct frame_rollout *r = &rollout.rollout;
-    r->prompt_key = s->prompt_key;
-    r->tokenizer = s->tokenizer;
-    r->split = s->split;
-    r->prompt = s->prompt;
-    r->prompt_tokens = s->prompt_tokens;
-    r->sample = s->sample;
-    r->policy = s->policy;
-    r->response = s->response;
-    r->response_tokens = s->response_tokens;
-    r->stopped = s->stopped;
-    if (edge_give(giver->edge, &rollout) != 0)
+    rollout->response = arena_text(&giver->arena, record->response, record->response_size);
+    key_from_texts(key, rollout->prompt_key, rollout->response, NULL);
+    rollout->sample = (int64_t)(number_from_key(key) % 1048576);  // the same response is the same sample
+    rollout->policy = giver->options->policy;
+    rollout->response_tokens = (struct tokens){ giver->response_tokens.at, giver->response_tokens.count };
+    rollout->stopped = end >= 0;
+    if (edge_give(giver->edge, &frame) != 0)
         return EX_IOERR;
     if (isnan(record->score))
         return 0;
-    s->reward = giver->options->reward;
-    s->score = record->score;
+    struct frame scored = frame_extended(FRAME_scored, &frame);
+    scored.scored.reward = giver->options->reward;
+    scored.scored.score = record->score;
     return edge_give(giver->edge, &scored) == 0 ? 0 : EX_IOERR;
 }
 
@@ -222,7 +204,7 @@ static int give_record(void *context, const struct record *record)
     if (!rollout_only && edge_give(giver->edge, &frame) != 0)
         return EX_IOERR;
     if (record->response != NULL) {
-        int code = give_rollout(giver, record, prompt);
+        int code = give_rollout(giver, record, &frame);
         if (code != 0)
             return code;
     }

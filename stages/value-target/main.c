@@ -107,8 +107,9 @@ static int snapshot_use(struct snapshot *snapshot, struct edge *edge, const stru
 }
 
 static int give_target(const struct options *options, struct snapshot *snapshot, struct edge *edge, struct arena *arena,
-                       const struct frame_scored *scored)
+                       const struct frame *item)
 {
+    const struct frame_scored *scored = &item->scored;
     size_t R = scored->response_tokens.count;
     bool needs_values = options->lambda < 1;
     float *values = NULL;  // (R + 1)
@@ -125,28 +126,8 @@ static int give_target(const struct options *options, struct snapshot *snapshot,
     returns_lambda(targets, values, R, (float)scored->score,
                    (struct returns_config){ .gamma = (float)options->gamma, .lambda = (float)options->lambda });
 
-    struct frame frame = frame_make(FRAME_target);
+    struct frame frame = frame_extended(FRAME_target, item);
     struct frame_target *target = &frame.target;
-    target->item = scored->item;
-    target->prompt_key = scored->prompt_key;
-    target->tokenizer = scored->tokenizer;
-    target->split = scored->split;
-    target->prompt = scored->prompt;
-    target->prompt_tokens = scored->prompt_tokens;
-    target->sample = scored->sample;
-    target->policy = scored->policy;
-    target->response = scored->response;
-    target->response_tokens = scored->response_tokens;
-    target->logprobs = scored->logprobs;
-    target->stopped = scored->stopped;
-    target->kl = scored->kl;
-    target->reward = scored->reward;
-    target->score = scored->score;
-    target->run = scored->run;
-    target->batch = scored->batch;
-    target->batch_size = scored->batch_size;
-    target->batches = scored->batches;
-    target->step = scored->step;
     target->values = (struct floats){ values, needs_values ? R + 1 : 0 };
     target->targets = (struct floats){ targets, R + !options->no_terminal_state };
     return edge_give(edge, &frame);
@@ -178,7 +159,7 @@ int main(int argc, char **argv)
     while ((status = edge_take(edge, &batch, 64, true)) == EDGE_BATCH) {
         bool failed = false;
         for (size_t i = 0; i < batch.count && !failed; i++)
-            failed = give_target(&options, &snapshot, edge, &arena, &batch.frames[i].scored) != 0;
+            failed = give_target(&options, &snapshot, edge, &arena, &batch.frames[i]) != 0;
         progress_set(&progress, given += (int64_t)batch.count);
         edge_done(edge, &batch);
         arena_reset(&arena);

@@ -499,6 +499,53 @@ static void test_delivery_fields(void)
     EXPECT(frame_output(&frame) == NULL);
 }
 
+/* Goal: an extended frame has every field of the one it came from, and its own as if absent. */
+static void test_extended(void)
+{
+    struct frame rollout = frame_make(FRAME_rollout);
+    rollout.rollout.item = 7;
+    rollout.rollout.output = 8;
+    rollout.rollout.prompt_key = "key";
+    rollout.rollout.prompt_tokens = (struct tokens){ (int32_t[]){ 1, 2 }, 2 };
+    rollout.rollout.sample = 3;
+    rollout.rollout.response = "yes";
+    rollout.rollout.logprobs = (struct floats){ (float[]){ -0.5f }, 1 };
+    rollout.rollout.kl = 0.25;
+    struct frame scored = frame_extended(FRAME_scored, &rollout);
+    EXPECT_INT(scored.type, FRAME_scored);
+    for (const struct field_spec *field = frame_specs[FRAME_scored].fields; field->name != NULL; field++) {
+        const struct field_spec *from = frame_field(FRAME_rollout, field->name, strlen(field->name));
+        if (from == NULL)
+            EXPECT(field->presence == REQUIRED || field_is_absent(&scored, field));
+    }
+    EXPECT_INT(scored.scored.item, 7);
+    EXPECT_INT(scored.scored.output, 0);
+    EXPECT_TEXT(scored.scored.prompt_key, "key");
+    EXPECT(scored.scored.prompt_tokens.at == rollout.rollout.prompt_tokens.at);
+    EXPECT_INT(scored.scored.prompt_tokens.count, 2);
+    EXPECT_INT(scored.scored.sample, 3);
+    EXPECT_TEXT(scored.scored.response, "yes");
+    EXPECT(scored.scored.logprobs.at == rollout.rollout.logprobs.at);
+    EXPECT(scored.scored.kl == 0.25);
+
+    struct frame prompt = frame_extended(FRAME_prompt, &scored);  // and back, with what a prompt has
+    EXPECT_TEXT(prompt.prompt.prompt_key, "key");
+    EXPECT_INT(prompt.prompt.sample, 3);
+}
+
+/* Goal: the names that frames can carry, and those just beyond. */
+static void test_names(void)
+{
+    char longest[NAME_BYTES + 2] = "";
+    memset(longest, 'n', NAME_BYTES);
+    EXPECT(name_is_valid("n"));
+    EXPECT(name_is_valid(longest));
+    longest[NAME_BYTES] = 'n';
+    EXPECT(!name_is_valid(longest));
+    EXPECT(!name_is_valid(""));
+    EXPECT(!name_is_valid("\xff"));
+}
+
 int main(void)
 {
     prepare();
@@ -517,6 +564,8 @@ int main(void)
     RUN(test_frames_in_a_row);
     RUN(test_json);
     RUN(test_delivery_fields);
+    RUN(test_extended);
+    RUN(test_names);
     finish();
     return tests_end();
 }
