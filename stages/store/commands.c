@@ -296,6 +296,12 @@ int command_retry(int argc, char **argv)
         .exit_codes = EXIT_CODES_READ,
     };
     command_options(&usage, specs, COUNT_OF(specs), argc, argv, &path);
+    static const char *const stages[] = { "", "rollout", "decode", "reward", "value-target" };
+    bool known = false;
+    for (size_t i = 0; i < COUNT_OF(stages); i++)
+        known = known || strcmp(stage, stages[i]) == 0;
+    if (!known)
+        options_refuse("--stage is \"%s\", must be rollout, decode, reward or value-target", stage);
     int code;
     struct db *db = db_open(path, DB_EDIT, &code);
     if (db == NULL)
