@@ -16,6 +16,7 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "base/utf8.h"
 
 enum { LONG_BASE = 256, LONG_VERSION = 10000 };
 
@@ -93,6 +94,13 @@ static void store_value(const struct option_spec *spec, const char *text)
         if (bounded && (value < spec->min || value > spec->max))
             options_refuse("--%s is %g, must be from %g to %g", spec->name, value, spec->min, spec->max);
         *(double *)spec->target = value;
+        return;
+    }
+    case OPTION_NAME: {
+        size_t size = strlen(text);
+        if ((double)size < spec->min || (double)size > spec->max || !utf8_is_valid(text, size))
+            options_refuse("--%s has %zu bytes, must be UTF-8 of %.0f to %.0f bytes", spec->name, size, spec->min, spec->max);
+        *(const char **)spec->target = text;
         return;
     }
     case OPTION_TEXT:

@@ -14,6 +14,7 @@ enum option_kind {
     OPTION_INT,     // int64_t *, within [min, max]
     OPTION_NUMBER,  // double *, within [min, max], finite
     OPTION_TEXT,    // const char **
+    OPTION_NAME,    // const char **, UTF-8 of min to max bytes
     OPTION_LIST,    // struct option_list *, one item for each time the option is given
     OPTION_HEADING, // no option: a line of the help
 };

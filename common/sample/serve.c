@@ -11,7 +11,6 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/progress.h"
-#include "base/utf8.h"
 #include "wire/edge.h"
 
 /* A prompt some of whose samples are still to come. */
@@ -248,20 +247,13 @@ static enum edge_status serve_all(struct server *server, size_t hold_max)
     return status;
 }
 
-/* A name that frames can carry. */
-static int check_name(const char *option, const char *name)
-{
-    size_t size = strlen(name);
-    if (size >= 1 && size <= NAME_BYTES && utf8_is_valid(name, size))
-        return 0;
-    log_error("--%s has %zu bytes, must be UTF-8 of 1 to %d bytes", option, size, NAME_BYTES);
-    return -1;
-}
-
 int serve(const struct serve_options *options, const struct generate_options *generate)
 {
-    if (check_name("policy", options->policy) != 0 || check_name("split", options->split) != 0)
+    if (!name_is_valid(options->policy)) {  // one made from the names of value models may be long
+        log_error("policy \"%s\" has %zu bytes, must be UTF-8 of 1 to %d bytes", options->policy, strlen(options->policy), NAME_BYTES);
+        log_hint("give it a name with --policy");
         return EX_USAGE;
+    }
     struct generate_options ordered = *generate;
     ordered.in_order = options->endpoint == NULL;
     int code;

@@ -17,7 +17,6 @@
 #include "base/option.h"
 #include "base/progress.h"
 #include "base/stop.h"
-#include "base/utf8.h"
 #include "reward/scoring.h"
 
 struct options {
@@ -32,13 +31,13 @@ static struct options options_read(int argc, char **argv)
     static struct options options = { .scorer = SCORER_DEFAULTS, .batch = 64 };
     options.endpoint = getenv("VAS_STORE");
     const struct option_spec specs[] = {
-        { 0, "name", "NAME", OPTION_TEXT, &options.reward, 0, 0, "what the reward is called" },
+        { 0, "name", "NAME", OPTION_NAME, &options.reward, 1, NAME_BYTES, "what the reward is called" },
         SCORER_OPTION_SPECS(options.scorer),
         { 's', "store", "ENDPOINT", OPTION_TEXT, &options.endpoint, 0, 0,
           "store to work for (default VAS_STORE; without: frames on\nstdin and stdout)" },
         { 0, "follow", NULL, OPTION_FLAG, &options.follow, 0, 0, "in a store: wait for more rollouts when all are scored" },
-        { 0, "split", "NAME", OPTION_TEXT, &options.split, 0, 0, "in a store: only prompts of this split" },
-        { 0, "policy", "NAME", OPTION_TEXT, &options.policy, 0, 0, "in a store: only rollouts of this policy" },
+        { 0, "split", "NAME", OPTION_NAME, &options.split, 1, NAME_BYTES, "in a store: only prompts of this split" },
+        { 0, "policy", "NAME", OPTION_NAME, &options.policy, 1, NAME_BYTES, "in a store: only rollouts of this policy" },
         { 0, "batch", "N", OPTION_INT, &options.batch, 1, 4096, "responses scored at once (default 64)" },
     };
     static const struct option_usage usage = {
@@ -54,10 +53,8 @@ static struct options options_read(int argc, char **argv)
     int first = options_parse(&usage, specs, COUNT_OF(specs), argc, argv);
     if (first < argc)
         options_refuse("unexpected operand \"%s\"", argv[first]);
-    if (options.reward == NULL || options.reward[0] == '\0')
+    if (options.reward == NULL)
         options_refuse("--name is missing: what is the reward called?");
-    if (strlen(options.reward) > NAME_BYTES || !utf8_is_valid(options.reward, strlen(options.reward)))
-        options_refuse("--name is \"%.*s\", must be UTF-8 of at most %d bytes", NAME_BYTES, options.reward, NAME_BYTES);
     if (options.endpoint == NULL && (options.split != NULL || options.policy != NULL || options.follow))
         options_refuse("--split, --policy and --follow need a store (-s)");
     return options;
@@ -69,8 +66,7 @@ static char *settings_text(const struct options *options, const char *spec)
         return NULL;
     json_t *json = json_pack("{s:s, s:o, s:s*, s:s*}", "reward", options->reward, "spec", json_loads(spec, 0, NULL),
                              "split", options->split, "policy", options->policy);
-    if (json == NULL)
-        options_refuse("a name is not UTF-8");
+    CHECK(json != NULL);
     char *text = json_text(json);
     json_decref(json);
     return text;

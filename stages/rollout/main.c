@@ -15,6 +15,7 @@
 #include "base/pool.h"
 #include "base/stop.h"
 #include "sample/serve.h"
+#include "wire/frame.h"
 
 struct options {
     struct serve_options serve;
@@ -34,8 +35,8 @@ static struct options options_read(int argc, char **argv)
     const struct option_spec specs[] = {
         { 'm', "model", "DIR|FILE", OPTION_TEXT, &options.model, 0, 0, "base policy: model directory or GGUF file" },
         { 's', "store", "ENDPOINT", OPTION_TEXT, &serve->endpoint, 0, 0, "store to work for (default VAS_STORE; without: frames on\nstdin and stdout)" },
-        { 0, "policy", "NAME", OPTION_TEXT, &serve->policy, 0, 0, "what the rollouts' policy is called (default base)" },
-        { 0, "split", "NAME", OPTION_TEXT, &serve->split, 0, 0, "in a store: prompts of this split (default train)" },
+        { 0, "policy", "NAME", OPTION_NAME, &serve->policy, 1, NAME_BYTES, "what the rollouts' policy is called (default base)" },
+        { 0, "split", "NAME", OPTION_NAME, &serve->split, 1, NAME_BYTES, "in a store: prompts of this split (default train)" },
         { 0, "follow", NULL, OPTION_FLAG, &serve->follow, 0, 0, "in a store: wait for more prompts when all are answered" },
         { 0, NULL, NULL, OPTION_HEADING, NULL, 0, 0, "sampling" },
         { 'n', "samples", "N", OPTION_INT, &serve->samples, 1, 1048576, "responses to each prompt (default 8)" },

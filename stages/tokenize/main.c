@@ -21,7 +21,6 @@
 #include "base/philox.h"
 #include "base/progress.h"
 #include "base/stop.h"
-#include "base/utf8.h"
 #include "text/tokenizer.h"
 #include "tokenize/reader.h"
 #include "wire/edge.h"
@@ -44,12 +43,12 @@ static struct options options_read(int argc, char **argv)
         { 's', "store", "ENDPOINT", OPTION_TEXT, &options.endpoint, 0, 0, "store to give the prompts to (default VAS_STORE; without: frames on stdout)" },
         { 0, "format", "NAME", OPTION_TEXT, &options.format, 0, 0, "jsonl, text (a text a line), hh (HH dialogues) or rollouts\n(default: text for *.txt, else jsonl); files may be gzipped" },
         { 0, "field", "NAME", OPTION_TEXT, &options.field, 0, 0, "where a JSON line has its text (default prompt)" },
-        { 0, "split", "NAME", OPTION_TEXT, &options.split, 0, 0, "split of all prompts (default: the line's \"split\", else train)" },
+        { 0, "split", "NAME", OPTION_NAME, &options.split, 1, NAME_BYTES, "split of all prompts (default: the line's \"split\", else train)" },
         { 0, "eval-fraction", "P", OPTION_NUMBER, &options.eval_fraction, 0, 1, "share of the prompts that go to split eval, chosen by\ntheir text, where the line names no split (default 0)" },
         { 0, "max-prompt-tokens", "N", OPTION_INT, &options.max_tokens, 1, 1048576, "leave out longer prompts, and say how many (default: none)" },
         { 0, "end-token", NULL, OPTION_FLAG, &options.end_token, 0, 0, "end every text with the end token: documents for train --objective lm" },
-        { 0, "policy", "NAME", OPTION_TEXT, &options.policy, 0, 0, "rollouts: name of the policy they came from (default stored)" },
-        { 0, "reward", "NAME", OPTION_TEXT, &options.reward, 0, 0, "rollouts: name of the reward their scores come from (default stored)" },
+        { 0, "policy", "NAME", OPTION_NAME, &options.policy, 1, NAME_BYTES, "rollouts: name of the policy they came from (default stored)" },
+        { 0, "reward", "NAME", OPTION_NAME, &options.reward, 1, NAME_BYTES, "rollouts: name of the reward their scores come from (default stored)" },
         { 0, NULL, NULL, OPTION_HEADING, NULL, 0, 0, "instead of frames" },
         { 0, "encode", NULL, OPTION_FLAG, &options.encode, 0, 0, "lines of text to JSON arrays of token ids" },
         { 0, "decode", NULL, OPTION_FLAG, &options.decode, 0, 0, "JSON arrays of token ids to text, a line each" },
@@ -127,7 +126,7 @@ struct giver {
     const struct tokenizer *tokenizer;
     struct edge *edge;
     struct progress progress;
-    int64_t given, too_long;
+    int64_t given, too_long, left_out;
     struct token_list prompt_tokens, response_tokens;
     struct arena arena;
 };
@@ -142,6 +141,13 @@ static const char *split_of(const struct options *options, const struct record *
     return place < options->eval_fraction ? "eval" : "train";
 }
 
+static int leave_out(struct giver *giver, const char *why)
+{
+    log_error("left out a record: %s", why);
+    giver->left_out++;
+    return 0;
+}
+
 /* A stored response: what it was sampled with is not known, only what it says. */
 static int give_rollout(struct giver *giver, const struct record *record, const struct frame *prompt)
 {
@@ -150,10 +156,10 @@ static int give_rollout(struct giver *giver, const struct record *record, const 
     int32_t end = tokenizer_end(giver->tokenizer);
     if (end >= 0)
         token_list_add(&giver->response_tokens, end);  // a stored response is a whole one
-    if (giver->response_tokens.count == 0) {
-        log_error("left out a rollout: its response is empty and the tokenizer has no end token");
-        return 0;
-    }
+    if (giver->response_tokens.count == 0)
+        return leave_out(giver, "a response is empty and the tokenizer has no end token");
+    if (record->response_size > TEXT_BYTES || giver->response_tokens.count > TOKENS_COUNT)
+        return leave_out(giver, "a response is longer than a frame can carry");
     struct frame frame = frame_extended(FRAME_rollout, prompt);
     struct frame_rollout *rollout = &frame.rollout;
     char key[KEY_SIZE];
@@ -182,14 +188,14 @@ static int give_record(void *context, const struct record *record)
     tokenizer_encode(giver->tokenizer, record->prompt, record->prompt_size, ENCODE_SPECIAL, &giver->prompt_tokens);
     if (options->end_token && tokenizer_end(giver->tokenizer) >= 0)
         token_list_add(&giver->prompt_tokens, tokenizer_end(giver->tokenizer));
-    if (giver->prompt_tokens.count == 0) {
-        log_error("left out an empty prompt: the tokenizer has no begin token");
-        return 0;
-    }
+    if (giver->prompt_tokens.count == 0)
+        return leave_out(giver, "a prompt is empty and the tokenizer has no begin token");
     if (options->max_tokens != 0 && (int64_t)giver->prompt_tokens.count > options->max_tokens) {
         giver->too_long++;
         return 0;
     }
+    if (record->prompt_size > TEXT_BYTES || giver->prompt_tokens.count > TOKENS_COUNT)
+        return leave_out(giver, "a prompt is longer than a frame can carry");
     struct frame frame = frame_make(FRAME_prompt);
     struct frame_prompt *prompt = &frame.prompt;
     char key[KEY_SIZE];
@@ -232,6 +238,8 @@ static int give_frames(const struct options *options, const struct tokenizer *to
     arena_init(&giver.arena, "record", 64 << 20);
     progress_start(&giver.progress, "tokenized", "prompts", 0);
     code = read_files(options, give_record, &giver);
+    if (code == EX_OK && giver.left_out > 0)
+        code = EX_DATAERR;
     if (code == EX_OK || giver.given > 0)
         progress_end(&giver.progress);
     if (giver.too_long > 0)
@@ -241,7 +249,7 @@ static int give_frames(const struct options *options, const struct tokenizer *to
     arena_free(&giver.arena);
     free(giver.prompt_tokens.at);
     free(giver.response_tokens.at);
-    return code != EX_OK ? code : edge_code;
+    return edge_code != EX_OK ? edge_code : code;  // the edge knows whether starting again helps
 }
 
 /* ---- lines of ids ---- */

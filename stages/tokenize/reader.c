@@ -20,6 +20,8 @@ struct reader {
     const char *path, *field;
     enum reader_format format;
     gzFile file;
+    char chunk[1 << 16];  // of the file, read and not yet in a line
+    size_t chunk_at, chunk_size;
     struct buffer line;
     json_t *object;  // of the current line; the record borrows from it
     int64_t line_number, bad_lines;
@@ -31,13 +33,16 @@ struct reader *reader_open(const char *path, enum reader_format format, const ch
     errno = 0;
     gzFile file = strcmp(path, "-") == 0 ? gzdopen(dup(STDIN_FILENO), "rb") : gzopen(path, "rb");
     if (file == NULL) {
-        *code = errno == ENOENT ? EX_NOINPUT : EX_OSERR;
+        *code = errno != 0 ? EX_NOINPUT : EX_OSERR;
         log_error("could not open \"%s\": %s", path, errno ? strerror(errno) : "out of memory");
         return NULL;
     }
     gzbuffer(file, 1 << 17);
     struct reader *reader = memory_alloc(1, sizeof *reader);
-    *reader = (struct reader){ .path = path, .field = field, .format = format, .file = file };
+    reader->path = path;
+    reader->field = field;
+    reader->format = format;
+    reader->file = file;
     return reader;
 }
 
@@ -61,37 +66,50 @@ bool reader_failed(const struct reader *reader)
     return reader->failed;
 }
 
-/* The next line without its end, NUL-terminated; false at the end of the file. */
-static bool read_line(struct reader *reader)
+/* Fills the chunk when it is used up; false at the end of the file and when it cannot be read. */
+static bool fill_chunk(struct reader *reader)
 {
-    char piece[8192];
-    reader->line.size = 0;
-    bool any = false, ended = false;
-    while (!ended && gzgets(reader->file, piece, sizeof piece) != NULL) {
-        size_t size = strlen(piece);
-        if (size == 0)
-            break;  // a NUL byte begins the rest: the line ends here and is judged as it is
-        any = true;
-        ended = piece[size - 1] == '\n';
-        if (reader->line.size + size > LINE_BYTES_MAX) {
-            log_error("cannot read \"%s\": line %lld is longer than %d bytes", reader->path,
-                      (long long)reader->line_number + 1, LINE_BYTES_MAX);
-            reader->failed = true;
-            return false;
-        }
-        buffer_append(&reader->line, piece, size);
-    }
+    if (reader->chunk_at < reader->chunk_size)
+        return true;
+    int got = gzread(reader->file, reader->chunk, sizeof reader->chunk);
+    reader->chunk_at = 0;
+    reader->chunk_size = got > 0 ? (size_t)got : 0;
+    if (got > 0)
+        return true;
     int status;
     const char *message = gzerror(reader->file, &status);
     if (status != Z_OK && status != Z_STREAM_END) {
         log_error("cannot read \"%s\" after line %lld: %s", reader->path, (long long)reader->line_number,
                   status == Z_ERRNO ? strerror(errno) : message);
         reader->failed = true;
-        return false;
     }
-    if (!any)
+    return false;
+}
+
+/* The next line without its end, NUL-terminated (NULs within are judged with its text); false at the end of the file. */
+static bool read_line(struct reader *reader)
+{
+    bool any = false, ended = false;
+    reader->line.size = 0;
+    while (!ended && fill_chunk(reader)) {
+        const char *start = reader->chunk + reader->chunk_at;
+        size_t left = reader->chunk_size - reader->chunk_at;
+        const char *end = memchr(start, '\n', left);
+        size_t size = end != NULL ? (size_t)(end - start) : left;
+        any = true;
+        ended = end != NULL;
+        if (reader->line.size + size > LINE_BYTES_MAX) {
+            log_error("cannot read \"%s\": line %lld is longer than %d bytes", reader->path,
+                      (long long)reader->line_number + 1, LINE_BYTES_MAX);
+            reader->failed = true;
+            return false;
+        }
+        buffer_append(&reader->line, start, size);
+        reader->chunk_at += size + ended;
+    }
+    if (!any || reader->failed)
         return false;
-    while (reader->line.size > 0 && strchr("\r\n", reader->line.data[reader->line.size - 1]) != NULL)
+    while (reader->line.size > 0 && reader->line.data[reader->line.size - 1] == '\r')
         reader->line.size--;
     buffer_append(&reader->line, "", 1);
     reader->line.size--;
@@ -153,8 +171,8 @@ static int record_from_json(const struct reader *reader, struct record *record, 
         const json_t *score = json_object_get(object, "score");
         if (score != NULL && !json_is_null(score)) {
             *field = "score";
-            *trouble = "is not a number";
-            if (!json_is_number(score))
+            *trouble = "is not a number from -1e30 to 1e30";
+            if (!json_is_number(score) || !(fabs(json_number_value(score)) <= 1e30))
                 return -1;
             record->score = json_number_value(score);
         }
@@ -196,7 +214,7 @@ bool reader_next(struct reader *reader, struct record *record)
             record->prompt_size = reader->line.size;
             return true;
         } else {
-            log_error("cannot use \"%s\" line %lld: not UTF-8", reader->path, (long long)reader->line_number);
+            log_error("cannot use \"%s\" line %lld: not UTF-8, or has a NUL", reader->path, (long long)reader->line_number);
         }
         reader->bad_lines++;
     }

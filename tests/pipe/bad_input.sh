@@ -75,6 +75,16 @@ tokenize -q -m "$base" "$scratch/mixed.jsonl" >"$scratch/mixed" 2>"$scratch/mixe
 [ $? = 65 ] && [ "$(tap <"$scratch/mixed" | wc -l)" = 1 ] && grep -q 'line 2' "$scratch/mixed.err" && grep -q 'line 3' "$scratch/mixed.err" &&
     ok "bad lines are named and left out, good ones are used" || not_ok "bad lines: $(tr '\n' '|' <"$scratch/mixed.err")"
 
+printf 'One day\n\0two\nthr\0ee\nA fox\n' >"$scratch/nul.txt"
+tokenize -q -m "$base" "$scratch/nul.txt" >"$scratch/nul" 2>"$scratch/nul.err"
+[ $? = 65 ] && [ "$(tap <"$scratch/nul" | wc -l)" = 2 ] && grep -q 'line 2' "$scratch/nul.err" && grep -q 'line 3' "$scratch/nul.err" &&
+    ok "a NUL spoils its own line and no other" || not_ok "NULs: $(tr '\n' '|' <"$scratch/nul.err")"
+printf '{"prompt": "One day", "response": " a fox", "score": 1e300}\n' >"$scratch/score.jsonl"
+tokenize -q -m "$base" --format rollouts "$scratch/score.jsonl" >"$scratch/out" 2>"$scratch/err"
+[ $? = 65 ] && grep -q 'line 1: field "score"' "$scratch/err" && ok "a score that no frame can carry" ||
+    not_ok "a score that no frame can carry: $(head -n 1 "$scratch/err")"
+refused "a name that is not UTF-8" 64 'must be UTF-8' value-target --policy "$(printf '\377')"
+
 # Frames that are none.
 head -c 5000 /dev/urandom >"$scratch/noise"
 printf '\201\241v\001' >>"$scratch/noise"
