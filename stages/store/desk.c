@@ -546,6 +546,11 @@ static void take_bye(struct desk *desk, struct worker *worker)
 static void take_known(struct desk *desk, struct worker *worker, struct frame *frame, double now_s)
 {
     char reason[STORE_REASON_BYTES];
+    if (worker->blamed && frame->type != FRAME_bye) {  // frames to it were lost: it must not wait for them
+        struct frame stranger = frame_make(FRAME_stranger);
+        reply_to(desk, worker->peer, worker->peer_size, &stranger);
+        return;
+    }
     worker->heard_s = now_s;
     worker->spoke = true;
     if (worker->silent)

@@ -415,6 +415,28 @@ static void test_pardon(void)
     close_desk();
 }
 
+/* Goal: a worker to which frames were lost is told to begin anew, so that it does not wait for them; then it is pardoned. */
+static void test_lost_frames(void)
+{
+    open_desk();
+    store_prompts(1);
+    hello('a', "rollout", BASE);
+    want('a', 2);
+    turn();
+    struct frame item = *reply('a', FRAME_prompt, 0);
+    desk_unreachable(desk, "a", 1, now_s);
+    answer('a', &item, FRAME_rollout, 1);
+    turn();
+    EXPECT_INT(count_replies('a', FRAME_stranger), 1);
+    EXPECT_INT(count_replies('a', FRAME_ack), 0);
+    hello('a', "rollout", BASE);
+    want('a', 2);
+    turn();
+    EXPECT_INT(count_replies('a', FRAME_prompt), 2);
+    EXPECT_INT(db_int(db, db_query(db, "SELECT count(*) FROM failure", ""), -1), 0);
+    close_desk();
+}
+
 /* Goal: an item that workers say they cannot do is given up after three times, and offered again after retry. */
 static void test_failed_item(void)
 {
@@ -710,6 +732,7 @@ int main(void)
     RUN(test_silence);
     RUN(test_deadly_item);
     RUN(test_pardon);
+    RUN(test_lost_frames);
     RUN(test_failed_item);
     RUN(test_reward_waits_for_rollouts);
     RUN(test_training_run);
