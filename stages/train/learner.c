@@ -116,7 +116,7 @@ static int resume_from_store(struct learner *learner, int64_t *next_batch)
     return result;
 }
 
-/* All updates on one batch, with the snapshots and checkpoints that fall due. */
+/* All updates on one batch, with the snapshots and checkpoints that fall due.  Returns an exit code. */
 static int train_batch(struct learner *learner, const struct dataset *batch, int64_t next_batch, bool last,
                        struct progress *progress)
 {
@@ -124,7 +124,7 @@ static int train_batch(struct learner *learner, const struct dataset *batch, int
     for (int64_t update = 0; update < options->updates; update++) {
         struct step_metrics metrics;
         if (trainer_step(learner->trainer, batch->examples, batch->count, &metrics) != 0)
-            return -1;
+            return EX_SOFTWARE;
         int64_t step = trainer_steps(learner->trainer);
         char *numbers = metrics_text(options->objective, &metrics);
         struct frame metric = frame_make(FRAME_metric);
@@ -134,19 +134,20 @@ static int train_batch(struct learner *learner, const struct dataset *batch, int
         int given = edge_give(learner->edge, &metric);
         free(numbers);
         if (given != 0)
-            return -1;
+            return EX_DATAERR;
         progress_note(progress, &metrics);
         progress_set(progress, step);
         if ((step % options->refresh == 0 && !(last && update + 1 == options->updates))
             && give_checkpoint(learner, "weights", next_batch, false) != 0)
-            return -1;
+            return EX_DATAERR;
     }
     int64_t step = trainer_steps(learner->trainer);
+    int given = 0;
     if (last)
-        return give_final(learner, next_batch);
-    if (step / options->checkpoint_every != (step - options->updates) / options->checkpoint_every)
-        return give_checkpoint(learner, "full", next_batch, false);
-    return 0;
+        given = give_final(learner, next_batch);
+    else if (step / options->checkpoint_every != (step - options->updates) / options->checkpoint_every)
+        given = give_checkpoint(learner, "full", next_batch, false);
+    return given == 0 ? EX_OK : EX_DATAERR;
 }
 
 static int add_to_batch(struct learner *learner, struct dataset *batch, const struct frame_target *target)
@@ -190,8 +191,7 @@ enum edge_status learner_run_store(struct learner *learner, int *code)
                 next_batch++;
                 trained = true;
                 final = next_batch == target->batches;
-                if (train_batch(learner, &batch, next_batch, final, &progress) != 0)
-                    *code = EX_SOFTWARE;
+                *code = train_batch(learner, &batch, next_batch, final, &progress);
                 dataset_reset(&batch);
             }
         }
@@ -199,7 +199,7 @@ enum edge_status learner_run_store(struct learner *learner, int *code)
     }
     progress_end(&progress);
     if (*code == 0 && status == EDGE_END && trained && !final && give_final(learner, next_batch) != 0)
-        *code = EX_IOERR;
+        *code = EX_DATAERR;
     dataset_free(&batch);
     return *code == 0 ? status : EDGE_FAILED;
 }
@@ -295,6 +295,7 @@ static int64_t steps_of(const struct learner_options *options, const struct data
     return per_epoch * options->epochs * options->updates;
 }
 
+/* Returns an exit code; EX_OK also when a signal came first, and the checkpoint is then as far as the weights. */
 static int train_data(struct learner *learner, const struct dataset *data, const char *checkpoint_path, const char *cursor)
 {
     const struct learner_options *options = &learner->options;
@@ -304,7 +305,7 @@ static int train_data(struct learner *learner, const struct dataset *data, const
         log_error("could not create \"%s\": %s", metrics_path, strerror(errno));
     free(metrics_path);
     if (metrics_file == NULL)
-        return -1;
+        return EX_IOERR;
 
     int64_t steps = steps_of(options, data);
     uint32_t *order = memory_alloc(data->count, sizeof *order);
@@ -312,31 +313,55 @@ static int train_data(struct learner *learner, const struct dataset *data, const
     int64_t order_epoch = -1;
     struct progress progress;
     progress_start(&progress, "trained", "steps", steps);
-    int result = 0;
-    for (int64_t step; result == 0 && !stop_requested() && (step = trainer_steps(learner->trainer)) < steps; ) {
+    int code = EX_OK;
+    for (int64_t step; code == EX_OK && !stop_requested() && (step = trainer_steps(learner->trainer)) < steps; ) {
         size_t count = gather(learner, data, step / options->updates, order, &order_epoch, batch);
         struct step_metrics metrics;
-        result = trainer_step(learner->trainer, batch, count, &metrics);
-        if (result != 0)
+        if (trainer_step(learner->trainer, batch, count, &metrics) != 0) {
+            code = EX_SOFTWARE;
             break;
+        }
         char *numbers = metrics_text(options->objective, &metrics);
         fprintf(metrics_file, "{\"step\":%lld,%s\n", (long long)step + 1, numbers + 1);
         free(numbers);
         progress_note(&progress, &metrics);
         progress_set(&progress, step + 1);
-        if ((step + 1) % options->checkpoint_every == 0 && step + 1 < steps)
-            result = save_file(learner, checkpoint_path, cursor);
+        if ((step + 1) % options->checkpoint_every == 0 && step + 1 < steps && save_file(learner, checkpoint_path, cursor) != 0)
+            code = EX_IOERR;
     }
     progress_end(&progress);
-    if (result == 0 && stop_requested())
-        result = save_file(learner, checkpoint_path, cursor);
+    if (code == EX_OK && stop_requested() && save_file(learner, checkpoint_path, cursor) != 0)
+        code = EX_IOERR;
     free(batch);
     free(order);
-    if (fclose(metrics_file) != 0) {
+    bool lost = ferror(metrics_file);
+    if (fclose(metrics_file) != 0 || lost) {
         log_error("could not write \"%s/metrics.jsonl\": %s", options->output, strerror(errno));
-        return -1;
+        return code == EX_OK ? EX_IOERR : code;
     }
-    return result;
+    return code;
+}
+
+/* Trains on the whole input and writes the model; *status becomes EDGE_STOPPED when a signal came first.  Returns an exit code. */
+static int train_and_export(struct learner *learner, const struct dataset *data, enum edge_status *status)
+{
+    const char *output = learner->options.output;
+    if (open_trainer(learner) != 0)
+        return EX_DATAERR;
+    if (directory_make(output) != 0)
+        return EX_CANTCREAT;
+    char *path = memory_printf("%s/checkpoint.safetensors", output);
+    char *cursor = cursor_text(learner, data);
+    int code = resume_from_file(learner, path, cursor) == 0 ? train_data(learner, data, path, cursor) : EX_CONFIG;
+    if (code == EX_OK && trainer_steps(learner->trainer) < steps_of(&learner->options, data))
+        *status = EDGE_STOPPED;
+    else if (code == EX_OK && learner_export(learner) != 0)
+        code = EX_IOERR;
+    else if (code == EX_OK && unlink(path) != 0 && errno != ENOENT)
+        log_error("could not remove \"%s\": %s", path, strerror(errno));
+    free(path);
+    free(cursor);
+    return code;
 }
 
 enum edge_status learner_run_pipe(struct learner *learner, int *code)
@@ -344,34 +369,17 @@ enum edge_status learner_run_pipe(struct learner *learner, int *code)
     struct dataset data;
     dataset_init(&data);
     int64_t left_out = 0;
-    *code = 0;
+    *code = EX_OK;
     enum edge_status status = read_all(learner, &data, &left_out);
     if (status == EDGE_END && data.count == 0) {
         log_error("nothing to train on: no example came in");
         *code = EX_DATAERR;
     } else if (status == EDGE_END) {
-        char *path = memory_printf("%s/checkpoint.safetensors", learner->options.output);
-        char *cursor = cursor_text(learner, &data);
         if (learner->options.decay)
             learner->settings.total_steps = steps_of(&learner->options, &data);
-        if (open_trainer(learner) != 0)
-            *code = EX_DATAERR;
-        else if (directory_make(learner->options.output) != 0)
-            *code = EX_CANTCREAT;
-        else if (resume_from_file(learner, path, cursor) != 0)
-            *code = EX_CONFIG;
-        else if (train_data(learner, &data, path, cursor) != 0)
-            *code = EX_IOERR;
-        else if (stop_requested())
-            status = EDGE_STOPPED;
-        else if (learner_export(learner) != 0)
-            *code = EX_IOERR;
-        else if (unlink(path) != 0 && errno != ENOENT)
-            log_error("could not remove \"%s\": %s", path, strerror(errno));
-        free(path);
-        free(cursor);
+        *code = train_and_export(learner, &data, &status);
     }
-    if (left_out > 0 && *code == 0)
+    if (left_out > 0 && *code == EX_OK)
         *code = EX_DATAERR;
     dataset_free(&data);
     return status;

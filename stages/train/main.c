@@ -43,7 +43,7 @@ static struct options options_read(int argc, char **argv)
         { 'm', "model", "DIR|FILE", OPTION_TEXT, &options.model, 0, 0, "model to start from; a value model gets a zero value head" },
         { 'o', "output", "DIR", OPTION_TEXT, &learner->output, 0, 0, "write the trained model here as a Hugging Face directory" },
         { 's', "store", "ENDPOINT", OPTION_TEXT, &options.endpoint, 0, 0, "store to work for (default VAS_STORE; without: frames on stdin)" },
-        { 0, "run", "NAME", OPTION_TEXT, &learner->run, 0, 0, "training run in the store" },
+        { 0, "run", "NAME", OPTION_NAME, &learner->run, 1, NAME_BYTES, "training run in the store" },
         { 0, "objective", "NAME", OPTION_TEXT, &options.objective, 0, 0, "value, or lm: next-token prediction on documents (default value)" },
         { 0, "from-scratch", NULL, OPTION_FLAG, &options.from_scratch, 0, 0, "random weights: -m needs only config.json and tokenizer.json" },
         { 0, NULL, NULL, OPTION_HEADING, NULL, 0, 0, "the data" },
@@ -83,6 +83,8 @@ static struct options options_read(int argc, char **argv)
         options.endpoint = NULL;  // documents come through a pipe
     if (options.endpoint != NULL && learner->run == NULL)
         options_refuse("a store needs --run");
+    if (options.endpoint == NULL && learner->run != NULL)
+        options_refuse("--run is for a value model from a store: name the store with --store or VAS_STORE");
     if (options.endpoint == NULL && learner->output == NULL)
         options_refuse("-o is missing: where to write the model?");
     learner->objective = lm ? OBJECTIVE_LM : OBJECTIVE_VALUE;
@@ -167,5 +169,6 @@ int main(int argc, char **argv)
     pool_close(learner.pool);
     weights_close(weights);
     tokenizer_close(tokenizer);
-    return code != 0 ? code : edge_code;
+    bool edge_failed = edge_code != EX_OK && edge_code != EX_DATAERR;  // it knows whether starting again helps
+    return edge_failed || code == 0 ? edge_code : code;
 }

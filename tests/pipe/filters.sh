@@ -26,6 +26,31 @@ tokenize -q -m "$tiny/base" "$scratch/prompts.jsonl" | rollout -q -m "$tiny/base
     train -q -m "$tiny/base" --batch 8 --epochs 1 -o "$scratch/value-pipe"
 same "one pipe gives the same value model as files in between" "$scratch/value/model.safetensors" "$scratch/value-pipe/model.safetensors"
 
+# A training between pipes that is stopped, or killed, and started again.
+train_long() {
+    train -q -m "$tiny/base" --batch 8 --epochs 60 --checkpoint-every 5 -o "$scratch/$1" <"$scratch/targets"
+}
+interrupt() {  # NAME SIGNAL: once some steps have been made; the exit code is in $code
+    rm -rf "$scratch/$1"
+    train -q -m "$tiny/base" --batch 8 --epochs 60 --checkpoint-every 5 -o "$scratch/$1" <"$scratch/targets" &
+    pid=$! waited=0
+    until [ -f "$scratch/$1/checkpoint.safetensors" ] || [ $waited = 200 ]; do
+        sleep 0.05
+        waited=$((waited + 1))
+    done
+    kill "-$2" $pid
+    code=0
+    wait $pid 2>/dev/null || code=$?
+}
+train_long whole
+interrupt stopped TERM
+[ $code = 75 ] && ok "a training that is stopped says 75" || not_ok "a training that is stopped says $code, expected 75"
+check "it can be started again" train_long stopped
+same "and gives the same value model" "$scratch/whole/model.safetensors" "$scratch/stopped/model.safetensors"
+interrupt killed KILL
+check "a training that was killed can be started again" train_long killed
+same "and gives the same value model, too" "$scratch/whole/model.safetensors" "$scratch/killed/model.safetensors"
+
 decode -q -m "$tiny/base" --value "$scratch/value:3" --max-new-tokens 12 "One day, Mia the fox" >"$scratch/text"
 check "the trained value model steers" test -s "$scratch/text"
 
