@@ -6,6 +6,7 @@
  *
  * In a run the values come from the run's own snapshots, as old as --refresh allows; lambda = 1 needs no values.
  */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,10 +36,10 @@ static struct options options_read(int argc, char **argv)
     options.endpoint = getenv("VAS_STORE");
     const struct option_spec specs[] = {
         { 's', "store", "ENDPOINT", OPTION_TEXT, &options.endpoint, 0, 0, "store to work for (default VAS_STORE; without: frames on stdin and stdout)" },
-        { 0, "run", "NAME", OPTION_TEXT, &options.run, 0, 0, "training run in the store" },
-        { 0, "reward", "NAME", OPTION_TEXT, &options.reward, 0, 0, "which reward's scores the run is trained on" },
-        { 0, "policy", "NAME", OPTION_TEXT, &options.policy, 0, 0, "whose rollouts (default base)" },
-        { 0, "split", "NAME", OPTION_TEXT, &options.split, 0, 0, "prompts of this split (default train)" },
+        { 0, "run", "NAME", OPTION_NAME, &options.run, 1, NAME_BYTES, "training run in the store" },
+        { 0, "reward", "NAME", OPTION_NAME, &options.reward, 1, NAME_BYTES, "which reward's scores the run is trained on" },
+        { 0, "policy", "NAME", OPTION_NAME, &options.policy, 1, NAME_BYTES, "whose rollouts (default base)" },
+        { 0, "split", "NAME", OPTION_NAME, &options.split, 1, NAME_BYTES, "prompts of this split (default train)" },
         { 0, "lambda", "X", OPTION_NUMBER, &options.lambda, 0, 1, "trace decay; 1 is the score itself and needs no values\n(default 0.95; between pipes without -m: 1)" },
         { 0, "gamma", "X", OPTION_NUMBER, &options.gamma, 0, 1, "discount per token (default 1)" },
         { 0, "refresh", "STEPS", OPTION_INT, &options.refresh, 1, 1000000, "values come from weights at most so many steps old (default 2)" },
@@ -59,6 +60,8 @@ static struct options options_read(int argc, char **argv)
         options_refuse("unexpected operand \"%s\"", argv[first]);
     if (options.endpoint != NULL && (options.run == NULL || options.reward == NULL))
         options_refuse("a store needs --run and --reward");
+    if (options.endpoint == NULL && (options.run != NULL || options.reward != NULL))
+        options_refuse("--run and --reward are for a store: name it with --store or VAS_STORE");
     if (options.endpoint != NULL && options.model != NULL)
         options_refuse("-m is for pipes; in a store the values come from the run's own snapshots");
     if (options.lambda < 0)
@@ -88,7 +91,8 @@ struct snapshot {
     int64_t step;
 };
 
-static int snapshot_use(struct snapshot *snapshot, struct edge *edge, const struct frame_scored *scored)
+/* 0; 1 with a reason when the run has dropped that snapshot, since others have made this target meanwhile; -1. */
+static int snapshot_use(struct snapshot *snapshot, struct edge *edge, const struct frame_scored *scored, char reason[256])
 {
     if (edge_is_pipe(edge) || scored->step < 0 || (snapshot->valuer != NULL && snapshot->step == scored->step))
         return 0;
@@ -98,14 +102,39 @@ static int snapshot_use(struct snapshot *snapshot, struct edge *edge, const stru
     snprintf(name, sizeof name, "snapshot of step %lld", (long long)scored->step);
     int fetched = edge_fetch(edge, scored->run, scored->step, "weights", &content, &found);
     if (fetched > 0)
-        log_error("run \"%s\" has no %s", scored->run, name);
+        snprintf(reason, 256, "run \"%s\" has no %s", scored->run, name);
     valuer_close(snapshot->valuer);
     snapshot->valuer = fetched == 0 ? valuer_from_checkpoint(content.data, content.size, name, snapshot->pool) : NULL;
     snapshot->step = scored->step;
     free(content.data);
-    return snapshot->valuer != NULL ? 0 : -1;
+    return fetched > 0 ? 1 : snapshot->valuer != NULL ? 0 : -1;
 }
 
+/* The values of states 0 .. R.  0; 1 with a reason when this item cannot be done; -1. */
+static int compute_values(struct snapshot *snapshot, struct edge *edge, const struct frame_scored *scored, float *values,
+                          char reason[256])
+{
+    size_t R = scored->response_tokens.count;
+    int used = snapshot_use(snapshot, edge, scored, reason);
+    if (used != 0)
+        return used;
+    if (snapshot->valuer == NULL) {
+        snprintf(reason, 256, "the item names no snapshot to compute values with");
+        return 1;
+    }
+    if (valuer_values(snapshot->valuer, values, scored->prompt_tokens.at, scored->prompt_tokens.count, scored->response_tokens.at,
+                      R, reason) != 0)
+        return 1;
+    for (size_t n = 0; n <= R; n++) {
+        if (!isfinite(values[n])) {
+            snprintf(reason, 256, "the value of state %zu is %g", n, (double)values[n]);
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/* The arena is emptied first.  0, or -1 when the stage cannot go on. */
 static int give_target(const struct options *options, struct snapshot *snapshot, struct edge *edge, struct arena *arena,
                        const struct frame *item)
 {
@@ -113,14 +142,13 @@ static int give_target(const struct options *options, struct snapshot *snapshot,
     size_t R = scored->response_tokens.count;
     bool needs_values = options->lambda < 1;
     float *values = NULL;  // (R + 1)
+    arena_reset(arena);
     if (needs_values) {
-        if (snapshot_use(snapshot, edge, scored) != 0)
-            return -1;
         char reason[256];
         values = arena_alloc(arena, R + 1, sizeof *values);
-        if (valuer_values(snapshot->valuer, values, scored->prompt_tokens.at, scored->prompt_tokens.count,
-                          scored->response_tokens.at, R, reason) != 0)
-            return edge_fail(edge, scored->item, reason);
+        int computed = compute_values(snapshot, edge, scored, values, reason);
+        if (computed != 0)
+            return computed > 0 ? edge_fail(edge, scored->item, reason) : -1;
     }
     float *targets = arena_alloc(arena, R + 1, sizeof *targets);  // (R + 1)
     returns_lambda(targets, values, R, (float)scored->score,
@@ -152,7 +180,8 @@ int main(int argc, char **argv)
     struct arena arena;
     arena_init(&arena, "targets", 256 << 20);
     struct progress progress;
-    progress_start(&progress, "computed", "targets", edge_missing(edge));
+    int64_t missing = edge_missing(edge);
+    progress_start(&progress, "computed", "targets", missing > 1 ? missing : 0);  // 1: the run is not planned yet
     int64_t given = 0;
     struct batch batch;
     enum edge_status status;
@@ -162,7 +191,6 @@ int main(int argc, char **argv)
             failed = give_target(&options, &snapshot, edge, &arena, &batch.frames[i]) != 0;
         progress_set(&progress, given += (int64_t)batch.count);
         edge_done(edge, &batch);
-        arena_reset(&arena);
         if (failed) {
             status = EDGE_FAILED;
             break;
