@@ -37,7 +37,7 @@ if [ ! -f "$data/stories260K/stories260K.gguf" ]; then
     exit 0
 fi
 
-make -s BUILD="$BUILD" BIN="$BIN" all "$BUILD/tests/bench/compare_curve"
+make -s BUILD="$BUILD" BIN="$BIN" all "$BUILD/tests/bench/compare_curve" >&2
 mkdir -p "$work"
 pipelines/align.sh --model "$data/stories260K/stories260K.gguf" --prompts "$data/stories260K/prompts.jsonl" \
     --lexicon "$data/vader/vader_lexicon.txt" --reward vader --scale "$scale" --work "$work" \
