@@ -95,7 +95,7 @@ static struct options options_read(int argc, char **argv)
         { 0, "json", NULL, OPTION_FLAG, &options.json, 0, 0, "JSON lines with tokens, logprob and KL instead of text" },
         { 0, "score", NULL, OPTION_FLAG, &options.score, 0, 0, "sample nothing: JSON lines of {\"tokens\"} or {\"prompt\",\n\"response\"} in, their logprobs (and values) out" },
         { 's', "store", "ENDPOINT", OPTION_TEXT, &serve->endpoint, 0, 0, "store with the training runs; without a prompt: the store\nto work for (default VAS_STORE)" },
-        { 0, "policy", "NAME", OPTION_NAME, &serve->policy, 1, NAME_BYTES, "what the steered policy is called in the store\n(default \"vas NAME:BETA\")" },
+        { 0, "policy", "NAME", OPTION_NAME, &serve->policy, 1, NAME_BYTES, "what the steered policy is called in the store\n(default \"vas NAME:BETA\"; without --value: base)" },
         { 0, "split", "NAME", OPTION_NAME, &serve->split, 1, NAME_BYTES, "in a store: prompts of this split (default eval)" },
         { 0, "follow", NULL, OPTION_FLAG, &serve->follow, 0, 0, "in a store: wait for more prompts when all are answered" },
         { 0, NULL, NULL, OPTION_HEADING, NULL, 0, 0, "speed; the responses are the same" },
