@@ -75,7 +75,7 @@ same() {
 
 # A base policy of a few ten thousand parameters, trained for some seconds on stories of the grammar: $tiny/base.  Made once in
 # each run of the tests (kept beside the build) and real in every part.
-tiny=$(dirname "$BIN")/tiny
+tiny=$BIN/.tiny
 tiny_model() {
     [ -f "$tiny/base/model.safetensors" ] && return
     rm -rf "$tiny"
