@@ -97,6 +97,14 @@ static enum put_status begin(struct db *db, const struct frame_checkpoint *chunk
     return PUT_NEW;
 }
 
+/* A run may find only afterwards that a checkpoint was its last: when no later batch had anything to train on. */
+static enum put_status mark_final(struct db *db, int64_t id, int64_t batch)
+{
+    if (db_run(db, db_query(db, "UPDATE checkpoint SET final = 1, batch = ?2 WHERE id = ?1 AND final = 0", "ii", id, batch)) != 0)
+        return PUT_FAILED;
+    return db_changes(db) > 0 ? PUT_NEW : PUT_HAD;
+}
+
 enum put_status checkpoint_put(struct db *db, const struct frame_checkpoint *chunk, int64_t run, char *reason)
 {
     int64_t size = (int64_t)chunk->data.size;
@@ -114,7 +122,7 @@ enum put_status checkpoint_put(struct db *db, const struct frame_checkpoint *chu
         return PUT_FAILED;
     bool same = stored.id != 0 && strcmp(stored.sha256, chunk->sha256) == 0 && stored.size == chunk->size;
     if (stored.complete && same)
-        return PUT_HAD;
+        return chunk->final ? mark_final(db, stored.id, chunk->batch) : PUT_HAD;
     if (stored.complete) {
         snprintf(reason, STORE_REASON_BYTES, "checkpoint \"%s\" of run \"%s\", step %lld, is stored with sha256 %s, this one has %s",
                  chunk->kind, chunk->run, (long long)chunk->step, stored.sha256, chunk->sha256);

@@ -498,6 +498,11 @@ static void test_checkpoint_retention(void)
     struct checkpoint_newest newest;
     EXPECT_INT(checkpoint_newest(db, run, "full", &newest), 0);
     EXPECT_INT(newest.step, 10);
+    EXPECT(!newest.final);
+    EXPECT_INT(checkpoint_give(db, run, "full", 10, "content", 0, 7, true, reason), PUT_NEW);  // known only now to be the last
+    EXPECT_INT(checkpoint_give(db, run, "full", 10, "content", 0, 7, true, reason), PUT_HAD);
+    EXPECT_INT(checkpoint_newest(db, run, "full", &newest), 0);
+    EXPECT(newest.final);
     fresh_close(db);
 }
 
