@@ -174,7 +174,7 @@ enum edge_status learner_run_store(struct learner *learner, int *code)
     struct progress progress;
     progress_start(&progress, "trained", "steps", 0);
     progress_set(&progress, trainer_steps(learner->trainer));
-    bool trained = false, final = false;
+    bool final = false;
     struct batch frames;
     enum edge_status status;
     while (*code == 0 && (status = edge_take(learner->edge, &frames, (size_t)learner->options.batch, true)) == EDGE_BATCH) {
@@ -189,7 +189,6 @@ enum edge_status learner_run_store(struct learner *learner, int *code)
             } else if ((int64_t)batch.count == target->batch_size) {
                 progress.total = target->batches * learner->options.updates;
                 next_batch++;
-                trained = true;
                 final = next_batch == target->batches;
                 *code = train_batch(learner, &batch, next_batch, final, &progress);
                 dataset_reset(&batch);
@@ -198,7 +197,7 @@ enum edge_status learner_run_store(struct learner *learner, int *code)
         edge_done(learner->edge, &frames);
     }
     progress_end(&progress);
-    if (*code == 0 && status == EDGE_END && trained && !final && give_final(learner, next_batch) != 0)
+    if (*code == 0 && status == EDGE_END && !final && give_final(learner, next_batch) != 0)
         *code = EX_DATAERR;
     dataset_free(&batch);
     return *code == 0 ? status : EDGE_FAILED;
