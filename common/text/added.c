@@ -4,7 +4,8 @@
 #include <stdlib.h>
 #include <utf8proc.h>
 
-#include "text/utf8.h"
+#include "base/utf8.h"
+
 
 void added_add(struct added *added, struct added_token token)
 {

@@ -7,7 +7,7 @@
 
 #include "base/check.h"
 #include "base/memory.h"
-#include "text/utf8.h"
+#include "base/utf8.h"
 
 static const char mark[] = "\xe2\x96\x81";  // U+2581
 enum { MARK_SIZE = 3 };

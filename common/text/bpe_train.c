@@ -10,8 +10,8 @@
 
 #include "base/check.h"
 #include "base/memory.h"
+#include "base/utf8.h"
 #include "text/tokenizer_parts.h"
-#include "text/utf8.h"
 
 enum { WORD_TEXTS_BYTES_MAX = INT32_MAX };
 

@@ -5,9 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/utf8.h"
 #include "text/bpe.h"
 #include "text/pretokenizer.h"
-#include "text/utf8.h"
 
 int decoder_add(struct decoder *decoder, enum decoder_kind kind, const char *text, const char *replacement, size_t count)
 {

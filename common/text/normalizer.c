@@ -7,7 +7,7 @@
 #include <utf8proc.h>
 
 #include "base/log.h"
-#include "text/utf8.h"
+#include "base/utf8.h"
 
 int normalizer_add(struct normalizer *normalizer, enum normalizer_kind kind, const char *text, const char *replacement)
 {

@@ -8,7 +8,7 @@
 
 #include "base/log.h"
 #include "base/memory.h"
-#include "text/utf8.h"
+#include "base/utf8.h"
 
 enum {
     PATTERN_SIZE_MAX = 1 << 16,   // bytes

@@ -10,9 +10,9 @@
 #include "base/check.h"
 #include "base/file.h"
 #include "base/json.h"
+#include "base/utf8.h"
 #include "model/gguf.h"
 #include "text/tokenizer_parts.h"
-#include "text/utf8.h"
 
 void token_list_add(struct token_list *list, int32_t token)
 {

@@ -12,9 +12,9 @@
 #include <string.h>
 
 #include "base/check.h"
+#include "base/utf8.h"
 #include "model/gguf.h"
 #include "text/tokenizer_parts.h"
-#include "text/utf8.h"
 
 #define KEY(name) "tokenizer.ggml." name
 

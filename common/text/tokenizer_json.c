@@ -9,8 +9,8 @@
 #include <string.h>
 
 #include "base/check.h"
+#include "base/utf8.h"
 #include "text/tokenizer_parts.h"
-#include "text/utf8.h"
 
 enum {
     DEPTH_MAX = 8,        // Sequences inside Sequences

@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "base/log.h"
-#include "text/utf8.h"
+#include "base/utf8.h"
 
 enum { TEXTS_BYTES_MAX = 1 << 30 };
 

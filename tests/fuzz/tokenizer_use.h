@@ -6,8 +6,8 @@
 #include <string.h>
 
 #include "base/check.h"
+#include "base/utf8.h"
 #include "text/tokenizer_parts.h"
-#include "text/utf8.h"
 
 /* Ids are in the vocabulary, and any ids, in it or not, give valid text. */
 static inline void tokenizer_use(const struct tokenizer *tokenizer)

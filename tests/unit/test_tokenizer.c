@@ -9,9 +9,9 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/philox.h"
+#include "base/utf8.h"
 #include "model/gguf.h"
 #include "text/tokenizer_parts.h"
-#include "text/utf8.h"
 #include "gguf_builder.h"
 #include "stderr_text.h"
 
