@@ -3,6 +3,8 @@
 #
 #     pipelines/setup.sh [MAKE ARGUMENTS]
 #
+# BUILD and BIN in the environment name other folders than build/ and bin/.
+#
 # Missing Debian packages are installed when this is root or sudo asks no password; otherwise the one line to run
 # is printed and the exit code is 69.
 set -eu
@@ -46,4 +48,4 @@ if [ -n "$missing" ]; then
     rm -f "$log"
 fi
 
-make -s -j"$(nproc)" "$@"
+make -s -j"$(nproc)" ${BUILD:+BUILD="$BUILD"} ${BIN:+BIN="$BIN"} "$@"

@@ -63,9 +63,9 @@ c_tests() {  # c_tests BUILD
 }
 
 jobs=$(nproc)
-if pipelines/setup.sh >&2 && build "gcc, warnings are errors" make -s -j"$jobs" CFLAGS='-O2 -g -Werror' BUILD=build-test BIN=build-test/bin test-programs; then
-    BIN=$PWD/build-test/bin
-    export BIN
+if pipelines/setup.sh help >&2 && build "gcc, warnings are errors" make -s -j"$jobs" CFLAGS='-O2 -g -Werror' BUILD=build-test BIN=build-test/bin test-programs; then
+    BUILD=build-test BIN=$PWD/build-test/bin
+    export BUILD BIN
     c_tests build-test
     for script in tests/stage/*.sh tests/pipe/*.sh tests/fault/*.sh; do
         [ -f "$script" ] || continue
@@ -79,7 +79,7 @@ fi
 if [ -z "$pattern" ]; then
     if build "gcc with sanitizers" make -s -j"$jobs" CFLAGS='-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer' \
         BUILD=build-asan BIN=build-asan/bin test-programs; then
-        BIN=$PWD/build-asan/bin
+        BUILD=build-asan BIN=$PWD/build-asan/bin
         c_tests build-asan
         for script in tests/pipe/*.sh; do
             [ -f "$script" ] || continue

@@ -38,7 +38,7 @@ static void format_duration(char text[16], double s)
 static void progress_show(struct progress *progress, bool last)
 {
     double now = clock_s(), elapsed_s = now - progress->start_s;
-    double rate = elapsed_s > 0 ? (double)progress->done / elapsed_s : 0;
+    double rate = elapsed_s > 0 ? (double)(progress->done - progress->begun) / elapsed_s : 0;
     char total[32] = "", left[48] = "", duration[16];
     if (progress->total > 0)
         snprintf(total, sizeof total, "/%lld", (long long)progress->total);

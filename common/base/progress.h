@@ -12,6 +12,7 @@
 struct progress {
     const char *label, *unit;
     int64_t done, total;  // in unit; total 0: not known
+    int64_t begun;        // of done, what earlier processes did: set it after progress_start when resuming
     double start_s, shown_s;
     char note[96];        // shown behind the rate, e.g. "loss=0.03"
 };

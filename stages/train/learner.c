@@ -173,7 +173,7 @@ enum edge_status learner_run_store(struct learner *learner, int *code)
     dataset_init(&batch);
     struct progress progress;
     progress_start(&progress, "trained", "steps", 0);
-    progress_set(&progress, trainer_steps(learner->trainer));
+    progress.begun = progress.done = trainer_steps(learner->trainer);
     bool final = false;
     struct batch frames;
     enum edge_status status;
@@ -312,6 +312,7 @@ static int train_data(struct learner *learner, const struct dataset *data, const
     int64_t order_epoch = -1;
     struct progress progress;
     progress_start(&progress, "trained", "steps", steps);
+    progress.begun = progress.done = trainer_steps(learner->trainer);
     int code = EX_OK;
     for (int64_t step; code == EX_OK && !stop_requested() && (step = trainer_steps(learner->trainer)) < steps; ) {
         size_t count = gather(learner, data, step / options->updates, order, &order_epoch, batch);

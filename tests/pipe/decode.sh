@@ -26,6 +26,11 @@ if [ -f "$data/stories260K/stories260K.gguf" ]; then
     gguf=$data/stories260K/stories260K.gguf
     decode -q -m "$gguf" --greedy --max-new-tokens 256 '' >"$scratch/greedy"
     same "greedy text is llama2.c's, byte for byte" "$scratch/greedy" "$data/stories260K/golden-greedy-n256.txt"
+    # The exporter writes what train trained; with a learning rate of 0 that is the model itself, as a safetensors directory.
+    head -n 2 "$data/stories260K/prompts.jsonl" | tokenize -q -m "$gguf" --end-token |
+        train -q -m "$gguf" --objective lm --lr 0 --epochs 1 -o "$scratch/exported"
+    decode -q -m "$scratch/exported" --greedy --max-new-tokens 256 '' >"$scratch/greedy-exported"
+    same "so is it from an exported safetensors directory" "$scratch/greedy-exported" "$data/stories260K/golden-greedy-n256.txt"
     head -n 8 "$data/stories260K/prompts.jsonl" >"$scratch/stories.jsonl"
     decode -q -m "$gguf" -n 3 --json --max-new-tokens 40 "$scratch/stories.jsonl" >"$scratch/stories"
     decode -q -m "$gguf" --score "$scratch/stories" >"$scratch/scored"
