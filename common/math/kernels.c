@@ -20,7 +20,7 @@ size_t packed_panels(const struct packed *w)
     return (w->N + PANEL - 1) / PANEL;
 }
 
-size_t packed_size_bytes(enum packed_type type, size_t N, size_t K)
+static size_t packed_size_bytes(enum packed_type type, size_t N, size_t K)
 {
     return (N + PANEL - 1) / PANEL * PANEL * K * element_bytes(type);
 }

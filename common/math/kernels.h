@@ -22,7 +22,6 @@ struct packed {
     size_t N, K;
     void *data;  // 64-byte aligned, owned
 };
-size_t packed_size_bytes(enum packed_type type, size_t N, size_t K);
 size_t packed_panels(const struct packed *w);
 
 /* All zero.  Free with packed_free. */

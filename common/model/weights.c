@@ -111,7 +111,7 @@ size_t tensor_elements(const struct tensor *tensor)
     return count;
 }
 
-size_t tensor_rows(const struct tensor *tensor)
+static size_t tensor_rows(const struct tensor *tensor)
 {
     size_t count = 1;
     for (size_t i = 0; i + 1 < tensor->rank; i++)

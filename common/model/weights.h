@@ -56,7 +56,6 @@ void tensor_read_canonical(const struct tensor *tensor, size_t head_size, float 
 /* The same for rows [first, first + count) of that order; a vector counts as one row. */
 void tensor_read_rows(const struct tensor *tensor, size_t head_size, size_t first, size_t count, float *out);
 size_t tensor_elements(const struct tensor *tensor);
-size_t tensor_rows(const struct tensor *tensor);
 
 /*
  * Whether every weight that the config asks for is there in its shape, and a value head complete or absent.  0, or -1

@@ -231,16 +231,3 @@ bool read_failure_next(struct read *rows, struct read_failure *row)
     *row = (struct read_failure){ .stage = text_at(rows, 0), .name = text_at(rows, 1), .attempts = int_at(rows, 2), .reason = text_at(rows, 3) };
     return true;
 }
-
-struct read *read_sources(struct db *db)
-{
-    return read_begin(db, "SELECT tokenizer FROM source ORDER BY tokenizer");
-}
-
-bool read_source_next(struct read *rows, struct read_source *row)
-{
-    if (!read_next(rows))
-        return false;
-    row->tokenizer = text_at(rows, 0);
-    return true;
-}

@@ -108,11 +108,4 @@ struct read_failure {
 struct read *read_failures(struct db *db);
 bool read_failure_next(struct read *rows, struct read_failure *row);
 
-/* Tokenizers whose tokenize has begun and not ended. */
-struct read_source {
-    const char *tokenizer;
-};
-struct read *read_sources(struct db *db);
-bool read_source_next(struct read *rows, struct read_source *row);
-
 #endif

@@ -35,7 +35,8 @@ int bpe_add_merge(struct bpe *bpe, const struct vocabulary *vocabulary, int32_t 
     return 0;
 }
 
-int32_t byte_token(const struct vocabulary *vocabulary, unsigned byte)
+/* The id of "<0xNN>" for a byte; -1 if there is none. */
+static int32_t byte_token(const struct vocabulary *vocabulary, unsigned byte)
 {
     char piece[8];
     snprintf(piece, sizeof piece, "<0x%02X>", byte);

@@ -54,8 +54,6 @@ void bpe_scratch_free(struct bpe_scratch *scratch);
 void bpe_encode(const struct bpe *bpe, const struct vocabulary *vocabulary, struct bpe_scratch *scratch, const char *word,
                 size_t size, struct token_list *ids);
 
-/* The id of "<0xNN>" for a byte; -1 if there is none. */
-int32_t byte_token(const struct vocabulary *vocabulary, unsigned byte);
 /* The byte that the piece "<0xNN>" stands for; -1 if it is no such piece. */
 int byte_of_piece(const char *piece, size_t size);
 
