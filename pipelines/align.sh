@@ -21,6 +21,7 @@
 #   --epochs N --batch N --lr X --refresh N --lambda X --checkpoint-every N    as in train and value-target
 #   --seed N                (default 0)
 #
+# Relative paths are taken from the repository's top.
 # Killed at any moment, the same command goes on where the store is.  What is there already is not computed again.
 set -eu
 cd "$(dirname "$0")/.."

@@ -93,8 +93,11 @@ lib_judge() {
         say "run the same command again to go on"
         exit 75 ;;
     *)
-        say "$1 failed with code $2; its last words:"
-        tail -n 3 "$work/log/$1" >&2 2>/dev/null || :
+        say "$1 failed with code $2"
+        if [ "$1" != "${lib_front:-}" ] && [ -f "$work/log/$1" ]; then
+            say "its last words, from $work/log/$1:"
+            tail -n 3 "$work/log/$1" >&2
+        fi
         exit "$2" ;;
     esac
 }

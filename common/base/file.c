@@ -82,7 +82,7 @@ int file_write(const char *path, const void *data, size_t size)
     char *beside = memory_printf("%s.%ld.new", path, (long)getpid());
     int fd = open(beside, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
     if (fd < 0) {
-        log_error("could not create \"%s\": %s", beside, strerror(errno));
+        log_error("could not create \"%s\": %s", path, strerror(errno));
         free(beside);
         return -1;
     }

@@ -21,6 +21,9 @@
 #include "base/stop.h"
 #include "wire/edge_parts.h"
 
+/* A store that is just starting answers within this time; a longer silence is worth a line. */
+static const double TELL_S = 2;
+
 enum { NUMBERS = 1 << 30, RECEIVE_MAX = 1024, LINGER_MS = 1000, FETCH_TRIES = 3 };
 
 _Static_assert(NUMBERS % KEPT_MAX == 0, "a number tells the place in kept");
@@ -345,10 +348,13 @@ static void receive_refusal(struct edge *edge, const struct frame_refusal *refus
             edge->refused++;
         }
     }
-    if (refusal->fatal)
+    if (refusal->fatal) {
+        if (!store->talks)
+            log_hint("what a name means is fixed by its first use: choose another --policy, --reward or --run");
         edge->failure = EX_CONFIG;
-    else if (!store->talks && !answers_output)
+    } else if (!store->talks && !answers_output) {
         edge->failure = EX_DATAERR;
+    }
 }
 
 static void fetch_again(struct edge *edge, struct fetch *fetch, const char *why)
@@ -561,8 +567,13 @@ int store_open(struct edge *edge, const struct edge_times *times)
     double start_s = clock_s();
     store->served_s = store->connected_s = start_s;
     begin_conversation(edge);
+    bool told = false;
     while (edge->failure == 0 && !store->talks) {
         serve(edge, SLICE_MS);
+        if (!told && is_due(start_s, TELL_S, clock_s())) {
+            log_event("waiting for a store at \"%s\"", edge->options.endpoint);
+            told = true;
+        }
         if (stop_requested()) {
             edge->failure = EX_TEMPFAIL;
         } else if (!store->talks && edge->failure == 0 && is_due(start_s, times->open, clock_s())) {
