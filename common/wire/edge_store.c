@@ -753,7 +753,8 @@ void store_close(struct edge *edge)
     if (store->socket != NULL) {
         int linger_ms = store->talks ? LINGER_MS : 0;
         struct frame bye = frame_make(FRAME_bye);
-        if (store->talks)
+        bool cut_short = edge->options.takes_nothing && stop_requested();  // a source that says bye has given everything
+        if (store->talks && !cut_short)
             send_frame(store, &bye);
         zmq_setsockopt(store->socket, ZMQ_LINGER, &linger_ms, sizeof linger_ms);
         zmq_close(store->socket);

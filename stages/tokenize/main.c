@@ -41,7 +41,7 @@ static struct options options_read(int argc, char **argv)
     const struct option_spec specs[] = {
         { 'm', "model", "DIR|FILE", OPTION_TEXT, &options.model, 0, 0, "whose tokenizer to use: model directory, tokenizer.json or GGUF file" },
         { 's', "store", "ENDPOINT", OPTION_TEXT, &options.endpoint, 0, 0, "store to give the prompts to (default VAS_STORE; without: frames on stdout)" },
-        { 0, "format", "NAME", OPTION_TEXT, &options.format, 0, 0, "jsonl, text (a text a line), hh (HH dialogues) or rollouts\n(default: text for *.txt, else jsonl); files may be gzipped" },
+        { 0, "format", "NAME", OPTION_TEXT, &options.format, 0, 0, "jsonl, text (a text a line), lines (empty ones too),\nhh (HH dialogues) or rollouts\n(default: text for *.txt, else jsonl); files may be gzipped" },
         { 0, "field", "NAME", OPTION_TEXT, &options.field, 0, 0, "where a JSON line has its text (default prompt)" },
         { 0, "split", "NAME", OPTION_NAME, &options.split, 1, NAME_BYTES, "split of all prompts (default: the line's \"split\", else train)" },
         { 0, "eval-fraction", "P", OPTION_NUMBER, &options.eval_fraction, 0, 1, "share of the prompts that go to split eval, chosen by\ntheir text, where the line names no split (default 0)" },
@@ -77,7 +77,7 @@ static struct options options_read(int argc, char **argv)
 
 static enum reader_format format_of(const struct options *options, const char *path)
 {
-    static const char *const names[] = { "jsonl", "text", "hh", "rollouts" };
+    static const char *const names[] = { "jsonl", "text", "lines", "hh", "rollouts" };
     if (options->format == NULL) {
         size_t size = strlen(path);
         return size > 4 && strcmp(path + size - 4, ".txt") == 0 ? READER_TEXT : READER_JSONL;
@@ -85,7 +85,7 @@ static enum reader_format format_of(const struct options *options, const char *p
     for (size_t i = 0; i < COUNT_OF(names); i++)
         if (strcmp(options->format, names[i]) == 0)
             return (enum reader_format)i;
-    options_refuse("--format is \"%s\", must be jsonl, text, hh or rollouts", options->format);
+    options_refuse("--format is \"%s\", must be jsonl, text, lines, hh or rollouts", options->format);
 }
 
 /* Calls give for every record of every file.  Returns the exit code. */
@@ -331,7 +331,7 @@ int main(int argc, char **argv)
     if (tokenizer == NULL)
         return code;
     if (options.encode || options.decode) {
-        options.format = options.format ? options.format : "text";
+        options.format = options.format ? options.format : "lines";
         code = read_files(&options, options.encode ? encode_record : decode_record, tokenizer);
         if (stdout_close() != 0 && code == EX_OK)
             code = EX_IOERR;

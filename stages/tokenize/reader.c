@@ -204,9 +204,9 @@ bool reader_next(struct reader *reader, struct record *record)
 {
     while (read_line(reader)) {
         *record = (struct record){ .score = NAN };
-        if (strspn(reader->line.data, " \t") == reader->line.size)
+        if (reader->format != READER_LINES && strspn(reader->line.data, " \t") == reader->line.size)
             continue;
-        if (reader->format != READER_TEXT) {
+        if (reader->format != READER_TEXT && reader->format != READER_LINES) {
             if (read_json_record(reader, record))
                 return true;
         } else if (utf8_is_valid(reader->line.data, reader->line.size)) {

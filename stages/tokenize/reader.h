@@ -3,6 +3,7 @@
  *
  *     jsonl     one object a line; the text under "prompt" (or another field), optional "split"
  *     text      one text a line; empty lines are skipped
+ *     lines     one text a line, empty ones too
  *     hh        Anthropic HH dialogues: the prompt is "chosen" up to and including its last "\n\nAssistant:"
  *     rollouts  one object a line: "prompt", "response", optional "score" and "split"
  *
@@ -15,7 +16,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum reader_format { READER_JSONL, READER_TEXT, READER_HH, READER_ROLLOUTS };
+enum reader_format { READER_JSONL, READER_TEXT, READER_LINES, READER_HH, READER_ROLLOUTS };
 
 struct record {
     const char *prompt;    // valid until the next record
