@@ -282,8 +282,8 @@ static int decode_record(void *context, const struct record *record)
         token_list_add(&ids, json_is_integer(id) && json_integer_value(id) >= 0 && json_integer_value(id) <= INT32_MAX
                                  ? (int32_t)json_integer_value(id) : -1);
     tokenizer_decode(context, ids.at, ids.count, 0, &text);
+    buffer_append(&text, "\n", 1);
     fwrite(text.data, 1, text.size, stdout);
-    putchar('\n');
     json_decref(array);
     free(ids.at);
     free(text.data);
