@@ -77,31 +77,49 @@ static int write_all(int fd, const char *data, size_t size)
     return 0;
 }
 
+int file_out_begin(struct file_out *file, const char *path)
+{
+    *file = (struct file_out){ .path = memory_text(path), .beside = memory_printf("%s.%ld.new", path, (long)getpid()) };
+    file->fd = open(file->beside, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (file->fd >= 0)
+        return 0;
+    log_error("could not create \"%s\": %s", path, strerror(errno));
+    free(file->path);
+    free(file->beside);
+    return -1;
+}
+
+void file_out_write(struct file_out *file, const void *data, size_t size)
+{
+    if (file->failed || write_all(file->fd, data, size) == 0)
+        return;
+    log_error("could not write \"%s\": %s", file->path, strerror(errno));
+    file->failed = true;
+}
+
+int file_out_end(struct file_out *file, bool keep)
+{
+    bool failed = file->failed;
+    bool synced = failed || !keep || fsync(file->fd) == 0;
+    bool closed = close(file->fd) == 0;
+    if (keep && !failed && !(synced && closed && rename(file->beside, file->path) == 0)) {
+        log_error("could not write \"%s\": %s", file->path, strerror(errno));
+        failed = true;
+    }
+    if (failed || !keep)
+        unlink(file->beside);
+    free(file->path);
+    free(file->beside);
+    return failed ? -1 : 0;
+}
+
 int file_write(const char *path, const void *data, size_t size)
 {
-    char *beside = memory_printf("%s.%ld.new", path, (long)getpid());
-    int fd = open(beside, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (fd < 0) {
-        log_error("could not create \"%s\": %s", path, strerror(errno));
-        free(beside);
+    struct file_out file;
+    if (file_out_begin(&file, path) != 0)
         return -1;
-    }
-    if (write_all(fd, data, size) != 0 || fsync(fd) != 0) {
-        log_error("could not write \"%s\" (%zu bytes): %s", path, size, strerror(errno));
-        close(fd);
-        goto remove_beside;
-    }
-    if (close(fd) != 0 || rename(beside, path) != 0) {
-        log_error("could not write \"%s\": %s", path, strerror(errno));
-        goto remove_beside;
-    }
-    free(beside);
-    return 0;
-
-remove_beside:
-    unlink(beside);
-    free(beside);
-    return -1;
+    file_out_write(&file, data, size);
+    return file_out_end(&file, true);
 }
 
 bool file_is_directory(const char *path)

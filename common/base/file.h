@@ -21,7 +21,20 @@ void file_unmap(struct file_map *map);
 /* The whole file with a NUL after it; the caller frees.  NULL on failure. */
 char *file_read(const char *path, size_t *size);
 
-/* Writes beside the path, fsyncs, renames.  0, or -1 with the old file untouched. */
+/*
+ * A file that is written piece by piece beside its path and appears there whole (fsync, rename), or not at all.
+ * file_out_end releases it in any case; keep false leaves the old file untouched, and so does a failure.
+ */
+struct file_out {
+    char *path, *beside;
+    int fd;
+    bool failed;
+};
+int file_out_begin(struct file_out *file, const char *path);  // 0 or -1
+void file_out_write(struct file_out *file, const void *data, size_t size);
+int file_out_end(struct file_out *file, bool keep);           // 0, or -1: some write failed
+
+/* The whole of it at once.  0, or -1 with the old file untouched. */
 int file_write(const char *path, const void *data, size_t size);
 
 bool file_is_directory(const char *path);
