@@ -12,23 +12,31 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "math/tensor_type.h"
+
 enum { PANEL = 16 };  // outputs that one panel of a packed matrix holds
 
-enum packed_type { PACKED_F32, PACKED_F16, PACKED_BF16 };
-
-/* A weight (N, K) packed as ceil(N / PANEL) panels of (K, PANEL), missing outputs zero. */
+/*
+ * A weight (N, K) packed as ceil(N / PANEL) panels, missing outputs zero.  Of float types a panel is (K, PANEL); of quantised
+ * ones, see kernels.c: the blocks keep their numbers to the bit, and are never held as floats.
+ */
 struct packed {
-    enum packed_type type;
+    enum tensor_type type;
     size_t N, K;
+    size_t panel_bytes;
     void *data;  // 64-byte aligned, owned
 };
 size_t packed_panels(const struct packed *w);
+/* Bytes that a weight takes when packed. */
+size_t packed_size_bytes(enum tensor_type type, size_t N, size_t K);
 
 /* All zero.  Free with packed_free. */
-void packed_init(struct packed *w, enum packed_type type, size_t N, size_t K);
+void packed_init(struct packed *w, enum tensor_type type, size_t N, size_t K);
 void packed_free(struct packed *w);
-/* Fills one panel from its rows, each K elements of w's type at any alignment; NULL where the panel has no output. */
+/* Fills one panel from its rows, each K elements of w's type as in a file, at any alignment; NULL where the panel has no output. */
 void packed_set_panel(struct packed *w, size_t panel, const void *const rows[PANEL]);
+/* The same from float32 rows (K), rounded to w's type: F32, F16, BF16, Q8_0, Q4_0 or NF4. */
+void packed_quantise_panel(struct packed *w, size_t panel, const float *const rows[PANEL]);
 /* Row n as float32.  row: (K) out. */
 void packed_get_row(const struct packed *w, size_t n, float *row);
 
@@ -60,6 +68,13 @@ struct kernels {
 
     void (*rms_norm)(float *y, const float *x, const float *weight, size_t C, float epsilon);  // y, x, weight: (C)
     void (*swiglu)(float *y, const float *gate, const float *up, size_t F);                    // y = silu(gate) * up
+    /* (x - mean) / sqrt(variance + epsilon) * weight + bias */
+    void (*layer_norm)(float *y, const float *x, const float *weight, const float *bias, size_t C, float epsilon);
+    void (*silu)(float *x, size_t n);                                                          // in place, as all below
+    void (*gelu)(float *x, size_t n);                                                          // x Phi(x), by erf
+    void (*gelu_tanh)(float *x, size_t n);                                                     // GPT-2's approximation
+    void (*soft_cap)(float *x, size_t n, float cap);                                           // cap tanh(x / cap)
+    void (*multiply)(float *y, const float *x, size_t n);                                      // y *= x
     void (*softmax)(float *x, size_t n);                                                       // in place
     void (*add)(float *y, const float *x, size_t n);                                           // y += x
     float (*dot)(const float *a, const float *b, size_t n);

@@ -92,6 +92,55 @@ INLINE vec vec_exp(vec x)
     return (vec)((vec_int)p & ~(x < -87.0f));
 }
 
+INLINE vec vec_silu(vec x)
+{
+    return x / (vec_exp(-x) + 1.0f);
+}
+
+/* Cephes tanhf: a polynomial where 1 - tanh would cancel. */
+INLINE vec vec_tanh(vec x)
+{
+    vec size = vec_select(x < 0.0f, -x, x), square = x * x;
+    vec far = 1.0f - 2.0f / (vec_exp(size * 2.0f) + 1.0f);
+    vec near = -5.70498872745e-3f * square + 2.06390887954e-2f;
+    near = near * square - 5.37397155531e-2f;
+    near = near * square + 1.33314422036e-1f;
+    near = near * square - 3.33332819422e-1f;
+    near = near * square * x + x;
+    return vec_select(size < 0.625f, near, vec_select(x < 0.0f, -far, far));
+}
+
+/*
+ * x Phi(x).  With a = |x|, Phi(-a) exp(a^2 / 2) is t times a polynomial in t = 1 / (1 + a / 4), fitted to 1e-8 relative on [0, 14],
+ * beyond which float32 has nothing left.  exp(-a^2 / 2) is taken from a^2 in two parts, the first exact, since its own rounding
+ * would be multiplied by a^2 / 2.
+ */
+INLINE vec vec_gelu(vec x)
+{
+    vec a = vec_select(x < 0.0f, -x, x);
+    a = vec_select(a > 14.0f, vec_all(14.0f), a);
+    vec t = 1.0f / (a * 0.25f + 1.0f);
+    vec p = 0.0165797528f * t - 0.0627926961f;
+    p = p * t + 0.0516535304f;
+    p = p * t + 0.0284343939f;
+    p = p * t + 0.0127128968f;
+    p = p * t + 0.086656414f;
+    p = p * t + 0.0719995499f;
+    p = p * t + 0.0955156982f;
+    p = p * t + 0.0994925573f;
+    p = p * t + 0.0997479036f;
+    vec high = (vec)((vec_bits)a & 0xfffff000u);
+    vec tail = p * t * vec_exp(high * high * -0.5f) * vec_exp((a - high) * (a + high) * -0.5f);  // Phi(-a)
+    return x * vec_select(x < 0.0f, tail, 1.0f - tail);
+}
+
+/* x / 2 (1 + tanh u) = x / (1 + exp(-2 u)), u = sqrt(2 / pi) (x + 0.044715 x^3). */
+INLINE vec vec_gelu_tanh(vec x)
+{
+    vec u = x * x * (0.0713548163f * x) + 1.59576912f * x;  // 2 u
+    return x / (vec_exp(-u) + 1.0f);
+}
+
 /* ---- 16 lanes at a time ---- */
 
 struct block {
@@ -194,11 +243,11 @@ INLINE vec vec_from_bf16(const uint16_t *x)
     return (vec)(__builtin_convertvector(half, vec_bits) << 16);
 }
 
-INLINE vec weight_load(enum packed_type type, const void *panel, size_t i)
+INLINE vec weight_load(enum tensor_type type, const void *panel, size_t i)
 {
     switch (type) {
-    case PACKED_F16: return vec_from_f16((const uint16_t *)panel + i);
-    case PACKED_BF16: return vec_from_bf16((const uint16_t *)panel + i);
+    case TENSOR_F16: return vec_from_f16((const uint16_t *)panel + i);
+    case TENSOR_BF16: return vec_from_bf16((const uint16_t *)panel + i);
     default: return vec_load((const float *)panel + i);
     }
 }
@@ -207,7 +256,7 @@ INLINE vec weight_load(enum packed_type type, const void *panel, size_t i)
  * y[r, p] (+)= sum over k of x[r, k] * panel[p][k], R rows by P panels in registers; resume adds to what y holds.  R, P and type are
  * constants where this is expanded.
  */
-INLINE void tile_run(float *y, size_t y_stride, const float *x, size_t x_stride, enum packed_type type,
+INLINE void tile_run(float *y, size_t y_stride, const float *x, size_t x_stride, enum tensor_type type,
                      const void *const *panel, size_t K, bool resume, size_t R, size_t P)
 {
     vec sum[ROW_TILE][PANEL_TILE * PARTS];
@@ -233,7 +282,7 @@ INLINE void tile_run(float *y, size_t y_stride, const float *x, size_t x_stride,
 }
 
 /* R rows by up to PANEL_TILE panels, as many at once as registers hold. */
-INLINE void tile_row_count(float *y, size_t y_stride, const float *x, size_t x_stride, enum packed_type type,
+INLINE void tile_row_count(float *y, size_t y_stride, const float *x, size_t x_stride, enum tensor_type type,
                            const void *const *panel, size_t panels, size_t K, bool resume, size_t R)
 {
     size_t p = 0;
@@ -249,7 +298,7 @@ INLINE void tile_row_count(float *y, size_t y_stride, const float *x, size_t x_s
         tile_run(y + p * PANEL, y_stride, x, x_stride, type, panel + p, K, resume, R, 1);
 }
 
-INLINE void tile_typed(float *y, size_t y_stride, const float *x, size_t x_stride, enum packed_type type,
+INLINE void tile_typed(float *y, size_t y_stride, const float *x, size_t x_stride, enum tensor_type type,
                        const void *const *panel, size_t panels, size_t K, bool resume, size_t rows)
 {
     switch (rows) {
@@ -270,19 +319,19 @@ typedef void tile_function(float *y, size_t y_stride, const float *x, size_t x_s
 static void tile_f32(float *y, size_t y_stride, const float *x, size_t x_stride, const void *const *panel,
                      size_t panels, size_t K, bool resume, size_t rows)
 {
-    tile_typed(y, y_stride, x, x_stride, PACKED_F32, panel, panels, K, resume, rows);
+    tile_typed(y, y_stride, x, x_stride, TENSOR_F32, panel, panels, K, resume, rows);
 }
 
 static void tile_f16(float *y, size_t y_stride, const float *x, size_t x_stride, const void *const *panel,
                      size_t panels, size_t K, bool resume, size_t rows)
 {
-    tile_typed(y, y_stride, x, x_stride, PACKED_F16, panel, panels, K, resume, rows);
+    tile_typed(y, y_stride, x, x_stride, TENSOR_F16, panel, panels, K, resume, rows);
 }
 
 static void tile_bf16(float *y, size_t y_stride, const float *x, size_t x_stride, const void *const *panel,
                       size_t panels, size_t K, bool resume, size_t rows)
 {
-    tile_typed(y, y_stride, x, x_stride, PACKED_BF16, panel, panels, K, resume, rows);
+    tile_typed(y, y_stride, x, x_stride, TENSOR_BF16, panel, panels, K, resume, rows);
 }
 
 /* The next tile of the rows that are left: as few tiles as possible, of nearly equal height. */
@@ -324,9 +373,9 @@ static void linear_partial(tile_function *tile, float *y, size_t y_stride, const
 
 static void linear(float *y, size_t y_stride, const float *x, size_t M, const struct packed *w, size_t panel, size_t panels)
 {
-    static tile_function *const tiles[] = { [PACKED_F32] = tile_f32, [PACKED_F16] = tile_f16, [PACKED_BF16] = tile_bf16 };
+    static tile_function *const tiles[] = { [TENSOR_F32] = tile_f32, [TENSOR_F16] = tile_f16, [TENSOR_BF16] = tile_bf16 };
     tile_function *tile = tiles[w->type];
-    size_t element_bytes = w->type == PACKED_F32 ? 4 : 2;
+    size_t element_bytes = w->type == TENSOR_F32 ? 4 : 2;
     size_t end = panel + panels, whole = w->N / PANEL;  // panels with all their outputs
     if (end < whole)
         whole = end;
@@ -448,13 +497,83 @@ static void rms_norm(float *y, const float *x, const float *weight, size_t C, fl
     }
 }
 
+/*
+ * The mean is found twice, the second time from what is left after the first, so that rows far from zero lose nothing; the
+ * same pass gives the variance.
+ */
+static void layer_norm(float *y, const float *x, const float *weight, const float *bias, size_t C, float epsilon)
+{
+    struct block sum = block_all(0.0f), squares = block_all(0.0f);
+    for (size_t c = 0; c < C; c += PANEL) {
+        struct block x_c = block_load(x + c, C - c, 0.0f);
+        UNROLL for (size_t j = 0; j < PARTS; j++)
+            sum.part[j] += x_c.part[j];
+    }
+    float mean = block_sum(sum) / (float)C;
+    sum = block_all(0.0f);
+    for (size_t c = 0; c < C; c += PANEL) {
+        struct block x_c = block_load(x + c, C - c, mean);
+        UNROLL for (size_t j = 0; j < PARTS; j++) {
+            vec centred = x_c.part[j] - mean;
+            sum.part[j] += centred;
+            squares.part[j] += centred * centred;
+        }
+    }
+    float rest = block_sum(sum) / (float)C;
+    float scale = 1.0f / sqrtf(block_sum(squares) / (float)C - rest * rest + epsilon);
+    for (size_t c = 0; c < C; c += PANEL) {
+        struct block x_c = block_load(x + c, C - c, 0.0f), weight_c = block_load(weight + c, C - c, 0.0f);
+        struct block bias_c = block_load(bias + c, C - c, 0.0f);
+        UNROLL for (size_t j = 0; j < PARTS; j++)
+            x_c.part[j] = (x_c.part[j] - mean - rest) * scale * weight_c.part[j] + bias_c.part[j];
+        block_store(y + c, C - c, x_c);
+    }
+}
+
 static void swiglu(float *y, const float *gate, const float *up, size_t F)
 {
     for (size_t f = 0; f < F; f += PANEL) {
         struct block gate_f = block_load(gate + f, F - f, 0.0f), up_f = block_load(up + f, F - f, 0.0f);
         UNROLL for (size_t j = 0; j < PARTS; j++)
-            gate_f.part[j] = gate_f.part[j] / (vec_exp(-gate_f.part[j]) + 1.0f) * up_f.part[j];
+            gate_f.part[j] = vec_silu(gate_f.part[j]) * up_f.part[j];
         block_store(y + f, F - f, gate_f);
+    }
+}
+
+typedef vec vec_function(vec);
+
+INLINE void each(float *x, size_t n, vec_function *f)
+{
+    for (size_t i = 0; i < n; i += PANEL) {
+        struct block b = block_load(x + i, n - i, 0.0f);
+        UNROLL for (size_t j = 0; j < PARTS; j++)
+            b.part[j] = f(b.part[j]);
+        block_store(x + i, n - i, b);
+    }
+}
+
+static void silu(float *x, size_t n)
+{
+    each(x, n, vec_silu);
+}
+
+static void gelu(float *x, size_t n)
+{
+    each(x, n, vec_gelu);
+}
+
+static void gelu_tanh(float *x, size_t n)
+{
+    each(x, n, vec_gelu_tanh);
+}
+
+static void soft_cap(float *x, size_t n, float cap)
+{
+    for (size_t i = 0; i < n; i += PANEL) {
+        struct block b = block_load(x + i, n - i, 0.0f);
+        UNROLL for (size_t j = 0; j < PARTS; j++)
+            b.part[j] = vec_tanh(b.part[j] / cap) * cap;
+        block_store(x + i, n - i, b);
     }
 }
 
@@ -476,6 +595,16 @@ static void softmax(float *x, size_t n)
         UNROLL for (size_t j = 0; j < PARTS; j++)
             b.part[j] *= scale;
         block_store(x + i, n - i, b);
+    }
+}
+
+static void multiply(float *y, const float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i += PANEL) {
+        struct block y_i = block_load(y + i, n - i, 0.0f), x_i = block_load(x + i, n - i, 0.0f);
+        UNROLL for (size_t j = 0; j < PARTS; j++)
+            y_i.part[j] *= x_i.part[j];
+        block_store(y + i, n - i, y_i);
     }
 }
 
@@ -518,7 +647,13 @@ const struct kernels PASTE(kernels_, KERNELS_ISA) = {
     .attend_scores = attend_scores,
     .attend_values = attend_values,
     .rms_norm = rms_norm,
+    .layer_norm = layer_norm,
     .swiglu = swiglu,
+    .silu = silu,
+    .gelu = gelu,
+    .gelu_tanh = gelu_tanh,
+    .soft_cap = soft_cap,
+    .multiply = multiply,
     .softmax = softmax,
     .add = add,
     .dot = dot,

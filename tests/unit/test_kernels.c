@@ -58,21 +58,21 @@ static uint16_t f16_from_short(float x)
 }
 
 /* weight: (N, K), numbers that every type holds exactly. */
-static struct packed packed_from(const float *weight, enum packed_type type, size_t N, size_t K)
+static struct packed packed_from(const float *weight, enum tensor_type type, size_t N, size_t K)
 {
     struct packed packed;
     packed_init(&packed, type, N, K);
     uint16_t *halves = memory_alloc(N * K + 1, sizeof *halves);
     char *shifted = (char *)halves + 1;  // unaligned, as tensors of a file may be
     for (size_t i = 0; i < N * K; i++) {
-        uint16_t half = type == PACKED_F16 ? f16_from_short(weight[i]) : (uint16_t)(bits_of(weight[i]) >> 16);
+        uint16_t half = type == TENSOR_F16 ? f16_from_short(weight[i]) : (uint16_t)(bits_of(weight[i]) >> 16);
         memcpy(shifted + 2 * i, &half, 2);
     }
     for (size_t panel = 0; panel < packed_panels(&packed); panel++) {
         const void *rows[PANEL] = { NULL };
         for (size_t i = 0; i < PANEL && panel * PANEL + i < N; i++) {
             size_t first = (panel * PANEL + i) * K;
-            rows[i] = type == PACKED_F32 ? (const void *)(weight + first) : shifted + 2 * first;
+            rows[i] = type == TENSOR_F32 ? (const void *)(weight + first) : shifted + 2 * first;
         }
         packed_set_panel(&packed, panel, rows);
     }
@@ -96,7 +96,7 @@ static const size_t shapes[][3] = {
     { 13, 80, 96 }, { 25, 150, 37 }, { 9, 40, 1100 },
 };
 
-static void linear_against_reference(enum packed_type type)
+static void linear_against_reference(enum tensor_type type)
 {
     for (size_t s = 0; s < COUNT_OF(shapes); s++) {
         size_t M = shapes[s][0], N = shapes[s][1], K = shapes[s][2], stride = N + 3;
@@ -129,19 +129,19 @@ static void linear_against_reference(enum packed_type type)
 /* Goal: linear over float32 panels is the product, on awkward shapes, and writes nothing else. */
 static void test_linear_f32(void)
 {
-    linear_against_reference(PACKED_F32);
+    linear_against_reference(TENSOR_F32);
 }
 
 /* Goal: so is linear over F16 panels. */
 static void test_linear_f16(void)
 {
-    linear_against_reference(PACKED_F16);
+    linear_against_reference(TENSOR_F16);
 }
 
 /* Goal: so is linear over BF16 panels. */
 static void test_linear_bf16(void)
 {
-    linear_against_reference(PACKED_BF16);
+    linear_against_reference(TENSOR_BF16);
 }
 
 /* Goal: a row's outputs have the same bits alone or among others, and whichever panels a call covers. */
@@ -151,7 +151,7 @@ static void test_linear_same_bits_in_any_split(void)
         size_t M = shapes[s][0], N = shapes[s][1], K = shapes[s][2];
         float *x = normals(M * K), *weight = normals(N * K);
         float *whole = memory_alloc(M * N, sizeof *whole), *split = memory_alloc(M * N, sizeof *split);
-        struct packed packed = packed_from(weight, PACKED_F32, N, K);
+        struct packed packed = packed_from(weight, TENSOR_F32, N, K);
         FOR_KERNELS(k) {
             k->linear(whole, N, x, M, &packed, 0, packed_panels(&packed));
             for (size_t m = 0; m < M; m++)
@@ -170,6 +170,58 @@ static void test_linear_same_bits_in_any_split(void)
     }
 }
 
+static double silu_of(double x)
+{
+    return x / (1.0 + exp(-x));
+}
+
+static double gelu_of(double x)
+{
+    return x * 0.5 * erfc(-x * M_SQRT1_2);
+}
+
+static double gelu_tanh_of(double x)
+{
+    return x / (1.0 + exp(-2.0 * sqrt(2.0 / M_PI) * (x + 0.044715 * x * x * x)));
+}
+
+static void soft_cap_30(const struct kernels *k, float *x, size_t n)
+{
+    k->soft_cap(x, n, 30.0f);
+}
+
+static double soft_cap_30_of(double x)
+{
+    return 30.0 * tanh(x / 30.0);
+}
+
+static void silu(const struct kernels *k, float *x, size_t n)
+{
+    k->silu(x, n);
+}
+
+static void gelu(const struct kernels *k, float *x, size_t n)
+{
+    k->gelu(x, n);
+}
+
+static void gelu_tanh(const struct kernels *k, float *x, size_t n)
+{
+    k->gelu_tanh(x, n);
+}
+
+static const struct {
+    const char *name;
+    void (*run)(const struct kernels *k, float *x, size_t n);
+    double (*definition)(double x);
+    double low, high;  // at minus and plus infinity; NaN where the definition is infinity times zero
+} functions[] = {
+    { "silu", silu, silu_of, NAN, INFINITY },
+    { "gelu", gelu, gelu_of, NAN, INFINITY },
+    { "gelu_tanh", gelu_tanh, gelu_tanh_of, NAN, INFINITY },
+    { "soft_cap", soft_cap_30, soft_cap_30_of, -30.0, 30.0 },
+};
+
 /* Goal: AVX-512 and AVX2, which both fuse products and sums, agree to the bit on every kernel. */
 static void test_vector_sets_agree(void)
 {
@@ -178,10 +230,10 @@ static void test_vector_sets_agree(void)
         TEST_SKIP("this processor lacks AVX-512 or AVX2");
     enum { M = 7, N = 150, K = 333 };
     float *x = normals(M * K), *weight = normals(N * K), *up = normals(K), a[M * N], b[M * N];
-    for (int type = PACKED_F32; type <= PACKED_BF16; type++) {
+    for (int type = TENSOR_F32; type <= TENSOR_BF16; type++) {
         for (size_t i = 0; i < N * K; i++)
             weight[i] = short_normal();
-        struct packed packed = packed_from(weight, (enum packed_type)type, N, K);
+        struct packed packed = packed_from(weight, (enum tensor_type)type, N, K);
         wide->linear(a, N, x, M, &packed, 0, packed_panels(&packed));
         narrow->linear(b, N, x, M, &packed, 0, packed_panels(&packed));
         expect_bits(b, a, M * N, "linear");
@@ -193,6 +245,16 @@ static void test_vector_sets_agree(void)
     wide->swiglu(a, x, up, K);
     narrow->swiglu(b, x, up, K);
     expect_bits(b, a, K, "swiglu");
+    wide->layer_norm(a, x, up, up, K, 1e-5f);
+    narrow->layer_norm(b, x, up, up, K, 1e-5f);
+    expect_bits(b, a, K, "layer_norm");
+    for (size_t f = 0; f < COUNT_OF(functions); f++) {
+        memcpy(a, x, K * sizeof *a);
+        memcpy(b, x, K * sizeof *b);
+        functions[f].run(wide, a, K);
+        functions[f].run(narrow, b, K);
+        expect_bits(b, a, K, functions[f].name);
+    }
     memcpy(a, x, K * sizeof *a);
     memcpy(b, x, K * sizeof *b);
     wide->softmax(a, K);
@@ -209,12 +271,12 @@ static void test_vector_sets_agree(void)
 /* Goal: halves of every kind, subnormal, infinite and NaN too, become the float32 that they stand for, in rows and in products. */
 static void test_all_halves(void)
 {
-    for (int type = PACKED_F16; type <= PACKED_BF16; type++) {
+    for (int type = TENSOR_F16; type <= TENSOR_BF16; type++) {
         for (uint32_t first = 0; first < 0x10000; first += PANEL) {
             struct packed packed;
             uint16_t halves[PANEL];
             const void *rows[PANEL];
-            packed_init(&packed, (enum packed_type)type, PANEL, 1);
+            packed_init(&packed, (enum tensor_type)type, PANEL, 1);
             for (size_t i = 0; i < PANEL; i++) {
                 halves[i] = (uint16_t)(first + i);
                 rows[i] = &halves[i];
@@ -225,10 +287,10 @@ static void test_all_halves(void)
                 k->linear(y, PANEL, &one, 1, &packed, 0, 1);
                 for (size_t i = 0; i < PANEL; i++) {
                     int exponent = halves[i] >> 10 & 31, mantissa = halves[i] & 0x3ff;
-                    double expected = type == PACKED_BF16 ? (double)float_of((uint32_t)halves[i] << 16)
+                    double expected = type == TENSOR_BF16 ? (double)float_of((uint32_t)halves[i] << 16)
                                       : exponent == 31 ? (mantissa ? NAN : INFINITY)
                                       : exponent == 0 ? ldexp(mantissa, -24) : ldexp(1024 + mantissa, exponent - 25);
-                    if (type == PACKED_F16 && halves[i] & 0x8000)
+                    if (type == TENSOR_F16 && halves[i] & 0x8000)
                         expected = -expected;
                     packed_get_row(&packed, i, &row);
                     bool same = isnan(expected) ? isnan(y[i]) && isnan(row)
@@ -287,7 +349,7 @@ static void test_attention_over_pages(void)
 
 static const size_t lengths[] = { 1, 2, 15, 16, 17, 31, 100, 257 };
 
-/* Goal: rms_norm, swiglu, add and dot compute their definitions for every length, touching nothing behind it. */
+/* Goal: rms_norm, swiglu, add, multiply and dot compute their definitions for every length, touching nothing behind it. */
 static void test_rows(void)
 {
     for (size_t i = 0; i < COUNT_OF(lengths); i++) {
@@ -310,6 +372,10 @@ static void test_rows(void)
             k->add(y, b, n);
             for (size_t j = 0; j < n; j++)
                 EXPECT_NEAR(y[j], a[j] + b[j], 0.0);
+            memcpy(y, a, n * sizeof *y);
+            k->multiply(y, b, n);
+            for (size_t j = 0; j < n; j++)
+                EXPECT_NEAR(y[j], a[j] * b[j], 0.0);
             EXPECT_NEAR(k->dot(a, b, n), product, 1e-4);
             EXPECT_NEAR(y[n], 5.0, 0.0);
         }
@@ -317,6 +383,69 @@ static void test_rows(void)
         free(b);
         free(a);
     }
+}
+
+/* Goal: layer_norm computes its definition for every length, also of rows far from zero. */
+static void test_layer_norm(void)
+{
+    for (size_t i = 0; i < 2 * COUNT_OF(lengths); i++) {
+        size_t n = lengths[i / 2];
+        float *x = normals(n), *weight = normals(n), *bias = normals(n), *y = memory_alloc(n + 1, sizeof *y);
+        double sum = 0.0, squares = 0.0;
+        for (size_t j = 0; j < n; j++)
+            sum += (double)(x[j] += i % 2 ? 1000.0f : 0.0f);
+        double mean = sum / (double)n;
+        for (size_t j = 0; j < n; j++)
+            squares += ((double)x[j] - mean) * ((double)x[j] - mean);
+        double deviation = sqrt(squares / (double)n + 0.125);
+        FOR_KERNELS(k) {
+            y[n] = 5.0f;
+            k->layer_norm(y, x, weight, bias, n, 0.125f);
+            for (size_t j = 0; j < n; j++) {
+                double product = ((double)x[j] - mean) / deviation * (double)weight[j];
+                EXPECT_NEAR(y[j], product + (double)bias[j], 1e-6 * (fabs(product) + fabs((double)bias[j])) + 1e-6);
+            }
+            EXPECT_NEAR(y[n], 5.0, 0.0);
+        }
+        free(y);
+        free(bias);
+        free(weight);
+        free(x);
+    }
+}
+
+/* Goal: each function is within 2e-6 of its value, however small that is, has its limits, and is the same at any place of a row. */
+static void test_functions(void)
+{
+    enum { COUNT = 24001 };  // -12 to 12, and in soft_cap's case 30 times as far
+    float *x = memory_alloc(COUNT, sizeof *x), *y = memory_alloc(COUNT, sizeof *y);
+    for (size_t f = 0; f < COUNT_OF(functions); f++) {
+        float unit = functions[f].run == soft_cap_30 ? 0.03f : 0.001f;
+        for (size_t i = 0; i < COUNT; i++)
+            x[i] = ((float)i - COUNT / 2) * unit;
+        FOR_KERNELS(k) {
+            double worst = 0.0;
+            memcpy(y, x, COUNT * sizeof *y);
+            functions[f].run(k, y, COUNT);
+            for (size_t i = 0; i < COUNT; i++) {
+                double expected = functions[f].definition((double)x[i]);
+                /* The exponent of gelu_tanh is a float32 up to 140: its last place alone is 8e-6. */
+                double slack = functions[f].run == gelu_tanh && x[i] < -4.0f ? 4.0 : 1.0;
+                worst = fmax(worst, fabs((double)y[i] - expected) / (fabs(expected) + 1e-32) / slack);
+            }
+            if (!(worst <= 2e-6))
+                TEST_FAIL("%s of %s is wrong by %g", functions[f].name, k->name, worst);
+            float ends[] = { -INFINITY, INFINITY, NAN, 0.0f, x[17] };
+            functions[f].run(k, ends, COUNT_OF(ends));
+            EXPECT(isnan(functions[f].low) ? isnan(ends[0]) || ends[0] == 0.0f : (double)ends[0] == functions[f].low);
+            EXPECT((double)ends[1] == functions[f].high);
+            EXPECT(isnan(ends[2]));
+            EXPECT(ends[3] == 0.0f);
+            EXPECT_INT(bits_of(ends[4]), bits_of(y[17]));
+        }
+    }
+    free(y);
+    free(x);
 }
 
 /* Goal: softmax and sum_exp compute their definitions for every length, far from zero too. */
@@ -407,6 +536,8 @@ int main(void)
     RUN(test_all_halves);
     RUN(test_attention_over_pages);
     RUN(test_rows);
+    RUN(test_layer_norm);
+    RUN(test_functions);
     RUN(test_softmax_and_sum_exp);
     RUN(test_exp_accuracy_and_limits);
     RUN(test_choice_by_environment);
