@@ -79,7 +79,7 @@ struct cache *cache_open(const struct model *model, size_t position_count)
     cache->position_limit = room < position_max ? room : position_max;
     cache->cosine = memory_alloc(cache->position_limit * HS / 2, sizeof(float));
     cache->sine = memory_alloc(cache->position_limit * HS / 2, sizeof(float));
-    rotary_fill(cache->cosine, cache->sine, 0, cache->position_limit, HS, config->rope_theta);
+    rotary_fill(cache->cosine, cache->sine, 0, cache->position_limit, config);
     cache->attention_floats = attention_floats(model, cache->position_limit);
     cache->attention = memory_alloc_aligned(pool_threads(model->pool) * cache->attention_floats, sizeof(float));
     return cache;

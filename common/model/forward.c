@@ -22,8 +22,8 @@ struct pass {
     float *normed;    // (M, C)
     float *qkv;       // (M, (NH + 2 NKV) HS)
     float *attended;  // (M, NH HS)
-    float *gate, *up; // (M, F)
-    float *delta;     // (M, C)
+    float *ff, *up;   // (M, F)
+    float *delta;     // (M, C) what attention or the feed-forward adds to x
 };
 
 /* Rows [first, first + rows) in layer l, on one thread unless columns are shared. */
@@ -44,78 +44,79 @@ static size_t round_up(size_t n, size_t unit)
 
 /* ---- matrices: all panels at once, or shared among threads ---- */
 
-typedef void columns_function(const struct part *part, size_t panel, size_t panels);
+/* y = x w + bias for the rows of a part. */
+struct product {
+    const struct linear *linear;
+    float *y;        // (M, N) of the pass
+    const float *x;  // (M, K)
+};
 
+/* Panels of matrix i of a product. */
+static void product_panels(const struct part *part, const struct product *product, size_t i, size_t panel, size_t panels)
+{
+    const struct kernels *kernels = part->pass->model->kernels;
+    const struct linear *linear = product->linear;
+    const struct packed *w = &linear->parts[i];
+    size_t N = linear->N, n = 0, first = panel * PANEL, width = panels * PANEL < w->N - first ? panels * PANEL : w->N - first;
+    for (size_t before = 0; before < i; before++)
+        n += linear->parts[before].N;
+    float *y = product->y + part->first * N + n;  // (rows, N) from the matrix's first output on
+    kernels->linear(y, N, product->x + part->first * linear->K, part->rows, w, panel, panels);
+    for (size_t m = 0; m < part->rows && linear->bias != NULL; m++)
+        kernels->add(y + m * N + first, linear->bias + n + first, width);
+}
+
+/* Panels of all matrices, shared among threads. */
 struct columns {
     const struct part *part;
-    columns_function *run;
-    size_t panels, panels_per_task;
+    const struct product *products;
+    size_t count, panels_per_task;
 };
+
+static size_t columns_tasks(const struct columns *columns, size_t product, size_t i)
+{
+    return (packed_panels(&columns->products[product].linear->parts[i]) + columns->panels_per_task - 1) / columns->panels_per_task;
+}
 
 static void columns_task(void *context, size_t task, size_t thread)
 {
     (void)thread;
     const struct columns *columns = context;
-    size_t panel = task * columns->panels_per_task, left = columns->panels - panel;
-    columns->run(columns->part, panel, left < columns->panels_per_task ? left : columns->panels_per_task);
-}
-
-static void columns_run(const struct part *part, const struct packed *w, columns_function *run)
-{
-    size_t panels = packed_panels(w);
-    if (!part->pass->share_columns) {
-        run(part, 0, panels);
-        return;
+    for (size_t p = 0; p < columns->count; p++) {
+        const struct linear *linear = columns->products[p].linear;
+        for (size_t i = 0, tasks; i < linear->part_count; i++, task -= tasks) {
+            tasks = columns_tasks(columns, p, i);
+            if (task >= tasks)
+                continue;
+            size_t panel = task * columns->panels_per_task, left = packed_panels(&linear->parts[i]) - panel;
+            product_panels(columns->part, &columns->products[p], i, panel,
+                           left < columns->panels_per_task ? left : columns->panels_per_task);
+            return;
+        }
     }
+}
+
+/* Products with one input. */
+static void products_run(const struct part *part, const struct product *products, size_t count)
+{
     struct pool *pool = part->pass->model->pool;
+    size_t panels = 0, tasks = 0;
+    for (size_t p = 0; p < count; p++) {
+        for (size_t i = 0; i < products[p].linear->part_count; i++) {
+            size_t own = packed_panels(&products[p].linear->parts[i]);
+            panels += own;
+            if (!part->pass->share_columns)
+                product_panels(part, &products[p], i, 0, own);
+        }
+    }
+    if (!part->pass->share_columns)
+        return;
     size_t even = panels / (8 * pool_threads(pool));
-    struct columns columns = { part, run, panels, round_up(even ? even : 1, 4) };
-    pool_run(pool, (panels + columns.panels_per_task - 1) / columns.panels_per_task, columns_task, &columns);
-}
-
-static void qkv_columns(const struct part *part, size_t panel, size_t panels)
-{
-    const struct pass *pass = part->pass;
-    const struct packed *w = &part_layer(part)->qkv;
-    pass->model->kernels->linear(pass->qkv + part->first * w->N, w->N, pass->normed + part->first * w->K, part->rows,
-                                 w, panel, panels);
-}
-
-/* x += input * w, for the two matrices that end in the residual stream. */
-static void residual_columns(const struct part *part, const struct packed *w, const float *input, size_t panel, size_t panels)
-{
-    const struct pass *pass = part->pass;
-    const struct kernels *kernels = pass->model->kernels;
-    size_t C = w->N, c = panel * PANEL, width = panels * PANEL < C - c ? panels * PANEL : C - c;
-    float *delta = pass->delta + part->first * C, *x = pass->x + part->first * C;  // (rows, C)
-    kernels->linear(delta, C, input + part->first * w->K, part->rows, w, panel, panels);
-    for (size_t m = 0; m < part->rows; m++)
-        kernels->add(x + m * C + c, delta + m * C + c, width);
-}
-
-static void o_columns(const struct part *part, size_t panel, size_t panels)
-{
-    residual_columns(part, &part_layer(part)->o, part->pass->attended, panel, panels);
-}
-
-static void down_columns(const struct part *part, size_t panel, size_t panels)
-{
-    residual_columns(part, &part_layer(part)->down, part->pass->gate, panel, panels);
-}
-
-static void gate_up_columns(const struct part *part, size_t panel, size_t panels)
-{
-    const struct pass *pass = part->pass;
-    const struct kernels *kernels = pass->model->kernels;
-    const struct layer *layer = part_layer(part);
-    size_t C = layer->gate.K, F = layer->gate.N;
-    size_t f = panel * PANEL, width = panels * PANEL < F - f ? panels * PANEL : F - f;
-    const float *normed = pass->normed + part->first * C;                             // (rows, C)
-    float *gate = pass->gate + part->first * F, *up = pass->up + part->first * F;     // (rows, F)
-    kernels->linear(gate, F, normed, part->rows, &layer->gate, panel, panels);
-    kernels->linear(up, F, normed, part->rows, &layer->up, panel, panels);
-    for (size_t m = 0; m < part->rows; m++)
-        kernels->swiglu(gate + m * F + f, gate + m * F + f, up + m * F + f, width);
+    struct columns columns = { part, products, count, round_up(even ? even : 1, 4) };
+    for (size_t p = 0; p < count; p++)
+        for (size_t i = 0; i < products[p].linear->part_count; i++)
+            tasks += columns_tasks(&columns, p, i);
+    pool_run(pool, tasks, columns_task, &columns);
 }
 
 /* ---- attention ---- */
@@ -160,6 +161,8 @@ static void row_store(const struct pass *pass, size_t l, size_t m)
 struct attention {
     const struct pass *pass;
     size_t G, HS, VP, stride;   // stride: of scores, in floats
+    size_t window;              // positions that a row sees, at most
+    float cap;                  // of scores; 0: none
     float *q, *scores, *out, *lanes;
     int32_t *chain;             // (positions) the ancestor at each position outside natural slots
     struct page_list keys, values;
@@ -169,7 +172,8 @@ static struct attention attention_begin(const struct pass *pass, size_t l, size_
 {
     const struct model_config *config = &pass->model->config;
     const struct cache *cache = pass->cache;
-    struct attention attention = { .pass = pass, .HS = (size_t)config->head_size };
+    struct attention attention = { .pass = pass, .HS = (size_t)config->head_size, .cap = (float)config->attention_cap };
+    attention.window = (size_t)config_window(config, (int64_t)l);
     attention.G = (size_t)(config->head_count / config->kv_head_count);
     attention.VP = round_up(attention.HS, PANEL) / PANEL;
     attention.stride = round_up(cache->position_limit, PANEL);
@@ -185,24 +189,38 @@ static struct attention attention_begin(const struct pass *pass, size_t l, size_
     return attention;
 }
 
-/* Scores and then probabilities of row m, query block r, whose natural positions are scored.  The other ancestors are scored by
-   whole pages too and their lane is picked, so that a score has the same bits wherever its key lies. */
-static void attention_probs(struct attention *attention, size_t m, size_t r)
+/* The first position that row m sees. */
+static size_t attention_begins(const struct attention *attention, size_t m)
+{
+    size_t T = (size_t)attention->pass->cache->slots[m].position + 1;
+    return T > attention->window ? T - attention->window : 0;
+}
+
+/* Scores and then probabilities of row m, query block r, whose natural positions from first, a border of pages, on are scored.
+   The other ancestors are scored by whole pages too and their lane is picked, so that a score has the same bits wherever its key
+   lies.  Positions before the window get probability 0. */
+static void attention_probs(struct attention *attention, size_t m, size_t r, size_t first)
 {
     const struct kernels *kernels = attention->pass->model->kernels;
     const struct slot *slots = attention->pass->cache->slots;
-    size_t G = attention->G, stride = attention->stride, natural = (size_t)slots[m].natural_end, T = (size_t)slots[m].position + 1;
+    size_t G = attention->G, stride = attention->stride, T = (size_t)slots[m].position + 1;
+    size_t begin = attention_begins(attention, m), natural = (size_t)slots[m].natural_end;
     const float *q = attention->q + r * G * attention->HS;     // (G, HS)
     float *scores = attention->scores + r * G * stride;        // (G, stride)
     int32_t row = (int32_t)m;
-    for (size_t t = T; t-- > natural; row = slots[row].parent) {
+    for (size_t t = T; t-- > natural && t >= begin; row = slots[row].parent) {
         struct page_list keys = { attention->keys.base, attention->keys.stride, &slots[row].page };
         kernels->attend_scores(attention->lanes, PANEL, q, G, attention->HS, &keys, 1);
         for (size_t g = 0; g < G; g++)
             scores[g * stride + t] = attention->lanes[g * PANEL + (size_t)slots[row].lane];
     }
-    for (size_t g = 0; g < G; g++)
-        kernels->softmax(scores + g * stride, T);
+    for (size_t g = 0; g < G; g++) {
+        float *seen = scores + g * stride + begin;             // (T - begin)
+        if (attention->cap != 0)
+            kernels->soft_cap(seen, T - begin, attention->cap);
+        kernels->softmax(seen, T - begin);
+        memset(scores + g * stride + first, 0, (begin - first) * sizeof(float));
+    }
 }
 
 /* Adds the values of row m's positions from the given one, a border of pages, on. */
@@ -212,15 +230,17 @@ static void attention_values_from(struct attention *attention, size_t m, size_t 
     const struct slot *slots = attention->pass->cache->slots;
     size_t G = attention->G, stride = attention->stride, VP = attention->VP;
     size_t natural = (size_t)slots[m].natural_end, T = (size_t)slots[m].position + 1;
+    size_t begin = attention_begins(attention, m), chain = natural > begin ? natural : begin;
     const float *probs = attention->scores + r * G * stride;   // (G, stride)
     float *out = attention->out + r * G * VP * PANEL;          // (G, VP PANEL)
     struct page_list values = attention->values;
     values.pages += from / PANEL;
-    kernels->attend_values(out, probs + from, stride, G, VP, &values, natural - from);
+    if (natural > from)
+        kernels->attend_values(out, probs + from, stride, G, VP, &values, natural - from);
     int32_t row = (int32_t)m;
-    for (size_t t = T; t-- > natural; row = slots[row].parent)
+    for (size_t t = T; t-- > chain; row = slots[row].parent)
         attention->chain[t] = row;
-    for (size_t t = natural; t < T; t++) {
+    for (size_t t = chain; t < T; t++) {
         const struct slot *slot = &slots[attention->chain[t]];
         struct page_list value = { attention->values.base + (size_t)slot->lane * PANEL, values.stride, &slot->page };
         kernels->attend_values(out, probs + t, stride, G, VP, &value, 1);
@@ -234,19 +254,27 @@ static void rows_attend(const struct pass *pass, size_t l, size_t m, size_t R, s
     const struct slot *slots = pass->cache->slots;
     struct attention attention = attention_begin(pass, l, h, slots[m].sequence, thread);
     size_t G = attention.G, HS = attention.HS, width = attention.VP * PANEL, NH = (size_t)pass->model->config.head_count;
-    size_t row_floats = pass->model->layers[l].qkv.N, reach = 0, common = SIZE_MAX;
+    size_t row_floats = pass->model->layers[l].qkv.N, first = SIZE_MAX, common = SIZE_MAX, reach = 0;
     for (size_t r = 0; r < R; r++) {
-        size_t natural = (size_t)slots[m + r].natural_end;
+        size_t natural = (size_t)slots[m + r].natural_end, begin = attention_begins(&attention, m + r);
+        first = begin < first ? begin : first;
         reach = natural > reach ? natural : reach;
         common = natural < common ? natural : common;
         memcpy(attention.q + r * G * HS, pass->qkv + (m + r) * row_floats + h * G * HS, G * HS * sizeof(float));
     }
-    common -= common % PANEL;
-    kernels->attend_scores(attention.scores, attention.stride, attention.q, R * G, HS, &attention.keys, (reach + PANEL - 1) / PANEL);
+    /* Natural pages that some row sees, and those that all rows have; none where rows see only what is in scratch slots. */
+    first -= first % PANEL;
+    common = common > first ? common - common % PANEL : first;
+    struct page_list keys = attention.keys, values = attention.values;
+    keys.pages += first / PANEL;
+    values.pages += first / PANEL;
+    if (reach > first)
+        kernels->attend_scores(attention.scores + first, attention.stride, attention.q, R * G, HS, &keys,
+                               (reach - first + PANEL - 1) / PANEL);
     for (size_t r = 0; r < R; r++)
-        attention_probs(&attention, m + r, r);
+        attention_probs(&attention, m + r, r, first);
     memset(attention.out, 0, R * G * width * sizeof(float));
-    kernels->attend_values(attention.out, attention.scores, attention.stride, R * G, attention.VP, &attention.values, common);
+    kernels->attend_values(attention.out, attention.scores + first, attention.stride, R * G, attention.VP, &values, common - first);
     for (size_t r = 0; r < R; r++) {
         attention_values_from(&attention, m + r, r, common);
         for (size_t g = 0; g < G; g++)
@@ -283,40 +311,103 @@ static void part_attend(struct part *part)
 
 /* ---- a layer in two halves: every row's keys and values are stored before any row attends ---- */
 
-static void part_norm(const struct part *part, const float *weight)
+/* y, x: (C); they may be one. */
+static void row_norm(const struct model *model, float *y, const float *x, const struct norm *norm)
 {
-    const struct model *model = part->pass->model;
     size_t C = (size_t)model->config.channel_count;
+    float epsilon = (float)model->config.norm_epsilon;
+    if (model->config.norm == NORM_LAYER)
+        model->kernels->layer_norm(y, x, norm->weight, norm->bias, C, epsilon);
+    else
+        model->kernels->rms_norm(y, x, norm->weight, C, epsilon);
+}
+
+static void part_norm(const struct part *part, const struct norm *norm)
+{
+    const struct pass *pass = part->pass;
+    size_t C = (size_t)pass->model->config.channel_count;
     for (size_t m = part->first; m < part->first + part->rows; m++)
-        model->kernels->rms_norm(part->pass->normed + m * C, part->pass->x + m * C, weight, C,
-                                 (float)model->config.norm_epsilon);
+        row_norm(pass->model, pass->normed + m * C, pass->x + m * C, norm);
+}
+
+/* x += delta, which the family may norm before. */
+static void part_residual(const struct part *part, const struct norm *post_norm)
+{
+    const struct pass *pass = part->pass;
+    size_t C = (size_t)pass->model->config.channel_count;
+    for (size_t m = part->first; m < part->first + part->rows; m++) {
+        float *delta = pass->delta + m * C;  // (C)
+        if (post_norm->weight != NULL)
+            row_norm(pass->model, delta, delta, post_norm);
+        pass->model->kernels->add(pass->x + m * C, delta, C);
+    }
+}
+
+/* Norms H heads, each by itself.  x: (H, HS). */
+static void heads_norm(const struct model *model, float *x, const float *weight, size_t H)
+{
+    size_t HS = (size_t)model->config.head_size;
+    for (size_t h = 0; h < H && weight != NULL; h++)
+        model->kernels->rms_norm(x + h * HS, x + h * HS, weight, HS, (float)model->config.norm_epsilon);
 }
 
 static void part_before_attention(struct part *part)
 {
     const struct pass *pass = part->pass;
     const struct model_config *config = &pass->model->config;
+    const struct layer *layer = part_layer(part);
     size_t HS = (size_t)config->head_size, NH = (size_t)config->head_count, NKV = (size_t)config->kv_head_count;
-    float scale = 1.0f / sqrtf((float)HS);
-    part_norm(part, part_layer(part)->attn_norm);
-    columns_run(part, &part_layer(part)->qkv, qkv_columns);
+    float scale = config->attention_scale != 0 ? (float)config->attention_scale : 1.0f / sqrtf((float)HS);
+    part_norm(part, &layer->attn_norm);
+    products_run(part, &(struct product){ &layer->qkv, pass->qkv, pass->normed }, 1);
     for (size_t m = part->first; m < part->first + part->rows; m++) {
         float *q = pass->qkv + m * (NH + 2 * NKV) * HS;  // (NH, HS), the keys behind them
         size_t angle = (size_t)pass->cache->slots[m].position * (HS / 2);
-        rotary_turn(q, pass->cache->cosine + angle, pass->cache->sine + angle, NH + NKV, HS);
+        heads_norm(pass->model, q, layer->q_norm, NH);
+        heads_norm(pass->model, q + NH * HS, layer->k_norm, NKV);
+        if (!config->learned_positions)
+            rotary_turn(q, pass->cache->cosine + angle, pass->cache->sine + angle, NH + NKV, HS);
         for (size_t c = 0; c < NH * HS; c++)
             q[c] *= scale;
         row_store(pass, part->l, m);
     }
 }
 
+/* ff = activation(up), or activation(gate) * up.  ff holds what is activated. */
+static void part_activate(const struct part *part)
+{
+    const struct kernels *kernels = part->pass->model->kernels;
+    const struct model_config *config = &part->pass->model->config;
+    void (*const activate[])(float *x, size_t n) = {
+        [ACTIVATION_SILU] = kernels->silu, [ACTIVATION_GELU_TANH] = kernels->gelu_tanh, [ACTIVATION_GELU] = kernels->gelu,
+    };
+    size_t F = (size_t)config->ff_count, count = part->rows * F;
+    float *ff = part->pass->ff + part->first * F;              // (rows, F)
+    const float *up = part->pass->up + part->first * F;        // (rows, F)
+    if (!config->plain_ff && config->activation == ACTIVATION_SILU) {
+        kernels->swiglu(ff, ff, up, count);
+        return;
+    }
+    activate[config->activation](ff, count);
+    if (!config->plain_ff)
+        kernels->multiply(ff, up, count);
+}
+
 static void part_from_attention(struct part *part)
 {
+    const struct pass *pass = part->pass;
+    const struct layer *layer = part_layer(part);
     part_attend(part);
-    columns_run(part, &part_layer(part)->o, o_columns);
-    part_norm(part, part_layer(part)->ff_norm);
-    columns_run(part, &part_layer(part)->gate, gate_up_columns);
-    columns_run(part, &part_layer(part)->down, down_columns);
+    products_run(part, &(struct product){ &layer->o, pass->delta, pass->attended }, 1);
+    part_residual(part, &layer->attn_post_norm);
+    part_norm(part, &layer->ff_norm);
+    if (pass->model->config.plain_ff)
+        products_run(part, &(struct product){ &layer->up, pass->ff, pass->normed }, 1);
+    else
+        products_run(part, (struct product[]){ { &layer->gate, pass->ff, pass->normed }, { &layer->up, pass->up, pass->normed } }, 2);
+    part_activate(part);
+    products_run(part, &(struct product){ &layer->down, pass->delta, pass->ff }, 1);
+    part_residual(part, &layer->ff_post_norm);
 }
 
 /* ---- the pass ---- */
@@ -348,7 +439,8 @@ static size_t pass_share(struct pass *pass)
     const struct model_config *config = &pass->model->config;
     const struct layer *layer = &pass->model->layers[0];
     size_t threads = pool_threads(pass->model->pool), even = (pass->M + threads - 1) / threads;
-    size_t weights = layer->qkv.N * layer->qkv.K + layer->o.N * layer->o.K + 3 * layer->gate.N * layer->gate.K;
+    size_t weights = layer->qkv.N * layer->qkv.K + layer->o.N * layer->o.K + layer->gate.N * layer->gate.K
+                     + layer->up.N * layer->up.K + layer->down.N * layer->down.K;
     size_t work = pass->M * weights;  // multiply-adds of a layer
     for (size_t m = 0; m < pass->M; m++)
         work += 2 * (size_t)(pass->cache->slots[m].position * config->head_count * config->head_size);
@@ -368,8 +460,8 @@ static void pass_space(struct pass *pass)
     const struct model *model = pass->model;
     struct cache *cache = pass->cache;
     const struct layer *layer = &model->layers[0];
-    size_t C = (size_t)model->config.channel_count, widths[] = { C, C, layer->qkv.N, layer->o.K, layer->gate.N, layer->gate.N, C };
-    float **buffers[] = { &pass->x, &pass->normed, &pass->qkv, &pass->attended, &pass->gate, &pass->up, &pass->delta };
+    size_t C = (size_t)model->config.channel_count, widths[] = { C, C, layer->qkv.N, layer->o.K, layer->up.N, layer->up.N, C };
+    float **buffers[] = { &pass->x, &pass->normed, &pass->qkv, &pass->attended, &pass->ff, &pass->up, &pass->delta };
     if (cache->work_rows < pass->M) {
         size_t floats = 0, rows = cache->work_rows ? cache->work_rows : PANEL;
         while (rows < pass->M)
@@ -387,19 +479,35 @@ static void pass_space(struct pass *pass)
     }
 }
 
+/* x: the rows' embeddings, scaled, and those of their positions where the model has learned them. */
+static void pass_embed(const struct pass *pass, const struct row *rows)
+{
+    const struct model *model = pass->model;
+    size_t C = (size_t)model->config.channel_count, V = (size_t)model->config.vocab_size;
+    float scale = (float)model->config.embedding_scale;
+    for (size_t m = 0; m < pass->M; m++) {
+        float *x = pass->x + m * C, *position = pass->delta + m * C;  // (C)
+        CHECK(rows[m].token >= 0 && (size_t)rows[m].token < V);
+        packed_get_row(&model->embedding, (size_t)rows[m].token, x);
+        for (size_t c = 0; c < C && scale != 0; c++)
+            x[c] *= scale;
+        if (!model->config.learned_positions)
+            continue;
+        packed_get_row(&model->positions, (size_t)pass->cache->slots[m].position, position);
+        model->kernels->add(x, position, C);
+    }
+}
+
 void model_forward(const struct model *model, struct cache *cache, const struct row *rows, size_t M, float *hidden)
 {
     struct pass pass = { .model = model, .cache = cache, .M = M };
-    size_t C = (size_t)model->config.channel_count, V = (size_t)model->config.vocab_size;
+    size_t C = (size_t)model->config.channel_count;
     CHECK(cache->model == model);
     cache_place(cache, rows, M);
     if (M == 0)
         return;
     pass_space(&pass);
-    for (size_t m = 0; m < M; m++) {
-        CHECK(rows[m].token >= 0 && (size_t)rows[m].token < V);
-        packed_get_row(&model->embedding, (size_t)rows[m].token, pass.x + m * C);
-    }
+    pass_embed(&pass, rows);
     struct blocks blocks = { .pass = &pass, .rows_per_task = pass_share(&pass) };
     size_t tasks = (M + blocks.rows_per_task - 1) / blocks.rows_per_task;
     for (; blocks.l < (size_t)model->config.layer_count; blocks.l++) {
@@ -409,5 +517,5 @@ void model_forward(const struct model *model, struct cache *cache, const struct 
         pool_run(model->pool, tasks, block_task, &blocks);
     }
     for (size_t m = 0; m < M; m++)
-        model->kernels->rms_norm(hidden + m * C, pass.x + m * C, model->final_norm, C, (float)model->config.norm_epsilon);
+        row_norm(model, hidden + m * C, pass.x + m * C, &model->final_norm);
 }

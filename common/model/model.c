@@ -3,12 +3,14 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sysexits.h>
 
 #include "base/check.h"
 #include "base/memory.h"
 #include "base/progress.h"
 #include "model/network.h"
+#include "model/room.h"
 #include "model/weights.h"
 
 /* ---- packing ---- */
@@ -16,31 +18,40 @@
 struct loader {
     const struct weights *weights;
     const struct model_config *config;
+    enum tensor_type quant;  // of matrices that are rounded; TENSOR_TYPE_COUNT: none
     struct pool *pool;
 };
 
-/* Up to 3 matrices with equal K, stacked into one. */
+/* Matrices stacked into one; all have K columns. */
 struct stack {
-    const struct tensor *tensors[3];
+    struct tensor tensors[LINEAR_PARTS_MAX];
     size_t count, head_size;
+    bool as_stored;          // rows are taken from the file as they are
     struct packed *packed;
 };
 
-/* NULL only for weights that this model may lack: weights_check has found the others. */
-static const struct tensor *loader_find(const struct loader *loader, enum weight_role role, size_t l)
+static bool loader_find(const struct loader *loader, enum weight_role role, size_t l, struct tensor *tensor)
 {
-    char name[WEIGHT_NAME_SIZE];
-    weight_name(role, (int64_t)l, name);
-    return weights_find(loader->weights, name);
+    return weight_present(loader->config, role) && weights_role(loader->weights, loader->config, role, (int64_t)l, tensor);
 }
 
-/* Where output n of a matrix lies in its file: rotary pairs (c, c + HS / 2) of a head are neighbours there when interleaved. */
-static size_t storage_row(const struct tensor *tensor, size_t n, size_t HS)
+static bool type_is_float(enum tensor_type type)
 {
-    if (!tensor->rows_interleaved)
-        return n;
-    size_t c = n % HS;
-    return n - c + (c < HS / 2 ? 2 * c : 2 * (c - HS / 2) + 1);
+    return type == TENSOR_F32 || type == TENSOR_F16 || type == TENSOR_BF16;
+}
+
+/* Products with matrices of layers are most of the work; the vocabulary's two matrices and the heads are read as they are. */
+static bool role_is_rounded(enum weight_role role)
+{
+    return weight_specs[role].per_layer && weight_specs[role].shape[1] != DIMENSION_NONE;
+}
+
+/* A type whose blocks cannot be taken from the file row by row becomes float32. */
+static enum tensor_type loader_type(const struct loader *loader, enum weight_role role, const struct tensor *tensor)
+{
+    if (type_is_float(tensor->type))
+        return loader->quant != TENSOR_TYPE_COUNT && role_is_rounded(role) ? loader->quant : tensor->type;
+    return tensor_row(tensor, (size_t)loader->config->head_size, 0) != NULL ? tensor->type : TENSOR_F32;
 }
 
 static void stack_panel(void *context, size_t panel, size_t thread)
@@ -48,95 +59,202 @@ static void stack_panel(void *context, size_t panel, size_t thread)
     (void)thread;
     const struct stack *stack = context;
     struct packed *packed = stack->packed;
-    bool convert = packed->type == PACKED_F32;
-    float *converted = convert ? memory_alloc(PANEL * packed->K, sizeof *converted) : NULL;
-    const void *rows[PANEL] = { NULL };
+    const void *stored[PANEL] = { NULL };
+    const float *converted[PANEL] = { NULL };
+    float *floats = stack->as_stored ? NULL : memory_alloc(PANEL * packed->K, sizeof *floats);  // (PANEL, K)
     for (size_t i = 0; i < PANEL && panel * PANEL + i < packed->N; i++) {
         size_t n = panel * PANEL + i, t = 0;
-        while (n >= (size_t)stack->tensors[t]->shape[0])
-            n -= (size_t)stack->tensors[t++]->shape[0];
-        const struct tensor *tensor = stack->tensors[t];
-        size_t row = storage_row(tensor, n, stack->head_size);
-        if (convert) {
-            tensor_read(tensor, row * packed->K, packed->K, converted + i * packed->K);
-            rows[i] = converted + i * packed->K;
+        while (n >= (size_t)stack->tensors[t].shape[0])
+            n -= (size_t)stack->tensors[t++].shape[0];
+        if (stack->as_stored) {
+            stored[i] = tensor_row(&stack->tensors[t], stack->head_size, n);
         } else {
-            rows[i] = (const char *)tensor->data + row * packed->K * sizeof(uint16_t);
+            tensor_read_rows(&stack->tensors[t], stack->head_size, n, 1, floats + i * packed->K);
+            converted[i] = floats + i * packed->K;
         }
     }
-    packed_set_panel(packed, panel, rows);
-    free(converted);
+    if (stack->as_stored)
+        packed_set_panel(packed, panel, stored);
+    else
+        packed_quantise_panel(packed, panel, converted);
+    free(floats);
 }
 
-/* Keeps the type of the file where the stacked matrices have one type, else float32. */
-static void loader_pack(const struct loader *loader, struct packed *packed, size_t l, const enum weight_role *roles, size_t count)
+static void loader_pack_stack(const struct loader *loader, struct stack *stack, enum tensor_type type)
 {
-    static const enum packed_type types[] = { [TENSOR_F32] = PACKED_F32, [TENSOR_F16] = PACKED_F16, [TENSOR_BF16] = PACKED_BF16 };
-    struct stack stack = { .count = count, .head_size = (size_t)loader->config->head_size, .packed = packed };
-    enum packed_type type = PACKED_F32;
-    size_t N = 0, K = 0;
-    for (size_t i = 0; i < count; i++) {
-        const struct tensor *tensor = stack.tensors[i] = loader_find(loader, roles[i], l);
-        type = i == 0 || types[tensor->type] == type ? types[tensor->type] : PACKED_F32;
+    size_t N = 0;
+    stack->as_stored = true;
+    for (size_t i = 0; i < stack->count; i++) {
+        const struct tensor *tensor = &stack->tensors[i];
         N += (size_t)tensor->shape[0];
-        K = (size_t)tensor->shape[1];
+        stack->as_stored &= tensor->type == type && tensor_row(tensor, stack->head_size, 0) != NULL;
     }
-    packed_init(packed, type, N, K);
-    pool_run(loader->pool, packed_panels(packed), stack_panel, &stack);
+    packed_init(stack->packed, type, N, (size_t)stack->tensors[0].shape[1]);
+    pool_run(loader->pool, packed_panels(stack->packed), stack_panel, stack);
 }
 
-static float *loader_vector(const struct loader *loader, enum weight_role role, size_t l)
+/* Leaves packed without data where there is no such weight. */
+static void loader_pack(const struct loader *loader, struct packed *packed, enum weight_role role)
 {
-    const struct tensor *tensor = loader_find(loader, role, l);
-    size_t count = tensor_elements(tensor);
-    float *vector = memory_alloc_aligned(count, sizeof *vector);
-    tensor_read(tensor, 0, count, vector);
+    struct stack stack = { .count = 1, .head_size = (size_t)loader->config->head_size, .packed = packed };
+    if (loader_find(loader, role, 0, &stack.tensors[0]))
+        loader_pack_stack(loader, &stack, loader_type(loader, role, &stack.tensors[0]));
+}
+
+/* The vectors of all roles that are there, one behind the other; NULL if none is. */
+static float *loader_vectors(const struct loader *loader, size_t l, const enum weight_role *roles, size_t count)
+{
+    float *vector = NULL;
+    struct tensor tensor;
+    size_t size = 0;
+    for (size_t i = 0; i < count; i++)
+        size += loader_find(loader, roles[i], l, &tensor) ? tensor_elements(&tensor) : 0;
+    if (size > 0)
+        vector = memory_alloc_aligned(size, sizeof *vector);
+    size = 0;
+    for (size_t i = 0; i < count; i++) {
+        if (!loader_find(loader, roles[i], l, &tensor))
+            continue;
+        tensor_read_canonical(&tensor, (size_t)loader->config->head_size, vector + size);
+        size += tensor_elements(&tensor);
+    }
     return vector;
+}
+
+static float *loader_vector(const struct loader *loader, size_t l, enum weight_role role)
+{
+    return loader_vectors(loader, l, &role, 1);
+}
+
+/* Each role's bias is biases[i]. */
+static void loader_linear(const struct loader *loader, struct linear *linear, size_t l, const enum weight_role *roles,
+                          const enum weight_role *biases, size_t count)
+{
+    struct tensor tensor;
+    struct stack stack = { .head_size = (size_t)loader->config->head_size };
+    enum tensor_type type = TENSOR_F32;
+    for (size_t i = 0; i < count; i++) {
+        if (!loader_find(loader, roles[i], l, &tensor))
+            return;
+        enum tensor_type next = loader_type(loader, roles[i], &tensor);
+        if (i > 0 && next != type) {
+            loader_pack_stack(loader, &stack, type);
+            stack.count = 0;
+        }
+        if (stack.count == 0)
+            stack.packed = &linear->parts[linear->part_count++];
+        type = next;
+        stack.tensors[stack.count++] = tensor;
+        linear->N += (size_t)tensor.shape[0];
+        linear->K = (size_t)tensor.shape[1];
+    }
+    loader_pack_stack(loader, &stack, type);
+    linear->bias = loader_vectors(loader, l, biases, count);
+}
+
+static struct norm loader_norm(const struct loader *loader, size_t l, enum weight_role weight, enum weight_role bias)
+{
+    return (struct norm){ loader_vector(loader, l, weight), loader_vector(loader, l, bias) };
 }
 
 static void loader_layer(const struct loader *loader, struct layer *layer, size_t l)
 {
-    layer->attn_norm = loader_vector(loader, WEIGHT_ATTN_NORM, l);
-    layer->ff_norm = loader_vector(loader, WEIGHT_FF_NORM, l);
-    loader_pack(loader, &layer->qkv, l, (enum weight_role[]){ WEIGHT_Q, WEIGHT_K, WEIGHT_V }, 3);
-    loader_pack(loader, &layer->o, l, (enum weight_role[]){ WEIGHT_O }, 1);
-    loader_pack(loader, &layer->gate, l, (enum weight_role[]){ WEIGHT_GATE }, 1);
-    loader_pack(loader, &layer->up, l, (enum weight_role[]){ WEIGHT_UP }, 1);
-    loader_pack(loader, &layer->down, l, (enum weight_role[]){ WEIGHT_DOWN }, 1);
+    static const enum weight_role qkv[] = { WEIGHT_Q, WEIGHT_K, WEIGHT_V };
+    static const enum weight_role qkv_bias[] = { WEIGHT_Q_BIAS, WEIGHT_K_BIAS, WEIGHT_V_BIAS };
+    const struct {
+        struct linear *linear;
+        enum weight_role role, bias;
+    } single[] = {
+        { &layer->o, WEIGHT_O, WEIGHT_O_BIAS }, { &layer->gate, WEIGHT_GATE, WEIGHT_GATE_BIAS },
+        { &layer->up, WEIGHT_UP, WEIGHT_UP_BIAS }, { &layer->down, WEIGHT_DOWN, WEIGHT_DOWN_BIAS },
+    };
+    loader_linear(loader, &layer->qkv, l, qkv, qkv_bias, COUNT_OF(qkv));
+    for (size_t i = 0; i < COUNT_OF(single); i++)
+        loader_linear(loader, single[i].linear, l, &single[i].role, &single[i].bias, 1);
+    layer->attn_norm = loader_norm(loader, l, WEIGHT_ATTN_NORM, WEIGHT_ATTN_NORM_BIAS);
+    layer->ff_norm = loader_norm(loader, l, WEIGHT_FF_NORM, WEIGHT_FF_NORM_BIAS);
+    layer->attn_post_norm.weight = loader_vector(loader, l, WEIGHT_ATTN_POST_NORM);
+    layer->ff_post_norm.weight = loader_vector(loader, l, WEIGHT_FF_POST_NORM);
+    layer->q_norm = loader_vector(loader, l, WEIGHT_Q_NORM);
+    layer->k_norm = loader_vector(loader, l, WEIGHT_K_NORM);
 }
 
-struct model *model_from_weights(const struct weights *weights, const struct model_config *config, const char *name,
-                                 struct pool *pool, int *code)
+/* Bytes of all weights as they will be packed. */
+static size_t loader_size_bytes(const struct loader *loader)
+{
+    size_t size_bytes = 0;
+    for (size_t role = 0; role < WEIGHT_ROLE_COUNT; role++) {
+        size_t layers = weight_specs[role].per_layer ? (size_t)loader->config->layer_count : 1;
+        struct tensor tensor;
+        for (size_t l = 0; l < layers && loader_find(loader, (enum weight_role)role, l, &tensor); l++) {
+            enum tensor_type type = loader_type(loader, (enum weight_role)role, &tensor);
+            size_bytes += tensor.rank == 2 ? packed_size_bytes(type, (size_t)tensor.shape[0], (size_t)tensor.shape[1])
+                                           : tensor_elements(&tensor) * sizeof(float);
+        }
+    }
+    return size_bytes;
+}
+
+static void loader_model(const struct loader *loader, struct model *model)
+{
+    loader_pack(loader, &model->embedding, WEIGHT_EMBEDDING);
+    loader_pack(loader, &model->positions, WEIGHT_POSITION);
+    loader_pack(loader, &model->lm_head, WEIGHT_LM_HEAD);
+    loader_pack(loader, &model->score, WEIGHT_SCORE);
+    model->layers = memory_alloc((size_t)loader->config->layer_count, sizeof *model->layers);
+    for (size_t l = 0; l < (size_t)loader->config->layer_count; l++)
+        loader_layer(loader, &model->layers[l], l);
+    model->final_norm = loader_norm(loader, 0, WEIGHT_FINAL_NORM, WEIGHT_FINAL_NORM_BIAS);
+    model->value_weight = loader_vector(loader, 0, WEIGHT_VALUE);
+    float *bias = loader_vector(loader, 0, WEIGHT_VALUE_BIAS);
+    model->value_bias = bias != NULL ? *bias : 0;
+    free(bias);
+}
+
+/* ---- opening ---- */
+
+static const enum tensor_type quant_types[] = { TENSOR_Q8_0, TENSOR_Q4_0, TENSOR_NF4 };
+
+bool model_quant_from_name(const char *name, enum tensor_type *quant)
+{
+    for (size_t i = 0; i < COUNT_OF(quant_types); i++) {
+        *quant = quant_types[i];
+        if (strcasecmp(name, tensor_formats[*quant].name) == 0)
+            return true;
+    }
+    return false;
+}
+
+struct model *model_from_weights_quantised(const struct weights *weights, const struct model_config *config, const char *name,
+                                           enum tensor_type quant, struct pool *pool, int *code)
 {
     double start_s = clock_s();
+    struct loader loader = { weights, config, quant, pool };
     *code = weights_check(weights, config) == 0 ? EX_OK : EX_DATAERR;
+    if (*code == EX_OK)
+        *code = room_check(name, config_parameter_count(config), loader_size_bytes(&loader));
     if (*code != EX_OK)
         return NULL;
-    struct loader loader = { weights, config, pool };
     struct model *model = memory_alloc(1, sizeof *model);
     model->config = *config;
     model->kernels = kernels_get();
     model->pool = pool;
     weights_key(weights, config, model->key);
-    loader_pack(&loader, &model->embedding, 0, (enum weight_role[]){ WEIGHT_EMBEDDING }, 1);
-    if (!config->tied_embeddings)
-        loader_pack(&loader, &model->lm_head, 0, (enum weight_role[]){ WEIGHT_LM_HEAD }, 1);
-    model->layers = memory_alloc((size_t)config->layer_count, sizeof *model->layers);
-    for (size_t l = 0; l < (size_t)config->layer_count; l++)
-        loader_layer(&loader, &model->layers[l], l);
-    model->final_norm = loader_vector(&loader, WEIGHT_FINAL_NORM, 0);
-    if (loader_find(&loader, WEIGHT_VALUE, 0) != NULL) {
-        model->value_weight = loader_vector(&loader, WEIGHT_VALUE, 0);
-        const struct tensor *bias = loader_find(&loader, WEIGHT_VALUE_BIAS, 0);
-        if (bias != NULL)
-            tensor_read(bias, 0, 1, &model->value_bias);
-    }
+    if (quant != TENSOR_TYPE_COUNT)
+        key_from_texts(model->key, model->key, tensor_formats[quant].name, NULL);
+    loader_model(&loader, model);
     log_debug("loaded model \"%s\" key=%s parameters=%lld kernels=%s threads=%zu seconds=%.2f", name, model->key,
               (long long)config_parameter_count(config), model->kernels->name, pool_threads(pool), clock_s() - start_s);
     return model;
 }
 
-struct model *model_open(const char *path, struct pool *pool, int *code)
+struct model *model_from_weights(const struct weights *weights, const struct model_config *config, const char *name,
+                                 struct pool *pool, int *code)
+{
+    return model_from_weights_quantised(weights, config, name, TENSOR_TYPE_COUNT, pool, code);
+}
+
+struct model *model_open_quantised(const char *path, enum tensor_type quant, struct pool *pool, int *code)
 {
     struct model_config config;
     *code = config_open(&config, path);
@@ -145,27 +263,49 @@ struct model *model_open(const char *path, struct pool *pool, int *code)
     struct weights *weights = weights_open(path, code);
     if (weights == NULL)
         return NULL;
-    struct model *model = model_from_weights(weights, &config, path, pool, code);
+    struct model *model = model_from_weights_quantised(weights, &config, path, quant, pool, code);
     weights_close(weights);
     return model;
+}
+
+struct model *model_open(const char *path, struct pool *pool, int *code)
+{
+    return model_open_quantised(path, TENSOR_TYPE_COUNT, pool, code);
+}
+
+static void norm_free(struct norm *norm)
+{
+    free(norm->weight);
+    free(norm->bias);
+}
+
+static void layer_free(struct layer *layer)
+{
+    struct linear *linears[] = { &layer->qkv, &layer->o, &layer->gate, &layer->up, &layer->down };
+    struct norm *norms[] = { &layer->attn_norm, &layer->attn_post_norm, &layer->ff_norm, &layer->ff_post_norm };
+    for (size_t i = 0; i < COUNT_OF(linears); i++) {
+        for (size_t p = 0; p < linears[i]->part_count; p++)
+            packed_free(&linears[i]->parts[p]);
+        free(linears[i]->bias);
+    }
+    for (size_t i = 0; i < COUNT_OF(norms); i++)
+        norm_free(norms[i]);
+    free(layer->q_norm);
+    free(layer->k_norm);
 }
 
 void model_close(struct model *model)
 {
     if (model == NULL)
         return;
-    for (size_t l = 0; l < (size_t)model->config.layer_count; l++) {
-        struct layer *layer = &model->layers[l];
-        struct packed *matrices[] = { &layer->qkv, &layer->o, &layer->gate, &layer->up, &layer->down };
-        for (size_t i = 0; i < COUNT_OF(matrices); i++)
-            packed_free(matrices[i]);
-        free(layer->attn_norm);
-        free(layer->ff_norm);
-    }
+    for (size_t l = 0; l < (size_t)model->config.layer_count; l++)
+        layer_free(&model->layers[l]);
     free(model->layers);
     packed_free(&model->embedding);
+    packed_free(&model->positions);
     packed_free(&model->lm_head);
-    free(model->final_norm);
+    packed_free(&model->score);
+    norm_free(&model->final_norm);
     free(model->value_weight);
     free(model);
 }
@@ -185,6 +325,11 @@ bool model_has_value_head(const struct model *model)
     return model->value_weight != NULL;
 }
 
+size_t model_label_count(const struct model *model)
+{
+    return model->score.data != NULL ? model->score.N : 0;
+}
+
 /* ---- heads ---- */
 
 struct logits {
@@ -199,9 +344,14 @@ static void logits_task(void *context, size_t task, size_t thread)
 {
     (void)thread;
     const struct logits *logits = context;
-    size_t panel = task * logits->panels_per_task, left = packed_panels(logits->w) - panel;
-    logits->model->kernels->linear(logits->out, logits->w->N, logits->hidden, logits->M, logits->w, panel,
-                                   left < logits->panels_per_task ? left : logits->panels_per_task);
+    const struct kernels *kernels = logits->model->kernels;
+    float cap = (float)logits->model->config.logit_cap;
+    size_t V = logits->w->N, panel = task * logits->panels_per_task, left = packed_panels(logits->w) - panel;
+    size_t panels = left < logits->panels_per_task ? left : logits->panels_per_task;
+    size_t v = panel * PANEL, width = panels * PANEL < V - v ? panels * PANEL : V - v;
+    kernels->linear(logits->out, V, logits->hidden, logits->M, logits->w, panel, panels);
+    for (size_t m = 0; m < logits->M && cap != 0; m++)
+        kernels->soft_cap(logits->out + m * V + v, width, cap);
 }
 
 void model_logits(const struct model *model, const float *hidden, size_t M, float *logits)
@@ -213,6 +363,12 @@ void model_logits(const struct model *model, const float *hidden, size_t M, floa
     size_t panels_per_task = (even > least ? even : least) + 1;
     struct logits job = { model, w, hidden, M, panels_per_task, logits };
     pool_run(model->pool, (panels + panels_per_task - 1) / panels_per_task, logits_task, &job);
+}
+
+void model_scores(const struct model *model, const float *hidden, size_t M, float *scores)
+{
+    CHECK(model_label_count(model) > 0);
+    model->kernels->linear(scores, model->score.N, hidden, M, &model->score, 0, packed_panels(&model->score));
 }
 
 void model_values(const struct model *model, const float *hidden, size_t M, float *values)

@@ -18,16 +18,27 @@
 #include <stdint.h>
 
 #include "base/pool.h"
+#include "math/tensor_type.h"
 #include "model/config.h"
 
 struct weights;
 struct model;
 
-/* Reads and repacks the weights of a directory or GGUF file.  Keeps pool.  NULL on failure, logged; *code is then the exit code. */
+/*
+ * Reads and repacks the weights of a directory or file.  Keeps pool.  NULL on failure, logged; *code is then the exit code.
+ * States the memory it will take before it reads, and refuses what this machine has not got (71).
+ */
 struct model *model_open(const char *path, struct pool *pool, int *code);
+/* The same with the layers' matrices of float types rounded to a block type on the way: TENSOR_Q8_0, TENSOR_Q4_0 or TENSOR_NF4.
+   Embeddings and heads keep their type.  TENSOR_TYPE_COUNT: as in the file.  The key names the rounding. */
+struct model *model_open_quantised(const char *path, enum tensor_type quant, struct pool *pool, int *code);
+/* "q8_0", "q4_0", "nf4" of a command line; false for other texts. */
+bool model_quant_from_name(const char *name, enum tensor_type *quant);
 /* From weights already open (a checkpoint's bytes); they may be closed afterwards.  name is for messages. */
 struct model *model_from_weights(const struct weights *weights, const struct model_config *config, const char *name,
                                  struct pool *pool, int *code);
+struct model *model_from_weights_quantised(const struct weights *weights, const struct model_config *config, const char *name,
+                                           enum tensor_type quant, struct pool *pool, int *code);
 /* The config that a checkpoint's safetensors metadata carries under "config".  0 or -1, logged. */
 int model_config_from_checkpoint(struct model_config *config, const struct weights *weights, const char *name);
 void model_close(struct model *model);
@@ -35,6 +46,7 @@ void model_close(struct model *model);
 const struct model_config *model_config(const struct model *model);
 const char *model_key(const struct model *model);   // content digest, KEY_SIZE
 bool model_has_value_head(const struct model *model);
+size_t model_label_count(const struct model *model);  // of a sequence-classification head; 0: none
 
 /* ---- KV cache: pages of 16 positions, shared between sequences with a common prefix ---- */
 
@@ -89,12 +101,14 @@ void row_keep(struct cache *cache, size_t row);
 void model_logits(const struct model *model, const float *hidden, size_t M, float *logits);
 /* values: (M) out. */
 void model_values(const struct model *model, const float *hidden, size_t M, float *values);
+/* scores: (M, label_count) out. */
+void model_scores(const struct model *model, const float *hidden, size_t M, float *scores);
 
 /* Tokens appended to a sequence in chunks and kept.  hidden: (T, C) out, or NULL; last: (C) out of the last token, or NULL. */
 void model_extend(const struct model *model, struct cache *cache, int32_t sequence, const int32_t *tokens, size_t T,
                   float *hidden, float *last);
 
-/* Writes a Hugging Face directory: config.json and model.safetensors (not the tokenizer). Rows are canonical float32.  0 or -1. */
+/* Writes a Hugging Face directory: config.json and model.safetensors (not the tokenizer) as transformers reads the family, in float32.  0 or -1. */
 int model_export(const struct weights *weights, const struct model_config *config, const char *directory);
 
 #endif

@@ -22,12 +22,28 @@
 
 _Static_assert((int)PANEL == (int)CACHE_PAGE_POSITIONS, "a page is a panel of positions");
 
+struct norm {
+    float *weight;  // (C), NULL: none
+    float *bias;    // (C), NULL: none
+};
+
+/* A matrix, or several with one input whose outputs lie one behind the other. */
+enum { LINEAR_PARTS_MAX = 3 };
+struct linear {
+    struct packed parts[LINEAR_PARTS_MAX];  // stacked where neighbours have one type
+    size_t part_count;                      // 0: the network has no such matrix
+    size_t N, K;                            // of all parts together
+    float *bias;                            // (N), NULL: none
+};
+
+/* What the config lacks is all zero. */
 struct layer {
-    float *attn_norm, *ff_norm;  // (C)
-    struct packed qkv;           // ((NH + 2 NKV) HS, C)
-    struct packed o;             // (C, NH HS)
-    struct packed gate, up;      // (F, C)
-    struct packed down;          // (C, F)
+    struct norm attn_norm, attn_post_norm, ff_norm, ff_post_norm;
+    float *q_norm, *k_norm;      // (HS)
+    struct linear qkv;           // ((NH + 2 NKV) HS, C)
+    struct linear o;             // (C, NH HS)
+    struct linear gate, up;      // (F, C)
+    struct linear down;          // (C, F)
 };
 
 struct model {
@@ -36,9 +52,11 @@ struct model {
     const struct kernels *kernels;
     struct pool *pool;           // not owned
     struct packed embedding;     // (V, C)
+    struct packed positions;     // (P, C) of learned positions
     struct packed lm_head;       // (V, C); no data: the embedding is used
+    struct packed score;         // (N, C); no data without such a head
     struct layer *layers;        // (L)
-    float *final_norm;           // (C)
+    struct norm final_norm;
     float *value_weight;         // (C), NULL without a value head
     float value_bias;
 };

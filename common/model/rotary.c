@@ -2,7 +2,8 @@
  * rotary.c - see rotary.h.
  *
  * Frequencies and angles are rounded to float32 where transformers rounds them: at position 4096 that moves an angle by up to
- * 2e-4, and models were trained with it.  A product that is added to is rounded first (product), not fused.
+ * 2e-4, and models were trained with it.  A product that is added to is rounded first (product), not fused, and PyTorch divides
+ * a number by a tensor in two steps.
  */
 #include "model/rotary.h"
 
@@ -62,12 +63,12 @@ static float frequency_llama3(const struct model_config *config, float power, si
     (void)c;
     const struct rope_scaling *rope = &config->rope;
     double positions = (double)rope->original_positions;
-    float frequency = 1.0f / power, wavelength = (float)(2 * M_PI) / frequency, factor = (float)rope->factor;
+    float frequency = 1.0f / power, wavelength = product(1.0f / frequency, (float)(2 * M_PI)), factor = (float)rope->factor;
     if (wavelength > (float)(positions / rope->low_frequency))
         return frequency / factor;
     if (wavelength < (float)(positions / rope->high_frequency))
         return frequency;
-    float smooth = ((float)positions / wavelength - (float)rope->low_frequency) / (float)(rope->high_frequency - rope->low_frequency);
+    float smooth = (product(1.0f / wavelength, (float)positions) - (float)rope->low_frequency) / (float)(rope->high_frequency - rope->low_frequency);
     return product(1.0f - smooth, frequency) / factor + product(smooth, frequency);
 }
 
