@@ -17,6 +17,23 @@ static const struct model_config wide_config = {
     .head_size = 32, .ff_count = 700, .position_max = 400, .rope_theta = 10000.0, .norm_epsilon = 1e-5,
 };
 
+/* What other families have: windows in every other layer, norms of heads and of outputs, biases, scales and caps. */
+static const struct model_config windowed_config = {
+    .family = FAMILY_LLAMA, .vocab_size = 61, .channel_count = 40, .layer_count = 2, .head_count = 4, .kv_head_count = 2,
+    .head_size = 10, .ff_count = 52, .position_max = 400, .rope_theta = 10000.0, .norm_epsilon = 1e-5,
+    .activation = ACTIVATION_GELU_TANH, .qkv_bias = true, .o_bias = true, .ff_bias = true, .qk_norm = true, .post_norms = true,
+    .embedding_scale = 1.7, .attention_scale = 0.4, .attention_cap = 3, .logit_cap = 5, .window = 19, .window_period = 2,
+};
+
+/* GPT-2's: positions in a table, LayerNorm, a feed-forward without gate. */
+static const struct model_config learned_config = {
+    .family = FAMILY_LLAMA, .vocab_size = 61, .channel_count = 40, .layer_count = 2, .head_count = 4, .kv_head_count = 4,
+    .head_size = 10, .ff_count = 52, .position_max = 400, .norm_epsilon = 1e-5, .tied_embeddings = true, .learned_positions = true,
+    .norm = NORM_LAYER, .activation = ACTIVATION_GELU, .plain_ff = true, .qkv_bias = true, .o_bias = true, .ff_bias = true,
+};
+
+static const struct model_config *const every_config[] = { &tiny_config, &windowed_config, &learned_config };
+
 static int32_t tokens[T];
 
 static void begin(void)
@@ -82,11 +99,14 @@ static void test_chunks_of_any_size(void)
         if (kernels_named(names[i]) == NULL)
             continue;
         setenv("VAS_KERNELS", names[i], 1);
-        struct model *tiny = tiny_model(&tiny_config, 1, pool), *wide = tiny_model(&wide_config, 1, pool);
-        expect_chunks_agree(tiny);
+        struct model *wide = tiny_model(&wide_config, 1, pool);
         expect_chunks_agree(wide);
-        model_close(tiny);
         model_close(wide);
+        for (size_t k = 0; k < COUNT_OF(every_config); k++) {
+            struct model *model = tiny_model(every_config[k], 1, pool);
+            expect_chunks_agree(model);
+            model_close(model);
+        }
     }
     unsetenv("VAS_KERNELS");
     pool_close(pool);
@@ -121,11 +141,10 @@ static void test_extend_over_its_own_chunks(void)
     pool_close(pool);
 }
 
-/* Goal: a candidate in a scratch slot, and what follows it inside the batch, equals the same text run plainly. */
-static void test_candidates_equal_plain_text(void)
+static void expect_candidates_equal_plain_text(const struct model_config *config)
 {
     struct pool *pool = pool_open(1);
-    struct model *model = tiny_model(&tiny_config, 2, pool);
+    struct model *model = tiny_model(config, 2, pool);
     enum { CANDIDATES = 35, PREFIX = 37 };
     begin();
     size_t C = channels(model);
@@ -155,11 +174,17 @@ static void test_candidates_equal_plain_text(void)
     pool_close(pool);
 }
 
-/* Goal: a long branch that lies wholly in scratch slots, across several pages, equals the plain text. */
-static void test_long_scratch_branch(void)
+/* Goal: a candidate in a scratch slot, and what follows it inside the batch, equals the same text run plainly. */
+static void test_candidates_equal_plain_text(void)
+{
+    for (size_t k = 0; k < COUNT_OF(every_config); k++)
+        expect_candidates_equal_plain_text(every_config[k]);
+}
+
+static void expect_long_scratch_branch(const struct model_config *config)
 {
     struct pool *pool = pool_open(1);
-    struct model *model = tiny_model(&tiny_config, 2, pool);
+    struct model *model = tiny_model(config, 2, pool);
     begin();
     size_t C = channels(model);
     float *whole = hidden_of_all(model), *hidden = memory_alloc(2 * T * C, sizeof *hidden);
@@ -181,11 +206,17 @@ static void test_long_scratch_branch(void)
     pool_close(pool);
 }
 
-/* Goal: sequences of different lengths, run in one batch with prefill and candidates between them, answer as they do alone. */
-static void test_batch_composition(void)
+/* Goal: a long branch that lies wholly in scratch slots, across several pages, equals the plain text. */
+static void test_long_scratch_branch(void)
+{
+    for (size_t k = 0; k < COUNT_OF(every_config); k++)
+        expect_long_scratch_branch(every_config[k]);
+}
+
+static void expect_batch_composition(const struct model_config *config)
 {
     struct pool *pool = pool_open(1);
-    struct model *model = tiny_model(&tiny_config, 3, pool);
+    struct model *model = tiny_model(config, 3, pool);
     enum { SEQUENCES = 9 };
     begin();
     size_t C = channels(model), M = 0;
@@ -216,16 +247,115 @@ static void test_batch_composition(void)
     pool_close(pool);
 }
 
+/* Goal: sequences of different lengths, run in one batch with prefill and candidates between them, answer as they do alone. */
+static void test_batch_composition(void)
+{
+    for (size_t k = 0; k < COUNT_OF(every_config); k++)
+        expect_batch_composition(every_config[k]);
+}
+
+/* The hidden state of the last of count tokens.  (C), the caller frees. */
+static float *hidden_of_last(const struct model *model, const int32_t *text, size_t count)
+{
+    float *last = memory_alloc(channels(model), sizeof *last);
+    struct cache *cache = cache_open(model, count);
+    model_extend(model, cache, sequence_open(cache), text, count, NULL, last);
+    cache_close(cache);
+    return last;
+}
+
+/*
+ * Goal: in one layer with a window of w, a row's numbers are those of the w tokens that end with it (rotary positions are relative);
+ * the token before them changes no bit and the first of them does, wherever the borders of pages lie.
+ */
+static void test_window_borders(void)
+{
+    static const int64_t windows[] = { 1, 2, 15, 16, 17, 32, 33, 69, 70, 71 };
+    struct pool *pool = pool_open(1);
+    begin();
+    for (size_t i = 0; i < COUNT_OF(windows); i++) {
+        struct model_config config = tiny_config;
+        config.layer_count = 1;
+        struct model *full = tiny_model(&config, 11, pool);
+        config.window = windows[i];
+        struct model *windowed = tiny_model(&config, 11, pool);
+        size_t C = channels(full), w = (size_t)windows[i];
+        float *whole = hidden_of_all(windowed);
+        for (size_t t = 0; t < T; t++) {
+            size_t seen = t + 1 < w ? t + 1 : w;
+            float *alone = hidden_of_last(full, tokens + t + 1 - seen, seen);
+            EXPECT_FLOATS(whole + t * C, alone, C, 1e-5);
+            free(alone);
+            if (t < w)
+                continue;
+            int32_t changed[T];
+            memcpy(changed, tokens, sizeof changed);
+            changed[t - w] = (changed[t - w] + 1) % 61;
+            float *same = hidden_of_last(windowed, changed, t + 1);
+            expect_same(same, whole + t * C, C, "a token before the window");
+            changed[t - w + 1] = (changed[t - w + 1] + 1) % 61;
+            float *other = hidden_of_last(windowed, changed, t + 1);
+            EXPECT(memcmp(other, same, C * sizeof *same) != 0);
+            free(other);
+            free(same);
+        }
+        free(whole);
+        model_close(windowed);
+        model_close(full);
+    }
+    pool_close(pool);
+}
+
+/* Goal: rows of a tree that branch at every length, with a window that ends inside the cache, inside the batch, or leaves the cache
+   behind, equal the plain text. */
+static void test_window_in_trees(void)
+{
+    static const int64_t windows[] = { 1, 3, 16, 20, 40 };
+    enum { PREFIX = 30, BRANCH = 25 };
+    struct pool *pool = pool_open(2);
+    begin();
+    for (size_t i = 0; i < COUNT_OF(windows); i++) {
+        struct model_config config = windowed_config;
+        config.window = windows[i];
+        config.window_period = 1;
+        struct model *model = tiny_model(&config, 12, pool);
+        size_t C = channels(model);
+        float *whole = hidden_of_all(model), *hidden = memory_alloc(2 * BRANCH * C, sizeof *hidden);
+        struct cache *cache = cache_open(model, 1000);
+        int32_t s = sequence_open(cache);
+        model_extend(model, cache, s, tokens, PREFIX, NULL, NULL);
+        struct row rows[2 * BRANCH];  // two branches with the same text, the second in scratch slots, their rows taking turns
+        for (int32_t t = 0; t < BRANCH; t++)
+            for (int32_t b = 0; b < 2; b++)
+                rows[2 * t + b] = (struct row){ s, tokens[PREFIX + t], t > 0 ? 2 * (t - 1) + b : ROW_CACHED };
+        model_forward(model, cache, rows, 2 * BRANCH, hidden);
+        for (size_t m = 0; m < 2 * BRANCH; m++)
+            expect_same(hidden + m * C, whole + (PREFIX + m / 2) * C, C, "row of a tree");
+        row_keep(cache, 2 * BRANCH - 1);
+        model_extend(model, cache, s, tokens + PREFIX + BRANCH, T - PREFIX - BRANCH, hidden, NULL);
+        expect_same(hidden, whole + (PREFIX + BRANCH) * C, (T - PREFIX - BRANCH) * C, "after a kept branch");
+        cache_close(cache);
+        free(hidden);
+        free(whole);
+        model_close(model);
+    }
+    pool_close(pool);
+}
+
 /* Goal: 1, 2, 3 and 4 threads give the same bits for one row, few rows and many, and for logits. */
 static void test_any_number_of_threads(void)
 {
     enum { ROWS = 250 };
     static const size_t counts[] = { 1, 7, 40, ROWS };
     begin();
+    struct model_config config = wide_config;
+    config.post_norms = config.qkv_bias = config.ff_bias = true;
+    config.activation = ACTIVATION_GELU;
+    config.logit_cap = 4;
     float *expected = NULL, *expected_logits = NULL;
     for (size_t threads = 1; threads <= 4; threads++) {
         struct pool *pool = pool_open(threads);
-        struct model *model = tiny_model(&wide_config, 4, pool);
+        struct model *model = tiny_model(&config, 4, pool);
         size_t C = channels(model), V = (size_t)model_config(model)->vocab_size;
         float *hidden = memory_alloc(COUNT_OF(counts) * ROWS * C, sizeof *hidden);
         float *logits = memory_alloc(COUNT_OF(counts) * ROWS * V, sizeof *logits);
@@ -367,6 +497,52 @@ static void test_heads(void)
     pool_close(pool);
 }
 
+/* Goal: scores are the products with the score head, a row's the same alone; capped logits are cap tanh(logit / cap). */
+static void test_scores_and_caps(void)
+{
+    struct pool *pool = pool_open(1);
+    begin();
+    struct model_config config = tiny_config;
+    config.label_count = 3;
+    struct model *model = tiny_model(&config, 13, pool);
+    struct buffer file = tiny_safetensors(&config, 13);
+    struct weights *weights = weights_from_memory(file.data, file.size, "tiny");
+    size_t C = channels(model), V = (size_t)config.vocab_size;
+    float *hidden = hidden_of_all(model), head[3 * 40], scores[3 * T], alone[3];
+    tensor_read(weights_find(weights, "score.weight"), 0, 3 * C, head);
+    EXPECT_INT(model_label_count(model), 3);
+    model_scores(model, hidden, T, scores);
+    for (size_t t = 0; t < T; t++) {
+        for (size_t n = 0; n < 3; n++) {
+            double score = 0.0;
+            for (size_t c = 0; c < C; c++)
+                score += (double)hidden[t * C + c] * (double)head[n * C + c];
+            EXPECT_NEAR(scores[3 * t + n], score, 1e-4);
+        }
+        model_scores(model, hidden + t * C, 1, alone);
+        expect_same(alone, scores + 3 * t, 3, "scores alone");
+    }
+    weights_close(weights);
+    free(file.data);
+    model_close(model);
+
+    config = tiny_config;
+    struct model *plain = tiny_model(&config, 14, pool);
+    config.logit_cap = 2.5;
+    struct model *capped = tiny_model(&config, 14, pool);
+    float *logits = memory_alloc(2 * V, sizeof *logits);
+    EXPECT_INT(model_label_count(plain), 0);
+    model_logits(plain, hidden, 1, logits);
+    model_logits(capped, hidden, 1, logits + V);
+    for (size_t v = 0; v < V; v++)
+        EXPECT_NEAR(logits[V + v], 2.5 * tanh((double)logits[v] / 2.5), 1e-5);
+    free(logits);
+    free(hidden);
+    model_close(capped);
+    model_close(plain);
+    pool_close(pool);
+}
+
 /* Goal: the key tells models apart and is the same for the same numbers; what is no model is refused with its exit code. */
 static void test_open(void)
 {
@@ -403,11 +579,14 @@ int main(void)
     RUN(test_candidates_equal_plain_text);
     RUN(test_long_scratch_branch);
     RUN(test_batch_composition);
+    RUN(test_window_borders);
+    RUN(test_window_in_trees);
     RUN(test_any_number_of_threads);
     RUN(test_largest_batch);
     RUN(test_vector_sets_agree);
     RUN(test_portable_is_close);
     RUN(test_heads);
+    RUN(test_scores_and_caps);
     RUN(test_open);
     return tests_end();
 }
