@@ -13,7 +13,7 @@
 #include "base/memory.h"
 #include "score/scorer_backend.h"
 
-static const struct scorer_backend *const backends[] = { &scorer_lexicon, &scorer_exec };
+static const struct scorer_backend *const backends[] = { &scorer_lexicon, &scorer_exec, &scorer_model };
 
 static const double score_max = 1e30;  // the limit of "score" in schemas/frames.def
 
@@ -35,22 +35,25 @@ static char *spec_text(const struct scorer *scorer)
     return text;
 }
 
+size_t scorer_kinds(const struct scorer_options *options)
+{
+    size_t chosen = 0;
+    for (size_t i = 0; i < COUNT_OF(backends); i++)
+        chosen += backends[i]->source(options) != NULL;
+    return chosen;
+}
+
 struct scorer *scorer_open(const struct scorer_options *options, int *code)
 {
-    const struct scorer_backend *backend = NULL;
-    size_t chosen = 0;
-    for (size_t i = 0; i < COUNT_OF(backends); i++) {
-        if (backends[i]->source(options) != NULL) {
-            backend = backends[i];
-            chosen++;
-        }
-    }
     *code = EX_USAGE;
-    if (chosen != 1) {
-        log_error("%s", chosen == 0 ? "a scorer is needed: --lexicon FILE or --exec COMMAND"
-                                    : "one scorer is enough: --lexicon FILE or --exec COMMAND, not both");
+    if (scorer_kinds(options) != 1) {
+        log_error("%s scorer is needed: a lexicon, a command or a reward model", scorer_kinds(options) == 0 ? "a" : "only one");
         return NULL;
     }
+    size_t i = 0;
+    while (backends[i]->source(options) == NULL)
+        i++;
+    const struct scorer_backend *backend = backends[i];
     if (options->scale == 0 || !isfinite(options->scale)) {
         log_error("--scale is %g, must not be 0", options->scale);
         return NULL;

@@ -22,7 +22,7 @@ struct scorer_backend {
     int (*score)(void *state, const struct scorer_text *texts, size_t count, struct scorer_result *results);
 };
 
-extern const struct scorer_backend scorer_lexicon, scorer_exec;
+extern const struct scorer_backend scorer_lexicon, scorer_exec, scorer_model;
 
 /* The result's item cannot be scored. */
 void scorer_fail(struct scorer_result *result, const char *format, ...) __attribute__((format(printf, 2, 3)));

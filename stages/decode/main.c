@@ -35,17 +35,17 @@ struct options {
 static void options_check(struct options *options)
 {
     struct serve_options *serve = &options->serve;
-    bool has_scorer = options->scorer.lexicon != NULL || options->scorer.exec != NULL;
+    size_t scorers = scorer_kinds(&options->scorer);
     if (options->model == NULL)
         options_refuse("-m is missing: which base policy?");
     if (options->greedy)
         serve->sampling.temperature = 0;
     if (options->best_of > 0 && options->samples > 0)
         options_refuse("--best-of and --samples cannot both be given");
-    if (options->best_of > 0 && !has_scorer)
-        options_refuse("--best-of needs a reward: --lexicon FILE or --exec COMMAND");
-    if (options->best_of == 0 && has_scorer)
-        options_refuse("--lexicon and --exec are for --best-of N");
+    if (options->best_of > 0 && scorers != 1)
+        options_refuse("--best-of needs one reward: --lexicon FILE, --exec COMMAND or --reward-model DIR");
+    if (options->best_of == 0 && scorers > 0)
+        options_refuse("--lexicon, --exec and --reward-model are for --best-of N");
     serve->samples = options->best_of > 0 ? options->best_of : options->samples > 0 ? options->samples : 1;
 
     if (options->score) {
@@ -81,7 +81,7 @@ static struct options options_read(int argc, char **argv)
         { 0, "beta", "B", OPTION_NUMBER, &options.beta, -1e6, 1e6, "weight of value models that name none; 0 is the base\npolicy, negative steers away (default 3)" },
         { 0, "candidates", "K", OPTION_INT, &options.candidates, 1, CANDIDATES_MAX, "tokens that are steered: the K likeliest (default 20)" },
         { 0, "best-of", "N", OPTION_INT, &options.best_of, 1, 65536, "sample N responses, give the one with the highest score" },
-        SCORER_OPTION_SPECS(options.scorer),
+        SCORER_OPTION_SPECS(options.scorer, 0, "reward-"),
         { 0, NULL, NULL, OPTION_HEADING, NULL, 0, 0, "sampling" },
         { 'n', "samples", "N", OPTION_INT, &options.samples, 1, 1048576, "responses to each prompt (default 1)" },
         { 0, "max-new-tokens", "N", OPTION_INT, &serve->max_new_tokens, 1, 1048576, "length limit of a response (default 128)" },
@@ -126,7 +126,9 @@ static int run_text(const struct options *options, const struct generate_options
 {
     int code;
     struct scorer *scorer = NULL;
-    if (options->best_of > 0 && (scorer = scorer_open(&options->scorer, &code)) == NULL)
+    struct scorer_options scorer_options = options->scorer;
+    scorer_options.pool = generate->pool;
+    if (options->best_of > 0 && (scorer = scorer_open(&scorer_options, &code)) == NULL)
         return code;
     code = text_run(&(struct text_options){
         .operands = options->operands, .operand_count = options->operand_count, .sampling = options->serve.sampling,

@@ -242,6 +242,7 @@ static void print_best(struct run *run, struct request *request)
 static void candidate_add(struct request *request, const struct answer *answer, const struct response *response)
 {
     json_t *json = response_to_json(answer, response);
+    json_object_del(json, "kl");  // the sample's own; that of the best of several is another
     request->candidates[request->candidate_count++] = (struct candidate){
         json, { request->prompt, json_string_value(json_object_get(json, "response")) }
     };
@@ -342,9 +343,12 @@ static void log_summary(const struct run *run, double seconds)
     struct generate_stats stats = generator_stats(run->generator);
     if (run->responses == 0)
         return;
-    log_event("responses=%lld tokens=%lld tokens_per_s=%.0f seconds=%.2f prompt_s=%.2f base_s=%.2f value_s=%.2f sample_s=%.2f kl=%.4g",
+    char kl[32] = "";
+    if (run->options->scorer == NULL)
+        snprintf(kl, sizeof kl, " kl=%.4g", run->kl / (double)run->responses);
+    log_event("responses=%lld tokens=%lld tokens_per_s=%.0f seconds=%.2f prompt_s=%.2f base_s=%.2f value_s=%.2f sample_s=%.2f%s",
               (long long)run->responses, (long long)stats.tokens, (double)stats.tokens / fmax(seconds, 1e-9), seconds,
-              stats.prompt_s, stats.base_s, stats.value_s, stats.sample_s, run->kl / (double)run->responses);
+              stats.prompt_s, stats.base_s, stats.value_s, stats.sample_s, kl);
 }
 
 int text_run(const struct text_options *options, const struct generate_options *generate)

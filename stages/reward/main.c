@@ -15,6 +15,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/option.h"
+#include "base/pool.h"
 #include "base/progress.h"
 #include "base/stop.h"
 #include "reward/scoring.h"
@@ -22,7 +23,7 @@
 struct options {
     struct scorer_options scorer;
     const char *endpoint, *reward, *policy, *split;
-    int64_t batch;
+    int64_t batch, threads;
     bool follow;
 };
 
@@ -32,22 +33,23 @@ static struct options options_read(int argc, char **argv)
     options.endpoint = getenv("VAS_STORE");
     const struct option_spec specs[] = {
         { 0, "name", "NAME", OPTION_NAME, &options.reward, 1, NAME_BYTES, "what the reward is called" },
-        SCORER_OPTION_SPECS(options.scorer),
+        SCORER_OPTION_SPECS(options.scorer, 'm', ""),
         { 's', "store", "ENDPOINT", OPTION_TEXT, &options.endpoint, 0, 0,
           "store to work for (default VAS_STORE; without: frames on\nstdin and stdout)" },
         { 0, "follow", NULL, OPTION_FLAG, &options.follow, 0, 0, "in a store: wait for more rollouts when all are scored" },
         { 0, "split", "NAME", OPTION_NAME, &options.split, 1, NAME_BYTES, "in a store: only prompts of this split" },
         { 0, "policy", "NAME", OPTION_NAME, &options.policy, 1, NAME_BYTES, "in a store: only rollouts of this policy" },
         { 0, "batch", "N", OPTION_INT, &options.batch, 1, 4096, "responses scored at once (default 64)" },
+        { 't', "threads", "N", OPTION_INT, &options.threads, 1, 256, "of a reward model (default: the cores this process may use)" },
     };
     static const struct option_usage usage = {
         .program = "vas-reward",
         .example = "rollout -m model.gguf < prompts | reward --name vader --lexicon vader_lexicon.txt | tap",
-        .synopsis = "reward --name NAME --lexicon FILE | --exec COMMAND [-s ENDPOINT] [options]",
+        .synopsis = "reward --name NAME --lexicon FILE | --exec COMMAND | -m DIR [-s ENDPOINT] [options]",
         .summary = "Scores responses: one number for each.",
         .exit_codes = "  0   every rollout has its score, or is kept as a failure\n  64  usage\n"
-                      "  65  a frame or the lexicon is bad; between pipes also: a response could not be scored\n"
-                      "  66  the lexicon is missing\n  69  no store answers, or the command is of no use\n"
+                      "  65  a frame, the lexicon or the model is bad; between pipes also: a response could not be scored\n"
+                      "  66  the lexicon or the model is missing\n  69  no store answers, or the command is of no use\n"
                       "  74  output could not be written\n  75  stopped before the end\n  78  the reward's name already means something else\n",
     };
     int first = options_parse(&usage, specs, COUNT_OF(specs), argc, argv);
@@ -55,6 +57,9 @@ static struct options options_read(int argc, char **argv)
         options_refuse("unexpected operand \"%s\"", argv[first]);
     if (options.reward == NULL)
         options_refuse("--name is missing: what is the reward called?");
+    if (scorer_kinds(&options.scorer) != 1)
+        options_refuse("%s scorer is needed: --lexicon FILE, --exec COMMAND or --model DIR",
+                       scorer_kinds(&options.scorer) == 0 ? "a" : "only one");
     if (options.endpoint == NULL && (options.split != NULL || options.policy != NULL || options.follow))
         options_refuse("--split, --policy and --follow need a store (-s)");
     return options;
@@ -81,15 +86,19 @@ int main(int argc, char **argv)
     struct scoring scoring = { .reward = options.reward };
     options.scorer.wait = scoring_wait;
     options.scorer.wait_context = &scoring;
+    struct pool *pool = options.scorer.pool = options.scorer.model != NULL ? pool_open((size_t)options.threads) : NULL;
     scoring.scorer = scorer_open(&options.scorer, &code);
-    if (scoring.scorer == NULL)
+    if (scoring.scorer == NULL) {
+        pool_close(pool);
         return code;
+    }
     char *settings = settings_text(&options, scorer_spec(scoring.scorer));
     scoring.edge = edge_open(&(struct edge_options){ .endpoint = options.endpoint, .stage = "reward", .settings = settings,
                                  .takes = FRAME_rollout, .follow = options.follow, .hold_max = 2 * (size_t)options.batch }, &code);
     free(settings);
     if (scoring.edge == NULL) {
         scorer_close(scoring.scorer);
+        pool_close(pool);
         return code;
     }
 
@@ -112,5 +121,6 @@ int main(int argc, char **argv)
         status = done == SCORING_LEFT ? EDGE_STOPPED : EDGE_FAILED;
     code = edge_close(scoring.edge, status);
     scorer_close(scoring.scorer);
+    pool_close(pool);
     return done == SCORING_BROKEN ? EX_UNAVAILABLE : code;
 }

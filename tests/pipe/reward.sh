@@ -70,4 +70,4 @@ tokenize -q -m "$tiny/base" "$scratch/prompts.jsonl" >"$scratch/prompts"
 cat "$scratch/prompts" "$scratch/rollouts" | reward -q --name kind --lexicon pipelines/kind.txt >"$scratch/mixed"
 check "frames of other types pass through" test "$(tap <"$scratch/mixed" | grep -c '"type":"prompt"')" = 5
 refused "a name that is too long" 64 '1 to 128 bytes' reward --lexicon pipelines/kind.txt --name "$(printf '%0200d' 0)"
-refused "two ways to score" 64 'one scorer' reward --name x --lexicon pipelines/kind.txt --exec cat
+refused "two ways to score" 64 'only one scorer' reward --name x --lexicon pipelines/kind.txt --exec cat
