@@ -14,6 +14,8 @@
 #include <immintrin.h>
 #endif
 
+#include "math/panel.h"
+
 #define PASTE_(a, b) a##b
 #define PASTE(a, b) PASTE_(a, b)
 #define TEXT_(a) #a
@@ -28,21 +30,22 @@
 /* ROW_TILE rows times panels up to SUM_TILE sums in registers; the weights and one activation need the rest. */
 #if defined __AVX512F__
 #define ROW_TILE 6
-enum { LANES = 16, SUM_TILE = 24 };
+enum { LANES = 16, SUM_TILE = 24, ONE_ROW_PANELS = 4 };
 #elif defined __AVX2__
 #define ROW_TILE 6
-enum { LANES = 8, SUM_TILE = 6 };
+enum { LANES = 8, SUM_TILE = 6, ONE_ROW_PANELS = 2 };
 #else
 #define ROW_TILE 3
-enum { LANES = 4, SUM_TILE = 3 };
+enum { LANES = 4, SUM_TILE = 3, ONE_ROW_PANELS = 1 };
 #endif
-enum { PARTS = PANEL / LANES, PANEL_TILE = 4, BLOCK_K = 512 };
+enum { PARTS = PANEL / LANES, PANEL_TILE = 4, BLOCK_K = 512, BLOCK_UNITS = 4, PARTIAL_ROWS = 32 };
 
 typedef float vec __attribute__((vector_size(LANES * 4)));
 typedef int32_t vec_int __attribute__((vector_size(LANES * 4)));
 typedef uint32_t vec_bits __attribute__((vector_size(LANES * 4)));
 typedef uint16_t vec_half __attribute__((vector_size(LANES * 2)));
 typedef float vec_narrow __attribute__((vector_size(LANES * 2)));
+typedef int8_t vec_bytes __attribute__((vector_size(LANES)));
 typedef double vec_double __attribute__((vector_size(LANES * 4)));
 
 INLINE vec vec_load(const float *x)
@@ -371,7 +374,7 @@ static void linear_partial(tile_function *tile, float *y, size_t y_stride, const
     }
 }
 
-static void linear(float *y, size_t y_stride, const float *x, size_t M, const struct packed *w, size_t panel, size_t panels)
+static void linear_floats(float *y, size_t y_stride, const float *x, size_t M, const struct packed *w, size_t panel, size_t panels)
 {
     static tile_function *const tiles[] = { [TENSOR_F32] = tile_f32, [TENSOR_F16] = tile_f16, [TENSOR_BF16] = tile_bf16 };
     tile_function *tile = tiles[w->type];
@@ -390,6 +393,306 @@ static void linear(float *y, size_t y_stride, const float *x, size_t M, const st
         linear_group(tile, y + panel * PANEL, y_stride, x, M, data, element_bytes, w->K, group);
         panel += group;
     }
+}
+
+/* ---- quantised matrices: see panel.h for the order of bits ---- */
+
+INLINE vec vec_from_bytes(const unsigned char *x, unsigned shift, unsigned mask)
+{
+    vec_bytes bytes;
+    memcpy(&bytes, x, sizeof bytes);
+    vec_int number = __builtin_convertvector(bytes, vec_int);
+    if (mask != 0)
+        number = number >> (int)shift & (int)mask;
+    return __builtin_convertvector(number, vec);
+}
+
+/* A weight is scale * code + offset, or scale * level of the code. */
+struct group {
+    vec scale[PARTS], offset[PARTS];
+};
+
+INLINE struct group group_load(enum tensor_type type, const unsigned char *panel, const unsigned char *block, size_t g)
+{
+    const struct quant_form *form = &quant_forms[type];
+    struct panel_layout layout = panel_layout(type);
+    struct group group;
+    UNROLL for (size_t i = 0; i < PARTS; i++) {
+        const unsigned char *scales = block + layout.scales + g * PANEL + i * LANES;
+        if (type == TENSOR_NF4) {
+            const float *rows = (const float *)(const void *)panel + i * LANES;
+            group.scale[i] = vec_from_bytes(scales, 0, 0) * vec_load(rows) + vec_load(rows + PANEL);
+            continue;
+        }
+        vec d = vec_from_f16((const uint16_t *)(const void *)block + i * LANES);
+        group.scale[i] = d;
+        if (form->has_scales)
+            group.scale[i] = d * vec_from_bytes(scales, 0, type == TENSOR_Q2_K ? 15 : 0);
+        group.offset[i] = group.scale[i] * -(float)form->bias;
+        if (form->has_m) {
+            vec m = vec_from_f16((const uint16_t *)(const void *)(block + layout.m) + i * LANES);
+            if (type == TENSOR_Q2_K)
+                m = -m * vec_from_bytes(scales, 4, 15);
+            else if (form->has_scales)
+                m = -m * vec_from_bytes(block + layout.mins + g * PANEL + i * LANES, 0, 0);
+            group.offset[i] = m;
+        }
+    }
+    return group;
+}
+
+/* 16 numbers, looked up by the lowest 4 bits. */
+struct levels {
+    vec part[PANEL / LANES];
+};
+
+INLINE vec levels_at(const struct levels *levels, vec_bits code)
+{
+#if defined __AVX512F__
+    return (vec)_mm512_permutexvar_ps((__m512i)code, (__m512)levels->part[0]);
+#elif defined __AVX2__
+    __m256 low = _mm256_permutevar8x32_ps((__m256)levels->part[0], (__m256i)code);
+    __m256 high = _mm256_permutevar8x32_ps((__m256)levels->part[1], (__m256i)code);
+    return (vec)_mm256_blendv_ps(low, high, (__m256)(code << 28));
+#else
+    const float *table = (const float *)levels;
+    vec v;
+    for (size_t i = 0; i < LANES; i++)
+        v[i] = table[code[i] & 15];
+    return v;
+#endif
+}
+
+/* Of 8 elements from step * 8 of a unit on: the lanes that hold them, shifted so that places do not depend on step. */
+struct codes {
+    vec_bits low[2], high;
+};
+
+INLINE struct codes codes_load(enum tensor_type type, const unsigned char *unit, size_t step, size_t part)
+{
+    const struct quant_form *form = &quant_forms[type];
+    const size_t low_bits = form->low_bits, high_bits = form->high_bits;
+    struct codes codes = { 0 };
+    const unsigned char *low = unit + step * low_bits / 4 * (PANEL * 4) + part * LANES * 4;
+    memcpy(&codes.low[0], low, sizeof codes.low[0]);
+    if (low_bits == 8)
+        memcpy(&codes.low[1], low + PANEL * 4, sizeof codes.low[1]);
+    if (low_bits == 2)
+        codes.low[0] >>= (uint32_t)(step % 2 * 4);
+    if (high_bits > 0) {
+        const unsigned char *high = unit + panel_layout(type).low_plane_bytes + step * high_bits / 4 * (PANEL * 4) + part * LANES * 4;
+        memcpy(&codes.high, high, sizeof codes.high);
+        codes.high >>= (uint32_t)(high_bits == 1 ? step * 2 : step % 2 * 4);
+    }
+    return codes;
+}
+
+/* Weight i of the 8. */
+INLINE vec codes_weight(enum tensor_type type, const struct codes *codes, size_t i, vec scale, vec offset, const struct levels *levels)
+{
+    const struct quant_form *form = &quant_forms[type];
+    const unsigned low_bits = form->low_bits, high_bits = form->high_bits;
+    vec_bits code = low_bits == 8 ? codes->low[i / 4] >> (uint32_t)(8 * (i % 4))
+                                  : codes->low[0] >> (uint32_t)(8 * (i % 4) + low_bits * (i / 4));
+    if (form->levels != NULL)
+        return scale * levels_at(levels, code);
+    code &= (1u << low_bits) - 1;
+    if (high_bits > 0)
+        code |= (codes->high >> (uint32_t)(8 * (i % 4) + high_bits * (i / 4)) & ((1u << high_bits) - 1)) << low_bits;
+    return __builtin_convertvector((vec_int)code, vec) * scale + offset;
+}
+
+INLINE struct levels levels_load(enum tensor_type type)
+{
+    struct levels levels = { 0 };
+    if (quant_forms[type].levels != NULL)
+        memcpy(&levels, quant_forms[type].levels, sizeof levels);
+    return levels;
+}
+
+INLINE const unsigned char *block_of(enum tensor_type type, const unsigned char *panel, size_t unit)
+{
+    struct panel_layout layout = panel_layout(type);
+    return panel + layout.header_bytes + unit / (quant_forms[type].block_elements / UNIT) * layout.block_bytes;
+}
+
+INLINE const unsigned char *unit_of(enum tensor_type type, const unsigned char *block, size_t unit)
+{
+    struct panel_layout layout = panel_layout(type);
+    return block + layout.codes + unit % (quant_forms[type].block_elements / UNIT) * layout.unit_bytes;
+}
+
+/* Group g of a unit, as one of its block. */
+INLINE size_t group_of(enum tensor_type type, size_t unit, size_t g)
+{
+    const struct quant_form *form = &quant_forms[type];
+    return (unit % (form->block_elements / UNIT) * UNIT + g * form->group_elements) / form->group_elements;
+}
+
+/* A unit as weights (UNIT, PANEL). */
+INLINE void unit_expand(enum tensor_type type, float *out, const unsigned char *panel, size_t unit)
+{
+    const size_t group_steps = quant_forms[type].group_elements == 16 ? 2 : 4;
+    const unsigned char *block = block_of(type, panel, unit), *codes_at = unit_of(type, block, unit);
+    struct levels levels = levels_load(type);
+    for (size_t first = 0; first < UNIT / 8; first += group_steps) {
+        struct group group = group_load(type, panel, block, group_of(type, unit, first / group_steps));
+        for (size_t step = first; step < first + group_steps; step++) {
+            UNROLL for (size_t part = 0; part < PARTS; part++) {
+                struct codes codes = codes_load(type, codes_at, step, part);
+                UNROLL for (size_t i = 0; i < 8; i++)
+                    vec_store(out + (step * 8 + i) * PANEL + part * LANES,
+                              codes_weight(type, &codes, i, group.scale[part], group.offset[part], &levels));
+            }
+        }
+    }
+}
+
+/* One row against whole units of P panels, weights in registers only.  y: (P * PANEL). */
+INLINE void units_run(enum tensor_type type, float *y, const float *x, const unsigned char *const *panel, size_t units, size_t P)
+{
+    const size_t group_steps = quant_forms[type].group_elements == 16 ? 2 : 4;
+    struct levels levels = levels_load(type);
+    vec sum[PANEL_TILE * PARTS];
+    UNROLL for (size_t p = 0; p < P * PARTS; p++)
+        sum[p] = (vec){ 0 };
+    for (size_t unit = 0; unit < units; unit++) {
+        for (size_t first = 0; first < UNIT / 8; first += group_steps) {
+            struct group group[PANEL_TILE];
+            UNROLL for (size_t p = 0; p < P; p++)
+                group[p] = group_load(type, panel[p], block_of(type, panel[p], unit), group_of(type, unit, first / group_steps));
+            for (size_t step = first; step < first + group_steps; step++) {
+                struct codes codes[PANEL_TILE * PARTS];
+                UNROLL for (size_t p = 0; p < P * PARTS; p++)
+                    codes[p] = codes_load(type, unit_of(type, block_of(type, panel[p / PARTS], unit), unit), step, p % PARTS);
+                UNROLL for (size_t i = 0; i < 8; i++) {
+                    vec x_k = vec_all(x[unit * UNIT + step * 8 + i]);
+                    UNROLL for (size_t p = 0; p < P * PARTS; p++)
+                        sum[p] += x_k * codes_weight(type, &codes[p], i, group[p / PARTS].scale[p % PARTS],
+                                                     group[p / PARTS].offset[p % PARTS], &levels);
+                }
+            }
+        }
+    }
+    UNROLL for (size_t p = 0; p < P * PARTS; p++)
+        vec_store(y + p * LANES, sum[p]);
+}
+
+/* What each type has of its own. */
+struct block_kernels {
+    void (*expand)(float *out, const unsigned char *panel, size_t unit);  // (UNIT, PANEL)
+    /* One row, whole units, panels that are 1 or ONE_ROW_PANELS. */
+    void (*one_row)(float *y, const float *x, const unsigned char *const *panel, size_t units, size_t panels);
+};
+
+#define BLOCK_KERNELS(name, type)                                                                                           \
+    static void expand_##name(float *out, const unsigned char *panel, size_t unit)                                          \
+    {                                                                                                                       \
+        unit_expand(type, out, panel, unit);                                                                                \
+    }                                                                                                                       \
+    static void one_row_##name(float *y, const float *x, const unsigned char *const *panel, size_t units, size_t panels)    \
+    {                                                                                                                       \
+        if (panels == ONE_ROW_PANELS)                                                                                       \
+            units_run(type, y, x, panel, units, ONE_ROW_PANELS);                                                            \
+        else                                                                                                                \
+            units_run(type, y, x, panel, units, 1);                                                                         \
+    }
+BLOCK_KERNELS(q8_0, TENSOR_Q8_0)
+BLOCK_KERNELS(q4_0, TENSOR_Q4_0)
+BLOCK_KERNELS(q4_1, TENSOR_Q4_1)
+BLOCK_KERNELS(q5_0, TENSOR_Q5_0)
+BLOCK_KERNELS(q5_1, TENSOR_Q5_1)
+BLOCK_KERNELS(q2_k, TENSOR_Q2_K)
+BLOCK_KERNELS(q3_k, TENSOR_Q3_K)
+BLOCK_KERNELS(q4_k, TENSOR_Q4_K)
+BLOCK_KERNELS(q5_k, TENSOR_Q5_K)
+BLOCK_KERNELS(q6_k, TENSOR_Q6_K)
+BLOCK_KERNELS(iq4_nl, TENSOR_IQ4_NL)
+BLOCK_KERNELS(nf4, TENSOR_NF4)
+
+static const struct block_kernels block_kernels[TENSOR_TYPE_COUNT] = {
+    [TENSOR_Q8_0] = { expand_q8_0, one_row_q8_0 },
+    [TENSOR_Q4_0] = { expand_q4_0, one_row_q4_0 },
+    [TENSOR_Q4_1] = { expand_q4_1, one_row_q4_1 },
+    [TENSOR_Q5_0] = { expand_q5_0, one_row_q5_0 },
+    [TENSOR_Q5_1] = { expand_q5_1, one_row_q5_1 },
+    [TENSOR_Q2_K] = { expand_q2_k, one_row_q2_k },
+    [TENSOR_Q3_K] = { expand_q3_k, one_row_q3_k },
+    [TENSOR_Q4_K] = { expand_q4_k, one_row_q4_k },
+    [TENSOR_Q5_K] = { expand_q5_k, one_row_q5_k },
+    [TENSOR_Q6_K] = { expand_q6_k, one_row_q6_k },
+    [TENSOR_IQ4_NL] = { expand_iq4_nl, one_row_iq4_nl },
+    [TENSOR_NF4] = { expand_nf4, one_row_nf4 },
+};
+
+/* Rows against the elements from K_first on of up to PANEL_TILE panels: some units at a time are made weights in the L1 cache. */
+static void blocks_rows(const struct block_kernels *kernels, float *y, size_t y_stride, const float *x, size_t M, size_t K,
+                        const unsigned char *const *panel, size_t panels, size_t K_first)
+{
+    _Alignas(64) float weights[PANEL_TILE][BLOCK_UNITS * UNIT * PANEL];
+    const void *at[PANEL_TILE];
+    for (size_t p = 0; p < panels; p++)
+        at[p] = weights[p];
+    for (size_t k = K_first; k < K; k += BLOCK_UNITS * UNIT) {
+        size_t width = K - k < BLOCK_UNITS * UNIT ? K - k : BLOCK_UNITS * UNIT;
+        for (size_t p = 0; p < panels; p++) {
+            for (size_t unit = 0; unit * UNIT < width; unit++)
+                kernels->expand(weights[p] + unit * UNIT * PANEL, panel[p], k / UNIT + unit);
+        }
+        for (size_t m = 0, rows; m < M; m += rows) {
+            rows = rows_next(M - m);
+            tile_f32(y + m * y_stride, y_stride, x + m * K + k, K, at, panels, width, k > 0, rows);
+        }
+    }
+}
+
+static void blocks_group(const struct block_kernels *kernels, float *y, size_t y_stride, const float *x, size_t M, size_t K,
+                         const unsigned char *const *panel, size_t panels)
+{
+    if (M != 1) {
+        blocks_rows(kernels, y, y_stride, x, M, K, panel, panels, 0);
+        return;
+    }
+    for (size_t p = 0, count; p < panels; p += count) {
+        count = panels - p >= ONE_ROW_PANELS ? ONE_ROW_PANELS : 1;
+        kernels->one_row(y + p * PANEL, x, panel + p, K / UNIT, count);
+    }
+    if (K % UNIT != 0)
+        blocks_rows(kernels, y, y_stride, x, M, K, panel, panels, K / UNIT * UNIT);
+}
+
+static void linear_blocks(float *y, size_t y_stride, const float *x, size_t M, const struct packed *w, size_t panel, size_t panels)
+{
+    const struct block_kernels *kernels = &block_kernels[w->type];
+    size_t end = panel + panels, whole = w->N / PANEL, K = w->K;
+    if (end < whole)
+        whole = end;
+    while (panel < end) {
+        size_t group = panel >= whole ? 1 : whole - panel < PANEL_TILE ? whole - panel : PANEL_TILE;
+        const unsigned char *at[PANEL_TILE];
+        for (size_t p = 0; p < group; p++)
+            at[p] = (const unsigned char *)w->data + (panel + p) * w->panel_bytes;
+        if (panel < whole) {
+            blocks_group(kernels, y + panel * PANEL, y_stride, x, M, K, at, group);
+        } else {
+            float out[PARTIAL_ROWS][PANEL];
+            for (size_t m = 0; m < M; m += PARTIAL_ROWS) {
+                size_t rows = M - m < PARTIAL_ROWS ? M - m : PARTIAL_ROWS;
+                blocks_group(kernels, out[0], PANEL, x + m * K, rows, K, at, 1);
+                for (size_t r = 0; r < rows; r++)
+                    memcpy(y + (m + r) * y_stride + panel * PANEL, out[r], w->N % PANEL * sizeof(float));
+            }
+        }
+        panel += group;
+    }
+}
+
+static void linear(float *y, size_t y_stride, const float *x, size_t M, const struct packed *w, size_t panel, size_t panels)
+{
+    if (quant_forms[w->type].group_elements == 0)
+        linear_floats(y, y_stride, x, M, w, panel, panels);
+    else
+        linear_blocks(y, y_stride, x, M, w, panel, panels);
 }
 
 /* ---- attention: a page of keys is a panel whose outputs are positions ---- */

@@ -1,4 +1,4 @@
-/* tensor_type.c - see tensor_type.h and block.h. */
+/* tensor_type.c - see tensor_type.h. */
 #include "math/tensor_type.h"
 
 #include <string.h>
@@ -6,7 +6,7 @@
 #include <immintrin.h>
 #endif
 
-#include "math/block.h"
+#include "math/quant.h"
 
 /* ---- float types ---- */
 
@@ -65,118 +65,21 @@ static void read_f16(float *out, const unsigned char *in, size_t count)
 
 /* ---- blocks ---- */
 
-static void scales_q2_k(int8_t *scale, uint8_t *min, const unsigned char *block)
-{
-    for (size_t g = 0; g < 16; g++) {
-        scale[g] = block[g] & 15;
-        min[g] = block[g] >> 4;
-    }
-}
-
-static void scales_q3_k(int8_t *scale, uint8_t *min, const unsigned char *block)
-{
-    (void)min;
-    const unsigned char *low = block + 96, *high = low + 8;  // 8 bytes of 2 x 4 bits, 4 bytes of 4 x 2 bits
-    for (size_t g = 0; g < 16; g++)
-        scale[g] = (int8_t)((low[g % 8] >> g / 8 * 4 & 15) + ((high[g % 4] >> g / 4 * 2 & 3) << 4) - 32);
-}
-
-/* Of Q5_K as well.  Bytes 0 to 3 and 4 to 7: groups 0 to 3, and above them the top bits of groups 4 to 7, whose rest follows. */
-static void scales_q4_k(int8_t *scale, uint8_t *min, const unsigned char *block)
-{
-    const unsigned char *first = block + 4, *second = first + 4, *rest = first + 8;
-    for (size_t g = 0; g < 4; g++) {
-        scale[g] = first[g] & 63;
-        min[g] = second[g] & 63;
-        scale[g + 4] = (int8_t)((rest[g] & 15) | (first[g] >> 6) << 4);
-        min[g + 4] = (uint8_t)(rest[g] >> 4 | (second[g] >> 6) << 4);
-    }
-}
-
-static void scales_q6_k(int8_t *scale, uint8_t *min, const unsigned char *block)
-{
-    (void)min;
-    memcpy(scale, block + 192, 16);
-}
-
-static const float levels_iq4_nl[16] = { -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113 };
-
-const float block_levels_nf4[16] = {
-    -1.0f, -0.6961928009986877f, -0.5250730514526367f, -0.39491748809814453f,
-    -0.28444138169288635f, -0.18477343022823334f, -0.09105003625154495f, 0.0f,
-    0.07958029955625534f, 0.16093020141124725f, 0.24611230194568634f, 0.33791524171829224f,
-    0.44070982933044434f, 0.5626170039176941f, 0.7229568362236023f, 1.0f,
-};
-
-const struct block_format block_formats[TENSOR_TYPE_COUNT] = {
-    /*                 low            high          group bias signed   d    m   levels         scales */
-    [TENSOR_Q8_0]   = { { 2, 1, 8 },   { 0 },         32, 128, true,    0,  -1, NULL,          NULL },
-    [TENSOR_Q4_0]   = { { 2, 16, 4 },  { 0 },         32,   8, false,   0,  -1, NULL,          NULL },
-    [TENSOR_Q4_1]   = { { 4, 16, 4 },  { 0 },         32,   0, false,   0,   2, NULL,          NULL },
-    [TENSOR_Q5_0]   = { { 6, 16, 4 },  { 2, 1, 1 },   32,  16, false,   0,  -1, NULL,          NULL },
-    [TENSOR_Q5_1]   = { { 8, 16, 4 },  { 4, 1, 1 },   32,   0, false,   0,   2, NULL,          NULL },
-    [TENSOR_Q2_K]   = { { 16, 32, 2 }, { 0 },         16,   0, false,  80,  82, NULL,          scales_q2_k },
-    [TENSOR_Q3_K]   = { { 32, 32, 2 }, { 0, 32, 1 },  16,   4, false, 108,  -1, NULL,          scales_q3_k },
-    [TENSOR_Q4_K]   = { { 16, 32, 4 }, { 0 },         32,   0, false,   0,   2, NULL,          scales_q4_k },
-    [TENSOR_Q5_K]   = { { 48, 32, 4 }, { 16, 32, 1 }, 32,   0, false,   0,   2, NULL,          scales_q4_k },
-    [TENSOR_Q6_K]   = { { 0, 64, 4 },  { 128, 32, 2 }, 16, 32, false, 208,  -1, NULL,          scales_q6_k },
-    [TENSOR_IQ4_NL] = { { 2, 16, 4 },  { 0 },         32,   0, false,   0,  -1, levels_iq4_nl, NULL },
-};
-
-static void plane_add(uint8_t *code, size_t elements, const unsigned char *block, struct block_plane plane, unsigned shift)
-{
-    const unsigned char *in = block + plane.offset;
-    unsigned mask = (1u << plane.bits) - 1;
-    for (size_t e = 0; e < elements; in += plane.run) {
-        for (unsigned at = 0; at < 8; at += plane.bits) {
-            for (size_t i = 0; i < plane.run; i++, e++)
-                code[e] |= (uint8_t)((in[i] >> at & mask) << shift);
-        }
-    }
-}
-
-static uint16_t half_at(const unsigned char *in)
-{
-    return (uint16_t)(in[0] | in[1] << 8);
-}
-
-void block_unpack(struct block *block, enum tensor_type type, const unsigned char *in)
-{
-    const struct block_format *format = &block_formats[type];
-    size_t elements = tensor_formats[type].block_elements;
-    memset(block->code, 0, elements);
-    plane_add(block->code, elements, in, format->low, 0);
-    if (format->high.bits > 0)
-        plane_add(block->code, elements, in, format->high, format->low.bits);
-    if (format->signed_codes) {
-        for (size_t e = 0; e < elements; e++)
-            block->code[e] ^= 0x80;
-    }
-    block->d = half_at(in + format->d);
-    block->m = format->m < 0 ? 0 : half_at(in + format->m);
-    memset(block->min, 0, sizeof block->min);
-    if (format->scales != NULL)
-        format->scales(block->scale, block->min, in);
-    else
-        memset(block->scale, 1, sizeof block->scale);
-}
-
 static void read_blocks(enum tensor_type type, float *out, const unsigned char *in, size_t count)
 {
-    const struct block_format *format = &block_formats[type];
-    size_t elements = tensor_formats[type].block_elements, groups = elements / format->group_elements;
+    const struct quant_form *form = &quant_forms[type];
+    size_t groups = form->block_elements / form->group_elements;
     float value[256];
-    for (int i = 0; i < 256; i++)
-        value[i] = format->levels != NULL ? format->levels[i % 16] : (float)(i - format->bias);
-    for (; count > 0; count -= elements, in += tensor_formats[type].block_bytes) {
-        struct block block;
-        block_unpack(&block, type, in);
+    quant_values(value, type);
+    for (; count > 0; count -= form->block_elements, in += tensor_formats[type].block_bytes) {
+        struct quant_block block;
+        quant_block_unpack(&block, type, in);
         const uint8_t *code = block.code;
         for (size_t g = 0; g < groups; g++) {
             float scale = float_from_f16(block.d) * (float)block.scale[g], m = float_from_f16(block.m);
-            float offset = format->scales != NULL ? -(m * (float)block.min[g]) : m;
-            for (size_t i = 0; i < format->group_elements; i++, out++, code++)
-                *out = format->m < 0 ? scale * value[*code] : scale * value[*code] + offset;
+            float offset = form->has_scales ? -(m * (float)block.min[g]) : m;
+            for (size_t i = 0; i < form->group_elements; i++, out++, code++)
+                *out = form->has_m ? scale * value[*code] + offset : scale * value[*code];
         }
     }
 }
@@ -213,13 +116,14 @@ const struct tensor_format tensor_formats[TENSOR_TYPE_COUNT] = {
     [TENSOR_Q5_K]   = { "Q5_K",   13, 256, 176, read_q5_k },
     [TENSOR_Q6_K]   = { "Q6_K",   14, 256, 210, read_q6_k },
     [TENSOR_IQ4_NL] = { "IQ4_NL", 20,  32,  18, read_iq4_nl },
-    [TENSOR_NF4]    = { "NF4",    -1,  64,  36, NULL },
+    [TENSOR_NF4]    = { "NF4",    -1,  64,  33, NULL },
 };
 
 size_t tensor_row_bytes(enum tensor_type type, size_t K)
 {
     const struct tensor_format *format = &tensor_formats[type];
-    return (K + format->block_elements - 1) / format->block_elements * format->block_bytes;
+    size_t header = type == TENSOR_NF4 ? NF4_HEADER_BYTES : 0;
+    return header + (K + format->block_elements - 1) / format->block_elements * format->block_bytes;
 }
 
 bool tensor_type_from_gguf(uint32_t gguf_type, enum tensor_type *type)

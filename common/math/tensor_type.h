@@ -1,7 +1,7 @@
 /*
  * tensor_type.h - the element types of weight files: how their blocks lie, and what numbers they mean.
  *
- * Blocks as ggml defines them.  A row of K elements is ceil(K / block_elements) blocks.
+ * Blocks as ggml defines them.  A row of K elements is ceil(K / block_elements) blocks; of NF4, after 8 bytes for the row.
  */
 #ifndef MATH_TENSOR_TYPE_H
 #define MATH_TENSOR_TYPE_H
@@ -22,7 +22,7 @@ struct tensor_format {
     const char *name;        // "Q4_K"
     int gguf_type;           // ggml's number; -1: none
     size_t block_elements, block_bytes;
-    /* Whole blocks to float32, the numbers of ggml's own dequantisation to the bit. */
+    /* Whole blocks to float32, the numbers of ggml's own dequantisation to the bit.  NULL: NF4. */
     void (*read)(float *out, const unsigned char *in, size_t count);
 };
 extern const struct tensor_format tensor_formats[TENSOR_TYPE_COUNT];
