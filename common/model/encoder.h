@@ -1,0 +1,43 @@
+/*
+ * encoder.h - bidirectional encoders with a sequence-classification head: BERT, DistilBERT, RoBERTa, DeBERTa-v2/v3.
+ *
+ * Texts of a batch are packed one after the other, without padding; a text's numbers are the same in any batch and with any
+ * number of threads.
+ *
+ *     T tokens   M rows of a batch   C channels   N labels
+ */
+#ifndef MODEL_ENCODER_H
+#define MODEL_ENCODER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/pool.h"
+#include "math/tensor_type.h"
+
+struct encoder;
+
+/* Whether a directory's config.json names an encoder (what a reward model's loader asks first).  False for what cannot be read. */
+bool encoder_is(const char *path);
+/* A Hugging Face directory.  quant as in model_open_quantised.  Keeps pool.  NULL on failure, logged; *code is then the exit code. */
+struct encoder *encoder_open(const char *path, enum tensor_type quant, struct pool *pool, int *code);
+void encoder_close(struct encoder *encoder);
+
+const char *encoder_key(const struct encoder *encoder);      // content digest, KEY_SIZE
+size_t encoder_vocab_size(const struct encoder *encoder);
+size_t encoder_position_max(const struct encoder *encoder);  // tokens of one text; SIZE_MAX where positions are relative alone
+size_t encoder_channel_count(const struct encoder *encoder);
+size_t encoder_label_count(const struct encoder *encoder);   // 0: no head
+
+struct encoder_text {
+    const int32_t *tokens;  // (T) inside the vocabulary
+    const int32_t *types;   // (T) segment of each token, inside the type vocabulary where the model has one; NULL: all 0
+    size_t T;               // 1 .. position_max
+};
+/* hidden: (M, C) out, the last layer's states of all texts in a row. */
+void encoder_run(const struct encoder *encoder, const struct encoder_text *texts, size_t count, float *hidden);
+/* scores: (count, N) out, as transformers' logits. */
+void encoder_scores(const struct encoder *encoder, const struct encoder_text *texts, size_t count, float *scores);
+
+#endif
