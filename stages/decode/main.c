@@ -24,7 +24,8 @@ struct options {
     struct serve_options serve;
     struct scorer_options scorer;
     struct option_list values;
-    const char *model;
+    const char *model, *tokenizer, *quant_name, *value_quant_name;
+    enum tensor_type quant, value_quant;
     double beta;
     int64_t candidates, best_of, batch, context, threads, samples;
     bool greedy, json, score;
@@ -38,6 +39,10 @@ static void options_check(struct options *options)
     size_t scorers = scorer_kinds(&options->scorer);
     if (options->model == NULL)
         options_refuse("-m is missing: which base policy?");
+    if (options->quant_name != NULL && !model_quant_from_name(options->quant_name, &options->quant))
+        options_refuse("--quant is \"%s\", it must be q8_0, q4_0 or nf4", options->quant_name);
+    if (options->value_quant_name != NULL && !model_quant_from_name(options->value_quant_name, &options->value_quant))
+        options_refuse("--value-quant is \"%s\", it must be q8_0, q4_0 or nf4", options->value_quant_name);
     if (options->greedy)
         serve->sampling.temperature = 0;
     if (options->best_of > 0 && options->samples > 0)
@@ -70,15 +75,18 @@ static struct options options_read(int argc, char **argv)
 {
     static struct options options = {
         .serve = { .stage = "decode", .split = "eval", .max_new_tokens = 128, .sampling = { .temperature = 1, .top_p = 1 } },
-        .scorer = SCORER_DEFAULTS, .beta = 3, .candidates = 20, .batch = 32,
+        .scorer = SCORER_DEFAULTS, .quant = TENSOR_TYPE_COUNT, .value_quant = TENSOR_TYPE_COUNT, .beta = 3, .candidates = 20, .batch = 32,
     };
     struct serve_options *serve = &options.serve;
     serve->endpoint = getenv("VAS_STORE");
     const struct option_spec specs[] = {
-        { 'm', "model", "DIR|FILE", OPTION_TEXT, &options.model, 0, 0, "base policy: model directory or GGUF file" },
+        { 'm', "model", "DIR|FILE", OPTION_TEXT, &options.model, 0, 0, "base policy: model directory, GGUF file or llama2.c's .bin" },
+        { 0, "tokenizer", "DIR|FILE", OPTION_TEXT, &options.tokenizer, 0, 0, "its tokenizer where the model brings none (llama2.c's\nfiles), or another than its own" },
+        { 0, "quant", "TYPE", OPTION_TEXT, &options.quant_name, 0, 0, "round the model's matrices to q8_0, q4_0 or nf4 on load: less\nmemory, another policy (default: as in the file)" },
         { 0, NULL, NULL, OPTION_HEADING, NULL, 0, 0, "steering" },
         { 0, "value", "NAME[:BETA]", OPTION_LIST, &options.values, 0, 0, "value model: a directory, or a training run of the store;\nmay be given several times, each with its own weight" },
         { 0, "beta", "B", OPTION_NUMBER, &options.beta, -1e6, 1e6, "weight of value models that name none; 0 is the base\npolicy, negative steers away (default 3)" },
+        { 0, "value-quant", "TYPE", OPTION_TEXT, &options.value_quant_name, 0, 0, "round the value models' matrices, as --quant does the base\npolicy's" },
         { 0, "candidates", "K", OPTION_INT, &options.candidates, 1, CANDIDATES_MAX, "tokens that are steered: the K likeliest (default 20)" },
         { 0, "best-of", "N", OPTION_INT, &options.best_of, 1, 65536, "sample N responses, give the one with the highest score" },
         SCORER_OPTION_SPECS(options.scorer, 0, "reward-"),
@@ -112,7 +120,7 @@ static struct options options_read(int argc, char **argv)
         .summary = "Answers prompts with the base policy, steered by value models.\n"
                    "A FILE has a prompt a line, or JSON lines with \"prompt\".  The empty prompt '' is the begin token alone.",
         .exit_codes = "  0   every prompt was answered\n  64  usage\n  65  a prompt is bad (others were answered), or a model is or does not fit\n"
-                      "  66  a file is missing\n  69  no store answers\n  74  output could not be written\n  75  stopped before the end\n"
+                      "  66  a file is missing\n  69  no store answers\n  71  a model needs more memory than there is\n  74  output could not be written\n  75  stopped before the end\n"
                       "  78  the policy's name already means something else\n",
     };
     int first = options_parse(&usage, specs, COUNT_OF(specs), argc, argv);
@@ -157,11 +165,11 @@ int main(int argc, char **argv)
 
     int code;
     struct pool *pool = pool_open((size_t)options.threads);
-    struct tokenizer *tokenizer = tokenizer_open(options.model, &code);
-    struct model *model = tokenizer != NULL ? model_open(options.model, pool, &code) : NULL;
+    struct tokenizer *tokenizer = tokenizer_open(options.tokenizer != NULL ? options.tokenizer : options.model, &code);
+    struct model *model = tokenizer != NULL ? model_open_quantised(options.model, options.quant, pool, &code) : NULL;
     struct values values = { 0 };
     if (model != NULL)
-        code = values_open(&values, &options.values, options.beta, options.serve.endpoint, pool);
+        code = values_open(&values, &options.values, options.beta, options.value_quant, options.serve.endpoint, pool);
 
     if (model != NULL && code == EX_OK) {
         struct generate_options generate = {

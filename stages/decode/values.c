@@ -46,16 +46,16 @@ static char *key_of_path(const char *path, int *code)
     return key;
 }
 
-static int open_path(struct value_model *value, struct pool *pool)
+static int open_path(struct value_model *value, enum tensor_type quant, struct pool *pool)
 {
     int code;
     value->tokenizer_key = key_of_path(value->name, &code);
     if (value->tokenizer_key != NULL)
-        value->model = model_open(value->name, pool, &code);
+        value->model = model_open_quantised(value->name, quant, pool, &code);
     return value->model != NULL ? EX_OK : code;
 }
 
-static int open_run(struct value_model *value, struct edge *edge, struct pool *pool)
+static int open_run(struct value_model *value, enum tensor_type quant, struct edge *edge, struct pool *pool)
 {
     struct buffer content = { 0 };
     int64_t step;
@@ -74,7 +74,7 @@ static int open_run(struct value_model *value, struct edge *edge, struct pool *p
     if (weights != NULL && model_config_from_checkpoint(&config, weights, value->name) == 0) {
         const char *key = weights_metadata(weights, "tokenizer");
         value->tokenizer_key = memory_text(key != NULL ? key : "unknown");
-        value->model = model_from_weights(weights, &config, value->name, pool, &code);
+        value->model = model_from_weights_quantised(weights, &config, value->name, quant, pool, &code);
     }
     if (value->model != NULL)
         log_event("fetched value model \"%s\" step=%lld", value->name, (long long)step);
@@ -88,7 +88,8 @@ static bool is_path(const char *name)
     return file_exists(name) || file_is_directory(name);
 }
 
-int values_open(struct values *values, const struct option_list *specs, double beta, const char *endpoint, struct pool *pool)
+int values_open(struct values *values, const struct option_list *specs, double beta, enum tensor_type quant, const char *endpoint,
+                struct pool *pool)
 {
     *values = (struct values){ 0 };
     if (specs->count > VALUE_MODELS_MAX) {
@@ -104,7 +105,7 @@ int values_open(struct values *values, const struct option_list *specs, double b
         if (value->beta == 0)
             continue;
         if (is_path(value->name)) {
-            code = open_path(value, pool);
+            code = open_path(value, quant, pool);
         } else if (endpoint == NULL) {
             log_error("could not open value model \"%s\": no such file or directory", value->name);
             log_hint("for a training run name its store with --store");
@@ -114,7 +115,7 @@ int values_open(struct values *values, const struct option_list *specs, double b
                 edge = edge_open(&(struct edge_options){ .endpoint = endpoint, .stage = "decode", .hold_max = 1,
                                      .settings = "{}", .takes_nothing = true }, &code);
             if (edge != NULL)
-                code = open_run(value, edge, pool);
+                code = open_run(value, quant, edge, pool);
         }
     }
     if (edge != NULL) {

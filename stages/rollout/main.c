@@ -19,7 +19,8 @@
 
 struct options {
     struct serve_options serve;
-    const char *model;
+    const char *model, *tokenizer, *quant_name;
+    enum tensor_type quant;
     int64_t batch, context, threads;
 };
 
@@ -28,12 +29,14 @@ static struct options options_read(int argc, char **argv)
     static struct options options = {
         .serve = { .stage = "rollout", .policy = "base", .split = "train", .samples = 8, .max_new_tokens = 128,
                    .sampling = { .temperature = 1, .top_p = 1 } },
-        .batch = 32,
+        .quant = TENSOR_TYPE_COUNT, .batch = 32,
     };
     struct serve_options *serve = &options.serve;
     serve->endpoint = getenv("VAS_STORE");
     const struct option_spec specs[] = {
-        { 'm', "model", "DIR|FILE", OPTION_TEXT, &options.model, 0, 0, "base policy: model directory or GGUF file" },
+        { 'm', "model", "DIR|FILE", OPTION_TEXT, &options.model, 0, 0, "base policy: model directory, GGUF file or llama2.c's .bin" },
+        { 0, "tokenizer", "DIR|FILE", OPTION_TEXT, &options.tokenizer, 0, 0, "its tokenizer where the model brings none (llama2.c's\nfiles), or another than its own" },
+        { 0, "quant", "TYPE", OPTION_TEXT, &options.quant_name, 0, 0, "round the model's matrices to q8_0, q4_0 or nf4 on load: less\nmemory, another policy (default: as in the file)" },
         { 's', "store", "ENDPOINT", OPTION_TEXT, &serve->endpoint, 0, 0, "store to work for (default VAS_STORE; without: frames on\nstdin and stdout)" },
         { 0, "policy", "NAME", OPTION_NAME, &serve->policy, 1, NAME_BYTES, "what the rollouts' policy is called (default base)" },
         { 0, "split", "NAME", OPTION_NAME, &serve->split, 1, NAME_BYTES, "in a store: prompts of this split (default train)" },
@@ -56,7 +59,7 @@ static struct options options_read(int argc, char **argv)
         .synopsis = "rollout -m MODEL [-s ENDPOINT] [options]",
         .summary = "Samples responses to prompts from the base policy.",
         .exit_codes = "  0   every prompt has its rollouts\n  64  usage\n  65  a frame, a prompt or the model is bad\n  66  the model is missing\n"
-                      "  69  no store answers\n  74  output could not be written\n  75  stopped before the end\n"
+                      "  69  no store answers\n  71  the model needs more memory than there is\n  74  output could not be written\n  75  stopped before the end\n"
                       "  78  the policy's name already means something else\n",
     };
     int first = options_parse(&usage, specs, COUNT_OF(specs), argc, argv);
@@ -64,6 +67,8 @@ static struct options options_read(int argc, char **argv)
         options_refuse("unexpected operand \"%s\"", argv[first]);
     if (options.model == NULL)
         options_refuse("-m is missing: which base policy?");
+    if (options.quant_name != NULL && !model_quant_from_name(options.quant_name, &options.quant))
+        options_refuse("--quant is \"%s\", it must be q8_0, q4_0 or nf4", options.quant_name);
     return options;
 }
 
@@ -74,8 +79,8 @@ int main(int argc, char **argv)
 
     int code;
     struct pool *pool = pool_open((size_t)options.threads);
-    struct tokenizer *tokenizer = tokenizer_open(options.model, &code);
-    struct model *model = tokenizer != NULL ? model_open(options.model, pool, &code) : NULL;
+    struct tokenizer *tokenizer = tokenizer_open(options.tokenizer != NULL ? options.tokenizer : options.model, &code);
+    struct model *model = tokenizer != NULL ? model_open_quantised(options.model, options.quant, pool, &code) : NULL;
     if (model != NULL)
         code = serve(&options.serve, &(struct generate_options){
             .base_name = options.model, .base = model, .tokenizer = tokenizer, .candidates = 1,

@@ -20,11 +20,14 @@
 #include "base/progress.h"
 #include "base/stop.h"
 #include "learn/returns.h"
+#include "model/model.h"
 #include "value-target/valuer.h"
 #include "wire/edge.h"
 
 struct options {
     const char *model, *endpoint, *run, *reward, *policy, *split;
+    const char *quant_name;
+    enum tensor_type quant;
     double lambda, gamma;
     int64_t refresh, threads;
     bool no_terminal_state;
@@ -32,7 +35,8 @@ struct options {
 
 static struct options options_read(int argc, char **argv)
 {
-    static struct options options = { .policy = "base", .split = "train", .lambda = -1, .gamma = 1, .refresh = 2 };
+    static struct options options = { .policy = "base", .split = "train", .quant = TENSOR_TYPE_COUNT, .lambda = -1, .gamma = 1,
+                                      .refresh = 2 };
     options.endpoint = getenv("VAS_STORE");
     const struct option_spec specs[] = {
         { 's', "store", "ENDPOINT", OPTION_TEXT, &options.endpoint, 0, 0, "store to work for (default VAS_STORE; without: frames on stdin and stdout)" },
@@ -45,6 +49,7 @@ static struct options options_read(int argc, char **argv)
         { 0, "refresh", "STEPS", OPTION_INT, &options.refresh, 1, 1000000, "values come from weights at most so many steps old (default 2)" },
         { 0, "no-terminal-state", NULL, OPTION_FLAG, &options.no_terminal_state, 0, 0, "leave the state after the last token untrained, as the\nreference implementation does" },
         { 'm', "model", "DIR", OPTION_TEXT, &options.model, 0, 0, "between pipes: value model whose values are used" },
+        { 0, "quant", "TYPE", OPTION_TEXT, &options.quant_name, 0, 0, "round the value model's matrices to q8_0, q4_0 or nf4 on\nload: less memory, other values (default: as in the file)" },
         { 't', "threads", "N", OPTION_INT, &options.threads, 1, 256, "threads (default: the cores this process may use)" },
     };
     static const struct option_usage usage = {
@@ -53,7 +58,7 @@ static struct options options_read(int argc, char **argv)
         .synopsis = "value-target -s ENDPOINT --run NAME --reward NAME [options]\n          value-target [--lambda X -m VALUE] < scored > targets",
         .summary = "Computes lambda-returns, the targets that a value model is trained on.",
         .exit_codes = "  0   the run has all its targets, or the input ended\n  64  usage\n  65  a frame or a model is bad\n  69  no store answers\n"
-                      "  74  output could not be written\n  75  stopped before the end\n  78  the run was begun with other settings\n",
+                      "  71  the value model needs more memory than there is\n  74  output could not be written\n  75  stopped before the end\n  78  the run was begun with other settings\n",
     };
     int first = options_parse(&usage, specs, COUNT_OF(specs), argc, argv);
     if (first < argc)
@@ -64,6 +69,8 @@ static struct options options_read(int argc, char **argv)
         options_refuse("--run and --reward are for a store: name it with --store or VAS_STORE");
     if (options.endpoint != NULL && options.model != NULL)
         options_refuse("-m is for pipes; in a store the values come from the run's own snapshots");
+    if (options.quant_name != NULL && !model_quant_from_name(options.quant_name, &options.quant))
+        options_refuse("--quant is \"%s\", it must be q8_0, q4_0 or nf4", options.quant_name);
     if (options.lambda < 0)
         options.lambda = options.endpoint != NULL || options.model != NULL ? 0.95 : 1;
     else if (options.lambda < 1 && options.endpoint == NULL && options.model == NULL)
@@ -79,6 +86,8 @@ static char *settings_text(const struct options *options)
                              "policy", options->policy, "split", options->split, "lambda", options->lambda, "gamma", options->gamma,
                              "refresh", (json_int_t)options->refresh, "terminal", !options->no_terminal_state);
     CHECK(json != NULL);
+    if (options->quant_name != NULL)
+        json_object_set_new(json_object_get(json, "target"), "quant", json_string(tensor_formats[options->quant].name));
     char *text = json_text(json);
     json_decref(json);
     return text;
@@ -87,6 +96,7 @@ static char *settings_text(const struct options *options)
 /* The value model at hand; in a run it changes with the snapshot that a frame asks for. */
 struct snapshot {
     struct pool *pool;
+    enum tensor_type quant;
     struct valuer *valuer;
     int64_t step;
 };
@@ -104,7 +114,7 @@ static int snapshot_use(struct snapshot *snapshot, struct edge *edge, const stru
     if (fetched > 0)
         snprintf(reason, 256, "run \"%s\" has no %s", scored->run, name);
     valuer_close(snapshot->valuer);
-    snapshot->valuer = fetched == 0 ? valuer_from_checkpoint(content.data, content.size, name, snapshot->pool) : NULL;
+    snapshot->valuer = fetched == 0 ? valuer_from_checkpoint(content.data, content.size, name, snapshot->quant, snapshot->pool) : NULL;
     snapshot->step = scored->step;
     free(content.data);
     return fetched > 0 ? 1 : snapshot->valuer != NULL ? 0 : -1;
@@ -167,8 +177,8 @@ int main(int argc, char **argv)
     stop_install();
 
     int code;
-    struct snapshot snapshot = { .pool = pool_open((size_t)options.threads) };
-    if (options.model != NULL && (snapshot.valuer = valuer_open(options.model, snapshot.pool, &code)) == NULL)
+    struct snapshot snapshot = { .pool = pool_open((size_t)options.threads), .quant = options.quant };
+    if (options.model != NULL && (snapshot.valuer = valuer_open(options.model, options.quant, snapshot.pool, &code)) == NULL)
         return code;
     char *settings = settings_text(&options);
     struct edge *edge = edge_open(&(struct edge_options){ .endpoint = options.endpoint, .stage = "value-target",

@@ -29,9 +29,9 @@ static struct valuer *valuer_from_model(struct model *model)
     return valuer;
 }
 
-struct valuer *valuer_open(const char *path, struct pool *pool, int *code)
+struct valuer *valuer_open(const char *path, enum tensor_type quant, struct pool *pool, int *code)
 {
-    struct model *model = model_open(path, pool, code);
+    struct model *model = model_open_quantised(path, quant, pool, code);
     if (model == NULL)
         return NULL;
     if (!model_has_value_head(model)) {
@@ -44,7 +44,7 @@ struct valuer *valuer_open(const char *path, struct pool *pool, int *code)
     return valuer_from_model(model);
 }
 
-struct valuer *valuer_from_checkpoint(const void *data, size_t size, const char *name, struct pool *pool)
+struct valuer *valuer_from_checkpoint(const void *data, size_t size, const char *name, enum tensor_type quant, struct pool *pool)
 {
     struct weights *weights = weights_from_memory(data, size, name);
     if (weights == NULL)
@@ -53,7 +53,7 @@ struct valuer *valuer_from_checkpoint(const void *data, size_t size, const char 
     struct model *model = NULL;
     int code;
     if (model_config_from_checkpoint(&config, weights, name) == 0)
-        model = model_from_weights(weights, &config, name, pool, &code);
+        model = model_from_weights_quantised(weights, &config, name, quant, pool, &code);
     weights_close(weights);
     return model != NULL ? valuer_from_model(model) : NULL;
 }
