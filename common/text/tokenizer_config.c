@@ -1,14 +1,17 @@
 /*
- * tokenizer_config.c - what stands beside tokenizer.json: which tokens begin and end a text.
+ * tokenizer_config.c - what stands beside a tokenizer's own file: which tokens begin and end a text, and what the file does not say.
  *
  *     tokenizer_config.json, special_tokens_map.json   bos_token, eos_token (a text, or an object with "content");
  *                                                      add_bos_token, add_eos_token
  *     generation_config.json, config.json              bos_token_id, eos_token_id (a number, or a list of them)
+ *     tokenizer_config.json                            do_lower_case, tokenizer_class; chat_template
+ *     config.json                                      model_type
  *
  * The first file that names one decides begin and end; the end tokens of all of them stop sampling.
  */
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "base/check.h"
 #include "base/file.h"
@@ -91,17 +94,76 @@ static void use_config(struct tokenizer *tokenizer, const json_t *config)
     set_around(&tokenizer->suffix, json_object_get(config, "add_eos_token"), tokenizer->end);
 }
 
+/* DIRECTORY/FILE, or NULL where it is not there.  -1 when it is bad, logged. */
+static int read_beside(const char *directory, const char *file, json_t **config)
+{
+    char *path = memory_printf("%s/%s", directory, file);
+    bool exists = file_exists(path);
+    *config = exists ? read_config(path) : NULL;
+    free(path);
+    return exists && *config == NULL ? -1 : 0;
+}
+
+static bool text_begins(const json_t *text, const char *beginning)
+{
+    return json_is_string(text) && strncasecmp(json_string_value(text), beginning, strlen(beginning)) == 0;
+}
+
+int tokenizer_read_hints(struct tokenizer_hints *hints, const char *directory)
+{
+    json_t *config, *model;
+    *hints = (struct tokenizer_hints){ .lowercase = true };
+    if (read_beside(directory, "tokenizer_config.json", &config) != 0)
+        return -1;
+    if (read_beside(directory, "config.json", &model) != 0) {
+        json_decref(config);
+        return -1;
+    }
+    hints->lowercase = !json_is_false(json_object_get(config, "do_lower_case"));
+    hints->roberta = text_begins(json_object_get(config, "tokenizer_class"), "roberta")
+                     || text_begins(json_object_get(model, "model_type"), "roberta");
+    json_decref(config);
+    json_decref(model);
+    return 0;
+}
+
+int tokenizer_chat_template(const char *directory, char **template)
+{
+    json_t *config;
+    *template = NULL;
+    char *path = memory_printf("%s/chat_template.jinja", directory);
+    if (file_exists(path))
+        *template = file_read(path, NULL);
+    bool there = file_exists(path);
+    free(path);
+    if (there)
+        return *template != NULL ? 0 : -1;
+    if (read_beside(directory, "tokenizer_config.json", &config) != 0)
+        return -1;
+    const json_t *text = json_object_get(config, "chat_template"), *item;
+    size_t i;
+    // A list names several templates; the one called "default" is for plain conversations.
+    if (json_is_array(text)) {
+        const json_t *list = text;
+        json_array_foreach(list, i, item) {
+            if (text_begins(json_object_get(item, "name"), "default"))
+                text = json_object_get(item, "template");
+        }
+    }
+    if (json_is_string(text))
+        *template = memory_text(json_string_value(text));
+    json_decref(config);
+    return 0;
+}
+
 int tokenizer_read_configs(struct tokenizer *tokenizer, const char *directory)
 {
     static const char *const files[] = {
         "tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "config.json",
     };
     for (size_t i = 0; i < COUNT_OF(files); i++) {
-        char *path = memory_printf("%s/%s", directory, files[i]);
-        bool exists = file_exists(path);
-        json_t *config = exists ? read_config(path) : NULL;
-        free(path);
-        if (exists && config == NULL)
+        json_t *config;
+        if (read_beside(directory, files[i], &config) != 0)
             return -1;
         use_config(tokenizer, config);
         json_decref(config);

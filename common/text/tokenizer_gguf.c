@@ -2,26 +2,25 @@
  * tokenizer_gguf.c - the tokenizer that a GGUF file carries in its metadata.
  *
  *     tokenizer.ggml.model   "llama": SentencePiece BPE; scores rank the pieces
+ *                            "t5": SentencePiece Unigram; scores, and perhaps a precompiled_charsmap
  *                            "gpt2": byte-level BPE; merges, and the pre-tokenizer by name in tokenizer.ggml.pre
+ *                            "bert": WordPiece
  *     tokenizer.ggml.tokens, scores, token_type, merges
- *     tokenizer.ggml.{bos,eos,eot,eom,unknown}_token_id, add_bos_token, add_eos_token, add_space_prefix
+ *     tokenizer.ggml.{bos,eos,eot,eom,unknown}_token_id, add_bos_token, add_eos_token, add_space_prefix,
+ *                    remove_extra_whitespaces
  */
 #include <inttypes.h>
-#include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/check.h"
-#include "base/utf8.h"
 #include "model/gguf.h"
-#include "text/tokenizer_parts.h"
+#include "text/sentencepiece.h"
 
 #define KEY(name) "tokenizer.ggml." name
 
-enum { GGUF_INT32 = 5, GGUF_FLOAT32 = 6 };
-enum token_type { TOKEN_NORMAL = 1, TOKEN_UNKNOWN, TOKEN_CONTROL, TOKEN_USER_DEFINED, TOKEN_UNUSED, TOKEN_BYTE };
-
-enum { SPLIT_PIECE_MAX = 1024 };  // bytes of a SentencePiece piece; the trainer's own limit is far below
+enum { GGUF_UINT8 = 0, GGUF_INT8 = 1, GGUF_INT32 = 5, GGUF_FLOAT32 = 6 };
 
 /* Where the numbers of an array lie; NULL when the file has none.  false: it has another type or length, logged. */
 static bool number_array(const struct tokenizer *tokenizer, const struct gguf *gguf, const char *key, uint32_t type, size_t count,
@@ -40,26 +39,6 @@ static bool number_array(const struct tokenizer *tokenizer, const struct gguf *g
     return true;
 }
 
-/* The array's elements need not be aligned. */
-static int32_t int32_at(const char *data, size_t index)
-{
-    int32_t value;
-    memcpy(&value, data + index * sizeof value, sizeof value);
-    return value;
-}
-
-static float float_at(const char *data, size_t index)
-{
-    float value;
-    memcpy(&value, data + index * sizeof value, sizeof value);
-    return value;
-}
-
-static enum token_type type_at(const char *types, size_t id)
-{
-    return types != NULL ? (enum token_type)int32_at(types, id) : TOKEN_NORMAL;
-}
-
 /* -1 where the key is missing or says that there is none. */
 static int32_t token_at(const struct tokenizer *tokenizer, const struct gguf *gguf, const char *key, int32_t fallback)
 {
@@ -75,127 +54,99 @@ static bool flag_at(const struct gguf *gguf, const char *key, bool fallback)
     return flag != 0;
 }
 
-static int read_tokens(struct tokenizer *tokenizer, const struct gguf *gguf, const char **types)
+/*
+ * BERT's pieces as vocab.txt has them: in GGUF one that begins a word has U+2581 before it, one inside a word nothing, and
+ * "[CLS]" and its like are as they were.
+ */
+static void append_wordpiece(struct buffer *piece, struct gguf_text text)
+{
+    static const char mark[] = "\xe2\x96\x81";
+    size_t skip = 0;
+    if (text.size >= 3 && memcmp(text.at, mark, 3) == 0)
+        skip = 3;
+    else if (!(text.size >= 2 && text.at[0] == '[' && text.at[text.size - 1] == ']'))
+        buffer_append(piece, "##", 2);
+    buffer_append(piece, text.at + skip, text.size - skip);
+}
+
+static int read_tokens(struct tokenizer *tokenizer, const struct gguf *gguf, bool wordpieces)
 {
     struct gguf_array tokens;
     if (!gguf_array(gguf, KEY("tokens"), &tokens) || tokens.texts == NULL)
         return tokenizer_refuse(tokenizer, "it has no texts " KEY("tokens"));
-    for (size_t id = 0; id < tokens.count; id++) {
+    struct buffer piece = { 0 };
+    int result = 0;
+    for (size_t id = 0; id < tokens.count && result == 0; id++) {
         struct gguf_text text = tokens.texts[id];
-        if (vocabulary_add(&tokenizer->vocabulary, (int64_t)id, text.at, text.size, false, tokenizer->name) != 0)
-            return -1;
+        if (wordpieces) {
+            piece.size = 0;
+            append_wordpiece(&piece, text);
+            text = (struct gguf_text){ piece.data, piece.size };
+        }
+        result = vocabulary_add(&tokenizer->vocabulary, (int64_t)id, text.at, text.size, false, tokenizer->name);
     }
-    if (!number_array(tokenizer, gguf, KEY("token_type"), GGUF_INT32, tokens.count, types))
-        return -1;
-    for (size_t id = 0; id < tokens.count; id++) {
-        enum token_type type = type_at(*types, id);
-        if ((type == TOKEN_CONTROL || type == TOKEN_UNKNOWN || type == TOKEN_USER_DEFINED) && tokens.texts[id].size > 0)
-            added_add(&tokenizer->added, (struct added_token){ .id = (int32_t)id, .special = type != TOKEN_USER_DEFINED });
+    free(piece.data);
+    return result;
+}
+
+/* enum piece_type of each token; the caller frees.  NULL on failure, logged. */
+static unsigned char *read_types(const struct tokenizer *tokenizer, const struct gguf *gguf)
+{
+    const char *data;
+    size_t count = tokenizer->vocabulary.count;
+    if (!number_array(tokenizer, gguf, KEY("token_type"), GGUF_INT32, count, &data))
+        return NULL;
+    unsigned char *types = memory_alloc(count, 1);
+    for (size_t id = 0; id < count; id++) {
+        int32_t type = PIECE_NORMAL;
+        if (data != NULL)
+            memcpy(&type, data + id * sizeof type, sizeof type);  // need not be aligned
+        if (type < 0 || type > PIECE_BYTE) {
+            tokenizer_refuse(tokenizer, "token %zu has type %" PRId32 ", must be 0 .. %d", id, type, PIECE_BYTE);
+            free(types);
+            return NULL;
+        }
+        types[id] = (unsigned char)type;
     }
-    return 0;
+    return types;
 }
 
 /* ---- SentencePiece ---- */
 
-/* Two pieces that join to a third. */
-struct join {
-    int32_t left, right, result;
-    float score;             // of the result
-    uint32_t left_size, right_size;  // characters
-};
-
-/* The highest score first, as SentencePiece merges; of one piece's joins that with the longer left, as transformers lists them. */
-static int compare_joins(const void *a, const void *b)
+static bool has_bytes(const struct tokenizer *tokenizer, const unsigned char *types)
 {
-    const struct join *x = a, *y = b;
-    if (x->score != y->score)
-        return x->score > y->score ? -1 : 1;
-    if (x->left_size != y->left_size)
-        return x->left_size > y->left_size ? -1 : 1;
-    if (x->right_size != y->right_size)
-        return x->right_size > y->right_size ? -1 : 1;
-    return x->result < y->result ? -1 : x->result > y->result;
+    return tokenizer->vocabulary.count > 0 && memchr(types, PIECE_BYTE, tokenizer->vocabulary.count) != NULL;
 }
 
-static bool is_mergeable(const char *types, int32_t id)
+static int read_sentencepiece(struct tokenizer *tokenizer, const struct gguf *gguf, const unsigned char *types, bool unigram)
 {
-    enum token_type type = id >= 0 ? type_at(types, (size_t)id) : TOKEN_CONTROL;
-    return type == TOKEN_NORMAL || type == TOKEN_USER_DEFINED || type == TOKEN_UNUSED;
-}
-
-struct joins {
-    struct join *at;
-    size_t count, capacity;
-};
-
-static int add_joins(const struct tokenizer *tokenizer, const char *types, float score, int32_t id, struct joins *joins)
-{
-    struct piece piece = tokenizer->vocabulary.pieces[id];
-    if (piece.size > SPLIT_PIECE_MAX)
-        return tokenizer_refuse(tokenizer, "token %" PRId32 " has %" PRIu32 " bytes, limit %d", id, piece.size, SPLIT_PIECE_MAX);
-    uint32_t characters = 0, left_size = 0;
-    for (size_t at = 0; at < piece.size; at += utf8_size((unsigned char)piece.at[at]))
-        characters++;
-    for (size_t at = 0; at < piece.size;) {
-        at += utf8_size((unsigned char)piece.at[at]);
-        left_size++;
-        int32_t left = vocabulary_find(&tokenizer->vocabulary, piece.at, at);
-        int32_t right = vocabulary_find(&tokenizer->vocabulary, piece.at + at, piece.size - at);
-        if (at == piece.size || !is_mergeable(types, left) || !is_mergeable(types, right))
-            continue;
-        if (joins->count == MERGES_MAX)
-            return tokenizer_refuse(tokenizer, "its pieces join in more than %d ways", MERGES_MAX);
-        if (joins->count == joins->capacity) {
-            joins->capacity = joins->capacity ? 2 * joins->capacity : 4096;
-            joins->at = memory_grow(joins->at, joins->capacity, sizeof *joins->at);
-        }
-        joins->at[joins->count++] = (struct join){ left, right, id, score, left_size, characters - left_size };
-    }
-    return 0;
-}
-
-static int merges_from_scores(struct tokenizer *tokenizer, const struct gguf *gguf, const char *types)
-{
-    const char *scores;
+    const char *data;
     size_t count = tokenizer->vocabulary.count;
-    if (!number_array(tokenizer, gguf, KEY("scores"), GGUF_FLOAT32, count, &scores))
+    if (!number_array(tokenizer, gguf, KEY("scores"), GGUF_FLOAT32, count, &data))
         return -1;
-    if (scores == NULL)
+    if (data == NULL)
         return tokenizer_refuse(tokenizer, "it has no " KEY("scores"));
-    struct joins joins = { 0 };
+    float *scores = memory_alloc(count, sizeof *scores);
+    if (count > 0)
+        memcpy(scores, data, count * sizeof *scores);
+    struct sentencepiece spec = {
+        .unigram = unigram, .scores = scores, .types = types, .byte_fallback = !unigram || has_bytes(tokenizer, types),
+        .dummy_prefix = flag_at(gguf, KEY("add_space_prefix"), true),
+        .remove_spaces = flag_at(gguf, KEY("remove_extra_whitespaces"), false), .escape_spaces = true,
+        .unknown = token_at(tokenizer, gguf, KEY("unknown_token_id"), unigram ? 2 : 0),
+    };
+    struct gguf_array charsmap;
     int result = 0;
-    for (size_t id = 0; id < count && result == 0; id++) {
-        float score = float_at(scores, id);
-        if (!isfinite(score))
-            result = tokenizer_refuse(tokenizer, "the score of token %zu is not finite", id);
-        else if (is_mergeable(types, (int32_t)id))
-            result = add_joins(tokenizer, types, score, (int32_t)id, &joins);
+    if (unigram && gguf_array(gguf, KEY("precompiled_charsmap"), &charsmap)) {
+        if (charsmap.type != GGUF_UINT8 && charsmap.type != GGUF_INT8)
+            result = tokenizer_refuse(tokenizer, "its " KEY("precompiled_charsmap") " is no array of bytes");
+        spec.charsmap = charsmap.data;
+        spec.charsmap_size = charsmap.count;
     }
-    if (result == 0 && joins.count > 0)
-        qsort(joins.at, joins.count, sizeof *joins.at, compare_joins);
-    for (size_t i = 0; i < joins.count && result == 0; i++)
-        CHECK(bpe_add_merge(&tokenizer->bpe, &tokenizer->vocabulary, joins.at[i].left, joins.at[i].right) == 0);
-    free(joins.at);
+    if (result == 0)
+        result = sentencepiece_use(tokenizer, &spec);
+    free(scores);
     return result;
-}
-
-static int read_sentencepiece(struct tokenizer *tokenizer, const struct gguf *gguf, const char *types)
-{
-    static const char mark[] = "\xe2\x96\x81";
-    if (merges_from_scores(tokenizer, gguf, types) != 0)
-        return -1;
-    tokenizer->bpe.byte_fallback = tokenizer->bpe.fuse_unknown = true;
-    tokenizer->bpe.unknown = token_at(tokenizer, gguf, KEY("unknown_token_id"), 0);
-    bool prefix = flag_at(gguf, KEY("add_space_prefix"), true);
-    if (prefix)
-        normalizer_add(&tokenizer->normalizer, NORMALIZER_PREPEND, mark, NULL);
-    normalizer_add(&tokenizer->normalizer, NORMALIZER_REPLACE, " ", mark);
-    decoder_add(&tokenizer->decoder, DECODER_REPLACE, mark, " ", 0);
-    decoder_add(&tokenizer->decoder, DECODER_BYTE_FALLBACK, NULL, NULL, 0);
-    decoder_add(&tokenizer->decoder, DECODER_FUSE, NULL, NULL, 0);
-    if (prefix)
-        decoder_add(&tokenizer->decoder, DECODER_STRIP, " ", NULL, 1);
-    return 0;
 }
 
 /* ---- byte-level ---- */
@@ -213,54 +164,56 @@ static int read_sentencepiece(struct tokenizer *tokenizer, const struct gguf *gg
 #define DEEPSEEK3 "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+" \
     "| ?[\\p{P}\\p{S}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 
-enum { PRE_PATTERNS_MAX = 4 };
+#define CJK "[\xe4\xb8\x80-\xe9\xbe\xa5\xe3\x81\x80-\xe3\x82\x9f\xe3\x82\xa0-\xe3\x83\xbf]+"
+#define BLOOM " ?[^(\\s|.,!?\xe2\x80\xa6\xe3\x80\x82\xef\xbc\x8c\xe3\x80\x81\xe0\xa5\xa4\xdb\x94\xd8\x8c)]+"
+#define SEED SUFFIXES "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}\\r\\n]+|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+#define BAILING "'(?i:[sdmt]|ll|ve|re)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]|\\s+(?!\\S)|\\s+"
+#define QWEN35 SUFFIXES "|[^\\r\\n\\p{L}\\p{N}]?[\\p{L}\\p{M}]+|\\p{N}| ?[^\\s\\p{L}\\p{M}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 
-/* The pre-tokenizers that tokenizer.ggml.pre names: patterns applied one after the other. */
+enum { PRE_PATTERNS_MAX = 5 };
+
+/* The pre-tokenizers that tokenizer.ggml.pre names, as llama.cpp's llama-vocab.cpp has them: patterns applied one after the other. */
 static const struct pre {
-    const char *name;
+    const char *names;  // a space before and after each
     const char *patterns[PRE_PATTERNS_MAX];
-    bool ignore_merges, begins, composes;  // composes: the model's own tokenizer normalises to NFC
+    bool ignore_merges, begins;
+    bool pairs;         // RoBERTa's: the end token stands behind a text, twice between two
+    bool composes;      // the model's own tokenizer normalises to NFC
 } pres[] = {
-    { "gpt-2", { GPT2 }, false, false, false },
-    { "phi-2", { GPT2 }, false, false, false },
-    { "mpt", { GPT2 }, false, false, false },
-    { "olmo", { GPT2 }, false, false, false },
-    { "jais", { GPT2 }, false, false, false },
-    { "roberta-bpe", { GPT2 }, false, true, false },
-    { "default", { "[\\p{P}\\$\\+<=>\\^~\\|]+", GPT2, "\\p{N}+", "[0-9][0-9][0-9]" }, false, false, false },
-    { "falcon", { "[\\p{P}\\$\\+<=>\\^~\\|`]+", GPT2, "[0-9][0-9][0-9]" }, false, false, false },
-    { "starcoder", { "\\p{N}", GPT2 }, false, false, false },
-    { "refact", { "\\p{N}", GPT2 }, false, false, false },
-    { "command-r", { "\\p{N}", GPT2 }, false, false, false },
-    { "smollm", { "\\p{N}", GPT2 }, false, false, false },
-    { "codeshell", { "\\p{N}", GPT2 }, false, false, false },
-    { "exaone", { "\\p{N}", GPT2 }, false, false, false },
-    { "llama3", { LLAMA3 }, true, true, false },
-    { "llama-v3", { LLAMA3 }, true, true, false },
-    { "llama-bpe", { LLAMA3 }, true, true, false },
-    { "falcon3", { LLAMA3 }, true, true, false },
-    { "dbrx", { LLAMA3 }, false, false, false },
-    { "smaug-bpe", { LLAMA3 }, false, false, false },
-    { "chatglm-bpe", { LLAMA3 }, false, false, false },
-    { "qwen2", { QWEN2 }, false, false, true },
-    { "deepseek-r1-qwen", { QWEN2 }, false, false, true },
-    { "stablelm2", { QWEN2 }, false, false, true },
-    { "deepseek-v3", { "\\p{N}{1,3}", "[\xe4\xb8\x80-\xe9\xbe\xa5\xe3\x81\x80-\xe3\x82\x9f\xe3\x82\xa0-\xe3\x83\xbf]+", DEEPSEEK3 },
-      false, false, false },
-    { "tekken", { TEKKEN }, true, true, false },
-    { "gpt-4o", { GPT4O }, false, false, false },
-    { "llama4", { GPT4O }, false, false, false },
+    { .names = " gpt-2 phi-2 mpt olmo jais jina-es jina-de jina-v2-es jina-v2-de gigachat a.x-4.0 mellum exaone4 trillion"
+               " granite-docling ", .patterns = { GPT2 } },
+    { .names = " roberta-bpe jina-v1-en jina-v2-code ", .patterns = { GPT2 }, .begins = true, .pairs = true },
+    { .names = " default ", .patterns = { "[\\p{P}\\$\\+<=>\\^~\\|]+", GPT2, "\\p{N}+", "[0-9][0-9][0-9]" } },
+    { .names = " falcon ", .patterns = { "[\\p{P}\\$\\+<=>\\^~\\|`]+", GPT2, "[0-9][0-9][0-9]" } },
+    { .names = " starcoder refact command-r smollm codeshell exaone minerva-7b mellum2 ", .patterns = { "\\p{N}", GPT2 } },
+    { .names = " llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano ", .patterns = { LLAMA3 },
+      .ignore_merges = true, .begins = true },
+    { .names = " dbrx smaug-bpe chatglm-bpe glm4 ", .patterns = { LLAMA3 } },
+    { .names = " qwen2 deepseek-r1-qwen stablelm2 megrez kormo f2llmv2 hunyuan solar-open ", .patterns = { QWEN2 }, .composes = true },
+    { .names = " grok-2 ", .patterns = { QWEN2 } },
+    { .names = " qwen35 ", .patterns = { QWEN35 }, .composes = true },
+    { .names = " seed-coder ", .patterns = { SEED } },
+    { .names = " bailingmoe bailingmoe2 llada-moe ", .patterns = { BAILING } },
+    { .names = " deepseek-v3 hunyuan-dense joyai-llm hy_v4 ", .patterns = { "\\p{N}{1,3}", CJK, DEEPSEEK3 } },
+    { .names = " deepseek-coder ",
+      .patterns = { "[\\r\\n]", "\\s?\\p{L}+", "\\s?\\p{P}+", "[\xe4\xb8\x80-\xe9\xbe\xa5\xe0\xa0\x80-\xe4\xb8\x80\xea\xb0\x80-\xed\x9f\xbf]+", "\\p{N}" } },
+    { .names = " bloom poro-chat gpt3-finnish ", .patterns = { BLOOM } },
+    { .names = " viking ", .patterns = { BLOOM, "\\p{N}" } },
+    { .names = " tekken ", .patterns = { TEKKEN }, .ignore_merges = true, .begins = true },
+    { .names = " gpt-4o llama4 kanana2 talkie minimax-m2 ", .patterns = { GPT4O } },
 };
 
 static const struct pre *find_pre(const struct tokenizer *tokenizer, const struct gguf *gguf)
 {
     struct gguf_text name = { "default", strlen("default") };
     gguf_text(gguf, KEY("pre"), &name);
+    char between[80];
+    snprintf(between, sizeof between, " %.*s ", (int)(name.size < 64 ? name.size : 64), name.at);
     for (size_t i = 0; i < COUNT_OF(pres); i++) {
-        if (strlen(pres[i].name) == name.size && memcmp(pres[i].name, name.at, name.size) == 0)
+        if (strstr(pres[i].names, between) != NULL && memchr(name.at, ' ', name.size) == NULL)
             return &pres[i];
     }
-    tokenizer_refuse(tokenizer, "the pre-tokenizer \"%.*s\" is not known", (int)(name.size < 64 ? name.size : 64), name.at);
+    tokenizer_refuse(tokenizer, "the pre-tokenizer \"%.*s\" is not known", (int)strlen(between) - 2, between + 1);
     return NULL;
 }
 
@@ -298,49 +251,107 @@ static int read_merges(struct tokenizer *tokenizer, const struct gguf *gguf)
     return 0;
 }
 
-/* ---- both ---- */
+/* ---- WordPiece ---- */
 
-static void read_ends(struct tokenizer *tokenizer, const struct gguf *gguf, bool sentencepiece, bool begins)
+/* The metadata do not say whether texts are put into lower case: a model that keeps capitals has pieces with them. */
+static bool is_lowercase(const struct tokenizer *tokenizer, const unsigned char *types)
 {
-    tokenizer->begin = token_at(tokenizer, gguf, KEY("bos_token_id"), sentencepiece ? 1 : -1);
-    tokenizer->end = token_at(tokenizer, gguf, KEY("eos_token_id"), sentencepiece ? 2 : -1);
+    for (size_t id = 0; id < tokenizer->vocabulary.count; id++) {
+        struct piece piece = tokenizer->vocabulary.pieces[id];
+        if (types[id] == PIECE_NORMAL && piece.size > 0 && piece.at[0] >= 'A' && piece.at[0] <= 'Z')
+            return false;
+    }
+    return true;
+}
+
+static int read_bert(struct tokenizer *tokenizer, const struct gguf *gguf, const unsigned char *types)
+{
+    tokenizer_use_bert(tokenizer, is_lowercase(tokenizer, types));
+    (void)gguf;
+    return 0;
+}
+
+/* ---- all ---- */
+
+/* What a model kind has where the metadata say nothing. */
+struct ends {
+    int32_t begin, end;     // -1: none
+    bool begins, ends;      // the token stands before, behind a text
+    bool pairs;             // as in struct pre
+};
+
+static void read_ends(struct tokenizer *tokenizer, const struct gguf *gguf, struct ends usual)
+{
+    tokenizer->begin = token_at(tokenizer, gguf, KEY("bos_token_id"), usual.begin);
+    tokenizer->end = token_at(tokenizer, gguf, KEY("eos_token_id"), usual.end);
     static const char *const stops[] = { KEY("eot_token_id"), KEY("eom_token_id") };
     for (size_t i = 0; i < COUNT_OF(stops); i++) {
         int32_t stop = token_at(tokenizer, gguf, stops[i], -1);
         if (stop >= 0)
             token_list_add_new(&tokenizer->stops, stop);
     }
-    if (tokenizer->begin >= 0 && flag_at(gguf, KEY("add_bos_token"), begins))
+    if (tokenizer->begin >= 0 && flag_at(gguf, KEY("add_bos_token"), usual.begins))
         token_list_add(&tokenizer->prefix, tokenizer->begin);
-    if (tokenizer->end >= 0 && flag_at(gguf, KEY("add_eos_token"), false))
+    if (tokenizer->end >= 0 && flag_at(gguf, KEY("add_eos_token"), usual.ends))
         token_list_add(&tokenizer->suffix, tokenizer->end);
+    if (usual.pairs)
+        tokenizer_use_roberta_pair(tokenizer);
+}
+
+static int read_llama(struct tokenizer *tokenizer, const struct gguf *gguf, const unsigned char *types)
+{
+    if (read_sentencepiece(tokenizer, gguf, types, false) != 0)
+        return -1;
+    read_ends(tokenizer, gguf, (struct ends){ .begin = 1, .end = 2, .begins = true });
+    return 0;
+}
+
+static int read_t5(struct tokenizer *tokenizer, const struct gguf *gguf, const unsigned char *types)
+{
+    if (read_sentencepiece(tokenizer, gguf, types, true) != 0)
+        return -1;
+    read_ends(tokenizer, gguf, (struct ends){ .begin = -1, .end = 1, .ends = true });
+    return 0;
+}
+
+static int read_gpt2(struct tokenizer *tokenizer, const struct gguf *gguf, const unsigned char *types)
+{
+    (void)types;
+    const struct pre *pre = find_pre(tokenizer, gguf);
+    if (pre == NULL || read_merges(tokenizer, gguf) != 0)
+        return -1;
+    use_pre(tokenizer, pre);
+    read_ends(tokenizer, gguf, (struct ends){ -1, -1, pre->begins, pre->pairs, pre->pairs });
+    return 0;
 }
 
 struct tokenizer *tokenizer_from_gguf(const struct gguf *gguf, const char *name)
 {
+    static const struct kind {
+        const char *name;
+        int (*read)(struct tokenizer *tokenizer, const struct gguf *gguf, const unsigned char *types);
+    } kinds[] = { { "llama", read_llama }, { "gpt2", read_gpt2 }, { "bert", read_bert }, { "t5", read_t5 } };
     struct tokenizer *tokenizer = tokenizer_new(name);
     struct gguf_text model = { "", 0 };
+    unsigned char *types = NULL;
+    size_t kind = 0;
     gguf_text(gguf, KEY("model"), &model);
-    const char *types;
-    if (read_tokens(tokenizer, gguf, &types) != 0)
-        goto close_tokenizer;
-    if (model.size == 5 && memcmp(model.at, "llama", 5) == 0) {
-        if (read_sentencepiece(tokenizer, gguf, types) != 0)
-            goto close_tokenizer;
-        read_ends(tokenizer, gguf, true, true);
-    } else if (model.size == 4 && memcmp(model.at, "gpt2", 4) == 0) {
-        const struct pre *pre = find_pre(tokenizer, gguf);
-        if (pre == NULL || read_merges(tokenizer, gguf) != 0)
-            goto close_tokenizer;
-        use_pre(tokenizer, pre);
-        read_ends(tokenizer, gguf, false, pre->begins);
-    } else {
+    while (kind < COUNT_OF(kinds) && !(strlen(kinds[kind].name) == model.size && memcmp(kinds[kind].name, model.at, model.size) == 0))
+        kind++;
+    if (kind == COUNT_OF(kinds)) {
         tokenizer_refuse(tokenizer, "the model kind \"%.*s\" is not supported", (int)(model.size < 64 ? model.size : 64), model.at);
         goto close_tokenizer;
     }
+    if (read_tokens(tokenizer, gguf, kinds[kind].read == read_bert) != 0 || (types = read_types(tokenizer, gguf)) == NULL)
+        goto close_tokenizer;
+    piece_types_use(tokenizer, types);
+    if (kinds[kind].read(tokenizer, gguf, types) != 0)
+        goto close_tokenizer;
+    free(types);
     return tokenizer;
 
 close_tokenizer:
+    free(types);
     tokenizer_close(tokenizer);
     return NULL;
 }
