@@ -17,13 +17,21 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/progress.h"
+#include "sample/text_values.h"
+
+/* How far a value model has followed a text: in its cache, or through its own tokens. */
+struct follower {
+    int32_t sequence;         // of a value model that shares the base policy's tokenizer
+    struct value_text *text;  // of one that does not; else NULL
+};
 
 /* A prompt that has been run, kept for other jobs that share it. */
 struct prompt {
     int32_t *tokens;          // (count); NULL: a free place
     size_t count;
+    char *text;
     int32_t base_sequence;
-    int32_t *value_sequences; // (I)
+    struct follower *followers; // (I)
     float *logits;            // (V) after the last token
     size_t live;              // responses that share its pages
     uint64_t used;            // when it was last wanted
@@ -39,7 +47,7 @@ struct live {
     struct job *job;
     struct prompt *prompt;
     int32_t base_sequence;
-    int32_t *value_sequences;  // (I)
+    struct follower *followers; // (I)
     int32_t *tokens;           // (count_max)
     float *logprobs;           // (count_max)
     size_t count, count_max;
@@ -76,12 +84,15 @@ struct turn {
 struct generator {
     struct generate_options options;
     const struct model *value_models[VALUE_MODELS_MAX];  // those with beta other than 0
+    const char *value_names[VALUE_MODELS_MAX];
+    const struct tokenizer *tokenizers[VALUE_MODELS_MAX];  // their own, or NULL
     double betas[VALUE_MODELS_MAX];
     size_t V, K, I, context;
     size_t group_max;  // responses whose candidates fit one forward pass
 
     struct cache *base_cache;
-    struct cache *value_caches[VALUE_MODELS_MAX];
+    struct cache *value_caches[VALUE_MODELS_MAX];       // of those that share the base policy's tokenizer, else NULL
+    struct text_values *text_values[VALUE_MODELS_MAX];  // of the others, else NULL
     size_t pages_limit, pages_used;
 
     struct prompt *prompts;  // (batch): with fewer responses live than that, one can be given up
@@ -97,6 +108,7 @@ struct generator {
     float *hidden;           // (rows, C of the widest model)
     float *logits;           // (group_max, V)
     float *row_values;       // (rows)
+    struct value_ask *asks;  // (group_max)
     struct sample_scratch *scratch;  // (threads)
     struct generate_stats stats;
 };
@@ -122,20 +134,20 @@ int value_model_check(const struct generate_options *options, const struct value
 {
     int64_t V = model_config(options->base)->vocab_size, value_V = model_config(value->model)->vocab_size;
     const char *base_key = tokenizer_key(options->tokenizer);
-    if (value_V == V && strcmp(value->tokenizer_key, base_key) == 0) {
-        if (model_has_value_head(value->model))
-            return 0;
+    if (!model_has_value_head(value->model)) {
         log_error("value model \"%s\" has no value head (tensor \"v_head.summary.weight\")", value->name);
         log_hint("'train' writes value models");
         return -1;
     }
-    if (value_V != V)
+    if (value->tokenizer != NULL || (value_V == V && strcmp(value->tokenizer_key, base_key) == 0))
+        return 0;
+    if (strcmp(value->tokenizer_key, base_key) == 0)
         log_error("value model \"%s\" has vocab_size %lld, base policy \"%s\" has %lld", value->name,
                   (long long)value_V, options->base_name, (long long)V);
     else
         log_error("value model \"%s\" has tokenizer %s, base policy \"%s\" has %s", value->name, value->tokenizer_key,
                   options->base_name, base_key);
-    log_hint("a value model must share the tokenizer of the base policy it steers");
+    log_hint("--value-tokenizer DIR|FILE names its tokenizer: it is then asked about the text of each candidate");
     return -1;
 }
 
@@ -150,9 +162,14 @@ static void open_caches(struct generator *generator)
     // All but the first candidate of a response lie outside its own pages during a pass.
     size_t scratch_pages = pages_for(generator->group_max * generator->K);
     generator->base_cache = cache_open(options->base, generator->pages_limit * CACHE_PAGE_POSITIONS);
-    for (size_t i = 0; i < generator->I; i++)
-        generator->value_caches[i] = cache_open(generator->value_models[i],
-                                                (generator->pages_limit + scratch_pages) * CACHE_PAGE_POSITIONS);
+    for (size_t i = 0; i < generator->I; i++) {
+        if (generator->tokenizers[i] != NULL)
+            generator->text_values[i] = text_values_open(generator->value_models[i], generator->tokenizers[i], options->tokenizer,
+                                                         generator->pages_limit * CACHE_PAGE_POSITIONS);
+        else
+            generator->value_caches[i] = cache_open(generator->value_models[i],
+                                                    (generator->pages_limit + scratch_pages) * CACHE_PAGE_POSITIONS);
+    }
 }
 
 static void alloc_work(struct generator *generator)
@@ -166,6 +183,7 @@ static void alloc_work(struct generator *generator)
     generator->rows = memory_alloc(row_count, sizeof *generator->rows);
     generator->hidden = memory_alloc_aligned(row_count * C, sizeof(float));
     generator->row_values = memory_alloc(row_count, sizeof(float));
+    generator->asks = memory_alloc(G, sizeof *generator->asks);
     generator->logits = memory_alloc_aligned(G * V, sizeof(float));
     generator->turns = memory_alloc(G, sizeof *generator->turns);
     for (size_t g = 0; g < G; g++) {
@@ -198,9 +216,12 @@ struct generator *generator_open(const struct generate_options *options, int *co
             *code = EX_DATAERR;
             return NULL;
         }
+        if (value->tokenizer == NULL)
+            generator->context = size_min(generator->context, (size_t)model_config(value->model)->position_max);
         generator->value_models[generator->I] = value->model;
+        generator->value_names[generator->I] = value->name;
+        generator->tokenizers[generator->I] = value->tokenizer;
         generator->betas[generator->I++] = value->beta;
-        generator->context = size_min(generator->context, (size_t)model_config(value->model)->position_max);
     }
     generator->context = size_min(generator->context, options->context > 0 ? options->context : CONTEXT_DEFAULT);
     generator->K = generator->I > 0 ? size_min(options->candidates, generator->V) : 0;
@@ -226,17 +247,45 @@ static void job_free(struct job *job)
 {
     free((void *)job->order.prompt_tokens);
     free((void *)job->order.prompt_key);
+    free((void *)job->order.prompt);
     free(job);
+}
+
+/* ---- what the value models have followed of a text ---- */
+
+/* NULL from: from its beginning. */
+static struct follower *followers_open(struct generator *generator, const struct generate_job *order, const struct follower *from)
+{
+    struct follower *followers = memory_alloc(generator->I, sizeof *followers);
+    for (size_t i = 0; i < generator->I; i++) {
+        if (generator->text_values[i] != NULL)
+            followers[i].text = from != NULL ? value_text_fork(from[i].text)
+                                             : value_text_open(generator->text_values[i], order->prompt, order->begins_text);
+        else
+            followers[i].sequence = from != NULL ? sequence_fork(generator->value_caches[i], from[i].sequence)
+                                                 : sequence_open(generator->value_caches[i]);
+    }
+    return followers;
+}
+
+static void followers_close(struct generator *generator, struct follower *followers)
+{
+    for (size_t i = 0; i < generator->I; i++) {
+        if (followers[i].text != NULL)
+            value_text_close(followers[i].text);
+        else
+            sequence_close(generator->value_caches[i], followers[i].sequence);
+    }
+    free(followers);
 }
 
 static void prompt_give_up(struct generator *generator, struct prompt *prompt)
 {
     sequence_close(generator->base_cache, prompt->base_sequence);
-    for (size_t i = 0; i < generator->I; i++)
-        sequence_close(generator->value_caches[i], prompt->value_sequences[i]);
+    followers_close(generator, prompt->followers);
     generator->pages_used -= pages_for(prompt->count);
     free(prompt->tokens);
-    free(prompt->value_sequences);
+    free(prompt->text);
     free(prompt->logits);
     *prompt = (struct prompt){ 0 };
 }
@@ -245,11 +294,9 @@ static void prompt_give_up(struct generator *generator, struct prompt *prompt)
 static void live_free(struct generator *generator, struct live *live)
 {
     sequence_close(generator->base_cache, live->base_sequence);
-    for (size_t i = 0; i < generator->I; i++)
-        sequence_close(generator->value_caches[i], live->value_sequences[i]);
+    followers_close(generator, live->followers);
     generator->pages_used -= live->pages;
     live->prompt->live--;
-    free(live->value_sequences);
     job_free(live->job);
 }
 
@@ -283,14 +330,17 @@ void generator_close(struct generator *generator)
     }
     for (size_t i = 0; i < pool_threads(generator->options.pool); i++)
         sample_scratch_free(&generator->scratch[i]);
-    for (size_t i = 0; i < generator->I; i++)
+    for (size_t i = 0; i < generator->I; i++) {
+        text_values_close(generator->text_values[i]);
         cache_close(generator->value_caches[i]);
+    }
     cache_close(generator->base_cache);
     free(generator->scratch);
     free(generator->turns);
     free(generator->prompts);
     free(generator->live);
     free(generator->logits);
+    free(generator->asks);
     free(generator->row_values);
     free(generator->hidden);
     free(generator->rows);
@@ -365,6 +415,7 @@ void generator_add(struct generator *generator, const struct generate_job *order
     memcpy(tokens, order->prompt_tokens, order->prompt_count * sizeof *tokens);
     job->order.prompt_tokens = tokens;
     job->order.prompt_key = memory_text(order->prompt_key);
+    job->order.prompt = memory_text(order->prompt != NULL ? order->prompt : "");
     *generator->waiting_end = job;
     generator->waiting_end = &job->next;
 }
@@ -411,7 +462,8 @@ static struct prompt *prompt_find(struct generator *generator, const struct gene
     for (size_t i = 0; i < generator->options.batch; i++) {
         struct prompt *prompt = &generator->prompts[i];
         if (prompt->count == order->prompt_count
-            && memcmp(prompt->tokens, order->prompt_tokens, prompt->count * sizeof *prompt->tokens) == 0)
+            && memcmp(prompt->tokens, order->prompt_tokens, prompt->count * sizeof *prompt->tokens) == 0
+            && strcmp(prompt->text, order->prompt) == 0)
             return prompt;
     }
     return NULL;
@@ -448,16 +500,16 @@ static struct prompt *prompt_run(struct generator *generator, const struct gener
     prompt->tokens = memory_alloc(prompt->count, sizeof *prompt->tokens);
     memcpy(prompt->tokens, order->prompt_tokens, prompt->count * sizeof *prompt->tokens);
     prompt->logits = memory_alloc(generator->V, sizeof *prompt->logits);
-    prompt->value_sequences = memory_alloc(generator->I, sizeof *prompt->value_sequences);
+    prompt->text = memory_text(order->prompt);
+    prompt->followers = followers_open(generator, order, NULL);
     prompt->base_sequence = sequence_open(generator->base_cache);
     model_extend(options->base, generator->base_cache, prompt->base_sequence, prompt->tokens, prompt->count, NULL,
                  generator->hidden);
     model_logits(options->base, generator->hidden, 1, prompt->logits);
-    for (size_t v = 0; v < generator->I; v++) {
-        prompt->value_sequences[v] = sequence_open(generator->value_caches[v]);
-        model_extend(generator->value_models[v], generator->value_caches[v], prompt->value_sequences[v], prompt->tokens,
-                     prompt->count, NULL, NULL);
-    }
+    for (size_t v = 0; v < generator->I; v++)
+        if (prompt->followers[v].text == NULL)
+            model_extend(generator->value_models[v], generator->value_caches[v], prompt->followers[v].sequence, prompt->tokens,
+                         prompt->count, NULL, NULL);
     generator->pages_used += pages_for(prompt->count);
     generator->stats.prompt_tokens += (int64_t)prompt->count;
     generator->stats.prompt_s += clock_s() - begun_s;
@@ -493,9 +545,7 @@ static bool start_one(struct generator *generator)
     live->tokens = memory_alloc(count_max, sizeof *live->tokens);
     live->logprobs = memory_alloc(count_max, sizeof *live->logprobs);
     live->base_sequence = sequence_fork(generator->base_cache, prompt->base_sequence);
-    live->value_sequences = memory_alloc(generator->I, sizeof *live->value_sequences);
-    for (size_t i = 0; i < generator->I; i++)
-        live->value_sequences[i] = sequence_fork(generator->value_caches[i], prompt->value_sequences[i]);
+    live->followers = followers_open(generator, order, prompt->followers);
     return true;
 }
 
@@ -547,7 +597,7 @@ static void turns_values(struct generator *generator, size_t count, size_t i)
     for (size_t g = 0; g < count; g++) {
         struct turn *turn = &generator->turns[g];
         struct live *live = turn->live;
-        int32_t sequence = live->value_sequences[i], parent = ROW_CACHED;
+        int32_t sequence = live->followers[i].sequence, parent = ROW_CACHED;
         if (live->outside) {
             parent = (int32_t)M;
             generator->rows[M++] = (struct row){ sequence, live->tokens[live->count - 1], ROW_CACHED };
@@ -562,6 +612,16 @@ static void turns_values(struct generator *generator, size_t count, size_t i)
         struct turn *turn = &generator->turns[g];
         memcpy(turn->values + i * K, generator->row_values + turn->candidate_row, K * sizeof(float));
     }
+}
+
+/* The same for a value model with its own tokenizer. */
+static void turns_text_values(struct generator *generator, size_t count, size_t i)
+{
+    for (size_t g = 0; g < count; g++) {
+        struct turn *turn = &generator->turns[g];
+        generator->asks[g] = (struct value_ask){ turn->live->followers[i].text, turn->candidates, turn->values + i * generator->K };
+    }
+    text_values_get(generator->text_values[i], generator->asks, count, generator->K);
 }
 
 static void turn_sample(void *context, size_t task, size_t thread)
@@ -585,14 +645,26 @@ static void turn_sample(void *context, size_t task, size_t thread)
             turn->chosen = (int)k;
 }
 
+static char *failure_text(const struct generator *generator, const struct turn *turn)
+{
+    for (size_t i = 0; i < generator->I; i++) {
+        bool fits = generator->text_values[i] == NULL;
+        for (size_t k = 0; k < generator->K && !fits; k++)
+            fits = !isnan(turn->values[i * generator->K + k]);
+        if (!fits)
+            return memory_printf("its text does not fit value model \"%s\" (context %lld) at response token %zu", generator->value_names[i],
+                                 (long long)model_config(generator->value_models[i])->position_max, turn->live->count);
+    }
+    return memory_printf("%s of \"%s\" are not finite at response token %zu", generator->I > 0 ? "logits or values" : "logits",
+                         generator->options.base_name, turn->live->count);
+}
+
 /* The sampled token becomes the response's newest, or its sampling has failed. */
 static void turn_end(struct generator *generator, const struct turn *turn)
 {
     struct live *live = turn->live;
     if (turn->sampled.token < 0 || !isfinite(turn->kl)) {
-        live->failure = memory_printf("%s of \"%s\" are not finite at response token %zu",
-                                      generator->I > 0 ? "logits or values" : "logits", generator->options.base_name,
-                                      live->count);
+        live->failure = failure_text(generator, turn);
         live->ended = true;
         return;
     }
@@ -611,14 +683,17 @@ static void turn_end(struct generator *generator, const struct turn *turn)
     generator->stats.tokens++;
 }
 
-/* The value models keep the row of the newest token; of a token that was no candidate there is none, only its parent's. */
+/* The value models keep the row of the newest token; of a token that was no candidate there is none, only its parent's.
+   Those with their own tokenizer read its text. */
 static void turn_keep(struct generator *generator, const struct turn *turn)
 {
     struct live *live = turn->live;
     bool had_extra_row = live->outside;
     live->outside = turn->chosen < 0;
     for (size_t i = 0; i < generator->I; i++) {
-        if (!live->outside)
+        if (generator->text_values[i] != NULL)
+            value_text_push(live->followers[i].text, turn->sampled.token);
+        else if (!live->outside)
             row_keep(generator->value_caches[i], turn->candidate_row + (size_t)turn->chosen);
         else if (had_extra_row)
             row_keep(generator->value_caches[i], turn->candidate_row - 1);
@@ -633,8 +708,12 @@ static void group_step(struct generator *generator, struct live *live, size_t co
     if (generator->I > 0) {
         double begun_s = clock_s();
         pool_run(generator->options.pool, count, turn_candidates, generator);
-        for (size_t i = 0; i < generator->I; i++)
-            turns_values(generator, count, i);
+        for (size_t i = 0; i < generator->I; i++) {
+            if (generator->text_values[i] != NULL)
+                turns_text_values(generator, count, i);
+            else
+                turns_values(generator, count, i);
+        }
         generator->stats.value_s += clock_s() - begun_s;
     }
     double begun_s = clock_s();

@@ -3,7 +3,8 @@
  *
  * Jobs are added at any time; each step gives every live response one token.  A prompt is run once for all jobs that share it.
  * With value models a token costs one pass of the base over the live responses and, for each value model, one pass over
- * their K candidates; the chosen candidate's row stays in the value model's cache, so no token is run twice.
+ * their K candidates; the chosen candidate's row stays in the value model's cache, so no token is run twice.  A value model
+ * with a tokenizer of its own is asked about the candidates' text (text_values.h).
  *
  * A response is a function of its job, the weights and the options that the policy's spec names: not of the batch it was in, the
  * order of the jobs or the number of threads.
@@ -27,6 +28,7 @@ struct value_model {
     const char *name;           // for messages
     const struct model *model;  // with beta 0 never looked at, may be NULL
     const char *tokenizer_key;
+    const struct tokenizer *tokenizer;  // its own: candidates are given to it as text; NULL: it shares the base policy's
     double beta;                // 1 / units of score
 };
 
@@ -81,6 +83,7 @@ int generator_check_prompt(const struct generator *generator, const int32_t *tok
 struct generate_job {
     const int32_t *prompt_tokens;  // (prompt_count) copied
     size_t prompt_count;
+    const char *prompt;            // its text, for value models with their own tokenizer; copied; NULL: ""
     const char *prompt_key;        // with seed and sample decides the random numbers; copied
     uint32_t sample;
     uint64_t seed;

@@ -128,7 +128,7 @@ static int ask(struct server *server, const struct frame_prompt *prompt)
     for (size_t i = 0; i < count; i++) {
         struct sample *sample = &asked->samples[i];
         generator_add(server->generator, &(struct generate_job){
-            .prompt_tokens = asked->tokens, .prompt_count = asked->count, .prompt_key = asked->prompt_key,
+            .prompt_tokens = asked->tokens, .prompt_count = asked->count, .prompt = asked->prompt, .prompt_key = asked->prompt_key,
             .sample = (uint32_t)sample->number, .seed = (uint64_t)options->seed, .max_new_tokens = (size_t)options->max_new_tokens,
             .sampling = options->sampling, .begins_text = asked->prompt[0] == '\0', .tag = sample,
         });

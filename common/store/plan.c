@@ -15,7 +15,7 @@
 /* ---- settings ---- */
 
 struct plan_target {
-    const char *reward, *policy, *split;  // borrow from the JSON
+    const char *reward, *policy, *split, *state_tokenizer;  // borrow from the JSON
     double lambda;
     json_int_t refresh;
 };
@@ -52,6 +52,9 @@ static int target_read(const json_t *settings, struct plan_target *target, char 
         snprintf(reason, STORE_REASON_BYTES, "field \"lambda\" of target must be a number from 0 to 1");
         return 0;
     }
+    target->state_tokenizer = "";
+    if (json_object_get(settings, "state_tokenizer") != NULL && !text_read(settings, "state_tokenizer", &target->state_tokenizer, reason))
+        return 0;
     return text_read(settings, "reward", &target->reward, reason) && text_read(settings, "policy", &target->policy, reason)
            && text_read(settings, "split", &target->split, reason)
            && int_read(settings, "refresh", 1, 1000000000, &target->refresh, reason);
@@ -279,6 +282,7 @@ struct plan *plan_load(struct db *db, int64_t run)
         plan->refresh = train.refresh;
         plan->seed = (uint64_t)train.seed;
         plan->lambda = target.lambda;
+        plan->state_tokenizer = memory_text(target.state_tokenizer);
         plan->epoch_batches = plan->batches / plan->epochs;
         plan->members = memory_alloc(plan->count, sizeof *plan->members);
         for (int i = 0; i < PLAN_ORDERS; i++)
@@ -301,6 +305,7 @@ void plan_free(struct plan *plan)
     for (int i = 0; i < PLAN_ORDERS; i++)
         free(plan->orders[i].order);
     free(plan->members);
+    free(plan->state_tokenizer);
     free(plan->name);
     free(plan);
 }

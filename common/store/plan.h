@@ -31,6 +31,7 @@ struct plan_order {
 struct plan {
     int64_t run, policy, reward;  // row ids
     char *name;                   // of the run
+    char *state_tokenizer;        // of the states of its targets; "": the prompts'
     bool imported;                // the policy's rollouts came from elsewhere
     size_t count;                 // members
     struct plan_member *members;  // (count) by prompt, sample

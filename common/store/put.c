@@ -125,7 +125,12 @@ enum put_status put_target(struct db *db, const struct frame_target *target, str
     int found = db_begin(db) == 0 ? rollout_find(db, target->policy, target->prompt_key, target->sample, &rollout) : -1;
     if (found <= 0)
         return rollout_missing(found, target->policy, target->prompt_key, target->sample, reason);
-    int64_t R = rollout.token_count, values = (int64_t)target->values.count, targets = (int64_t)target->targets.count;
+    int64_t values = (int64_t)target->values.count, targets = (int64_t)target->targets.count;
+    bool own_states = target->state_tokenizer[0] != '\0';  // then only the value model's tokenizer knows R
+    int64_t R = !own_states ? rollout.token_count : values > 0 ? values - 1 : targets;
+    if (own_states && strcmp(target->state_tokenizer, plan->state_tokenizer) != 0)
+        return refuse(reason, "field \"state_tokenizer\" is \"%s\", run \"%s\" has \"%s\"", target->state_tokenizer, plan->name,
+                      plan->state_tokenizer);
     if (values != 0 && values != R + 1)
         return refuse(reason, "field \"values\" has %lld elements, the response has %lld states", (long long)values, (long long)(R + 1));
     if (targets != R && targets != R + 1)

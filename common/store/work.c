@@ -289,6 +289,8 @@ int work_target_frame(struct db *db, const struct plan *plan, int64_t batch, int
     frame->target.values.at = column_elements(query, ROLLOUT_COLUMN_COUNT + 3, arena, &frame->target.values.count);
     frame->target.targets.at = column_elements(query, ROLLOUT_COLUMN_COUNT + 4, arena, &frame->target.targets.count);
     frame->target.run = plan->name;
+    if (strcmp(plan->state_tokenizer, frame->target.tokenizer) != 0)
+        frame->target.state_tokenizer = plan->state_tokenizer;
     frame->target.batch = batch;
     frame->target.batches = plan->batches;
     db_end(query);

@@ -87,7 +87,7 @@ static void fixture_close(struct fixture *fixture)
 
 static struct value_model value_of(const struct fixture *fixture, const struct model *model, double beta)
 {
-    return (struct value_model){ "value", model, tokenizer_key(fixture->tokenizer), beta };
+    return (struct value_model){ .name = "value", .model = model, .tokenizer_key = tokenizer_key(fixture->tokenizer), .beta = beta };
 }
 
 static struct generate_options options_of(const struct fixture *fixture, const struct value_model *values, size_t count)
@@ -225,7 +225,7 @@ static void test_beta_zero(void)
     struct fixture fixture = fixture_open(1);
     struct generate_options options = options_of(&fixture, NULL, 0);
     run_jobs(&options, 0.9, false, first_outcomes, first_order);
-    struct value_model values[] = { { "absent", NULL, "none", 0 } };
+    struct value_model values[] = { { .name = "absent", .tokenizer_key = "none" } };
     options = options_of(&fixture, values, 1);
     run_jobs(&options, 0.9, false, second_outcomes, second_order);
     expect_same("a value model with beta 0");

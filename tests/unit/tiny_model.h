@@ -24,7 +24,7 @@ static inline struct buffer tiny_safetensors(const struct model_config *config, 
     char names[COUNT_OF(tensors)][WEIGHT_NAME_SIZE];
     size_t count = 0;
     for (int role = 0; role < WEIGHT_ROLE_COUNT; role++) {
-        if (role == WEIGHT_LM_HEAD && config->tied_embeddings)
+        if (!weight_present(config, (enum weight_role)role))
             continue;
         int64_t layers = weight_specs[role].per_layer ? config->layer_count : 1;
         for (int64_t l = 0; l < layers; l++) {
