@@ -1,8 +1,4 @@
-/*
- * config.c - see config.h.
- *
- * What is not supported is refused by name: a model that runs with the wrong arithmetic is worse than none.
- */
+/* config.c - the checks of a model's shape and the table of its weights; see config.h. */
 #include "model/config.h"
 
 #include <math.h>
@@ -16,53 +12,59 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "model/config_parts.h"
 #include "model/gguf.h"
+#include "model/llama2c.h"
 
-/*
- * The counts of a config: where they stand, how both formats call them, their largest value.  The limits keep every
- * product of the model's sizes inside int64_t.
- */
-static const struct config_field {
-    size_t offset;
-    const char *json_key;
-    const char *gguf_key;  // NULL: see config_from_gguf
-    int64_t max;
-    bool optional;         // config_complete knows the default
-} fields[] = {  // vocab_size first
-    { offsetof(struct model_config, vocab_size), "vocab_size", NULL, 1 << 24, false },
-    { offsetof(struct model_config, channel_count), "hidden_size", "llama.embedding_length", 1 << 17, false },
-    { offsetof(struct model_config, layer_count), "num_hidden_layers", "llama.block_count", 1 << 12, false },
-    { offsetof(struct model_config, head_count), "num_attention_heads", "llama.attention.head_count", 1 << 12, false },
-    { offsetof(struct model_config, kv_head_count), "num_key_value_heads", "llama.attention.head_count_kv", 1 << 12, true },
-    { offsetof(struct model_config, head_size), "head_dim", "llama.attention.key_length", 1 << 12, true },
-    { offsetof(struct model_config, ff_count), "intermediate_size", "llama.feed_forward_length", 1 << 20, false },
-    { offsetof(struct model_config, position_max), "max_position_embeddings", "llama.context_length", 1 << 24, false },
+/* The limits keep every product of the model's sizes inside int64_t. */
+const struct config_count config_counts[CONFIG_COUNTS] = {
+#define AT(field) offsetof(struct model_config, field)
+    { AT(vocab_size), "vocab_size", "vocab_size", NULL, 1 << 24 },
+    { AT(channel_count), "hidden_size", "n_embd", "embedding_length", 1 << 17 },
+    { AT(layer_count), "num_hidden_layers", "n_layer", "block_count", 1 << 12 },
+    { AT(head_count), "num_attention_heads", "n_head", "attention.head_count", 1 << 12 },
+    { AT(kv_head_count), "num_key_value_heads", NULL, "attention.head_count_kv", 1 << 12 },
+    { AT(head_size), "head_dim", NULL, "attention.key_length", 1 << 12 },
+    { AT(ff_count), "intermediate_size", "n_inner", "feed_forward_length", 1 << 20 },
+    { AT(position_max), "max_position_embeddings", "n_positions", "context_length", 1 << 24 },
+#undef AT
 };
+enum { LABELS_MAX = 1 << 16, WINDOW_MAX = 1 << 30 };
 
-static const double rope_theta_default = 10000, norm_epsilon_default = 1e-6;  // transformers' and llama.cpp's
-
-static int64_t *field_of(struct model_config *config, const struct config_field *field)
+int64_t *config_count_at(struct model_config *config, const struct config_count *count)
 {
-    return (int64_t *)(void *)((char *)config + field->offset);
+    return (int64_t *)(void *)((char *)config + count->offset);
 }
 
-static int field_set(struct model_config *config, const struct config_field *field, const char *key, int64_t number,
+int config_count_set(struct model_config *config, const struct config_count *count, const char *key, int64_t number,
                      const char *name)
 {
-    if (number < 1 || number > field->max) {
-        log_error("model \"%s\": %s is %lld, it must be 1 to %lld", name, key, (long long)number, (long long)field->max);
+    if (number < 1 || number > count->max) {
+        log_error("model \"%s\": %s is %lld, it must be 1 to %lld", name, key, (long long)number, (long long)count->max);
         return -1;
     }
-    *field_of(config, field) = number;
+    *config_count_at(config, count) = number;
     return 0;
 }
 
-/* Fills what may be left out and checks what the fields owe to each other. */
-static int config_complete(struct model_config *config, const char *name)
+int config_bound(double number, double min, double max, const char *what, const char *name)
+{
+    if (number >= min && number <= max)
+        return 0;
+    log_error("model \"%s\": %s is %g, it must be %g to %g", name, what, number, min, max);
+    return -1;
+}
+
+/* ---- checks ---- */
+
+/* Counts that the others imply. */
+static int complete_counts(struct model_config *config, const char *name)
 {
     if (config->kv_head_count == 0)
         config->kv_head_count = config->head_count;
-    if (config->head_size == 0) {
+    if (config->family == FAMILY_GPT2 && config->ff_count == 0)
+        config->ff_count = 4 * config->channel_count;
+    if (config->head_size == 0 && config->head_count > 0) {
         if (config->channel_count % config->head_count != 0) {
             log_error("model \"%s\": hidden size %lld is no multiple of its %lld heads", name,
                       (long long)config->channel_count, (long long)config->head_count);
@@ -70,257 +72,136 @@ static int config_complete(struct model_config *config, const char *name)
         }
         config->head_size = config->channel_count / config->head_count;
     }
+    for (size_t i = 0; i < CONFIG_COUNTS; i++) {
+        const struct config_count *count = &config_counts[i];
+        const char *key = config->family == FAMILY_GPT2 && count->gpt2_key != NULL ? count->gpt2_key : count->json_key;
+        if (*config_count_at(config, count) == 0) {
+            log_error("model \"%s\": it does not say its %s", name, key);
+            return -1;
+        }
+        if (config_count_set(config, count, key, *config_count_at(config, count), name) != 0)
+            return -1;
+    }
+    return 0;
+}
+
+static int check_counts(const struct model_config *config, const char *name)
+{
     if (config->head_count % config->kv_head_count != 0) {
         log_error("model \"%s\": %lld heads cannot share %lld key/value heads evenly", name,
                   (long long)config->head_count, (long long)config->kv_head_count);
         return -1;
     }
-    if (config->head_size % 2 != 0) {
+    if (!config->learned_positions && config->head_size % 2 != 0) {
         log_error("model \"%s\": head size is %lld, it must be even", name, (long long)config->head_size);
         return -1;
     }
-    if (!(config->rope_theta >= 1 && config->rope_theta <= 1e12)) {
-        log_error("model \"%s\": rope theta is %g, it must be 1 to 1e12", name, config->rope_theta);
+    if (config->family == FAMILY_GPT2 && config->head_count * config->head_size != config->channel_count) {
+        log_error("model \"%s\": %lld heads of size %lld do not make its %lld channels", name, (long long)config->head_count,
+                  (long long)config->head_size, (long long)config->channel_count);
         return -1;
     }
-    if (!(config->norm_epsilon > 0 && config->norm_epsilon <= 0.1)) {
-        log_error("model \"%s\": norm epsilon is %g, it must be above 0 and at most 0.1", name, config->norm_epsilon);
+    return config_bound((double)config->label_count, 0, LABELS_MAX, "the number of labels", name);
+}
+
+static int check_rope(const struct model_config *config, const char *name)
+{
+    const struct rope_scaling *rope = &config->rope;
+    bool ramp = rope->kind == ROPE_YARN || rope->kind == ROPE_LLAMA3;
+    if (config_bound(config->rope_theta, 1, 1e12, "rope_theta", name) != 0)
         return -1;
-    }
-    return 0;
-}
-
-/* ---- config.json ---- */
-
-/* NULL where the key is missing or null, which config files mean the same by. */
-static const json_t *json_present(const json_t *json, const char *key)
-{
-    const json_t *value = json_object_get(json, key);
-    return json_is_null(value) ? NULL : value;
-}
-
-/* Reads key into out unless it is absent. */
-static int json_number(double *out, const json_t *json, const char *key, const char *name)
-{
-    const json_t *value = json_present(json, key);
-    if (value == NULL)
+    if ((ramp || rope->kind == ROPE_LINEAR || rope->kind == ROPE_DYNAMIC)
+        && config_bound(rope->factor, 1, 1e6, "the factor of rope_scaling", name) != 0)
+        return -1;
+    if ((ramp || rope->kind == ROPE_LONGROPE)
+        && config_bound((double)rope->original_positions, 1, 1 << 24, "original_max_position_embeddings", name) != 0)
+        return -1;
+    if ((rope->kind == ROPE_YARN || rope->kind == ROPE_LONGROPE)
+        && config_bound(rope->attention_factor, 1e-6, 1e6, "attention_factor", name) != 0)
+        return -1;
+    if (rope->kind == ROPE_LLAMA3
+        && (config_bound(rope->low_frequency, 1e-6, 1e6, "low_freq_factor", name) != 0
+            || config_bound(rope->high_frequency, nextafter(rope->low_frequency, INFINITY), 1e6, "high_freq_factor", name) != 0))
+        return -1;
+    if (rope->kind == ROPE_YARN  // whose ramp divides by the logarithm of theta
+        && (config_bound(config->rope_theta, 1.001, 1e12, "rope_theta", name) != 0
+            || config_bound(rope->beta_slow, 1e-6, 1e6, "beta_slow", name) != 0
+            || config_bound(rope->beta_fast, rope->beta_slow, 1e6, "beta_fast", name) != 0))
+        return -1;
+    if (rope->kind != ROPE_LONGROPE)
         return 0;
-    if (!json_is_number(value)) {
-        log_error("model \"%s\": %s is not a number", name, key);
+    if (config->head_size / 2 > ROPE_FACTORS_MAX) {
+        log_error("model \"%s\": head size is %lld, longrope's limit is %d", name, (long long)config->head_size,
+                  2 * ROPE_FACTORS_MAX);
         return -1;
     }
-    *out = json_number_value(value);
+    for (int64_t c = 0; c < config->head_size / 2; c++)
+        if (config_bound((double)rope->factors[c], 1e-6, 1e6, "a short factor", name) != 0
+            || config_bound((double)rope->long_factors[c], 1e-6, 1e6, "a long factor", name) != 0)
+            return -1;
+    return config_bound((double)rope->long_positions, (double)config->position_max, 1 << 24, "max_position_embeddings", name);
+}
+
+static bool layer_has_window(const struct model_config *config, int64_t l)
+{
+    int64_t period = config->window_period > 0 ? config->window_period : 1;
+    return config->window > 0 && l >= config->window_first && (l - config->window_first) % period == 0;
+}
+
+static int check_arithmetic(struct model_config *config, const char *name)
+{
+    if (config_bound(config->norm_epsilon, 1e-30, 0.1, "norm epsilon", name) != 0
+        || config_bound((double)config->window, 0, WINDOW_MAX, "sliding_window", name) != 0)
+        return -1;
+    if (config->attention_cap != 0 && config_bound(config->attention_cap, 1e-3, 1e6, "attn_logit_softcapping", name) != 0)
+        return -1;
+    if (config->logit_cap != 0 && config_bound(config->logit_cap, 1e-3, 1e6, "final_logit_softcapping", name) != 0)
+        return -1;
+    if (config->attention_scale != 0 && config_bound(config->attention_scale, 1e-6, 1e3, "the scale of attention", name) != 0)
+        return -1;
+    /* One spelling for what means the same. */
+    if (config->window == 0 || config->window_first >= config->layer_count)
+        config->window = config->window_first = config->window_period = 0;
+    else if (config->window_period == 0 || config->window_first == config->layer_count - 1)
+        config->window_period = 1;
     return 0;
 }
 
-/* 0 when key is absent or the text wanted. */
-static int json_expect_text(const json_t *json, const char *key, const char *wanted, const char *name)
+int config_complete(struct model_config *config, const char *name)
 {
-    const json_t *value = json_present(json, key);
-    if (value == NULL || (json_is_string(value) && strcmp(json_string_value(value), wanted) == 0))
-        return 0;
-    char *text = json_text(value);
-    log_error("model \"%s\": %s is %.100s, only \"%s\" is supported", name, key, text, wanted);
-    free(text);
-    return -1;
+    if (complete_counts(config, name) != 0 || check_counts(config, name) != 0 || check_arithmetic(config, name) != 0)
+        return -1;
+    if (config->family == FAMILY_GEMMA2)  // rounded where transformers rounds it
+        config->embedding_scale = (double)(float)sqrt((double)config->channel_count);
+    return config->learned_positions ? 0 : check_rope(config, name);
 }
 
-static int json_architecture(const json_t *json, const char *name)
+int64_t config_window(const struct model_config *config, int64_t l)
 {
-    const json_t *architectures = json_present(json, "architectures"), *type = json_present(json, "model_type");
-    if (architectures != NULL && (!json_is_array(architectures) || !json_is_string(json_array_get(architectures, 0)))) {
-        log_error("model \"%s\": architectures is not a list of names", name);
-        return -1;
-    }
-    if (architectures == NULL && type == NULL) {
-        log_error("model \"%s\": it has neither architectures nor model_type, only LlamaForCausalLM is supported", name);
-        return -1;
-    }
-    const char *architecture = json_string_value(json_array_get(architectures, 0));
-    if (architecture != NULL && strcmp(architecture, "LlamaForCausalLM") != 0) {
-        log_error("model \"%s\": architecture \"%s\" is not supported, only LlamaForCausalLM is", name, architecture);
-        return -1;
-    }
-    return json_expect_text(json, "model_type", "llama", name);
+    return layer_has_window(config, l) && config->window < config->position_max ? config->window : config->position_max;
 }
 
-/* The rotary embedding: transformers 4 writes rope_theta and rope_scaling, transformers 5 rope_parameters. */
-static int json_rope(double *theta, const json_t *json, const char *name)
+/* ---- scalings that config.json and GGUF share ---- */
+
+double config_longrope_attention(double factor, int64_t original_positions)
 {
-    static const char *const keys[] = { "rope_scaling", "rope_parameters" };
-    if (json_number(theta, json, "rope_theta", name) != 0)
-        return -1;
-    for (size_t i = 0; i < COUNT_OF(keys); i++) {
-        const json_t *rope = json_present(json, keys[i]);
-        if (rope == NULL)
-            continue;
-        if (!json_is_object(rope)) {
-            log_error("model \"%s\": %s is not an object", name, keys[i]);
-            return -1;
-        }
-        double partial = 1;
-        if (json_expect_text(rope, "rope_type", "default", name) != 0 || json_expect_text(rope, "type", "default", name) != 0
-            || json_number(theta, rope, "rope_theta", name) != 0
-            || json_number(&partial, rope, "partial_rotary_factor", name) != 0)
-            return -1;
-        if (partial != 1) {
-            log_error("model \"%s\": partial_rotary_factor is %g, only 1 is supported", name, partial);
-            return -1;
-        }
-    }
-    return 0;
+    return factor > 1 && original_positions > 1 ? sqrt(1 + log(factor) / log((double)original_positions)) : 1;
 }
 
-/* Switches that change the arithmetic; absent means off. */
-static int json_refuse_unsupported(const json_t *json, const char *name)
+double config_yarn_attention(double factor)
 {
-    static const char *const switches[] = { "attention_bias", "mlp_bias" };
-    for (size_t i = 0; i < COUNT_OF(switches); i++) {
-        const json_t *value = json_present(json, switches[i]);
-        if (value != NULL && !json_is_false(value)) {
-            log_error("model \"%s\": %s is not false, biases are not supported", name, switches[i]);
-            return -1;
-        }
-    }
-    if (json_present(json, "quantization_config") != NULL) {
-        log_error("model \"%s\": it has a quantization_config, only F32, F16 and BF16 weights are supported", name);
-        return -1;
-    }
-    return json_expect_text(json, "hidden_act", "silu", name);
+    return factor > 1 ? 0.1 * log(factor) + 1 : 1;
 }
 
-int config_from_json(struct model_config *config, const json_t *json, const char *name)
+void config_longrope(struct model_config *config, double attention_factor)
 {
-    *config = (struct model_config){ .family = FAMILY_LLAMA, .rope_theta = rope_theta_default,
-                                     .norm_epsilon = norm_epsilon_default };
-    if (!json_is_object(json)) {
-        log_error("model \"%s\": its config is not a JSON object", name);
-        return -1;
-    }
-    if (json_architecture(json, name) != 0 || json_refuse_unsupported(json, name) != 0)
-        return -1;
-    for (size_t i = 0; i < COUNT_OF(fields); i++) {
-        const json_t *value = json_present(json, fields[i].json_key);
-        if (value == NULL && fields[i].optional)
-            continue;
-        if (!json_is_integer(value)) {
-            log_error("model \"%s\": config has no whole number \"%s\"", name, fields[i].json_key);
-            return -1;
-        }
-        if (field_set(config, &fields[i], fields[i].json_key, json_integer_value(value), name) != 0)
-            return -1;
-    }
-    const json_t *tied = json_present(json, "tie_word_embeddings");
-    if (tied != NULL && !json_is_boolean(tied)) {
-        log_error("model \"%s\": tie_word_embeddings is neither true nor false", name);
-        return -1;
-    }
-    config->tied_embeddings = json_is_true(tied);
-    if (json_rope(&config->rope_theta, json, name) != 0
-        || json_number(&config->norm_epsilon, json, "rms_norm_eps", name) != 0)
-        return -1;
-    return config_complete(config, name);
-}
-
-json_t *config_to_json(const struct model_config *config)
-{
-    struct model_config copy = *config;
-    json_t *json = json_pack("{s:[s], s:s, s:s, s:s, s:b, s:b, s:f, s:f, s:n, s:b}",
-                             "architectures", "LlamaForCausalLM", "model_type", "llama", "torch_dtype", "float32",
-                             "hidden_act", "silu", "attention_bias", 0, "mlp_bias", 0, "rms_norm_eps", config->norm_epsilon,
-                             "rope_theta", config->rope_theta, "rope_scaling",
-                             "tie_word_embeddings", (int)config->tied_embeddings);
-    CHECK(json != NULL);
-    for (size_t i = 0; i < COUNT_OF(fields); i++)
-        CHECK(json_object_set_new(json, fields[i].json_key, json_integer(*field_of(&copy, &fields[i]))) == 0);
-    return json;
-}
-
-/* ---- GGUF metadata ---- */
-
-/* Values that change the arithmetic in ways that are not supported. */
-static int gguf_refuse_unsupported(const struct model_config *config, const struct gguf *gguf, const char *name)
-{
-    static const struct { const char *key; double harmless; } switches[] = {
-        { "llama.expert_count", 0 },
-        { "llama.rope.scaling.factor", 1 },
-        { "llama.rope.scale_linear", 1 },
-    };
-    for (size_t i = 0; i < COUNT_OF(switches); i++) {
-        double number = switches[i].harmless;
-        gguf_number(gguf, switches[i].key, &number);
-        if (number != switches[i].harmless) {
-            log_error("model \"%s\": %s is %g, only %g is supported", name, switches[i].key, number, switches[i].harmless);
-            return -1;
-        }
-    }
-    struct gguf_text scaling = { "none", 4 };
-    gguf_text(gguf, "llama.rope.scaling.type", &scaling);
-    if (strcmp(scaling.at, "none") != 0 && strcmp(scaling.at, "linear") != 0) {
-        log_error("model \"%s\": llama.rope.scaling.type is \"%.100s\", only \"none\" is supported", name, scaling.at);
-        return -1;
-    }
-    static const char *const sizes[] = { "llama.rope.dimension_count", "llama.attention.value_length" };
-    for (size_t i = 0; i < COUNT_OF(sizes); i++) {
-        int64_t size = config->head_size;
-        gguf_integer(gguf, sizes[i], &size);
-        if (size != config->head_size) {
-            log_error("model \"%s\": %s is %lld, only the head size %lld is supported", name, sizes[i], (long long)size,
-                      (long long)config->head_size);
-            return -1;
-        }
-    }
-    return 0;
-}
-
-/* What the tensors alone tell: the vocabulary's size and whether there is an lm_head. */
-static int gguf_tensor_facts(struct model_config *config, const struct gguf *gguf, const char *name)
-{
-    const struct gguf_tensor *embedding = NULL;
-    config->tied_embeddings = true;
-    for (size_t i = 0; i < gguf_tensor_count(gguf); i++) {
-        const struct gguf_tensor *tensor = gguf_tensor_at(gguf, i);
-        if (strcmp(tensor->name, weight_specs[WEIGHT_EMBEDDING].gguf_name) == 0)
-            embedding = tensor;
-        if (strcmp(tensor->name, weight_specs[WEIGHT_LM_HEAD].gguf_name) == 0)
-            config->tied_embeddings = false;
-    }
-    if (embedding == NULL) {
-        log_error("model \"%s\": it has no tensor \"%s\"", name, weight_specs[WEIGHT_EMBEDDING].gguf_name);
-        return -1;
-    }
-    return field_set(config, &fields[0], "vocabulary size", embedding->shape[0], name);
-}
-
-int config_from_gguf(struct model_config *config, const struct gguf *gguf, const char *name)
-{
-    *config = (struct model_config){ .family = FAMILY_LLAMA, .rope_theta = rope_theta_default };
-    struct gguf_text architecture = { "", 0 };
-    gguf_text(gguf, "general.architecture", &architecture);
-    if (strcmp(architecture.at, "llama") != 0) {
-        log_error("model \"%s\": architecture \"%.100s\" is not supported, only llama is", name, architecture.at);
-        return -1;
-    }
-    for (size_t i = 0; i < COUNT_OF(fields); i++) {
-        int64_t number;
-        if (fields[i].gguf_key == NULL)
-            continue;
-        if (gguf_integer(gguf, fields[i].gguf_key, &number)) {
-            if (field_set(config, &fields[i], fields[i].gguf_key, number, name) != 0)
-                return -1;
-        } else if (!fields[i].optional) {
-            log_error("model \"%s\": metadata has no whole number \"%s\"", name, fields[i].gguf_key);
-            return -1;
-        }
-    }
-    gguf_number(gguf, "llama.rope.freq_base", &config->rope_theta);
-    if (!gguf_number(gguf, "llama.attention.layer_norm_rms_epsilon", &config->norm_epsilon)) {
-        log_error("model \"%s\": metadata has no number \"llama.attention.layer_norm_rms_epsilon\"", name);
-        return -1;
-    }
-    if (gguf_tensor_facts(config, gguf, name) != 0 || config_complete(config, name) != 0)
-        return -1;
-    return gguf_refuse_unsupported(config, gguf, name);
+    struct rope_scaling *rope = &config->rope;
+    rope->kind = ROPE_LONGROPE;
+    rope->long_positions = config->position_max;
+    if (config->position_max > rope->original_positions)
+        config->position_max = rope->original_positions;
+    double factor = (double)rope->long_positions / (double)rope->original_positions;
+    rope->attention_factor = attention_factor != 0 ? attention_factor : config_longrope_attention(factor, rope->original_positions);
 }
 
 /* ---- files ---- */
@@ -342,10 +223,18 @@ static int config_open_directory(struct model_config *config, const char *path)
     return code;
 }
 
-int config_open(struct model_config *config, const char *path)
+static int config_open_llama2c(struct model_config *config, const char *path)
 {
-    if (file_is_directory(path))
-        return config_open_directory(config, path);
+    struct file_map map;
+    int code = file_map(&map, path);
+    if (code == EX_OK && llama2c_config(config, map.data, map.size, path) != 0)
+        code = EX_DATAERR;
+    file_unmap(&map);
+    return code;
+}
+
+static int config_open_gguf(struct model_config *config, const char *path)
+{
     int code;
     struct gguf *gguf = gguf_open(path, &code);
     if (gguf == NULL)
@@ -355,24 +244,51 @@ int config_open(struct model_config *config, const char *path)
     return code;
 }
 
+int config_open(struct model_config *config, const char *path)
+{
+    int code = file_is_directory(path) ? config_open_directory(config, path)
+               : llama2c_is(path)      ? config_open_llama2c(config, path)
+                                       : config_open_gguf(config, path);
+    if (code == EX_OK && config->rope.kind == ROPE_LONGROPE && config->rope.long_positions > config->position_max)
+        log_event("model \"%s\": context limited to %lld of %lld tokens, longrope's long factors are not supported", path,
+                  (long long)config->position_max, (long long)config->rope.long_positions);
+    return code;
+}
+
 /* ---- the weights ---- */
 
 const struct weight_spec weight_specs[WEIGHT_ROLE_COUNT] = {
 #define LAYER "model.layers.%d."
-    { WEIGHT_EMBEDDING, "model.embed_tokens.weight", "token_embd.weight", { DIMENSION_V, DIMENSION_C }, false, false },
-    { WEIGHT_ATTN_NORM, LAYER "input_layernorm.weight", "blk.%d.attn_norm.weight", { DIMENSION_C }, true, false },
-    { WEIGHT_Q, LAYER "self_attn.q_proj.weight", "blk.%d.attn_q.weight", { DIMENSION_Q, DIMENSION_C }, true, false },
-    { WEIGHT_K, LAYER "self_attn.k_proj.weight", "blk.%d.attn_k.weight", { DIMENSION_KV, DIMENSION_C }, true, false },
-    { WEIGHT_V, LAYER "self_attn.v_proj.weight", "blk.%d.attn_v.weight", { DIMENSION_KV, DIMENSION_C }, true, false },
-    { WEIGHT_O, LAYER "self_attn.o_proj.weight", "blk.%d.attn_output.weight", { DIMENSION_C, DIMENSION_Q }, true, false },
-    { WEIGHT_FF_NORM, LAYER "post_attention_layernorm.weight", "blk.%d.ffn_norm.weight", { DIMENSION_C }, true, false },
-    { WEIGHT_GATE, LAYER "mlp.gate_proj.weight", "blk.%d.ffn_gate.weight", { DIMENSION_F, DIMENSION_C }, true, false },
-    { WEIGHT_UP, LAYER "mlp.up_proj.weight", "blk.%d.ffn_up.weight", { DIMENSION_F, DIMENSION_C }, true, false },
-    { WEIGHT_DOWN, LAYER "mlp.down_proj.weight", "blk.%d.ffn_down.weight", { DIMENSION_C, DIMENSION_F }, true, false },
-    { WEIGHT_FINAL_NORM, "model.norm.weight", "output_norm.weight", { DIMENSION_C }, false, false },
-    { WEIGHT_LM_HEAD, "lm_head.weight", "output.weight", { DIMENSION_V, DIMENSION_C }, false, true },
-    { WEIGHT_VALUE, "v_head.summary.weight", NULL, { DIMENSION_1, DIMENSION_C }, false, true },
-    { WEIGHT_VALUE_BIAS, "v_head.summary.bias", NULL, { DIMENSION_1 }, false, true },
+    { WEIGHT_EMBEDDING, "model.embed_tokens.weight", { DIMENSION_V, DIMENSION_C }, false },
+    { WEIGHT_POSITION, "model.embed_positions.weight", { DIMENSION_P, DIMENSION_C }, false },
+    { WEIGHT_ATTN_NORM, LAYER "input_layernorm.weight", { DIMENSION_C }, true },
+    { WEIGHT_ATTN_NORM_BIAS, LAYER "input_layernorm.bias", { DIMENSION_C }, true },
+    { WEIGHT_Q, LAYER "self_attn.q_proj.weight", { DIMENSION_Q, DIMENSION_C }, true },
+    { WEIGHT_K, LAYER "self_attn.k_proj.weight", { DIMENSION_KV, DIMENSION_C }, true },
+    { WEIGHT_V, LAYER "self_attn.v_proj.weight", { DIMENSION_KV, DIMENSION_C }, true },
+    { WEIGHT_Q_BIAS, LAYER "self_attn.q_proj.bias", { DIMENSION_Q }, true },
+    { WEIGHT_K_BIAS, LAYER "self_attn.k_proj.bias", { DIMENSION_KV }, true },
+    { WEIGHT_V_BIAS, LAYER "self_attn.v_proj.bias", { DIMENSION_KV }, true },
+    { WEIGHT_Q_NORM, LAYER "self_attn.q_norm.weight", { DIMENSION_HS }, true },
+    { WEIGHT_K_NORM, LAYER "self_attn.k_norm.weight", { DIMENSION_HS }, true },
+    { WEIGHT_O, LAYER "self_attn.o_proj.weight", { DIMENSION_C, DIMENSION_Q }, true },
+    { WEIGHT_O_BIAS, LAYER "self_attn.o_proj.bias", { DIMENSION_C }, true },
+    { WEIGHT_ATTN_POST_NORM, LAYER "post_self_attn_layernorm.weight", { DIMENSION_C }, true },
+    { WEIGHT_FF_NORM, LAYER "post_attention_layernorm.weight", { DIMENSION_C }, true },
+    { WEIGHT_FF_NORM_BIAS, LAYER "post_attention_layernorm.bias", { DIMENSION_C }, true },
+    { WEIGHT_GATE, LAYER "mlp.gate_proj.weight", { DIMENSION_F, DIMENSION_C }, true },
+    { WEIGHT_UP, LAYER "mlp.up_proj.weight", { DIMENSION_F, DIMENSION_C }, true },
+    { WEIGHT_GATE_BIAS, LAYER "mlp.gate_proj.bias", { DIMENSION_F }, true },
+    { WEIGHT_UP_BIAS, LAYER "mlp.up_proj.bias", { DIMENSION_F }, true },
+    { WEIGHT_DOWN, LAYER "mlp.down_proj.weight", { DIMENSION_C, DIMENSION_F }, true },
+    { WEIGHT_DOWN_BIAS, LAYER "mlp.down_proj.bias", { DIMENSION_C }, true },
+    { WEIGHT_FF_POST_NORM, LAYER "post_mlp_layernorm.weight", { DIMENSION_C }, true },
+    { WEIGHT_FINAL_NORM, "model.norm.weight", { DIMENSION_C }, false },
+    { WEIGHT_FINAL_NORM_BIAS, "model.norm.bias", { DIMENSION_C }, false },
+    { WEIGHT_LM_HEAD, "lm_head.weight", { DIMENSION_V, DIMENSION_C }, false },
+    { WEIGHT_SCORE, "score.weight", { DIMENSION_N, DIMENSION_C }, false },
+    { WEIGHT_VALUE, "v_head.summary.weight", { DIMENSION_1, DIMENSION_C }, false },
+    { WEIGHT_VALUE_BIAS, "v_head.summary.bias", { DIMENSION_1 }, false },
 #undef LAYER
 };
 
@@ -384,6 +300,9 @@ static int64_t dimension_size(const struct model_config *config, enum weight_dim
     case DIMENSION_Q:  return config->head_count * config->head_size;
     case DIMENSION_KV: return config->kv_head_count * config->head_size;
     case DIMENSION_F:  return config->ff_count;
+    case DIMENSION_HS: return config->head_size;
+    case DIMENSION_P:  return config->position_max;
+    case DIMENSION_N:  return config->label_count;
     case DIMENSION_1:
     case DIMENSION_NONE: break;
     }
@@ -398,9 +317,34 @@ size_t weight_shape(const struct model_config *config, enum weight_role role, in
     return spec->shape[1] == DIMENSION_NONE ? 1 : 2;
 }
 
+bool weight_present(const struct model_config *config, enum weight_role role)
+{
+    switch (role) {
+    case WEIGHT_POSITION:        return config->learned_positions;
+    case WEIGHT_ATTN_NORM_BIAS:
+    case WEIGHT_FF_NORM_BIAS:
+    case WEIGHT_FINAL_NORM_BIAS: return config->norm == NORM_LAYER;
+    case WEIGHT_Q_BIAS:
+    case WEIGHT_K_BIAS:
+    case WEIGHT_V_BIAS:          return config->qkv_bias;
+    case WEIGHT_Q_NORM:
+    case WEIGHT_K_NORM:          return config->qk_norm;
+    case WEIGHT_O_BIAS:          return config->o_bias;
+    case WEIGHT_ATTN_POST_NORM:
+    case WEIGHT_FF_POST_NORM:    return config->post_norms;
+    case WEIGHT_GATE:            return !config->plain_ff;
+    case WEIGHT_GATE_BIAS:       return !config->plain_ff && config->ff_bias;
+    case WEIGHT_UP_BIAS:
+    case WEIGHT_DOWN_BIAS:       return config->ff_bias;
+    case WEIGHT_LM_HEAD:         return !config->tied_embeddings && config->label_count == 0;
+    case WEIGHT_SCORE:           return config->label_count > 0;
+    default:                     return true;
+    }
+}
+
 bool weight_required(const struct model_config *config, enum weight_role role)
 {
-    return role == WEIGHT_LM_HEAD ? !config->tied_embeddings : !weight_specs[role].optional;
+    return weight_present(config, role) && role != WEIGHT_VALUE && role != WEIGHT_VALUE_BIAS;
 }
 
 int64_t config_parameter_count(const struct model_config *config)
@@ -415,45 +359,28 @@ int64_t config_parameter_count(const struct model_config *config)
     return count;
 }
 
-void weight_name(enum weight_role role, int64_t layer, char out[WEIGHT_NAME_SIZE])
-{
-    const char *name = weight_specs[role].name, *gap = strstr(name, "%d");
-    if (gap == NULL)
-        snprintf(out, WEIGHT_NAME_SIZE, "%s", name);
-    else
-        snprintf(out, WEIGHT_NAME_SIZE, "%.*s%lld%s", (int)(gap - name), name, (long long)layer, gap + 2);
-}
-
-/* Whether name is pattern with a layer number where pattern has %d. */
-static bool name_matches(const char *pattern, const char *name, int64_t *layer)
+void weight_name_fill(const char *pattern, int64_t layer, char out[WEIGHT_NAME_SIZE])
 {
     const char *gap = strstr(pattern, "%d");
-    *layer = 0;
+    if (gap == NULL)
+        snprintf(out, WEIGHT_NAME_SIZE, "%s", pattern);
+    else
+        snprintf(out, WEIGHT_NAME_SIZE, "%.*s%lld%s", (int)(gap - pattern), pattern, (long long)layer, gap + 2);
+}
+
+bool weight_name_matches(const char *pattern, const char *name)
+{
+    const char *gap = strstr(pattern, "%d");
     if (gap == NULL)
         return strcmp(pattern, name) == 0;
     size_t before = (size_t)(gap - pattern);
     if (strncmp(pattern, name, before) != 0)
         return false;
-    const char *digits = name + before;
-    size_t count = strspn(digits, "0123456789");
-    if (count < 1 || count > 6 || (digits[0] == '0' && count > 1))
-        return false;
-    *layer = atoi(digits);
-    return strcmp(gap + 2, digits + count) == 0;
+    size_t digits = strspn(name + before, "0123456789");
+    return digits >= 1 && digits <= 6 && (digits == 1 || name[before] != '0') && strcmp(gap + 2, name + before + digits) == 0;
 }
 
-bool weight_from_name(const char *name, enum weight_role *role, int64_t *layer)
+void weight_name(enum weight_role role, int64_t layer, char out[WEIGHT_NAME_SIZE])
 {
-    for (*role = 0; *role < WEIGHT_ROLE_COUNT; (*role)++)
-        if (name_matches(weight_specs[*role].name, name, layer))
-            return true;
-    return false;
-}
-
-bool weight_from_gguf_name(const char *name, enum weight_role *role, int64_t *layer)
-{
-    for (*role = 0; *role < WEIGHT_ROLE_COUNT; (*role)++)
-        if (weight_specs[*role].gguf_name != NULL && name_matches(weight_specs[*role].gguf_name, name, layer))
-            return true;
-    return false;
+    weight_name_fill(weight_specs[role].name, layer, out);
 }

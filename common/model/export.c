@@ -2,7 +2,8 @@
  * export.c - the two functions of model.h that move a model between formats.
  *
  * What transformers needs of an export, versions 4 and 5: the architecture's name and every size in config.json, rope_theta
- * at its top level, and "format": "pt" in the metadata of model.safetensors.  tests/parity/check_export.py tries it.
+ * and rope_scaling at its top level, the family's own names and layouts of weights, and "format": "pt" in the metadata of
+ * model.safetensors.  tests/parity/check_export.py tries it.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -12,6 +13,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "model/family.h"
 #include "model/model.h"
 #include "model/safetensors.h"
 #include "model/weights.h"
@@ -29,25 +31,84 @@ int model_config_from_checkpoint(struct model_config *config, const struct weigh
     return result;
 }
 
-/* The tensors that the export holds, in checkpoint order, shapes from the sources. */
-static size_t export_list(struct tensor_out *list, const struct tensor **sources, const struct weights *weights,
+/* The roles that share a tensor of the family with this one, itself included, in the tensor's order. */
+enum { GROUP_MAX = 3 };
+static size_t export_group(const struct model_config *config, enum weight_role role, enum weight_role group[GROUP_MAX])
+{
+    size_t count = 0;
+    for (enum weight_role other = 0; other < WEIGHT_ROLE_COUNT; other++) {
+        if (weight_present(config, other) && strcmp(family_name(config->family, other), family_name(config->family, role)) == 0) {
+            CHECK(count < GROUP_MAX);
+            group[count++] = other;
+        }
+    }
+    return count;
+}
+
+static bool is_transposed(const struct model_config *config, enum weight_role role)
+{
+    return family_weight(config->family, role)->layout == LAYOUT_TRANSPOSED;
+}
+
+/* A tensor of the export: the weight of one role, or of several that share it, in one layer. */
+struct export_tensor {
+    enum weight_role role;  // the first
+    int64_t layer;
+    char name[WEIGHT_NAME_SIZE];
+};
+
+/* In checkpoint order, shapes from the config. */
+static size_t export_list(struct export_tensor *tensors, struct tensor_out *list, const struct weights *weights,
                           const struct model_config *config)
 {
     size_t count = 0;
     for (enum weight_role role = 0; role < WEIGHT_ROLE_COUNT; role++) {
-        int64_t layers = weight_specs[role].per_layer ? config->layer_count : 1;
+        int64_t layers = weight_specs[role].per_layer ? config->layer_count : 1, shape[2], rows = 0;
+        enum weight_role group[GROUP_MAX];
+        size_t group_count = export_group(config, role, group);
+        if (group_count == 0 || group[0] != role)
+            continue;
+        for (size_t i = 0; i < group_count; i++) {
+            weight_shape(config, group[i], shape);
+            rows += shape[0];
+        }
         for (int64_t l = 0; l < layers; l++) {
-            char name[WEIGHT_NAME_SIZE];
-            weight_name(role, l, name);
-            const struct tensor *tensor = weights_find(weights, name);
-            if (tensor == NULL || (role == WEIGHT_LM_HEAD && config->tied_embeddings))
+            struct tensor source;
+            if (!weights_role(weights, config, role, l, &source))
                 continue;
-            list[count] = (struct tensor_out){ .name = tensor->name, .rank = tensor->rank };
-            memcpy(list[count].shape, tensor->shape, sizeof tensor->shape);
-            sources[count++] = tensor;
+            tensors[count] = (struct export_tensor){ .role = role, .layer = l };
+            weight_name_fill(family_name(config->family, role), l, tensors[count].name);
+            list[count] = (struct tensor_out){ .name = tensors[count].name, .rank = source.rank, .shape = { rows, shape[1] } };
+            if (is_transposed(config, role))
+                memcpy(list[count].shape, (int64_t[]){ shape[1], rows }, sizeof shape);
+            count++;
         }
     }
     return count;
+}
+
+/* The numbers as the family's file holds them.  The caller frees. */
+static float *export_values(const struct weights *weights, const struct model_config *config, const struct export_tensor *tensor,
+                            size_t elements)
+{
+    enum weight_role group[GROUP_MAX];
+    size_t group_count = export_group(config, tensor->role, group), first = 0;
+    float *values = memory_alloc(elements, sizeof *values), *part = memory_alloc(elements, sizeof *part);
+    for (size_t i = 0; i < group_count; i++) {
+        struct tensor source;
+        CHECK(weights_role(weights, config, group[i], tensor->layer, &source));
+        size_t N = (size_t)source.shape[0], K = source.rank > 1 ? (size_t)source.shape[1] : 1, total = elements / K;
+        tensor_read_canonical(&source, (size_t)config->head_size, part);
+        for (size_t n = 0; n < N; n++)
+            for (size_t k = 0; k < K; k++)
+                values[is_transposed(config, group[i]) ? k * total + first + n : (first + n) * K + k] = part[n * K + k];
+        first += N;
+    }
+    float offset = family_offset(config->family, tensor->role);
+    for (size_t i = 0; offset != 0.0f && i < elements; i++)
+        values[i] -= offset;
+    free(part);
+    return values;
 }
 
 /* Appends the whole model as one safetensors file. */
@@ -55,18 +116,17 @@ static void export_weights(struct buffer *out, const struct weights *weights, co
 {
     size_t count_max = WEIGHT_ROLE_COUNT * (size_t)config->layer_count;
     struct tensor_out *list = memory_alloc(count_max, sizeof *list);
-    const struct tensor **sources = memory_alloc(count_max, sizeof *sources);
-    size_t count = export_list(list, sources, weights, config);
+    struct export_tensor *tensors = memory_alloc(count_max, sizeof *tensors);
+    size_t count = export_list(tensors, list, weights, config);
 
     safetensors_header(out, list, count, (const char *const[][2]){ { "format", "pt" } }, 1);
     for (size_t i = 0; i < count; i++) {
-        size_t elements = tensor_elements(sources[i]);
-        float *values = memory_alloc(elements, sizeof *values);
-        tensor_read_canonical(sources[i], (size_t)config->head_size, values);
+        size_t elements = (size_t)list[i].shape[0] * (list[i].rank > 1 ? (size_t)list[i].shape[1] : 1);
+        float *values = export_values(weights, config, &tensors[i], elements);
         buffer_append(out, values, elements * sizeof *values);
         free(values);
     }
-    free(sources);
+    free(tensors);
     free(list);
 }
 

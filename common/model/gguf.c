@@ -34,10 +34,10 @@ static const size_t value_sizes[VALUE_TYPE_COUNT] = {
 };
 
 /* ggml's tensor types: elements that share a block, and the bytes of a block.  Numbers without a row are retired. */
-static const struct tensor_format {
+static const struct ggml_type {
     const char *name;
     uint32_t block_elements, block_bytes;
-} tensor_formats[] = {
+} ggml_types[] = {
     [0] = { "F32", 1, 4 },         [1] = { "F16", 1, 2 },         [2] = { "Q4_0", 32, 18 },
     [3] = { "Q4_1", 32, 20 },      [6] = { "Q5_0", 32, 22 },      [7] = { "Q5_1", 32, 24 },
     [8] = { "Q8_0", 32, 34 },      [9] = { "Q8_1", 32, 40 },      [10] = { "Q2_K", 256, 84 },
@@ -237,11 +237,11 @@ static const struct value *value_find(const struct gguf *gguf, const char *key)
 /* Size in bytes from shape and type; 0 after an error. */
 static size_t tensor_size(struct reader *reader, const struct gguf_tensor *tensor)
 {
-    if (tensor->type >= COUNT_OF(tensor_formats) || tensor_formats[tensor->type].name == NULL) {
+    if (tensor->type >= COUNT_OF(ggml_types) || ggml_types[tensor->type].name == NULL) {
         reader_fail(reader, "tensor \"%s\" has the unknown type %u", tensor->name, tensor->type);
         return 0;
     }
-    const struct tensor_format *format = &tensor_formats[tensor->type];
+    const struct ggml_type *format = &ggml_types[tensor->type];
     size_t elements = 1, size = 0;
     for (size_t i = 0; i < tensor->rank; i++) {
         if (tensor->shape[i] < 1 || __builtin_mul_overflow(elements, (size_t)tensor->shape[i], &elements)) {
@@ -425,7 +425,7 @@ const struct gguf_tensor *gguf_tensor_at(const struct gguf *gguf, size_t index)
 
 const char *gguf_type_name(uint32_t type)
 {
-    return type < COUNT_OF(tensor_formats) && tensor_formats[type].name != NULL ? tensor_formats[type].name : "unknown";
+    return type < COUNT_OF(ggml_types) && ggml_types[type].name != NULL ? ggml_types[type].name : "unknown";
 }
 
 /* ---- values by key ---- */

@@ -7,7 +7,6 @@
 #include "base/check.h"
 #include "base/json.h"
 #include "base/log.h"
-#include "model/config.h"
 
 enum {
     SIZE_BYTES = 8,                  // of the number before the header
@@ -130,25 +129,17 @@ static int entries_check(struct entry *entries, size_t count, size_t data_size, 
 }
 
 /* Keeps what we compute with. */
-static int entries_keep(struct tensor_list *tensors, const struct entry *entries, size_t count, const unsigned char *data,
-                        const char *name)
+static void entries_keep(struct tensor_list *tensors, const struct entry *entries, size_t count, const unsigned char *data)
 {
     for (size_t i = 0; i < count; i++) {
         const struct entry *entry = &entries[i];
-        enum weight_role role;
-        int64_t layer;
-        if (entry->dtype->type >= 0) {
-            struct tensor tensor = { .name = entry->name, .type = (enum tensor_type)entry->dtype->type, .rank = entry->rank,
-                                     .data = data + entry->begin, .size_bytes = entry->end - entry->begin };
-            memcpy(tensor.shape, entry->shape, sizeof tensor.shape);
-            tensor_list_add(tensors, &tensor);
-        } else if (weight_from_name(entry->name, &role, &layer)) {
-            log_error("model \"%s\": tensor \"%s\" has type %s, only F32, F16 and BF16 are supported", name, entry->name,
-                      entry->dtype->name);
-            return -1;
-        }
+        if (entry->dtype->type < 0)
+            continue;
+        struct tensor tensor = { .name = entry->name, .type = (enum tensor_type)entry->dtype->type, .rank = entry->rank,
+                                 .data = data + entry->begin, .size_bytes = entry->end - entry->begin };
+        memcpy(tensor.shape, entry->shape, sizeof tensor.shape);
+        tensor_list_add(tensors, &tensor);
     }
-    return 0;
 }
 
 static int metadata_check(json_t *metadata, const char *name)
@@ -190,7 +181,7 @@ static int header_read(struct tensor_list *tensors, json_t *header, const unsign
     if (result == 0)
         result = entries_check(entries, count, data_size, name);
     if (result == 0)
-        result = entries_keep(tensors, entries, count, data, name);
+        entries_keep(tensors, entries, count, data);
     free(entries);
     return result;
 }

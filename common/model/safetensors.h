@@ -21,8 +21,8 @@ struct tensor_list {
 void tensor_list_add(struct tensor_list *list, const struct tensor *tensor);
 
 /*
- * Checks the whole file and appends its tensors.  Tensors of other types than F32, F16 and BF16 are refused where they are
- * a weight of the model and left out elsewhere.  Names and metadata borrow from the header that is returned, data from data.
+ * Checks the whole file and appends its tensors.  Tensors of other types than F32, F16 and BF16 are left out; weights_check
+ * finds their type in the header.  Names and metadata borrow from the header that is returned, data from data.
  * NULL on failure, logged; name is how errors call the file.  The caller json_decref()s.
  */
 json_t *safetensors_read(struct tensor_list *tensors, const void *data, size_t size, const char *name);

@@ -1,155 +1,21 @@
-/* weights.c - see weights.h. */
+/* weights.c - model files opened and their tensors found; see weights.h. */
 #define _GNU_SOURCE
 #include "model/weights.h"
 
 #include <dirent.h>
 #include <errno.h>
-#include <sodium.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sysexits.h>
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
 
 #include "base/check.h"
-#include "base/digest.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "base/log.h"
-#include "model/config.h"
+#include "model/family.h"
 #include "model/gguf.h"
-#include "model/safetensors.h"
-
-/* One mapped safetensors file. */
-struct shard {
-    char *path;
-    struct file_map map;
-    json_t *header;
-};
-
-struct weights {
-    char *name;
-    struct tensor_list tensors;  // sorted by name
-    struct shard *shards;
-    size_t shard_count;
-    struct gguf *gguf;           // or NULL
-    struct arena arena;          // names of GGUF tensors
-};
-
-/* ---- tensor types ---- */
-
-static void read_f32(float *out, const unsigned char *in, size_t count)
-{
-    memcpy(out, in, count * sizeof *out);
-}
-
-static void read_bf16(float *out, const unsigned char *in, size_t count)
-{
-    for (size_t i = 0; i < count; i++) {
-        uint16_t half;
-        memcpy(&half, in + 2 * i, sizeof half);
-        uint32_t bits = (uint32_t)half << 16;
-        memcpy(&out[i], &bits, sizeof bits);
-    }
-}
-
-static float float_from_f16(uint16_t half)
-{
-    uint32_t bits = (uint32_t)(half & 0x7fff) << 13;
-    float number;
-    memcpy(&number, &bits, sizeof bits);
-    number *= 0x1p112f;  // moves the exponent's bias from 15 to 127; subnormal numbers come out right as well
-    memcpy(&bits, &number, sizeof bits);
-    if ((half & 0x7c00) == 0x7c00)
-        bits |= half & 0x3ff ? 0x7fc00000 : 0x7f800000;
-    bits |= (uint32_t)(half & 0x8000) << 16;
-    memcpy(&number, &bits, sizeof bits);
-    return number;
-}
-
-#if defined(__x86_64__)
-__attribute__((target("avx,f16c"))) static size_t read_f16_fast(float *out, const unsigned char *in, size_t count)
-{
-    size_t i = 0;
-    for (; i + 8 <= count; i += 8)
-        _mm256_storeu_ps(out + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(in + 2 * i))));
-    return i;
-}
-#endif
-
-static void read_f16(float *out, const unsigned char *in, size_t count)
-{
-    size_t i = 0;
-#if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx2"))  // never comes without F16C
-        i = read_f16_fast(out, in, count);
-#endif
-    for (; i < count; i++) {
-        uint16_t half;
-        memcpy(&half, in + 2 * i, sizeof half);
-        out[i] = float_from_f16(half);
-    }
-}
-
-/* How the elements of each type lie in a file.  A type whose elements share a block gets its row here. */
-static const struct tensor_format {
-    uint32_t gguf_type;
-    size_t block_elements, block_bytes;
-    void (*read)(float *out, const unsigned char *in, size_t count);  // count: a multiple of block_elements
-} formats[TENSOR_TYPE_COUNT] = {
-    [TENSOR_F32] = { 0, 1, 4, read_f32 },
-    [TENSOR_F16] = { 1, 1, 2, read_f16 },
-    [TENSOR_BF16] = { 30, 1, 2, read_bf16 },
-};
-
-size_t tensor_elements(const struct tensor *tensor)
-{
-    size_t count = 1;
-    for (size_t i = 0; i < tensor->rank; i++)
-        count *= (size_t)tensor->shape[i];
-    return count;
-}
-
-static size_t tensor_rows(const struct tensor *tensor)
-{
-    size_t count = 1;
-    for (size_t i = 0; i + 1 < tensor->rank; i++)
-        count *= (size_t)tensor->shape[i];
-    return count;
-}
-
-void tensor_read(const struct tensor *tensor, size_t first, size_t count, float *out)
-{
-    const struct tensor_format *format = &formats[tensor->type];
-    CHECK(first % format->block_elements == 0 && count % format->block_elements == 0);
-    CHECK(count <= tensor_elements(tensor) && first <= tensor_elements(tensor) - count);
-    format->read(out, (const unsigned char *)tensor->data + first / format->block_elements * format->block_bytes, count);
-}
-
-/*
- * GGUF keeps the two halves of a head's rows as pairs: its rows 2i and 2i + 1 are Hugging Face's rows i and
- * i + HS/2 of the same head.
- */
-void tensor_read_rows(const struct tensor *tensor, size_t head_size, size_t first, size_t count, float *out)
-{
-    size_t columns = tensor->rank > 0 ? (size_t)tensor->shape[tensor->rank - 1] : 1;
-    if (!tensor->rows_interleaved) {
-        tensor_read(tensor, first * columns, count * columns, out);
-        return;
-    }
-    CHECK(head_size >= 2 && head_size % 2 == 0 && tensor_rows(tensor) % head_size == 0);
-    for (size_t row = first; row < first + count; row++, out += columns) {
-        size_t i = row % head_size, half = head_size / 2;
-        size_t stored = row - i + (i < half ? 2 * i : 2 * (i - half) + 1);
-        tensor_read(tensor, stored * columns, columns, out);
-    }
-}
-
-void tensor_read_canonical(const struct tensor *tensor, size_t head_size, float *out)
-{
-    tensor_read_rows(tensor, head_size, 0, tensor_rows(tensor), out);
-}
+#include "model/llama2c.h"
+#include "model/weights_parts.h"
 
 /* ---- safetensors, one file or several ---- */
 
@@ -309,31 +175,30 @@ static int gguf_refuse(const struct weights *weights, const struct gguf_tensor *
     return EX_DATAERR;
 }
 
-/*
- * A tensor with no row in weight_specs is refused, not left out: in a GGUF file it is a bias or a scale of the rotary
- * angles, and the numbers would be wrong without it.
- */
-static int gguf_add_tensor(struct weights *weights, const struct gguf_tensor *source)
+/* What config_from_gguf reads. */
+static bool is_rope_factors(const char *name)
 {
-    enum weight_role role;
-    int64_t layer;
-    if (!weight_from_gguf_name(source->name, &role, &layer))
+    return strcmp(name, "rope_freqs.weight") == 0 || strcmp(name, "rope_factors_short.weight") == 0
+           || strcmp(name, "rope_factors_long.weight") == 0;
+}
+
+/* A tensor that no role has is refused, not left out: in a GGUF file the numbers would be wrong without it. */
+static int gguf_add_tensor(struct weights *weights, const struct family *family, const struct gguf_tensor *source)
+{
+    bool known = is_rope_factors(source->name);
+    for (enum weight_role role = 0; role < WEIGHT_ROLE_COUNT && !known; role++) {
+        const char *pattern = family_weight(family->family, role)->gguf_name;
+        known = pattern != NULL && weight_name_matches(pattern, source->name);
+    }
+    if (!known)
         return gguf_refuse(weights, source, "is not a weight of a supported model");
-    enum tensor_type type = 0;
-    while (type < TENSOR_TYPE_COUNT && formats[type].gguf_type != source->type)
-        type++;
-    if (type == TENSOR_TYPE_COUNT) {
-        log_error("model \"%s\": tensor \"%s\" has type %s, only F32, F16 and BF16 are supported", weights->name, source->name,
+    struct tensor tensor = { .name = source->name, .rank = source->rank, .data = source->data, .size_bytes = source->size_bytes };
+    memcpy(tensor.shape, source->shape, source->rank * sizeof *source->shape);
+    if (!tensor_type_from_gguf(source->type, &tensor.type)) {
+        log_error("model \"%s\": tensor \"%s\" has type %s, which is not supported", weights->name, source->name,
                   gguf_type_name(source->type));
         return EX_DATAERR;
     }
-    char name[WEIGHT_NAME_SIZE];
-    weight_name(role, layer, name);
-    struct tensor tensor = {
-        .name = arena_text(&weights->arena, name, strlen(name)), .type = type, .rank = source->rank, .data = source->data,
-        .size_bytes = source->size_bytes, .rows_interleaved = role == WEIGHT_Q || role == WEIGHT_K,
-    };
-    memcpy(tensor.shape, source->shape, source->rank * sizeof *source->shape);
     tensor_list_add(&weights->tensors, &tensor);
     return EX_OK;
 }
@@ -344,14 +209,23 @@ static int gguf_take(struct weights *weights, struct gguf *gguf)
     weights->gguf = gguf;
     struct gguf_text architecture = { "", 0 };
     gguf_text(gguf, "general.architecture", &architecture);
-    if (strcmp(architecture.at, "llama") != 0) {
-        log_error("model \"%s\": architecture \"%.100s\" is not supported, only llama is", weights->name, architecture.at);
+    const struct family *family = family_from_gguf(architecture.at);
+    if (family == NULL) {
+        log_error("model \"%s\": architecture \"%.100s\" is not supported", weights->name, architecture.at);
         return EX_DATAERR;
     }
     int code = EX_OK;
     for (size_t i = 0; i < gguf_tensor_count(gguf) && code == EX_OK; i++)
-        code = gguf_add_tensor(weights, gguf_tensor_at(gguf, i));
+        code = gguf_add_tensor(weights, family, gguf_tensor_at(gguf, i));
     return code;
+}
+
+/* Takes map. */
+static int llama2c_take(struct weights *weights, struct file_map map, const char *path)
+{
+    weights->shards = memory_alloc(1, sizeof *weights->shards);
+    weights->shards[weights->shard_count++] = (struct shard){ .path = memory_text(path), .map = map };
+    return llama2c_read(&weights->tensors, &weights->arena, map.data, map.size, path) == 0 ? EX_OK : EX_DATAERR;
 }
 
 /* ---- opening and finding ---- */
@@ -376,6 +250,8 @@ static int file_open(struct weights *weights, const char *path)
     if (code != EX_OK)
         return code;
     bool gguf_file = is_gguf(map.data, map.size);
+    if (!gguf_file && llama2c_is(path))
+        return llama2c_take(weights, map, path);
     file_unmap(&map);
     if (!gguf_file)
         return shard_open(weights, memory_text(path));
@@ -467,107 +343,4 @@ const char *weights_metadata(const struct weights *weights, const char *key)
             return json_string_value(value);
     }
     return NULL;
-}
-
-/* ---- a model's weights ---- */
-
-static int weight_check(const struct weights *weights, const struct model_config *config, enum weight_role role, int64_t layer)
-{
-    char name[WEIGHT_NAME_SIZE];
-    weight_name(role, layer, name);
-    const struct tensor *tensor = weights_find(weights, name);
-    if (tensor == NULL) {
-        if (!weight_required(config, role))
-            return 0;
-        log_error("model \"%s\": tensor \"%s\" is missing", weights->name, name);
-        return -1;
-    }
-    int64_t shape[2];
-    size_t rank = weight_shape(config, role, shape);
-    if (tensor->rank == rank && memcmp(tensor->shape, shape, rank * sizeof *shape) == 0)
-        return 0;
-    struct buffer was = { 0 };
-    for (size_t i = 0; i < tensor->rank; i++)
-        buffer_printf(&was, i ? ", %lld" : "%lld", (long long)tensor->shape[i]);
-    buffer_append(&was, "", 1);
-    if (rank == 1)
-        log_error("model \"%s\": tensor \"%s\" has shape [%s], config says [%lld]", weights->name, name, was.data,
-                  (long long)shape[0]);
-    else
-        log_error("model \"%s\": tensor \"%s\" has shape [%s], config says [%lld, %lld]", weights->name, name, was.data,
-                  (long long)shape[0], (long long)shape[1]);
-    free(was.data);
-    return -1;
-}
-
-int weights_check(const struct weights *weights, const struct model_config *config)
-{
-    for (enum weight_role role = 0; role < WEIGHT_ROLE_COUNT; role++) {
-        int64_t layers = weight_specs[role].per_layer ? config->layer_count : 1;
-        for (int64_t l = 0; l < layers; l++)
-            if (weight_check(weights, config, role, l) != 0)
-                return -1;
-    }
-    bool has_value = weights_find(weights, weight_specs[WEIGHT_VALUE].name) != NULL;
-    if (has_value != (weights_find(weights, weight_specs[WEIGHT_VALUE_BIAS].name) != NULL)) {
-        log_error("model \"%s\": its value head has only one of \"%s\" and \"%s\"", weights->name,
-                  weight_specs[WEIGHT_VALUE].name, weight_specs[WEIGHT_VALUE_BIAS].name);
-        return -1;
-    }
-    return 0;
-}
-
-/* BLAKE2b of a tensor's canonical float32 content, a few rows at a time. */
-static void tensor_digest(const struct tensor *tensor, size_t head_size, unsigned char hash[crypto_generichash_BYTES])
-{
-    enum { CHUNK_ELEMENTS = 1 << 15 };  // stays in the L2 cache between conversion and hashing
-    size_t rows = tensor_rows(tensor), columns = rows > 0 ? tensor_elements(tensor) / rows : 0;
-    size_t step = columns > 0 && columns < CHUNK_ELEMENTS ? CHUNK_ELEMENTS / columns : 1;
-    float *chunk = memory_alloc(step * columns, sizeof *chunk);
-    crypto_generichash_state state;
-    crypto_generichash_init(&state, NULL, 0, crypto_generichash_BYTES);
-    for (size_t row = 0; row < rows; row += step) {
-        size_t count = rows - row < step ? rows - row : step;
-        tensor_read_rows(tensor, head_size, row, count, chunk);
-        crypto_generichash_update(&state, (const unsigned char *)chunk, count * columns * sizeof *chunk);
-    }
-    crypto_generichash_final(&state, hash, crypto_generichash_BYTES);
-    free(chunk);
-}
-
-/* Epsilon and theta count as float32: GGUF keeps no more of them, config.json writes them in decimal. */
-static void config_digest(struct digest *digest, const struct model_config *config)
-{
-    json_t *json = config_to_json(config);
-    json_object_del(json, "rms_norm_eps");
-    json_object_del(json, "rope_theta");
-    char *text = json_text(json);
-    digest_add(digest, text, strlen(text) + 1);
-    free(text);
-    json_decref(json);
-    float rounded[] = { (float)config->norm_epsilon, (float)config->rope_theta };
-    digest_add(digest, rounded, sizeof rounded);
-}
-
-void weights_key(const struct weights *weights, const struct model_config *config, char *key)
-{
-    struct digest digest;
-    digest_init(&digest);
-    config_digest(&digest, config);
-    CHECK(sodium_init() >= 0);  // picks the fastest BLAKE2b of this processor
-    for (enum weight_role role = 0; role < WEIGHT_ROLE_COUNT; role++) {
-        int64_t layers = weight_specs[role].per_layer ? config->layer_count : 1;
-        for (int64_t l = 0; l < layers; l++) {
-            char name[WEIGHT_NAME_SIZE];
-            weight_name(role, l, name);
-            const struct tensor *tensor = weights_find(weights, name);
-            if (tensor == NULL || (role == WEIGHT_LM_HEAD && config->tied_embeddings))
-                continue;
-            unsigned char hash[crypto_generichash_BYTES];
-            tensor_digest(tensor, (size_t)config->head_size, hash);
-            digest_add(&digest, name, strlen(name) + 1);
-            digest_add(&digest, hash, sizeof hash);
-        }
-    }
-    digest_key(&digest, key);
 }

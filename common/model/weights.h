@@ -2,9 +2,10 @@
  * weights.h - named tensors of a model file, mapped, never copied.
  *
  * Reads Hugging Face directories (*.safetensors, sharded through model.safetensors.index.json or not), one .safetensors file,
- * GGUF files, and safetensors bytes in memory (a checkpoint of the store).  Names are Hugging Face's whatever
- * the file: GGUF's blk.0.attn_q.weight is model.layers.0.self_attn.q_proj.weight here.  Where GGUF stores rows of q and k for
- * interleaved rotary pairs, rows_interleaved is set and the loader puts them into Hugging Face's order.
+ * GGUF files, llama2.c's .bin, and safetensors or GGUF bytes in memory (a checkpoint of the store).  Tensors have the names of
+ * their file; weights_role finds the weight that a role of the network means, under its family's name in that format or its
+ * canonical one, and says how its canonical rows lie in the file: part of a fused tensor, transposed, interleaved for rotary
+ * pairs.
  *
  * A file is checked whole before the first float is used: header sizes, offsets, overlaps, shapes, types.  Whether it holds
  * the tensors of a certain model is weights_check's question.
@@ -18,19 +19,22 @@
 #include <stdint.h>
 
 #include "base/memory.h"
-
-enum tensor_type { TENSOR_F32, TENSOR_F16, TENSOR_BF16, TENSOR_TYPE_COUNT };
+#include "math/tensor_type.h"
+#include "model/config.h"
 
 enum { TENSOR_RANK_MAX = 4 };
 
 struct tensor {
-    const char *name;                   // Hugging Face's name
+    const char *name;                   // in the file
     enum tensor_type type;
     size_t rank;
     int64_t shape[TENSOR_RANK_MAX];     // row-major, last fastest: a linear weight is (N outputs, K inputs)
     const void *data;                   // little-endian; may be aligned to no more than 1 byte
     size_t size_bytes;
-    bool rows_interleaved;
+    /* How a weight's canonical rows lie here; all zero for plain tensors. */
+    bool rows_interleaved;              // rotary pairs are neighbours
+    size_t column_count;                // of the file's rows where they hold the canonical columns (transposed); 0: not transposed
+    float offset;                       // added to every element
 };
 
 struct weights;
@@ -45,23 +49,29 @@ size_t weights_count(const struct weights *weights);
 const struct tensor *weights_at(const struct weights *weights, size_t index);
 /* NULL if there is none. */
 const struct tensor *weights_find(const struct weights *weights, const char *name);
+/* The weight of a role as its canonical shape, borrowing from the weights.  False where the config or the file has none, or the
+   file has it in a shape that weights_check refuses. */
+bool weights_role(const struct weights *weights, const struct model_config *config, enum weight_role role, int64_t layer,
+                  struct tensor *tensor);
 
 /* The text of a "__metadata__" entry of a safetensors file, or of a GGUF string; NULL if there is none. */
 const char *weights_metadata(const struct weights *weights, const char *key);
 
-/* Converts elements [first, first + count) in storage order to float32. */
-void tensor_read(const struct tensor *tensor, size_t first, size_t count, float *out);
-/* The whole tensor as float32, rows in Hugging Face's order (undoes rows_interleaved; head_size from the config). */
-void tensor_read_canonical(const struct tensor *tensor, size_t head_size, float *out);
-/* The same for rows [first, first + count) of that order; a vector counts as one row. */
+/* Rows [first, first + count) of the canonical order as float32; a vector counts as one row.  head_size from the config. */
 void tensor_read_rows(const struct tensor *tensor, size_t head_size, size_t first, size_t count, float *out);
+/* All of them. */
+void tensor_read_canonical(const struct tensor *tensor, size_t head_size, float *out);
+/* Where canonical row n of a matrix begins in the file, its elements in the tensor's type; NULL for tensors whose rows do not lie
+   so, which tensor_read_rows reads. */
+const void *tensor_row(const struct tensor *tensor, size_t head_size, size_t n);
+/* Elements [first, first + count) of a tensor that is not transposed, in storage order, offset left out. */
+void tensor_read(const struct tensor *tensor, size_t first, size_t count, float *out);
 size_t tensor_elements(const struct tensor *tensor);
 
 /*
  * Whether every weight that the config asks for is there in its shape, and a value head complete or absent.  0, or -1
  * with the first that is wrong logged.
  */
-struct model_config;
 int weights_check(const struct weights *weights, const struct model_config *config);
 
 /*

@@ -5,6 +5,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "model/config.h"
+#include "model/family.h"
 #include "model/gguf.h"
 #include "../check.h"
 #include "gguf_builder.h"
@@ -102,6 +103,7 @@ static void test_json_rope_parameters(void)
     EXPECT_NEAR(config.rope_theta, 30000, 0);
     EXPECT_INT(read_changed(&config, "rope_scaling", "{\"type\": \"default\"}"), 0);
     EXPECT_NEAR(config.rope_theta, 500000, 0);
+    EXPECT_INT(config.rope.kind, ROPE_DEFAULT);
 }
 
 /* Goal: what we do not compute, and what makes no sense, is refused. */
@@ -110,9 +112,10 @@ static void test_json_refusals(void)
     static const char *const changes[][2] = {
         { "architectures", "[\"GPT2LMHeadModel\"]" }, { "architectures", "[]" }, { "architectures", "\"LlamaForCausalLM\"" },
         { "architectures", "[7]" }, { "model_type", "\"mistral\"" }, { "model_type", "7" },
-        { "hidden_act", "\"gelu\"" }, { "attention_bias", "true" }, { "mlp_bias", "true" }, { "mlp_bias", "1" },
+        { "hidden_act", "\"relu\"" }, { "hidden_act", "7" }, { "attention_bias", "\"no\"" }, { "mlp_bias", "1" },
         { "rope_scaling", "{\"rope_type\": \"llama3\", \"factor\": 8.0}" }, { "rope_scaling", "{\"type\": \"linear\"}" },
-        { "rope_scaling", "2" }, { "rope_parameters", "{\"rope_type\": \"yarn\"}" },
+        { "rope_scaling", "2" }, { "rope_scaling", "{\"rope_type\": \"mrope\"}" },
+        { "rope_parameters", "{\"rope_type\": \"yarn\", \"factor\": 2, \"truncate\": false}" },
         { "rope_parameters", "{\"rope_theta\": 1e4, \"partial_rotary_factor\": 0.5}" },
         { "rope_parameters", "{\"rope_theta\": \"1e4\"}" }, { "quantization_config", "{\"bits\": 4}" },
         { "rope_theta", "0" }, { "rope_theta", "-1" }, { "rope_theta", "1e13" }, { "rope_theta", "\"10000\"" },
@@ -167,14 +170,25 @@ static void test_messages(void)
     struct model_config config;
     stderr_hold();
     read_changed(&config, "architectures", "[\"GPT2LMHeadModel\"]");
-    EXPECT_TEXT(stderr_release(), "test_config: model \"made\": architecture \"GPT2LMHeadModel\" is not supported, only "
-                                  "LlamaForCausalLM is\n");
+    EXPECT_TEXT(stderr_release(), "test_config: model \"made\": model_type is \"llama\", GPT2LMHeadModel has \"gpt2\"\n");
+    stderr_hold();
+    read_changed(&config, "architectures", "[\"BertModel\"]");
+    EXPECT_TEXT(stderr_release(), "test_config: model \"made\": architecture is \"BertModel\", supported are LlamaForCausalLM, "
+                                  "MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM, Gemma2ForCausalLM, Phi3ForCausalLM, "
+                                  "GPT2LMHeadModel and their ForSequenceClassification\n");
     stderr_hold();
     read_changed(&config, "hidden_size", "0");
     EXPECT_TEXT(stderr_release(), "test_config: model \"made\": hidden_size is 0, it must be 1 to 131072\n");
     stderr_hold();
+    read_changed(&config, "rope_scaling", "{\"rope_type\": \"mrope\"}");
+    EXPECT_TEXT(stderr_release(), "test_config: model \"made\": rope_type is \"mrope\", supported are default, linear, dynamic, "
+                                  "yarn, longrope and llama3\n");
+    stderr_hold();
     read_changed(&config, "rope_scaling", "{\"rope_type\": \"llama3\"}");
-    EXPECT_TEXT(stderr_release(), "test_config: model \"made\": rope_type is \"llama3\", only \"default\" is supported\n");
+    EXPECT_TEXT(stderr_release(), "test_config: model \"made\": the factor of rope_scaling is 0, it must be 1 to 1e+06\n");
+    stderr_hold();
+    read_changed(&config, "quantization_config", "{\"bits\": 4}");
+    EXPECT_TEXT(stderr_release(), "test_config: model \"made\": quantization_config is {\"bits\":4}, only null is supported\n");
 }
 
 /* ---- GGUF ---- */
@@ -256,7 +270,7 @@ static void test_gguf_refusals(void)
         { "llama", false, true, NULL, 0, "llama.feed_forward_length" },
         { "llama", false, true, NULL, 0, "llama.context_length" },
         { "llama", false, true, "llama.expert_count", 8, NULL },
-        { "llama", false, true, "llama.rope.scaling.factor", 2, NULL },
+        { "llama", false, true, "llama.rope.scaling.factor", 0x80000000, NULL },
         { "llama", false, true, "llama.rope.dimension_count", 4, NULL },
         { "llama", false, true, "llama.attention.value_length", 16, NULL },
         { "llama", false, true, "llama.rope.freq_base", 0, NULL },
@@ -321,35 +335,33 @@ static void test_shapes(void)
     EXPECT_INT(config_parameter_count(&config), 2400 + 24 + 3 * (48 + 2304 + 768 + 2880));
 }
 
-/* Goal: the table is in the order of its roles, and names lead back to role and layer. */
+/* Goal: the tables of canonical names and of every family are in the order of roles, and names are found again. */
 static void test_names(void)
 {
     for (enum weight_role role = 0; role < WEIGHT_ROLE_COUNT; role++) {
         char name[WEIGHT_NAME_SIZE];
-        enum weight_role back;
-        int64_t layer, wanted = weight_specs[role].per_layer ? 4095 : 0;
         EXPECT_INT(weight_specs[role].role, role);
         weight_name(role, 4095, name);
-        EXPECT(weight_from_name(name, &back, &layer));
-        EXPECT_INT(back, role);
-        EXPECT_INT(layer, wanted);
+        EXPECT(weight_name_matches(weight_specs[role].name, name));
+        for (size_t family = 0; family < FAMILY_COUNT; family++) {
+            EXPECT_INT(families[family].family, family);
+            EXPECT_INT(families[family].defaults.family, family);
+            EXPECT_INT(family_weight((enum model_family)family, role)->role, role);
+        }
     }
     char name[WEIGHT_NAME_SIZE];
     weight_name(WEIGHT_GATE, 10, name);
     EXPECT_TEXT(name, "model.layers.10.mlp.gate_proj.weight");
-    enum weight_role role;
-    int64_t layer;
-    EXPECT(weight_from_gguf_name("blk.7.attn_output.weight", &role, &layer));
-    EXPECT_INT(role, WEIGHT_O);
-    EXPECT_INT(layer, 7);
+    EXPECT(weight_name_matches("blk.%d.attn_output.weight", "blk.7.attn_output.weight"));
     static const char *const strangers[] = {
         "", "model.layers..mlp.up_proj.weight", "model.layers.01.mlp.up_proj.weight", "model.layers.1x.mlp.up_proj.weight",
         "model.layers.1.mlp.up_proj.weights", "model.layers.9999999.mlp.up_proj.weight", "model.layers.-1.mlp.up_proj.weight",
         "model.layers.1.mlp.up_proj", "model.norm.weight.more",
     };
     for (size_t i = 0; i < COUNT_OF(strangers); i++)
-        if (weight_from_name(strangers[i], &role, &layer))
-            TEST_FAIL("\"%s\" was taken for a weight", strangers[i]);
+        for (enum weight_role role = 0; role < WEIGHT_ROLE_COUNT; role++)
+            if (weight_name_matches(weight_specs[role].name, strangers[i]))
+                TEST_FAIL("\"%s\" was taken for a weight", strangers[i]);
 }
 
 int main(void)
