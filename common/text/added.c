@@ -2,10 +2,9 @@
 #include "text/added.h"
 
 #include <stdlib.h>
-#include <utf8proc.h>
 
 #include "base/utf8.h"
-
+#include "text/character.h"
 
 void added_add(struct added *added, struct added_token token)
 {
@@ -68,19 +67,20 @@ static void tree_add(struct added_tree *tree, const char *text, size_t size, int
 
 void added_finish(struct added *added, const struct vocabulary *vocabulary, const struct normalizer *normalizer)
 {
-    struct buffer normal = { 0 }, spare = { 0 };
+    struct buffer normal = { 0 };
+    struct normalizer_scratch scratch = { 0 };
     sort_tokens(added);
     for (size_t i = 0; i < added->count; i++) {
         struct piece piece = vocabulary->pieces[added->tokens[i].id];
         if (added->tokens[i].normalized) {
-            normalizer_run(normalizer, piece.at, piece.size, &normal, &spare);
+            normalizer_run(normalizer, &scratch, piece.at, piece.size, &normal);
             tree_add(&added->normalized, normal.data, normal.size, (int32_t)i);
         } else {
             tree_add(&added->raw, piece.at, piece.size, (int32_t)i);
         }
     }
     free(normal.data);
-    free(spare.data);
+    normalizer_scratch_free(&scratch);
 }
 
 void added_free(struct added *added)
@@ -105,38 +105,14 @@ const struct added_token *added_find(const struct added *added, int32_t id)
     return low < added->count && added->tokens[low].id == id ? &added->tokens[low] : NULL;
 }
 
-static size_t character_before(const char *text, size_t end)
-{
-    size_t start = end - 1;
-    while (start > 0 && ((unsigned char)text[start] & 0xc0) == 0x80)
-        start--;
-    return start;
-}
-
 static bool is_space(const char *at, size_t size)
 {
-    uint32_t code_point = utf8_code_point(at, size);
-    if (code_point < 0x80)
-        return code_point == ' ' || (code_point >= '\t' && code_point <= '\r');
-    utf8proc_category_t category = utf8proc_category((utf8proc_int32_t)code_point);
-    return code_point == 0x85 || category == UTF8PROC_CATEGORY_ZS || category == UTF8PROC_CATEGORY_ZL
-           || category == UTF8PROC_CATEGORY_ZP;
+    return character_is_space(utf8_code_point(at, size));
 }
 
-/* Alphabetic characters, marks, digits, connectors and joiners: the \w of the tokenizers library's single_word. */
 static bool is_word(const char *at, size_t size)
 {
-    uint32_t code_point = utf8_code_point(at, size);
-    if (code_point == 0x200c || code_point == 0x200d || (code_point >= 0x24b6 && code_point <= 0x24e9))
-        return true;
-    switch (utf8proc_category((utf8proc_int32_t)code_point)) {
-    case UTF8PROC_CATEGORY_LU: case UTF8PROC_CATEGORY_LL: case UTF8PROC_CATEGORY_LT: case UTF8PROC_CATEGORY_LM:
-    case UTF8PROC_CATEGORY_LO: case UTF8PROC_CATEGORY_MN: case UTF8PROC_CATEGORY_MC: case UTF8PROC_CATEGORY_ME:
-    case UTF8PROC_CATEGORY_ND: case UTF8PROC_CATEGORY_NL: case UTF8PROC_CATEGORY_PC:
-        return true;
-    default:
-        return false;
-    }
+    return character_is_word(utf8_code_point(at, size));
 }
 
 static bool stands_alone(const char *text, size_t size, size_t start, size_t end)
@@ -165,8 +141,21 @@ static int32_t longest_at(const struct added_tree *tree, const char *text, size_
     return best;
 }
 
+static bool touches_plain(const struct added_reading *reading, size_t start, size_t end)
+{
+    size_t low = 0, high = reading->plain_count;
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        if (reading->plain[middle].end <= start)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < reading->plain_count && reading->plain[low].start < end;
+}
+
 const struct added_token *added_next(const struct added *added, const struct added_tree *tree, const char *text, size_t size,
-                                     size_t from, bool markup, size_t *start, size_t *end)
+                                     size_t from, const struct added_reading *reading, size_t *start, size_t *end)
 {
     if (tree->node_count == 0)
         return NULL;
@@ -178,7 +167,8 @@ const struct added_token *added_next(const struct added *added, const struct add
         if (index < 0)
             continue;
         const struct added_token *token = &added->tokens[index];
-        if ((token->special && !markup) || (token->single_word && !stands_alone(text, size, at, at + length))) {
+        bool unread = token->special && (!reading->markup || touches_plain(reading, at, at + length));
+        if (unread || (token->single_word && !stands_alone(text, size, at, at + length))) {
             at += length - 1;  // as the tokenizers library, which does not look inside what it passes over
             continue;
         }

@@ -11,6 +11,7 @@
 #include "base/memory.h"
 #include "text/normalizer.h"
 #include "text/table.h"
+#include "text/tokenizer.h"
 #include "text/vocabulary.h"
 
 struct added_token {
@@ -44,11 +45,18 @@ void added_free(struct added *added);
 /* NULL: no added token has this id. */
 const struct added_token *added_find(const struct added *added, int32_t id);
 
+/* Which special tokens written in a text are read as tokens: all with markup, less those that touch a plain span. */
+struct added_reading {
+    bool markup;
+    const struct text_span *plain;  // (plain_count) ascending
+    size_t plain_count;
+};
+
 /*
- * The next token of the tree in text at or after from: the leftmost, of these the longest.  Special tokens count only with
- * markup.  *start and *end are what it takes of the text.  NULL when there is none.
+ * The next token of the tree in text at or after from: the leftmost, of these the longest.  *start and *end are what it takes
+ * of the text.  NULL when there is none.
  */
 const struct added_token *added_next(const struct added *added, const struct added_tree *tree, const char *text, size_t size,
-                                     size_t from, bool markup, size_t *start, size_t *end);
+                                     size_t from, const struct added_reading *reading, size_t *start, size_t *end);
 
 #endif

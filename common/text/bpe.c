@@ -17,6 +17,11 @@ int bpe_add_merge(struct bpe *bpe, const struct vocabulary *vocabulary, int32_t 
     if (!vocabulary_has(vocabulary, left) || !vocabulary_has(vocabulary, right) || bpe->merge_count == MERGES_MAX)
         return -1;
     struct piece a = vocabulary->pieces[left], b = vocabulary->pieces[right];
+    size_t drop = bpe->continuing != NULL ? strlen(bpe->continuing) : 0;
+    if (drop > 0 && (b.size < drop || memcmp(b.at, bpe->continuing, drop) != 0))
+        return -1;
+    b.at += drop;
+    b.size -= (uint32_t)drop;
     char small[128];
     char *joined = a.size + b.size <= sizeof small ? small : memory_alloc(a.size + b.size, 1);
     memcpy(joined, a.at, a.size);
@@ -35,8 +40,7 @@ int bpe_add_merge(struct bpe *bpe, const struct vocabulary *vocabulary, int32_t 
     return 0;
 }
 
-/* The id of "<0xNN>" for a byte; -1 if there is none. */
-static int32_t byte_token(const struct vocabulary *vocabulary, unsigned byte)
+int32_t token_of_byte(const struct vocabulary *vocabulary, unsigned byte)
 {
     char piece[8];
     snprintf(piece, sizeof piece, "<0x%02X>", byte);
@@ -49,10 +53,10 @@ int byte_of_piece(const char *piece, size_t size)
         return -1;
     int byte = 0;
     for (size_t i = 3; i < 5; i++) {
-        const char *digits = "0123456789ABCDEF", *digit = piece[i] ? strchr(digits, piece[i]) : NULL;
+        const char *digits = "0123456789ABCDEF0123456789abcdef", *digit = piece[i] ? strchr(digits, piece[i]) : NULL;
         if (digit == NULL)
             return -1;
-        byte = byte * 16 + (int)(digit - digits);
+        byte = byte * 16 + (int)((digit - digits) % 16);
     }
     return byte;
 }
@@ -76,8 +80,8 @@ void bpe_finish(struct bpe *bpe, const struct vocabulary *vocabulary)
         bpe->letters[letter] = vocabulary_find_model(vocabulary, text, size);
     }
     for (unsigned byte = 0; byte < 256; byte++)
-        bpe->bytes[byte] = byte_token(vocabulary, byte);
-    bpe->cut_at_mark = !bpe->ignore_merges && vocabulary_find_model(vocabulary, mark, MARK_SIZE) >= 0;
+        bpe->bytes[byte] = token_of_byte(vocabulary, byte);
+    bpe->cut_at_mark = !bpe->ignore_merges && bpe->continuing == NULL && bpe->word_end == NULL && vocabulary_find_model(vocabulary, mark, MARK_SIZE) >= 0;
     for (size_t i = 0; i < bpe->merge_count && bpe->cut_at_mark; i++)
         bpe->cut_at_mark = !has_inner_mark(vocabulary->pieces[bpe->merges[i].result]);
 }
@@ -85,6 +89,8 @@ void bpe_finish(struct bpe *bpe, const struct vocabulary *vocabulary)
 void bpe_free(struct bpe *bpe)
 {
     free(bpe->merges);
+    free(bpe->continuing);
+    free(bpe->word_end);
     pair_table_free(&bpe->ranks);
 }
 
@@ -114,7 +120,7 @@ static void add_symbol(struct bpe_scratch *scratch, int32_t id)
 
 static int32_t character_token(const struct bpe *bpe, const struct vocabulary *vocabulary, const char *at, size_t size)
 {
-    if (size <= 2) {
+    if (size <= 2 && size == utf8_size((unsigned char)*at)) {
         uint32_t code_point = utf8_code_point(at, size);
         if (code_point < BPE_LETTERS)
             return bpe->letters[code_point];
@@ -134,26 +140,49 @@ static bool add_bytes(const struct bpe *bpe, struct bpe_scratch *scratch, const 
     return true;
 }
 
+/* The piece of a character within a word: perhaps marked as no first one, or as the last one. */
+static void name_character(const struct bpe *bpe, const char *at, size_t size, bool first, bool last, struct buffer *name)
+{
+    name->size = 0;
+    if (!first && bpe->continuing != NULL)
+        buffer_append(name, bpe->continuing, strlen(bpe->continuing));
+    buffer_append(name, at, size);
+    if (last && bpe->word_end != NULL)
+        buffer_append(name, bpe->word_end, strlen(bpe->word_end));
+}
+
+/*
+ * As in the tokenizers library, an unknown token waits until a character that is a token follows, or the end: the bytes of
+ * characters between come before it.
+ */
 static void symbols_from_word(const struct bpe *bpe, const struct vocabulary *vocabulary, struct bpe_scratch *scratch,
                               const char *word, size_t size)
 {
+    bool named = bpe->continuing != NULL || bpe->word_end != NULL, waiting = false;
+    struct buffer name = { 0 };
     scratch->symbol_count = 0;
-    bool unknown_before = false;
     for (size_t at = 0, step; at < size; at += step) {
-        step = utf8_size((unsigned char)word[at]);
-        int32_t id = character_token(bpe, vocabulary, word + at, step);
-        bool unknown = false;
-        if (id >= 0) {
-            add_symbol(scratch, id);
-        } else if (!bpe->byte_fallback || !add_bytes(bpe, scratch, word + at, step)) {
-            unknown = true;
-            if (bpe->unknown >= 0 && !(unknown_before && bpe->fuse_unknown))
-                add_symbol(scratch, bpe->unknown);
+        const char *piece = word + at;
+        size_t piece_size = step = utf8_size((unsigned char)word[at]);
+        if (named) {
+            name_character(bpe, piece, step, at == 0, at + step == size, &name);
+            piece = name.data;
+            piece_size = name.size;
         }
-        unknown_before = unknown;
+        int32_t id = character_token(bpe, vocabulary, piece, piece_size);
+        if (id < 0 && bpe->byte_fallback && add_bytes(bpe, scratch, piece, piece_size))
+            continue;
+        if (waiting && (id >= 0 || !bpe->fuse_unknown))
+            add_symbol(scratch, bpe->unknown);
+        waiting = id < 0 && bpe->unknown >= 0;
+        if (id >= 0)
+            add_symbol(scratch, id);
     }
+    if (waiting)
+        add_symbol(scratch, bpe->unknown);
     if (scratch->symbol_count > 0)
         scratch->symbols[scratch->symbol_count - 1].next = NO_SYMBOL;
+    free(name.data);
 }
 
 /* The heap holds rank << 32 | position, smallest first: the earliest merge, the leftmost of equals. */

@@ -29,13 +29,15 @@ struct bpe {
     bool fuse_unknown;     // neighbouring unknown characters become one unknown token
     bool ignore_merges;    // a word that is a token as a whole is that token
     int32_t unknown;       // -1: an unknown character gives nothing
+    char *continuing;      // begins the piece of a character that is not a word's first, or NULL; owned
+    char *word_end;        // ends the piece of a word's last character, or NULL; owned
     // Made by bpe_finish:
     int32_t letters[BPE_LETTERS];  // token of each character below U+0200, or -1
     int32_t bytes[256];            // tokens of byte_fallback, or -1
     bool cut_at_mark;              // no merge reaches across the border before a U+2581
 };
 
-/* left and right must be tokens whose joined text is one.  0, or -1 when not (nothing is logged). */
+/* left and right must be tokens whose joined text, right's without `continuing`, is one.  0, or -1 when not (nothing is logged). */
 int bpe_add_merge(struct bpe *bpe, const struct vocabulary *vocabulary, int32_t left, int32_t right);
 /* Once all merges are there. */
 void bpe_finish(struct bpe *bpe, const struct vocabulary *vocabulary);
@@ -56,5 +58,7 @@ void bpe_encode(const struct bpe *bpe, const struct vocabulary *vocabulary, stru
 
 /* The byte that the piece "<0xNN>" stands for; -1 if it is no such piece. */
 int byte_of_piece(const char *piece, size_t size);
+/* The token "<0xNN>" of a byte; -1 if there is none. */
+int32_t token_of_byte(const struct vocabulary *vocabulary, unsigned byte);
 
 #endif

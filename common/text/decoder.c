@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/check.h"
 #include "base/utf8.h"
 #include "text/bpe.h"
 #include "text/pretokenizer.h"
@@ -26,6 +27,7 @@ void decoder_free(struct decoder *decoder)
         free(decoder->steps[i].replacement);
     }
     free(decoder->bytes);
+    free(decoder->first);
     free(decoder->data);
 }
 
@@ -66,10 +68,73 @@ static void bytes_from_letters(struct buffer *text)
     free(bytes);
 }
 
-static void decode_piece(const struct decoder *decoder, struct piece piece, struct buffer *text)
+static void drop_beginning(struct buffer *text, size_t size)
 {
+    memmove(text->data, text->data + size, text->size - size);
+    text->size -= size;
+}
+
+static bool begins_with(const char *text, size_t size, const char *beginning)
+{
+    size_t beginning_size = strlen(beginning);
+    return size >= beginning_size && memcmp(text, beginning, beginning_size) == 0;
+}
+
+static bool ends_with(const char *text, size_t size, const char *end)
+{
+    size_t end_size = strlen(end);
+    return size >= end_size && memcmp(text + size - end_size, end, end_size) == 0;
+}
+
+static void strip_beginning(struct buffer *text, const char *character, size_t max)
+{
+    for (size_t i = 0; i < max && begins_with(text->data, text->size, character); i++)
+        drop_beginning(text, strlen(character));
+}
+
+static void put_space_before(struct buffer *text)
+{
+    buffer_append(text, " ", 1);
+    memmove(text->data + 1, text->data, text->size - 1);
+    text->data[0] = ' ';
+}
+
+/* The tokenizers library cleans each token by itself, with the space before it. */
+static void clean_up(struct buffer *text)
+{
+    static const char *const artifacts[][2] = {
+        { " .", "." }, { " ?", "?" }, { " !", "!" }, { " ,", "," }, { " ' ", "'" }, { " n't", "n't" }, { " 'm", "'m" },
+        { " do not", " don't" }, { " 's", "'s" }, { " 've", "'ve" }, { " 're", "'re" },
+    };
+    for (size_t i = 0; i < COUNT_OF(artifacts); i++)
+        replace_in(text, artifacts[i][0], artifacts[i][1]);
+}
+
+static void run_wordpiece(const struct decoder_step *step, bool first, struct buffer *text)
+{
+    if (!first && begins_with(text->data, text->size, step->text))
+        drop_beginning(text, strlen(step->text));
+    else if (!first)
+        put_space_before(text);
+    if (step->count > 0)
+        clean_up(text);
+}
+
+/* A word's end at the end of a piece becomes a space with the next token, decoder_append's. */
+static void run_word_ends(const struct decoder_step *step, struct buffer *text)
+{
+    if (ends_with(text->data, text->size, step->text))
+        text->size -= strlen(step->text);
+    replace_in(text, step->text, " ");
+}
+
+static void decode_piece(const struct decoder *decoder, struct piece piece, bool first, struct buffer *text)
+{
+    bool fused = false;
     text->size = 0;
     buffer_append(text, piece.at, piece.size);
+    if (decoder->count == 0 && !first)
+        put_space_before(text);
     for (size_t i = 0; i < decoder->count; i++) {
         const struct decoder_step *step = &decoder->steps[i];
         int byte;
@@ -82,7 +147,7 @@ static void decode_piece(const struct decoder *decoder, struct piece piece, stru
             replace_in(text, step->text, step->replacement);
             break;
         case DECODER_METASPACE:
-            replace_in(text, step->text, " ");
+            replace_in(text, step->text, first && step->count > 0 ? "" : " ");
             break;
         case DECODER_BYTE_FALLBACK:
             if ((byte = byte_of_piece(text->data, text->size)) >= 0) {
@@ -91,41 +156,81 @@ static void decode_piece(const struct decoder *decoder, struct piece piece, stru
                 return;  // a byte is not looked at again: it may be a part of a character
             }
             break;
-        case DECODER_FUSE:
+        case DECODER_WORDPIECE: run_wordpiece(step, first, text); break;
+        case DECODER_WORD_ENDS: run_word_ends(step, text); break;
+        case DECODER_FUSE: fused = true; break;
         case DECODER_STRIP:
+            if (!fused)
+                strip_beginning(text, step->text, step->count);
             break;
         }
     }
 }
 
+/* What each token gives at a place: as offsets into all, made pieces once all has stopped moving. */
+static struct piece *decode_pieces(const struct decoder *decoder, const struct vocabulary *vocabulary, bool first, struct buffer *all)
+{
+    struct piece *pieces = memory_alloc(vocabulary->count + 1, sizeof *pieces);
+    struct buffer text = { 0 };
+    buffer_append(&text, "", 1);  // so that it has an address
+    for (size_t id = 0; id < vocabulary->count; id++) {
+        if (vocabulary->pieces[id].at == NULL)
+            continue;
+        decode_piece(decoder, vocabulary->pieces[id], first, &text);
+        pieces[id].size = (uint32_t)text.size;
+        buffer_append(all, text.data, text.size);
+    }
+    free(text.data);
+    return pieces;
+}
+
 void decoder_finish(struct decoder *decoder, const struct vocabulary *vocabulary)
 {
-    struct buffer all = { 0 }, text = { 0 };
-    size_t *starts = memory_alloc(vocabulary->count + 1, sizeof *starts);
-    for (size_t id = 0; id < vocabulary->count; id++) {
-        starts[id] = all.size;
-        if (vocabulary->pieces[id].at != NULL) {
-            decode_piece(decoder, vocabulary->pieces[id], &text);
-            buffer_append(&all, text.data, text.size);
-        }
-    }
-    starts[vocabulary->count] = all.size;
-    free(text.data);
+    struct buffer all = { 0 };
+    decoder->byte_count = vocabulary->count;
+    decoder->bytes = decode_pieces(decoder, vocabulary, false, &all);
+    decoder->first = decode_pieces(decoder, vocabulary, true, &all);
     buffer_append(&all, "", 1);  // so that there is an address even when no token gives anything
     decoder->data = all.data;
-    decoder->byte_count = vocabulary->count;
-    decoder->bytes = memory_alloc(vocabulary->count, sizeof *decoder->bytes);
-    for (size_t id = 0; id < vocabulary->count; id++)
-        decoder->bytes[id] = (struct piece){ .at = all.data + starts[id], .size = (uint32_t)(starts[id + 1] - starts[id]) };
-    free(starts);
-    for (size_t i = 0; i < decoder->count; i++) {
-        const struct decoder_step *step = &decoder->steps[i];
-        if (step->kind == DECODER_STRIP) {
-            decoder->strip = step->text[0];
-            decoder->strip_max = step->count;
-        } else if (step->kind == DECODER_METASPACE) {
-            decoder->strip = ' ';
-            decoder->strip_max = step->count;
+    const char *at = all.data;
+    struct piece *lists[] = { decoder->bytes, decoder->first };
+    for (size_t i = 0; i < COUNT_OF(lists); i++) {
+        for (size_t id = 0; id < vocabulary->count; id++) {
+            lists[i][id].at = at;
+            at += lists[i][id].size;
         }
     }
+    for (size_t i = 0, fused = 0; i < decoder->count; i++) {
+        const struct decoder_step *step = &decoder->steps[i];
+        fused |= step->kind == DECODER_FUSE;
+        if (step->kind == DECODER_STRIP && fused) {
+            decoder->strip = step->text;
+            decoder->strip_max = step->count;
+        } else if (step->kind == DECODER_WORD_ENDS) {
+            decoder->word_end = step->text;
+        }
+    }
+}
+
+void decoder_append(const struct decoder *decoder, const struct vocabulary *vocabulary, struct text_stream *stream, int32_t id,
+                    struct buffer *text)
+{
+    struct piece bytes = stream->started ? decoder->bytes[id] : decoder->first[id];
+    if (!stream->started)
+        stream->stripping = decoder->strip != NULL;
+    stream->started = true;
+    if (stream->word_ended)
+        buffer_append(text, " ", 1);
+    stream->word_ended = decoder->word_end != NULL
+                        && ends_with(vocabulary->pieces[id].at, vocabulary->pieces[id].size, decoder->word_end);
+    while (stream->stripping && bytes.size > 0) {
+        stream->stripping = stream->stripped < decoder->strip_max && begins_with(bytes.at, bytes.size, decoder->strip);
+        if (stream->stripping) {
+            size_t size = strlen(decoder->strip);
+            bytes.at += size;
+            bytes.size -= (uint32_t)size;
+            stream->stripped++;
+        }
+    }
+    buffer_append(text, bytes.at, bytes.size);
 }

@@ -6,7 +6,7 @@
 #include <utf8proc.h>
 
 #include "base/utf8.h"
-
+#include "text/character.h"
 
 const char gpt2_pattern[] = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
 
@@ -215,6 +215,48 @@ static void run_digits(const struct flow *flow, size_t step, const char *text, s
     }
 }
 
+/* Each character of a class is a match of a split. */
+typedef bool character_class(uint32_t character);
+
+static void run_class(const struct flow *flow, size_t step, const char *text, size_t size, bool at_start, character_class *is)
+{
+    struct pending pending = { 0 };
+    size_t done = 0;
+    for (size_t at = 0, width; at < size; at += width) {
+        width = utf8_size((unsigned char)text[at]);
+        if (!is(utf8_code_point(text + at, width)))
+            continue;
+        split_part(flow, step, text, at_start, &pending, done, at, false);
+        split_part(flow, step, text, at_start, &pending, at, at + width, true);
+        done = at + width;
+    }
+    split_part(flow, step, text, at_start, &pending, done, size, false);
+    split_flush(flow, step, text, at_start, &pending);
+}
+
+enum word_class { CLASS_SPACE, CLASS_WORD, CLASS_OTHER };
+
+static enum word_class word_class(const char *at, size_t size)
+{
+    uint32_t character = utf8_code_point(at, size);
+    return character_is_word(character) ? CLASS_WORD : character_is_space(character) ? CLASS_SPACE : CLASS_OTHER;
+}
+
+static void run_words(const struct flow *flow, size_t step, const char *text, size_t size, bool at_start)
+{
+    for (size_t start = 0, end; start < size; start = end) {
+        end = start + utf8_size((unsigned char)text[start]);
+        enum word_class class = word_class(text + start, end - start);
+        for (size_t next; end < size; end += next) {
+            next = utf8_size((unsigned char)text[end]);
+            if (word_class(text + end, next) != class)
+                break;
+        }
+        if (class != CLASS_SPACE)
+            run_from(flow, step + 1, text + start, end - start, at_start && start == 0);
+    }
+}
+
 static void run_from(const struct flow *flow, size_t step, const char *text, size_t size, bool at_start)
 {
     if (size == 0)
@@ -228,6 +270,9 @@ static void run_from(const struct flow *flow, size_t step, const char *text, siz
     case PRETOKENIZER_BYTE_LEVEL: run_byte_level(flow, step, text, size, at_start); break;
     case PRETOKENIZER_METASPACE: run_metaspace(flow, step, text, size, at_start); break;
     case PRETOKENIZER_DIGITS: run_digits(flow, step, text, size, at_start); break;
+    case PRETOKENIZER_SPACES: run_class(flow, step, text, size, at_start, character_is_space); break;
+    case PRETOKENIZER_PUNCTUATION: run_class(flow, step, text, size, at_start, character_is_punctuation); break;
+    case PRETOKENIZER_WORDS: run_words(flow, step, text, size, at_start); break;
     }
 }
 

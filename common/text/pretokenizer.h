@@ -16,6 +16,9 @@ enum pretokenizer_kind {
     PRETOKENIZER_BYTE_LEVEL,  // perhaps a space before, perhaps GPT-2's split, then a letter for each byte
     PRETOKENIZER_METASPACE,   // spaces become replacement; perhaps one before, perhaps a cut before each
     PRETOKENIZER_DIGITS,      // digits apart from the rest; perhaps each on its own
+    PRETOKENIZER_SPACES,      // a cut at each space, which is dropped
+    PRETOKENIZER_PUNCTUATION, // each mark of punctuation is a match; by behavior
+    PRETOKENIZER_WORDS,       // runs of letters and of what is neither letter nor space; spaces are dropped
 };
 
 /* What becomes of the matches of a split; the tokenizers library's names. */
@@ -29,7 +32,7 @@ struct pretokenizer {
     struct pretokenizer_step {
         enum pretokenizer_kind kind;
         struct regex *regex;           // owned; SPLIT, and BYTE_LEVEL where it splits
-        enum split_behavior behavior;  // SPLIT
+        enum split_behavior behavior;  // SPLIT, PUNCTUATION
         bool invert;                   // SPLIT: what does not match counts as a match
         bool prefix_space;             // BYTE_LEVEL
         char *replacement;             // METASPACE; owned, one character

@@ -39,7 +39,8 @@ struct tokenizer *tokenizer_new(const char *name)
     struct tokenizer *tokenizer = memory_alloc(1, sizeof *tokenizer);
     tokenizer->name = memory_text(name);
     vocabulary_init(&tokenizer->vocabulary);
-    tokenizer->bpe.unknown = tokenizer->begin = tokenizer->end = -1;
+    tokenizer->bpe.unknown = tokenizer->unigram.unknown = tokenizer->wordpiece.unknown = -1;
+    tokenizer->begin = tokenizer->end = -1;
     return tokenizer;
 }
 
@@ -51,11 +52,16 @@ void tokenizer_close(struct tokenizer *tokenizer)
     normalizer_free(&tokenizer->normalizer);
     pretokenizer_free(&tokenizer->pretokenizer);
     bpe_free(&tokenizer->bpe);
+    unigram_free(&tokenizer->unigram);
+    wordpiece_free(&tokenizer->wordpiece);
     decoder_free(&tokenizer->decoder);
     vocabulary_free(&tokenizer->vocabulary);
-    free(tokenizer->prefix.at);
-    free(tokenizer->suffix.at);
-    free(tokenizer->stops.at);
+    struct token_list *lists[] = {
+        &tokenizer->prefix, &tokenizer->suffix, &tokenizer->stops, &tokenizer->pair.prefix, &tokenizer->pair.middle,
+        &tokenizer->pair.suffix,
+    };
+    for (size_t i = 0; i < COUNT_OF(lists); i++)
+        free(lists[i]->at);
     free(tokenizer->name);
     free(tokenizer);
 }
@@ -81,65 +87,56 @@ void tokenizer_use_byte_level(struct tokenizer *tokenizer, bool prefix_space, bo
     CHECK(pretokenizer_add(&tokenizer->pretokenizer, step) == 0);
 }
 
-static void add_integer(struct digest *digest, int64_t number)
+static int32_t find_piece(const struct tokenizer *tokenizer, const char *piece)
 {
-    digest_add(digest, &number, sizeof number);
+    return vocabulary_find(&tokenizer->vocabulary, piece, strlen(piece));
 }
 
-static void add_text(struct digest *digest, const char *text)
+static void use_cls_and_sep(struct tokenizer *tokenizer, int32_t cls, int32_t sep)
 {
-    digest_add(digest, text != NULL ? text : "", text != NULL ? strlen(text) + 1 : 1);
+    struct pair_rule *pair = &tokenizer->pair;
+    token_list_add(&tokenizer->prefix, cls);
+    token_list_add(&tokenizer->suffix, sep);
+    token_list_add(&pair->prefix, cls);
+    token_list_add(&pair->middle, sep);
+    token_list_add(&pair->suffix, sep);
+    pair->second_type = pair->suffix_type = 1;
+    pair->present = true;
 }
 
-/* Everything that decides ids, in an order of its own: the file that it came from must not show. */
-static void make_key(struct tokenizer *tokenizer)
+void tokenizer_use_bert(struct tokenizer *tokenizer, bool lowercase)
 {
-    struct digest digest;
-    digest_init(&digest);
-    add_text(&digest, "bpe 1");
-    add_integer(&digest, (int64_t)tokenizer->vocabulary.count);
-    for (size_t id = 0; id < tokenizer->vocabulary.count; id++) {
-        struct piece piece = tokenizer->vocabulary.pieces[id];
-        add_integer(&digest, piece.at == NULL ? -1 : 2 * (int64_t)piece.size + piece.added_only);
-        if (piece.at != NULL)
-            digest_add(&digest, piece.at, piece.size);
-    }
-    const struct bpe *bpe = &tokenizer->bpe;
-    add_integer(&digest, (int64_t)bpe->merge_count);
-    for (size_t i = 0; i < bpe->merge_count; i++) {
-        add_integer(&digest, bpe->merges[i].left);
-        add_integer(&digest, bpe->merges[i].right);
-    }
-    add_integer(&digest, bpe->unknown);
-    add_integer(&digest, bpe->byte_fallback | bpe->fuse_unknown << 1 | bpe->ignore_merges << 2);
-    for (size_t i = 0; i < tokenizer->added.count; i++) {
-        const struct added_token *token = &tokenizer->added.tokens[i];
-        add_integer(&digest, token->id);
-        add_integer(&digest, token->special | token->normalized << 1 | token->single_word << 2 | token->lstrip << 3
-                                 | token->rstrip << 4);
-    }
-    for (size_t i = 0; i < tokenizer->normalizer.count; i++) {
-        add_text(&digest, "normalizer");
-        add_integer(&digest, tokenizer->normalizer.steps[i].kind);
-        add_text(&digest, tokenizer->normalizer.steps[i].text);
-        add_text(&digest, tokenizer->normalizer.steps[i].replacement);
-    }
-    for (size_t i = 0; i < tokenizer->pretokenizer.count; i++) {
-        const struct pretokenizer_step *step = &tokenizer->pretokenizer.steps[i];
-        add_text(&digest, "pretokenizer");
-        add_integer(&digest, step->kind);
-        add_text(&digest, step->regex != NULL ? regex_pattern(step->regex) : NULL);
-        add_integer(&digest, step->regex != NULL && regex_is_literal(step->regex));
-        add_integer(&digest, step->behavior | step->invert << 4 | step->prefix_space << 5 | step->prepend << 6 | step->split << 8);
-        add_text(&digest, step->replacement);
-    }
-    const struct token_list *around[] = { &tokenizer->prefix, &tokenizer->suffix };
-    for (size_t i = 0; i < COUNT_OF(around); i++) {
-        add_integer(&digest, (int64_t)around[i]->count);
-        for (size_t k = 0; k < around[i]->count; k++)
-            add_integer(&digest, around[i]->at[k]);
-    }
-    digest_key(&digest, tokenizer->key);
+    static const enum normalizer_kind steps[] = {
+        NORMALIZER_CLEAN, NORMALIZER_CHINESE, NORMALIZER_BERT_ACCENTS, NORMALIZER_LOWERCASE,
+    };
+    static const struct pretokenizer_step splits[] = {
+        { .kind = PRETOKENIZER_SPACES, .behavior = SPLIT_REMOVED }, { .kind = PRETOKENIZER_PUNCTUATION, .behavior = SPLIT_ISOLATED },
+    };
+    enum { WORD_MAX = 100 };
+    for (size_t i = 0; i < (lowercase ? 4 : 2); i++)
+        CHECK(normalizer_add(&tokenizer->normalizer, steps[i], NULL, NULL) == 0);
+    for (size_t i = 0; i < COUNT_OF(splits); i++)
+        CHECK(pretokenizer_add(&tokenizer->pretokenizer, splits[i]) == 0);
+    CHECK(decoder_add(&tokenizer->decoder, DECODER_WORDPIECE, "##", NULL, 1) == 0);
+    tokenizer->kind = TOKENIZER_WORDPIECE;
+    tokenizer->wordpiece = (struct wordpiece){
+        .continuing = memory_text("##"), .word_max = WORD_MAX, .unknown = find_piece(tokenizer, "[UNK]"),
+    };
+    int32_t cls = find_piece(tokenizer, "[CLS]"), sep = find_piece(tokenizer, "[SEP]");
+    if (cls >= 0 && sep >= 0)
+        use_cls_and_sep(tokenizer, cls, sep);
+}
+
+/* Where no rule says how two texts are joined: the one after the other, within what stands around one. */
+static void use_plain_pair(struct tokenizer *tokenizer)
+{
+    struct pair_rule *pair = &tokenizer->pair;
+    for (size_t i = 0; i < tokenizer->prefix.count; i++)
+        token_list_add(&pair->prefix, tokenizer->prefix.at[i]);
+    for (size_t i = 0; i < tokenizer->suffix.count; i++)
+        token_list_add(&pair->suffix, tokenizer->suffix.at[i]);
+    pair->second_type = pair->suffix_type = 1;
+    pair->present = true;
 }
 
 /* Names under which models end a turn or a text; what counts is that the tokenizer holds one as a special token. */
@@ -151,8 +148,12 @@ static const char *const stop_names[] = {
 
 void tokenizer_finish(struct tokenizer *tokenizer)
 {
-    bpe_finish(&tokenizer->bpe, &tokenizer->vocabulary);
     added_finish(&tokenizer->added, &tokenizer->vocabulary, &tokenizer->normalizer);
+    switch (tokenizer->kind) {
+    case TOKENIZER_BPE: bpe_finish(&tokenizer->bpe, &tokenizer->vocabulary); break;
+    case TOKENIZER_UNIGRAM: unigram_finish(&tokenizer->unigram, &tokenizer->vocabulary, &tokenizer->added); break;
+    case TOKENIZER_WORDPIECE: wordpiece_finish(&tokenizer->wordpiece, &tokenizer->vocabulary); break;
+    }
     decoder_finish(&tokenizer->decoder, &tokenizer->vocabulary);
     if (tokenizer->begin < 0 && tokenizer->prefix.count > 0)
         tokenizer->begin = tokenizer->prefix.at[0];
@@ -165,7 +166,9 @@ void tokenizer_finish(struct tokenizer *tokenizer)
         if (id >= 0 && tokenizer_is_special(tokenizer, id))
             token_list_add_new(&tokenizer->stops, id);
     }
-    make_key(tokenizer);
+    if (!tokenizer->pair.present)
+        use_plain_pair(tokenizer);
+    tokenizer_make_key(tokenizer);
 }
 
 enum { FILE_BYTES_MAX = 256 << 20 };
@@ -196,7 +199,7 @@ static struct tokenizer *open_tokenizer_json(const char *path, int *code)
     return tokenizer;
 }
 
-static struct tokenizer *open_merges(const char *directory, int *code)
+static struct tokenizer *open_merges(const char *directory, const struct tokenizer_hints *hints, int *code)
 {
     char *vocabulary_path = memory_printf("%s/vocab.json", directory), *merges_path = memory_printf("%s/merges.txt", directory);
     struct tokenizer *tokenizer = NULL;
@@ -206,6 +209,8 @@ static struct tokenizer *open_merges(const char *directory, int *code)
         goto close_files;
     *code = EX_DATAERR;
     tokenizer = tokenizer_from_merges(vocabulary, (const char *)merges.data, merges.size, directory);
+    if (tokenizer != NULL && hints->roberta)
+        tokenizer_use_roberta(tokenizer);
 close_files:
     file_unmap(&merges);
     json_decref(vocabulary);
@@ -214,21 +219,60 @@ close_files:
     return tokenizer;
 }
 
-static struct tokenizer *open_directory(const char *directory, int *code)
+typedef struct tokenizer *tokenizer_reader(const void *data, size_t size, const struct tokenizer_hints *hints, const char *path);
+
+static struct tokenizer *open_mapped(const char *path, tokenizer_reader *read, const struct tokenizer_hints *hints, int *code)
 {
-    char *json_path = memory_printf("%s/tokenizer.json", directory), *vocabulary_path = memory_printf("%s/vocab.json", directory);
+    struct file_map map;
+    if ((*code = file_map(&map, path)) != EX_OK)
+        return NULL;
     struct tokenizer *tokenizer = NULL;
-    if (file_exists(json_path)) {
-        tokenizer = open_tokenizer_json(json_path, code);
-    } else if (file_exists(vocabulary_path)) {
-        tokenizer = open_merges(directory, code);
-    } else {
-        *code = EX_NOINPUT;
-        log_error("could not open a tokenizer in \"%s\": neither tokenizer.json nor vocab.json is there", directory);
-    }
-    free(json_path);
-    free(vocabulary_path);
+    *code = EX_DATAERR;
+    if (map.size > FILE_BYTES_MAX)
+        log_error("cannot use tokenizer \"%s\": %zu bytes, limit %d", path, map.size, FILE_BYTES_MAX);
+    else
+        tokenizer = read(map.data, map.size, hints, path);
+    file_unmap(&map);
     return tokenizer;
+}
+
+static struct tokenizer *read_sentencepiece(const void *data, size_t size, const struct tokenizer_hints *hints, const char *path)
+{
+    (void)hints;
+    return tokenizer_from_sentencepiece(data, size, path);
+}
+
+static struct tokenizer *read_vocabulary(const void *data, size_t size, const struct tokenizer_hints *hints, const char *path)
+{
+    return tokenizer_from_vocabulary(data, size, hints->lowercase, path);
+}
+
+/* The files that may hold a directory's tokenizer, the first that is there. */
+static struct tokenizer *open_directory(const char *directory, const struct tokenizer_hints *hints, int *code)
+{
+    static const struct {
+        const char *file;
+        tokenizer_reader *read;  // NULL: JSON
+    } files[] = {
+        { "tokenizer.json", NULL }, { "vocab.json", NULL }, { "tokenizer.model", read_sentencepiece },
+        { "spiece.model", read_sentencepiece }, { "spm.model", read_sentencepiece }, { "vocab.txt", read_vocabulary },
+    };
+    struct tokenizer *tokenizer = NULL;
+    for (size_t i = 0; i < COUNT_OF(files); i++) {
+        char *path = memory_printf("%s/%s", directory, files[i].file);
+        bool exists = file_exists(path);
+        if (exists)
+            tokenizer = files[i].read != NULL ? open_mapped(path, files[i].read, hints, code)
+                        : i == 0              ? open_tokenizer_json(path, code)
+                                              : open_merges(directory, hints, code);
+        free(path);
+        if (exists)
+            return tokenizer;
+    }
+    *code = EX_NOINPUT;
+    log_error("could not open a tokenizer in \"%s\": none of tokenizer.json, vocab.json, tokenizer.model and vocab.txt is there",
+              directory);
+    return NULL;
 }
 
 static struct tokenizer *open_gguf(const char *path, int *code)
@@ -252,27 +296,47 @@ static bool is_gguf(const char *path)
     return is;
 }
 
+static bool has_ending(const char *path, const char *ending)
+{
+    size_t size = strlen(path), ending_size = strlen(ending);
+    return size >= ending_size && strcmp(path + size - ending_size, ending) == 0;
+}
+
+/* A file, or a directory, with what stands beside the tokenizer's own file in `beside`. */
+static struct tokenizer *open_beside(const char *path, const char *beside, bool directory, int *code)
+{
+    struct tokenizer_hints hints;
+    *code = EX_DATAERR;
+    if (tokenizer_read_hints(&hints, beside) != 0)
+        return NULL;
+    struct tokenizer *tokenizer = directory                    ? open_directory(path, &hints, code)
+                                  : has_ending(path, ".model") ? open_mapped(path, read_sentencepiece, &hints, code)
+                                  : has_ending(path, ".txt")   ? open_mapped(path, read_vocabulary, &hints, code)
+                                                               : open_tokenizer_json(path, code);
+    if (tokenizer != NULL && tokenizer_read_configs(tokenizer, beside) != 0) {
+        *code = EX_DATAERR;
+        tokenizer_close(tokenizer);
+        return NULL;
+    }
+    return tokenizer;
+}
+
 struct tokenizer *tokenizer_open(const char *path, int *code)
 {
-    bool directory = file_is_directory(path), gguf = !directory && is_gguf(path);
-    struct tokenizer *tokenizer = directory ? open_directory(path, code)
-                                  : gguf    ? open_gguf(path, code)
-                                            : open_tokenizer_json(path, code);
-    if (tokenizer == NULL)
-        return NULL;
-    if (!gguf) {
+    struct tokenizer *tokenizer;
+    bool directory = file_is_directory(path);
+    if (!directory && is_gguf(path)) {
+        tokenizer = open_gguf(path, code);
+    } else {
         const char *slash = strrchr(path, '/');
         char *beside = directory       ? memory_text(path)
                        : slash != NULL ? memory_printf("%.*s", (int)(slash - path), path)
                                        : memory_text(".");
-        int bad = tokenizer_read_configs(tokenizer, beside);
+        tokenizer = open_beside(path, beside, directory, code);
         free(beside);
-        if (bad) {
-            *code = EX_DATAERR;
-            tokenizer_close(tokenizer);
-            return NULL;
-        }
     }
+    if (tokenizer == NULL)
+        return NULL;
     tokenizer_finish(tokenizer);
     *code = EX_OK;
     return tokenizer;
@@ -313,112 +377,38 @@ bool tokenizer_is_special(const struct tokenizer *tokenizer, int32_t id)
     return token != NULL && token->special;
 }
 
-/* ---- encoding ---- */
-
-struct encoder {
-    const struct tokenizer *tokenizer;
-    struct token_list *ids;
-    bool markup;
-    struct pretokenizer_scratch words;
-    struct bpe_scratch bpe;
-    struct buffer normal, spare;
-};
-
-static void encode_word(void *context, const char *word, size_t size)
+bool tokenizer_is_byte_level(const struct tokenizer *tokenizer)
 {
-    struct encoder *encoder = context;
-    bpe_encode(&encoder->tokenizer->bpe, &encoder->tokenizer->vocabulary, &encoder->bpe, word, size, encoder->ids);
-}
-
-static void encode_words(struct encoder *encoder, const char *text, size_t size, bool at_start)
-{
-    pretokenizer_run(&encoder->tokenizer->pretokenizer, &encoder->words, text, size, at_start, encode_word, encoder);
-}
-
-/* Text between added tokens: normalised, then split again by the tokens that are looked for in normal text. */
-static void encode_between(struct encoder *encoder, const char *text, size_t size, bool at_start)
-{
-    const struct tokenizer *tokenizer = encoder->tokenizer;
-    if (tokenizer->normalizer.count > 0) {
-        normalizer_run(&tokenizer->normalizer, text, size, &encoder->normal, &encoder->spare);
-        text = encoder->normal.data;
-        size = encoder->normal.size;
+    for (size_t i = 0; i < tokenizer->pretokenizer.count; i++) {
+        if (tokenizer->pretokenizer.steps[i].kind == PRETOKENIZER_BYTE_LEVEL)
+            return true;
     }
-    const struct added *added = &tokenizer->added;
-    const struct added_token *token;
-    size_t done = 0, start, end;
-    while ((token = added_next(added, &added->normalized, text, size, done, encoder->markup, &start, &end)) != NULL) {
-        encode_words(encoder, text + done, start - done, at_start && done == 0);
-        token_list_add(encoder->ids, token->id);
-        done = end;
-    }
-    if (done < size)
-        encode_words(encoder, text + done, size - done, at_start && done == 0);
+    return false;
 }
 
-static void encode_text(struct encoder *encoder, const char *text, size_t size)
+const char *tokenizer_kind_name(const struct tokenizer *tokenizer)
 {
-    const struct added *added = &encoder->tokenizer->added;
-    size_t done = 0, start, end;
-    const struct added_token *token;
-    while ((token = added_next(added, &added->raw, text, size, done, encoder->markup, &start, &end)) != NULL) {
-        if (start > done)
-            encode_between(encoder, text + done, start - done, done == 0);
-        token_list_add(encoder->ids, token->id);
-        done = end;
+    switch (tokenizer->kind) {
+    case TOKENIZER_UNIGRAM: return "Unigram";
+    case TOKENIZER_WORDPIECE: return "WordPiece";
+    case TOKENIZER_BPE: break;
     }
-    if (done < size)
-        encode_between(encoder, text + done, size - done, done == 0);
-}
-
-static void add_all(struct token_list *ids, const struct token_list *more)
-{
-    for (size_t i = 0; i < more->count; i++)
-        token_list_add(ids, more->at[i]);
-}
-
-void tokenizer_encode(const struct tokenizer *tokenizer, const char *text, size_t size, unsigned flags, struct token_list *ids)
-{
-    struct buffer repaired = { 0 };
-    if (utf8_valid_prefix(text, size) != size) {
-        utf8_append_repaired(&repaired, text, size);
-        text = repaired.data;
-        size = repaired.size;
-    }
-    struct encoder encoder = { .tokenizer = tokenizer, .ids = ids, .markup = flags & ENCODE_MARKUP };
-    if (flags & ENCODE_SPECIAL)
-        add_all(ids, &tokenizer->prefix);
-    encode_text(&encoder, text, size);
-    if (flags & ENCODE_SPECIAL)
-        add_all(ids, &tokenizer->suffix);
-    pretokenizer_scratch_free(&encoder.words);
-    bpe_scratch_free(&encoder.bpe);
-    free(encoder.normal.data);
-    free(encoder.spare.data);
-    free(repaired.data);
+    return tokenizer_is_byte_level(tokenizer) ? "byte-level BPE" : tokenizer->bpe.byte_fallback ? "BPE with byte fallback" : "BPE";
 }
 
 /* ---- decoding ---- */
 
-/* What an id gives where the text has (*started) or has not begun. */
-static struct piece token_bytes(const struct tokenizer *tokenizer, int32_t id, bool keep_special, bool *started)
+/* Appends what an id gives where stream's text stands. */
+static void append_token(const struct tokenizer *tokenizer, int32_t id, bool keep_special, struct text_stream *stream,
+                         struct buffer *text)
 {
-    const struct decoder *decoder = &tokenizer->decoder;
     if (!vocabulary_has(&tokenizer->vocabulary, id)) {
-        *started = true;
-        return (struct piece){ .at = utf8_replacement, .size = sizeof utf8_replacement };
+        stream->started = true;
+        stream->stripping = false;
+        buffer_append(text, utf8_replacement, sizeof utf8_replacement);
+    } else if (keep_special || !tokenizer_is_special(tokenizer, id)) {
+        decoder_append(&tokenizer->decoder, &tokenizer->vocabulary, stream, id, text);
     }
-    if (!keep_special && tokenizer_is_special(tokenizer, id))
-        return (struct piece){ .at = "" };
-    struct piece bytes = decoder->bytes[id];
-    if (!*started && bytes.size > 0) {
-        *started = true;
-        for (size_t stripped = 0; stripped < decoder->strip_max && bytes.size > 0 && bytes.at[0] == decoder->strip; stripped++) {
-            bytes.at++;
-            bytes.size--;
-        }
-    }
-    return bytes;
 }
 
 /* Appends text with U+FFFD for bad sequences and NUL; returns where a character begins that more bytes may complete. */
@@ -445,11 +435,9 @@ void tokenizer_decode(const struct tokenizer *tokenizer, const int32_t *ids, siz
 {
     struct buffer bytes = { 0 };
     struct buffer *out = flags & DECODE_VALID_UTF8 ? &bytes : text;
-    bool started = flags & DECODE_CONTINUE;
-    for (size_t i = 0; i < count; i++) {
-        struct piece piece = token_bytes(tokenizer, ids[i], flags & DECODE_KEEP_SPECIAL, &started);
-        buffer_append(out, piece.at, piece.size);
-    }
+    struct text_stream stream = { .started = flags & DECODE_CONTINUE };
+    for (size_t i = 0; i < count; i++)
+        append_token(tokenizer, ids[i], flags & DECODE_KEEP_SPECIAL, &stream, out);
     if (flags & DECODE_VALID_UTF8 && append_valid(text, bytes.data, bytes.size) < bytes.size)
         buffer_append(text, utf8_replacement, sizeof utf8_replacement);
     free(bytes.data);
@@ -457,10 +445,9 @@ void tokenizer_decode(const struct tokenizer *tokenizer, const int32_t *ids, siz
 
 void text_stream_push(struct text_stream *stream, const struct tokenizer *tokenizer, int32_t id, struct buffer *text)
 {
-    struct piece piece = token_bytes(tokenizer, id, false, &stream->started);
     struct buffer bytes = { 0 };
     buffer_append(&bytes, stream->held, stream->held_size);
-    buffer_append(&bytes, piece.at, piece.size);
+    append_token(tokenizer, id, false, stream, &bytes);
     size_t done = append_valid(text, bytes.data, bytes.size);
     stream->held_size = bytes.size - done;
     CHECK(stream->held_size < UTF8_SIZE_MAX);

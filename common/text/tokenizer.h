@@ -1,9 +1,9 @@
 /*
  * tokenizer.h - text to token ids and back, exactly as the model's own tokenizer does it.
  *
- * Reads tokenizer.json of a Hugging Face directory (or GPT-2's vocab.json with merges.txt) and the metadata of a GGUF
- * file.  Kinds: SentencePiece BPE with byte fallback, byte-level BPE.  Text is UTF-8; broken UTF-8 is read with U+FFFD for
- * each bad sequence, as the tokenizers library does.
+ * Reads tokenizer.json of a Hugging Face directory (or vocab.json with merges.txt, a SentencePiece model, or BERT's
+ * vocab.txt) and the metadata of a GGUF file.  Kinds: BPE of SentencePiece and of bytes, Unigram, WordPiece, WordLevel.
+ * Text is UTF-8; broken UTF-8 is read with U+FFFD for each bad sequence, as the tokenizers library does.
  *
  * Nothing here keeps state between calls; a tokenizer may be used by several threads at once.
  */
@@ -18,11 +18,19 @@
 
 struct tokenizer;
 
-/* path: a model directory, a tokenizer.json or a GGUF file.  NULL on failure, logged; *code is then the exit code. */
+/*
+ * path: a model directory, a tokenizer.json, *.model or vocab.txt, or a GGUF file.  NULL on failure, logged; *code is then
+ * the exit code.
+ */
 struct tokenizer *tokenizer_open(const char *path, int *code);
 void tokenizer_close(struct tokenizer *tokenizer);
+/*
+ * The chat template of a model directory (chat_template.jinja, or in tokenizer_config.json); the caller frees it, NULL where it has
+ * none.  0, or -1 when one of these files is bad, logged.
+ */
+int tokenizer_chat_template(const char *directory, char **template);
 
-/* Digest of everything that decides ids: two tokenizers with one key give the same ids. KEY_SIZE of base/digest.h. */
+/* Digest of everything that decides the ids of a text: two tokenizers with one key give the same.  KEY_SIZE of base/digest.h. */
 const char *tokenizer_key(const struct tokenizer *tokenizer);
 size_t tokenizer_vocab_size(const struct tokenizer *tokenizer);
 
@@ -40,6 +48,20 @@ enum tokenizer_encode_flags {
 /* Appends the ids of text. */
 void tokenizer_encode(const struct tokenizer *tokenizer, const char *text, size_t size, unsigned flags,
                       struct token_list *ids);
+
+/* A part of a text, in bytes. */
+struct text_span {
+    size_t start, end;
+};
+/* The same, but special tokens that touch one of the plain spans (ascending) are read as text even with ENCODE_MARKUP. */
+void tokenizer_encode_around(const struct tokenizer *tokenizer, const char *text, size_t size, unsigned flags,
+                             const struct text_span *plain, size_t plain_count, struct token_list *ids);
+/*
+ * Appends the ids of two texts as the model joins them ("[CLS] first [SEP] second [SEP]"), and to types, unless NULL, the
+ * segment (0 or 1) of each id.  A tokenizer without such a rule puts its prefix, first, second, its suffix.
+ */
+void tokenizer_encode_pair(const struct tokenizer *tokenizer, const char *first, size_t first_size, const char *second,
+                           size_t second_size, struct token_list *ids, struct token_list *types);
 
 /*
  * Appends the text of ids.  Special tokens give nothing unless keep_special.  Ids outside the vocabulary give
@@ -61,6 +83,9 @@ struct text_stream {
     char held[8];
     size_t held_size;
     bool started;  // set it to true beforehand when the text continues a prompt
+    bool word_ended;  // a space stands before the next token
+    bool stripping;   // the beginning may still lose characters
+    size_t stripped;  // so many it has lost
 };
 void text_stream_push(struct text_stream *stream, const struct tokenizer *tokenizer, int32_t id, struct buffer *text);
 void text_stream_end(struct text_stream *stream, struct buffer *text);
@@ -78,6 +103,13 @@ bool tokenizer_is_special(const struct tokenizer *tokenizer, int32_t id);
 
 /* Writes tokenizer.json and tokenizer_config.json as the tokenizers library and transformers read them.  0 or -1. */
 int tokenizer_write(const struct tokenizer *tokenizer, const char *directory);
+
+struct gguf_out;
+/* Its metadata for a GGUF file, as llama.cpp reads them.  0, or -1 when GGUF has no such tokenizer, logged. */
+int tokenizer_put_gguf(const struct tokenizer *tokenizer, struct gguf_out *out);
+
+/* "byte-level BPE", "Unigram"; for people. */
+const char *tokenizer_kind_name(const struct tokenizer *tokenizer);
 
 /*
  * Trains a byte-level BPE tokenizer (GPT-2's pre-tokenizer) of vocab_size ids on a text whose documents are separated by

@@ -4,7 +4,7 @@
  *     text -> added tokens -> normalizer -> pretokenizer -> model -> prefix and suffix -> ids -> decoder -> text
  *
  * A new kind of normalizer, pre-tokenizer or decoder is a kind in its header and a case in its .c; a new kind of
- * model stands beside bpe here and in tokenizer.c's encode_word.
+ * model stands beside bpe here and in tokenizer.c's encode_word.  A new kind of file is a reader tokenizer_from_*.
  */
 #ifndef TEXT_TOKENIZER_PARTS_H
 #define TEXT_TOKENIZER_PARTS_H
@@ -18,7 +18,11 @@
 #include "text/normalizer.h"
 #include "text/pretokenizer.h"
 #include "text/tokenizer.h"
+#include "text/unigram.h"
 #include "text/vocabulary.h"
+#include "text/wordpiece.h"
+
+enum tokenizer_kind { TOKENIZER_BPE, TOKENIZER_UNIGRAM, TOKENIZER_WORDPIECE };
 
 struct tokenizer {
     char *name;  // the file, for messages
@@ -26,8 +30,16 @@ struct tokenizer {
     struct added added;
     struct normalizer normalizer;
     struct pretokenizer pretokenizer;
+    enum tokenizer_kind kind;          // which of the three models is used
     struct bpe bpe;
+    struct unigram unigram;
+    struct wordpiece wordpiece;
     struct token_list prefix, suffix;  // what stands around a text
+    struct pair_rule {                 // what stands around two
+        bool present;
+        struct token_list prefix, middle, suffix;
+        int32_t first_type, second_type, prefix_type, middle_type, suffix_type;
+    } pair;
     struct decoder decoder;
     int32_t begin, end;                // -1: none
     struct token_list stops;
@@ -36,8 +48,9 @@ struct tokenizer {
 
 /* Empty, without begin and end. */
 struct tokenizer *tokenizer_new(const char *name);
-/* Once all parts are there: the tables that encoding needs, the well-known stop tokens, the key. */
+/* Once all parts are there: the tables that encoding needs, the well-known stop tokens, the pair rule if none is present, the key. */
 void tokenizer_finish(struct tokenizer *tokenizer);
+void tokenizer_make_key(struct tokenizer *tokenizer);
 
 /* "cannot use tokenizer "NAME": ..."; returns -1. */
 int tokenizer_refuse(const struct tokenizer *tokenizer, const char *format, ...) LOG_FORMAT(2);
@@ -46,6 +59,12 @@ void token_list_add_new(struct token_list *list, int32_t token);  // unless it i
 
 /* The steps that several readers make.  They CHECK that there is room. */
 void tokenizer_use_byte_level(struct tokenizer *tokenizer, bool prefix_space, bool gpt2_split);
+/* WordPiece with BERT's steps, and "[CLS] a [SEP]", "[CLS] a [SEP] b [SEP]" where these tokens are there. */
+void tokenizer_use_bert(struct tokenizer *tokenizer, bool lowercase);
+/* RoBERTa's special tokens and "<s> a </s>", "<s> a </s></s> b </s>" on top of a byte-level tokenizer. */
+void tokenizer_use_roberta(struct tokenizer *tokenizer);
+/* The rule for two texts alone, of the begin and end tokens. */
+void tokenizer_use_roberta_pair(struct tokenizer *tokenizer);
 
 /* tokenizer.json; the result is not finished.  NULL on failure, logged. */
 struct tokenizer *tokenizer_from_json(const json_t *json, const char *name);
@@ -53,8 +72,22 @@ struct tokenizer *tokenizer_from_json(const json_t *json, const char *name);
 json_t *tokenizer_to_json(const struct tokenizer *tokenizer);
 /* vocab.json and merges.txt, GPT-2's way to keep a byte-level tokenizer. */
 struct tokenizer *tokenizer_from_merges(const json_t *vocabulary, const char *merges, size_t size, const char *name);
+/* A SentencePiece model (protocol buffers), BPE or Unigram; as transformers' slow tokenizers read it. */
+struct tokenizer *tokenizer_from_sentencepiece(const void *data, size_t size, const char *name);
+/* BERT's vocab.txt, a piece a line.  lowercase: as the uncased models. */
+struct tokenizer *tokenizer_from_vocabulary(const char *text, size_t size, bool lowercase, const char *name);
 struct gguf;
 struct tokenizer *tokenizer_from_gguf(const struct gguf *gguf, const char *name);
+/* What GGUF calls the pre-tokenizer of a byte-level tokenizer; NULL where it has no name.  Valid until the next call. */
+const char *tokenizer_gguf_pre(const struct tokenizer *tokenizer);
+bool tokenizer_is_byte_level(const struct tokenizer *tokenizer);
+
+/* What must be known of a model directory before its tokenizer is read.  0, or -1 when a file of it is bad, logged. */
+struct tokenizer_hints {
+    bool lowercase;  // do_lower_case of tokenizer_config.json; true without it, as transformers' BertTokenizer
+    bool roberta;    // the tokenizer is of RoBERTa's class
+};
+int tokenizer_read_hints(struct tokenizer_hints *hints, const char *directory);
 
 /* Begin, end and stop tokens as the files beside tokenizer.json name them.  0, or -1 when one of them is bad, logged. */
 int tokenizer_read_configs(struct tokenizer *tokenizer, const char *directory);
