@@ -170,6 +170,178 @@ static void test_linear_same_bits_in_any_split(void)
     }
 }
 
+/* ---- quantised types ---- */
+
+/* Where the F16s of a type's blocks are, bytes from a block's start; types without a row are made on load. */
+static const struct {
+    size_t count;
+    size_t offsets[2];
+} halves_of[TENSOR_TYPE_COUNT] = {
+    [TENSOR_Q4_1] = { 2, { 0, 2 } }, [TENSOR_Q5_0] = { 1, { 0 } }, [TENSOR_Q5_1] = { 2, { 0, 2 } }, [TENSOR_Q2_K] = { 2, { 80, 82 } },
+    [TENSOR_Q3_K] = { 1, { 108 } }, [TENSOR_Q4_K] = { 2, { 0, 2 } }, [TENSOR_Q5_K] = { 2, { 0, 2 } }, [TENSOR_Q6_K] = { 1, { 208 } },
+    [TENSOR_IQ4_NL] = { 1, { 0 } },
+};
+
+/* Blocks of random bytes as in a file, at an odd address, their F16s ordinary numbers; or normal numbers rounded on load. */
+static struct packed quantised_random(enum tensor_type type, size_t N, size_t K)
+{
+    const struct tensor_format *format = &tensor_formats[type];
+    size_t row_bytes = tensor_row_bytes(type, K), blocks = N * row_bytes / format->block_bytes;
+    unsigned char *file = memory_alloc(1, N * row_bytes + 1), *rows = file + 1;
+    float *floats = normals(N * K);
+    for (size_t i = 0; i < N * row_bytes; i++)
+        rows[i] = (unsigned char)(bits_of(normal()) >> 5);
+    for (size_t i = 0; i < blocks * halves_of[type].count; i++) {
+        uint16_t half = f16_from_short(short_normal() / 16.0f);
+        memcpy(rows + i / halves_of[type].count * format->block_bytes + halves_of[type].offsets[i % halves_of[type].count], &half, 2);
+    }
+    struct packed packed;
+    packed_init(&packed, type, N, K);
+    for (size_t panel = 0; panel < packed_panels(&packed); panel++) {
+        const void *from[PANEL] = { NULL };
+        const float *from_floats[PANEL] = { NULL };
+        for (size_t i = 0; i < PANEL && panel * PANEL + i < N; i++) {
+            from[i] = rows + (panel * PANEL + i) * row_bytes;
+            from_floats[i] = floats + (panel * PANEL + i) * K;
+        }
+        if (halves_of[type].count > 0)
+            packed_set_panel(&packed, panel, from);
+        else
+            packed_quantise_panel(&packed, panel, from_floats);
+    }
+    free(floats);
+    free(file);
+    return packed;
+}
+
+/* Its rows as float32 in a float32 weight. */
+static struct packed packed_f32_from(const struct packed *packed, float *rows)
+{
+    for (size_t n = 0; n < packed->N; n++)
+        packed_get_row(packed, n, rows + n * packed->K);
+    return packed_from(rows, TENSOR_F32, packed->N, packed->K);
+}
+
+/* M, N and K in blocks, and elements less than that where K may be any number. */
+static const size_t quantised_shapes[][4] = {
+    { 1, 1, 1, 0 }, { 1, 17, 1, 31 }, { 2, 16, 2, 0 }, { 7, 100, 3, 1 }, { 1, 133, 5, 7 }, { 40, 33, 2, 30 }, { 5, 150, 9, 0 },
+};
+
+/*
+ * Goal: a product over a quantised weight is the product with the numbers that its rows stand for, to the bit the one over these
+ * numbers as float32 panels, for any number of rows and any split of panels, and writes nothing else.
+ */
+static void test_linear_quantised(void)
+{
+    for (int type = TENSOR_Q8_0; type < TENSOR_TYPE_COUNT; type++) {
+        for (size_t s = 0; s < COUNT_OF(quantised_shapes); s++) {
+            const size_t *shape = quantised_shapes[s];
+            size_t M = shape[0], N = shape[1], stride = N + 3;
+            size_t K = shape[2] * tensor_formats[type].block_elements - (halves_of[type].count == 0 ? shape[3] : 0);
+            struct packed packed = quantised_random((enum tensor_type)type, N, K);
+            float *rows = memory_alloc(N * K, sizeof *rows), *x = normals(M * K);
+            struct packed floats = packed_f32_from(&packed, rows);
+            float *y = memory_alloc(M * stride, sizeof *y), *expected = memory_alloc(M * stride, sizeof *y);
+            FOR_KERNELS(k) {
+                for (size_t i = 0; i < M * stride; i++)
+                    y[i] = expected[i] = -777.0f;
+                k->linear(expected, stride, x, M, &floats, 0, packed_panels(&floats));
+                k->linear(y, stride, x, M, &packed, 0, packed_panels(&packed));
+                expect_bits(y, expected, M * stride, tensor_formats[type].name);
+                for (size_t m = 0; m < M; m++) {
+                    for (size_t n = 0; n < N; n++) {
+                        double sum = 0.0, size = 0.0;
+                        for (size_t i = 0; i < K; i++) {
+                            sum += (double)x[m * K + i] * (double)rows[n * K + i];
+                            size += fabs((double)x[m * K + i] * (double)rows[n * K + i]);
+                        }
+                        EXPECT_NEAR(y[m * stride + n], sum, 1e-6 * size);
+                    }
+                }
+                memset(y, 0, M * stride * sizeof *y);
+                for (size_t m = 0, count; m < M; m += count) {  // single rows, then three at a time, panel by panel
+                    count = m < M / 2 ? 1 : M - m < 3 ? M - m : 3;
+                    for (size_t panel = 0; panel < packed_panels(&packed); panel++)
+                        k->linear(y + m * stride, stride, x + m * K, count, &packed, panel, 1);
+                }
+                for (size_t m = 0; m < M; m++)
+                    expect_bits(y + m * stride, expected + m * stride, N, "a split");
+            }
+            packed_free(&floats);
+            packed_free(&packed);
+            free(expected);
+            free(y);
+            free(x);
+            free(rows);
+        }
+    }
+}
+
+/* Goal: scales that are infinite or NaN spoil their own outputs and nothing else. */
+static void test_hostile_scales(void)
+{
+    enum { N = 17, K = 512, M = 3 };
+    float *x = normals(M * K), y[M * N], *row = memory_alloc(K, sizeof *row);
+    for (int type = TENSOR_Q8_0; type < TENSOR_NF4; type++) {
+        for (int fill = 0; fill < 256; fill += 17) {
+            size_t row_bytes = tensor_row_bytes((enum tensor_type)type, K);
+            unsigned char *zero = memory_alloc(1, row_bytes), *filled = memory_alloc(1, row_bytes);
+            memset(filled, fill, row_bytes);
+            for (size_t i = 0; i < halves_of[type].count; i++) {
+                for (size_t b = 0; b * tensor_formats[type].block_bytes < row_bytes; b++)
+                    memcpy(filled + b * tensor_formats[type].block_bytes + halves_of[type].offsets[i],
+                           &(uint16_t){ (uint16_t)(0xfc00 | (fill & 1)) }, 2);
+            }
+            const void *first[PANEL] = { filled, zero }, *second[PANEL] = { filled };
+            struct packed packed;
+            packed_init(&packed, (enum tensor_type)type, N, K);
+            packed_set_panel(&packed, 0, first);
+            packed_set_panel(&packed, 1, second);
+            packed_get_row(&packed, 0, row);
+            FOR_KERNELS(k) {
+                k->linear(y, N, x, M, &packed, 0, 2);
+                k->linear(y, N, x, 1, &packed, 0, 2);
+                for (size_t m = 0; m < M; m++) {
+                    for (size_t n = 1; n < N - 1; n++)
+                        EXPECT(y[m * N + n] == 0.0f);
+                }
+            }
+            packed_free(&packed);
+            free(filled);
+            free(zero);
+        }
+    }
+    free(row);
+    free(x);
+}
+
+/* Goal: rounding on load bears numbers of every kind: none crashes, and what is finite beside them stays. */
+static void test_hostile_numbers_are_rounded(void)
+{
+    static const enum tensor_type types[] = { TENSOR_F16, TENSOR_BF16, TENSOR_Q8_0, TENSOR_Q4_0, TENSOR_NF4 };
+    enum { K = 128 };
+    float bad[] = { NAN, INFINITY, -INFINITY, 3.4e38f, -3.4e38f, 1e-45f, -1e-45f, 0.0f };
+    for (size_t i = 0; i < COUNT_OF(types); i++) {
+        float ordinary[K], spoilt[K], row[K];
+        for (size_t k = 0; k < K; k++) {
+            ordinary[k] = normal();
+            spoilt[k] = k % 3 ? bad[k % COUNT_OF(bad)] : ordinary[k];
+        }
+        struct packed packed;
+        packed_init(&packed, types[i], 3, K);
+        packed_quantise_panel(&packed, 0, (const float *const[PANEL]){ spoilt, ordinary, spoilt });
+        packed_get_row(&packed, 0, row);
+        packed_get_row(&packed, 1, row);
+        double error = 0.0, size = 0.0;
+        for (size_t k = 0; k < K; k++) {
+            error += pow((double)row[k] - (double)ordinary[k], 2.0);
+            size += pow((double)ordinary[k], 2.0);
+        }
+        EXPECT(sqrt(error / size) < 0.12);  // 4 bits lose a tenth
+        packed_free(&packed);
+    }
+}
+
 static double silu_of(double x)
 {
     return x / (1.0 + exp(-x));
@@ -237,6 +409,16 @@ static void test_vector_sets_agree(void)
         wide->linear(a, N, x, M, &packed, 0, packed_panels(&packed));
         narrow->linear(b, N, x, M, &packed, 0, packed_panels(&packed));
         expect_bits(b, a, M * N, "linear");
+        packed_free(&packed);
+    }
+    for (int type = TENSOR_Q8_0; type < TENSOR_TYPE_COUNT; type++) {
+        size_t blocks = K / tensor_formats[type].block_elements, inputs = blocks * tensor_formats[type].block_elements;
+        struct packed packed = quantised_random((enum tensor_type)type, N, inputs);
+        for (size_t rows = 1; rows <= M; rows += M - 1) {
+            wide->linear(a, N, x, rows, &packed, 0, packed_panels(&packed));
+            narrow->linear(b, N, x, rows, &packed, 0, packed_panels(&packed));
+            expect_bits(b, a, rows * N, tensor_formats[type].name);
+        }
         packed_free(&packed);
     }
     wide->rms_norm(a, x, up, K, 1e-5f);
@@ -533,6 +715,9 @@ int main(void)
     RUN(test_linear_bf16);
     RUN(test_linear_same_bits_in_any_split);
     RUN(test_vector_sets_agree);
+    RUN(test_linear_quantised);
+    RUN(test_hostile_scales);
+    RUN(test_hostile_numbers_are_rounded);
     RUN(test_all_halves);
     RUN(test_attention_over_pages);
     RUN(test_rows);
