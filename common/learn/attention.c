@@ -7,6 +7,7 @@
  */
 #include "learn/attention.h"
 
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -115,7 +116,8 @@ struct attention {
     size_t out_stride;  // of a row of out
     size_t NH, heads, head;           // query heads in all; that share this key/value head; the first of them
     size_t k_offset, v_offset;        // in a row of qkv
-    float scale;
+    size_t window;                    // T where all is seen
+    float scale, cap;
     float *k_columns, *v_columns;     // (HS, TP)
     float *k_rows, *v_rows, *dk, *dv; // (T, HSP)
     float *q_block, *d_block;         // (QUERY_BLOCK, HSP)
@@ -136,7 +138,7 @@ static struct attention attention_layout(size_t T, size_t g, struct attention_sh
         .stride = (shape.NH + 2 * shape.NKV) * HS, .out_stride = shape.NH * HS,
         .NH = shape.NH, .heads = heads, .head = g * heads,
         .k_offset = (shape.NH + g) * HS, .v_offset = (shape.NH + shape.NKV + g) * HS,
-        .scale = 1.0f / sqrtf((float)HS),
+        .window = shape.window > 0 && shape.window < T ? shape.window : T, .scale = shape.scale, .cap = shape.cap,
     };
     float **parts[] = { &a.k_columns, &a.v_columns, &a.k_rows, &a.v_rows, &a.dk, &a.dv, &a.p, &a.dp, &a.q_block, &a.d_block };
     size_t counts[] = { HS * a.TP, HS * a.TP, a.TP * a.HSP, a.TP * a.HSP, a.TP * a.HSP, a.TP * a.HSP,
@@ -146,6 +148,36 @@ static struct attention attention_layout(size_t T, size_t g, struct attention_sh
         scratch += counts[i];
     }
     return a;
+}
+
+/* ---- scores ---- */
+
+/* The first key that queries from t on are held against: a whole vector at or before the first that t sees. */
+INLINE size_t keys_first(const struct attention *a, size_t t)
+{
+    return t + 1 > a->window ? (t + 1 - a->window) / LANES * LANES : 0;
+}
+
+/* How many of the keys from first on lie before all that query t sees. */
+INLINE size_t keys_unseen(const struct attention *a, size_t t, size_t first)
+{
+    return t + 1 > a->window ? t + 1 - a->window - first : 0;
+}
+
+/* What softmax still has to multiply scores by, once those of all rows are capped where there is a cap. */
+INLINE float scores_cap(float *p, const struct attention *a, size_t rows, size_t columns)
+{
+    if (a->cap == 0.0f)
+        return a->scale;
+    const float inner = a->scale / a->cap;
+    for (size_t i = 0; i < rows; i++) {
+        for (size_t j = 0; j < columns; j += LANES) {
+            lanes x = *(lanes *)(p + i * a->TP + j) * inner;
+            lanes_tanh(&x);
+            *(lanes *)(p + i * a->TP + j) = x * a->cap;
+        }
+    }
+    return 1.0f;
 }
 
 /* ---- forward ---- */
@@ -158,13 +190,15 @@ INLINE void lanes_before(lane_bits *mask, size_t j, size_t n)
 }
 
 /*
- * p[0 .. n) = exp(scale * (p - max)), 0 from n to columns; returns the sum.  *lse is the log of the sum of exp(scale * p).
- * What stands beyond n before belongs to later positions and must not be felt.
+ * p[unseen .. n) = exp(scale * (p - max)), 0 before and from n to columns; returns the sum.  *lse is the log of the sum of
+ * exp(scale * p).  What stands beyond n before belongs to later positions and must not be felt.
  */
-INLINE float softmax_row(float *p, size_t n, size_t columns, float scale, float *lse)
+INLINE float softmax_row(float *p, size_t unseen, size_t n, size_t columns, float scale, float *lse)
 {
     const size_t last = (n - 1) / LANES * LANES;
-    const lanes first = (lanes){ 0 } + p[0];
+    for (size_t j = 0; j < unseen; j++)
+        p[j] = -FLT_MAX;  // its exp is less than the rounding of the sum, which is at least 1
+    const lanes first = (lanes){ 0 } + p[unseen];
     lane_bits before;
     lanes_before(&before, last, n);
     lanes_choose((lanes *)(p + last), &before, (lanes *)(p + last), &first);
@@ -184,6 +218,7 @@ INLINE float softmax_row(float *p, size_t n, size_t columns, float scale, float 
     }
     for (size_t j = last + LANES; j < columns; j += LANES)
         *(lanes *)(p + j) = (lanes){ 0 };
+    memset(p, 0, unseen * sizeof *p);
     const float sum = lanes_sum(&sum_lanes);
     *lse = scale * max + logf(sum);
     return sum;
@@ -192,15 +227,17 @@ INLINE float softmax_row(float *p, size_t n, size_t columns, float scale, float 
 /* Queries [t, t + rows) of head h. */
 INLINE void forward_block(float *out, float *lse, const float *qkv, const struct attention *a, size_t h, size_t t, size_t rows)
 {
-    const size_t columns = lanes_round_up(t + rows);
+    const size_t first = keys_first(a, t), keys = t + rows - first, columns = lanes_round_up(keys);
     const struct view q = { qkv + t * a->stride + h * a->HS, a->stride, 1 };
-    product(a->p, a->TP, q, a->k_columns, a->TP, rows, columns, a->HS, 0);
+    product(a->p, a->TP, q, a->k_columns + first, a->TP, rows, columns, a->HS, 0);
+    const float scale = scores_cap(a->p, a, rows, columns);
     float sum[QUERY_BLOCK];
     for (size_t i = 0; i < rows; i++)
-        sum[i] = softmax_row(a->p + i * a->TP, t + i + 1, columns, a->scale, lse + (t + i) * a->NH + h);
+        sum[i] = softmax_row(a->p + i * a->TP, keys_unseen(a, t + i, first), t + i + 1 - first, columns, scale,
+                             lse + (t + i) * a->NH + h);
 
     const struct view p = { a->p, a->TP, 1 };
-    product(a->q_block, a->HSP, p, a->v_rows, a->HSP, rows, a->HSP, t + rows, 0);
+    product(a->q_block, a->HSP, p, a->v_rows + first * a->HSP, a->HSP, rows, a->HSP, keys, 0);
     for (size_t i = 0; i < rows; i++)
         for (size_t c = 0; c < a->HSP; c += LANES)
             *(lanes *)(a->q_block + i * a->HSP + c) /= sum[i];
@@ -221,51 +258,58 @@ CLONES void attention_forward(float *out, float *lse, const float *qkv, size_t T
 /* ---- backward ---- */
 
 /*
- * On entry p holds scores q . k and dp holds dout . v.  On return p holds probabilities and dp the gradients of the
- * scores before scaling; both 0 from n to columns.
+ * On entry p holds scores, times scale those of softmax, and dp holds dout . v.  On return p holds probabilities and dp
+ * the gradients of q . k; both 0 before unseen and from n to columns.
  */
-INLINE void softmax_backward_row(float *p, float *dp, size_t n, size_t columns, float scale, float lse, float mean)
+INLINE void softmax_backward_row(float *p, float *dp, size_t unseen, size_t n, size_t columns, const struct attention *a,
+                                 float scale, float lse, float mean)
 {
+    const float per_cap = a->cap > 0.0f ? 1.0f / a->cap : 0.0f;
     const size_t last = (n - 1) / LANES * LANES;
     lane_bits before;
     lanes_before(&before, last, n);
     for (size_t j = 0; j <= last; j += LANES) {
-        // forward was: p = exp(scale * score - lse)
+        // forward was: p = exp(scale * score - lse), with a cap score = cap * tanh(a->scale * q . k / cap)
+        const lanes tangent = *(lanes *)(p + j) * per_cap;
         lanes e = *(lanes *)(p + j) * scale - lse;
         lanes_exp(&e);
         if (j == last)
             e = (lanes)((lane_bits)e & before);
         *(lanes *)(p + j) = e;
-        *(lanes *)(dp + j) = e * (*(lanes *)(dp + j) - mean) * scale;
+        *(lanes *)(dp + j) = e * (*(lanes *)(dp + j) - mean) * a->scale * (1.0f - tangent * tangent);
     }
     for (size_t j = last + LANES; j < columns; j += LANES)
         *(lanes *)(p + j) = *(lanes *)(dp + j) = (lanes){ 0 };
+    memset(p, 0, unseen * sizeof *p);
+    memset(dp, 0, unseen * sizeof *dp);
 }
 
 /* Queries [t, t + rows) of head h: sets their dq, adds to dk and dv. */
 INLINE void backward_block(float *dqkv, const float *dout, const float *out, const float *lse, const float *qkv,
                            const struct attention *a, size_t h, size_t t, size_t rows)
 {
-    const size_t keys = t + rows, columns = lanes_round_up(keys);
+    const size_t first = keys_first(a, t), keys = t + rows - first, columns = lanes_round_up(keys);
     const float *q_t = qkv + t * a->stride + h * a->HS;             // (rows, HS), stride a->stride
     const float *dout_t = dout + t * a->out_stride + h * a->HS;     // (rows, HS), stride a->out_stride
     const float *out_t = out + t * a->out_stride + h * a->HS;
     pack_rows(a->q_block, q_t, a->stride, rows, a->HS, a->HSP);
     pack_rows(a->d_block, dout_t, a->out_stride, rows, a->HS, a->HSP);
     const struct view q = { a->q_block, a->HSP, 1 }, d = { a->d_block, a->HSP, 1 };
-    product(a->p, a->TP, q, a->k_columns, a->TP, rows, columns, a->HS, 0);
-    product(a->dp, a->TP, d, a->v_columns, a->TP, rows, columns, a->HS, 0);
+    product(a->p, a->TP, q, a->k_columns + first, a->TP, rows, columns, a->HS, 0);
+    product(a->dp, a->TP, d, a->v_columns + first, a->TP, rows, columns, a->HS, 0);
+    const float scale = scores_cap(a->p, a, rows, columns);
     for (size_t i = 0; i < rows; i++) {
         // the mean of dp under p, because out is the mean of v under p
         const float mean = vector_dot(dout_t + i * a->out_stride, out_t + i * a->out_stride, a->HS);
-        softmax_backward_row(a->p + i * a->TP, a->dp + i * a->TP, t + i + 1, columns, a->scale, lse[(t + i) * a->NH + h], mean);
+        softmax_backward_row(a->p + i * a->TP, a->dp + i * a->TP, keys_unseen(a, t + i, first), t + i + 1 - first, columns, a,
+                             scale, lse[(t + i) * a->NH + h], mean);
     }
 
     // forward was: score = q . k and out = p v
     const struct view p_t = { a->p, 1, a->TP }, dp_t = { a->dp, 1, a->TP }, dp = { a->dp, a->TP, 1 };
-    product(a->dv, a->HSP, p_t, a->d_block, a->HSP, keys, a->HSP, rows, 1);
-    product(a->dk, a->HSP, dp_t, a->q_block, a->HSP, keys, a->HSP, rows, 1);
-    product(a->q_block, a->HSP, dp, a->k_rows, a->HSP, rows, a->HSP, keys, 0);
+    product(a->dv + first * a->HSP, a->HSP, p_t, a->d_block, a->HSP, keys, a->HSP, rows, 1);
+    product(a->dk + first * a->HSP, a->HSP, dp_t, a->q_block, a->HSP, keys, a->HSP, rows, 1);
+    product(a->q_block, a->HSP, dp, a->k_rows + first * a->HSP, a->HSP, rows, a->HSP, keys, 0);
     unpack_rows(dqkv + t * a->stride + h * a->HS, a->q_block, a->stride, rows, a->HS, a->HSP);
 }
 

@@ -14,6 +14,9 @@
 
 struct attention_shape {
     size_t NH, NKV, HS;
+    size_t window;  // a position sees itself and the window - 1 before it; 0: all
+    float scale;    // of the scores q . k
+    float cap;      // scaled scores become cap * tanh(score / cap); 0: none
 };
 
 /* Floats of scratch that a call for a sequence of T positions needs, 64-byte aligned. */
@@ -21,7 +24,7 @@ size_t attention_scratch_count(size_t T, struct attention_shape shape);
 
 /* Fills the heads of out and lse that belong to key/value head g. */
 void attention_forward(float *out,        // (T, NH * HS) out
-                       float *lse,        // (T, NH) out: log of the sum of exp(scaled scores)
+                       float *lse,        // (T, NH) out: log of the sum of exp(scores)
                        const float *qkv,  // (T, Q): queries and keys rotated
                        size_t T, size_t g, struct attention_shape shape, float *scratch);
 /* Fills the parts of dqkv that belong to key/value head g. */

@@ -29,6 +29,52 @@ void linear_backward_weight(float *dw, const float *dy, size_t dy_stride, const 
                 1.0f, dw, (int)K);
 }
 
+CLONES void bias_forward(float *y, const float *bias, size_t M, size_t N)
+{
+    for (size_t m = 0; m < M; m++)
+        vector_add(y + m * N, 1.0f, bias, N);
+}
+
+CLONES void bias_backward(float *dbias, const float *dy, size_t dy_stride, size_t M, size_t N)
+{
+    // forward was: y[m] += bias
+    for (size_t m = 0; m < M; m++)
+        vector_add(dbias, 1.0f, dy + m * dy_stride, N);
+}
+
+/* ---- low-rank parts: y += scale (x a^T) b^T ---- */
+
+static void lora_down(float *down, const float *x, const float *a, float scale, size_t M, size_t K, size_t R)
+{
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)M, (int)R, (int)K, scale, x, (int)K, a, (int)K, 0.0f, down, (int)R);
+}
+
+void lora_forward(float *y, size_t y_stride, float *down, const float *x, const float *a, const float *b, float scale,
+                  size_t M, size_t N, size_t K, size_t R)
+{
+    lora_down(down, x, a, scale, M, K, R);
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)M, (int)N, (int)R, 1.0f, down, (int)R, b, (int)R,
+                1.0f, y, (int)y_stride);
+}
+
+void lora_backward_input(float *dx, float *up, float *down, const float *dy, size_t dy_stride, const float *x, const float *a,
+                         const float *b, float scale, size_t M, size_t N, size_t K, size_t R)
+{
+    // forward was: y += down b^T, down = scale x a^T
+    lora_down(down, x, a, scale, M, K, R);
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)M, (int)R, (int)N, scale, dy, (int)dy_stride, b, (int)R,
+                0.0f, up, (int)R);
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)M, (int)K, (int)R, 1.0f, up, (int)R, a, (int)K,
+                1.0f, dx, (int)K);
+}
+
+void lora_backward_weight(float *da, float *db, const float *dy, size_t dy_stride, const float *x, const float *up,
+                          const float *down, size_t M, size_t N, size_t K, size_t R)
+{
+    linear_backward_weight(da, up, R, x, M, R, K);
+    linear_backward_weight(db, dy, dy_stride, down, M, N, R);
+}
+
 /* ---- RMSNorm ---- */
 
 CLONES void rms_norm_forward(float *y, float *rstd, const float *x, const float *weight, size_t M, size_t C, float epsilon)
@@ -87,6 +133,95 @@ CLONES void rms_norm_backward(float *dx, float *dweight, const float *dy, const 
     }
 }
 
+/* ---- LayerNorm ---- */
+
+INLINE float vector_mean(const float *x, size_t n)
+{
+    lanes sum = { 0 };
+    for (size_t i = 0; i < n; i += LANES) {
+        lanes x_i;
+        lanes_load(&x_i, x + i, n - i);
+        sum += x_i;
+    }
+    return lanes_sum(&sum) / (float)n;
+}
+
+/* The lanes i + j < n of x less mean, the others 0. */
+INLINE void lanes_load_centred(lanes *x, const float *from, float mean, size_t n)
+{
+    lanes_load(x, from, n);
+    *x -= mean;
+    for (size_t lane = n; lane < LANES; lane++)
+        (*x)[lane] = 0.0f;
+}
+
+CLONES void layer_norm_forward(float *y, float *rstd, const float *x, const float *weight, const float *bias, size_t M, size_t C,
+                               float epsilon)
+{
+    for (size_t m = 0; m < M; m++) {
+        const float *x_m = x + m * C;  // (C)
+        const float mean = vector_mean(x_m, C);
+        lanes square = { 0 };  // of what is left without the mean: the difference of two large sums would cancel
+        for (size_t c = 0; c < C; c += LANES) {
+            lanes x_c;
+            lanes_load_centred(&x_c, x_m + c, mean, C - c);
+            square += x_c * x_c;
+        }
+        const float r = 1.0f / sqrtf(lanes_sum(&square) / (float)C + epsilon);
+        for (size_t c = 0; c < C; c += LANES) {
+            lanes x_c, w_c, b_c;
+            lanes_load(&x_c, x_m + c, C - c);
+            lanes_load(&w_c, weight + c, C - c);
+            lanes_load(&b_c, bias + c, C - c);
+            x_c = (x_c - mean) * r * w_c + b_c;
+            lanes_store(y + m * C + c, &x_c, C - c);
+        }
+        rstd[m] = r;
+    }
+}
+
+/*
+ * With g = dy * weight and xhat = (x - mean) * rstd:
+ *     dx = rstd * (g - mean(g) - xhat * mean(g * xhat)),  dweight = sum over rows of dy * xhat,  dbias = sum of dy
+ */
+CLONES void layer_norm_backward(float *dx, float *dweight, float *dbias, const float *dy, const float *x, const float *weight,
+                                const float *rstd, size_t M, size_t C)
+{
+    for (size_t m = 0; m < M; m++) {
+        const float *x_m = x + m * C, *dy_m = dy + m * C;  // (C)
+        float *dx_m = dx + m * C;                          // (C)
+        const float r = rstd[m], mean = vector_mean(x_m, C);
+
+        lanes sum = { 0 }, sum_xhat = { 0 };
+        for (size_t c = 0; c < C; c += LANES) {
+            lanes xhat, dy_c, w_c, dw_c;
+            lanes_load_centred(&xhat, x_m + c, mean, C - c);
+            lanes_load(&dy_c, dy_m + c, C - c);
+            lanes_load(&w_c, weight + c, C - c);
+            lanes_load(&dw_c, dweight + c, C - c);
+            xhat *= r;
+            dw_c += dy_c * xhat;
+            lanes_store(dweight + c, &dw_c, C - c);
+            sum += dy_c * w_c;
+            sum_xhat += dy_c * w_c * xhat;
+        }
+        vector_add(dbias, 1.0f, dy_m, C);
+        const float level = lanes_sum(&sum) / (float)C, pull = lanes_sum(&sum_xhat) / (float)C;
+
+        for (size_t c = 0; c < C; c += LANES) {
+            lanes xhat, dy_c, w_c, dx_c;
+            lanes_load_centred(&xhat, x_m + c, mean, C - c);
+            lanes_load(&dy_c, dy_m + c, C - c);
+            lanes_load(&w_c, weight + c, C - c);
+            lanes_load(&dx_c, dx_m + c, C - c);
+            // forward was: y = xhat * weight + bias, xhat = (x - mean) * r
+            xhat *= r;
+            dx_c += r * (dy_c * w_c - level - xhat * pull);
+            lanes_store(dx_m + c, &dx_c, C - c);
+        }
+    }
+}
+
 /* ---- rotary positions ---- */
 
 /* direction 1 turns by +angle, -1 by -angle. */
@@ -126,69 +261,143 @@ CLONES void rope_backward(float *dx, size_t dx_stride, const int32_t *position, 
     rope_turn(dx, dx_stride, position, cosine, sine, M, H, HS, -1.0f);
 }
 
-/* ---- SwiGLU ---- */
+/* ---- feed-forward ---- */
 
-/* sigmoid = 1 / (1 + exp(-x)) */
-INLINE void lanes_sigmoid(lanes *sigmoid, const lanes *x)
+/* y = activation(x) and its slope there.  Every activation is x times a share of it that grows from 0 to 1. */
+INLINE void lanes_activate(lanes *y, lanes *slope, const lanes *x_at, const enum activation activation)
 {
-    *sigmoid = -*x;
-    lanes_exp(sigmoid);
-    *sigmoid = 1.0f / (1.0f + *sigmoid);
-}
-
-CLONES void swiglu_forward(float *act, const float *gate_up, size_t M, size_t F)
-{
-    for (size_t m = 0; m < M; m++) {
-        const float *gate = gate_up + m * 2 * F, *up = gate + F;  // (F)
-        float *act_m = act + m * F;                               // (F)
-        for (size_t f = 0; f < F; f += LANES) {
-            lanes g, u, s;
-            lanes_load(&g, gate + f, F - f);
-            lanes_load(&u, up + f, F - f);
-            lanes_sigmoid(&s, &g);
-            const lanes act_f = g * s * u;
-            lanes_store(act_m + f, &act_f, F - f);
-        }
+    const lanes x = *x_at;
+    lanes share = x;
+    switch (activation) {
+    case ACTIVATION_SILU:
+        lanes_sigmoid(&share);
+        *y = x * share;
+        *slope = share + *y * (1.0f - share);
+        break;
+    case ACTIVATION_GELU_TANH:  // (1 + tanh(u)) / 2 = sigmoid(2u)
+        share = 1.5957691216057308f * x * (1.0f + 0.044715f * x * x);
+        lanes_sigmoid(&share);
+        *y = x * share;
+        *slope = share + *y * (1.0f - share) * 1.5957691216057308f * (1.0f + 3.0f * 0.044715f * x * x);
+        break;
+    case ACTIVATION_GELU: {
+        lanes density = -0.5f * x * x;
+        lanes_exp(&density);
+        lanes_normal(&share);
+        *y = x * share;
+        *slope = share + x * 0.39894228040143268f * density;
+        break;
+    }
     }
 }
 
-CLONES void swiglu_backward(float *dgate_up, float *act, const float *dact, const float *gate_up, size_t M, size_t F)
+/* One row of either kind of feed-forward; the activation is a constant where it is called. */
+INLINE void activate_row(float *act, const float *gate, const float *up, size_t F, const enum activation activation)
 {
-    for (size_t m = 0; m < M; m++) {
-        const float *gate = gate_up + m * 2 * F, *up = gate + F;   // (F)
-        float *dgate = dgate_up + m * 2 * F, *dup = dgate + F;     // (F)
-        const float *dact_m = dact + m * F;                        // (F)
-        float *act_m = act + m * F;                                // (F)
-        for (size_t f = 0; f < F; f += LANES) {
-            lanes g, u, d, s;
-            lanes_load(&g, gate + f, F - f);
+    for (size_t f = 0; f < F; f += LANES) {
+        lanes g, y, slope;
+        lanes_load(&g, gate + f, F - f);
+        lanes_activate(&y, &slope, &g, activation);
+        if (up != NULL) {
+            lanes u;
             lanes_load(&u, up + f, F - f);
-            lanes_load(&d, dact_m + f, F - f);
-            lanes_sigmoid(&s, &g);
-            // forward was: act = g * sigmoid(g) * u
-            const lanes silu = g * s;
-            const lanes act_f = silu * u, dup_f = d * silu;
-            const lanes dgate_f = d * u * (s + silu * (1.0f - s));
-            lanes_store(act_m + f, &act_f, F - f);
+            y *= u;
+        }
+        lanes_store(act + f, &y, F - f);
+    }
+}
+
+INLINE void activate_row_backward(float *dgate, float *dup, float *act, const float *dact, const float *gate, const float *up,
+                                  size_t F, const enum activation activation)
+{
+    for (size_t f = 0; f < F; f += LANES) {
+        lanes g, d, y, slope;
+        lanes_load(&g, gate + f, F - f);
+        lanes_load(&d, dact + f, F - f);
+        lanes_activate(&y, &slope, &g, activation);
+        // forward was: act = y * up, or y
+        if (up != NULL) {
+            lanes u;
+            lanes_load(&u, up + f, F - f);
+            const lanes dup_f = d * y;
             lanes_store(dup + f, &dup_f, F - f);
-            lanes_store(dgate + f, &dgate_f, F - f);
+            y *= u;
+            d *= u;
         }
+        lanes_store(act + f, &y, F - f);
+        const lanes dgate_f = d * slope;
+        lanes_store(dgate + f, &dgate_f, F - f);
     }
+}
+
+INLINE void activate(float *act, const float *gate, const float *up, size_t F, enum activation activation)
+{
+    switch (activation) {
+    case ACTIVATION_SILU: activate_row(act, gate, up, F, ACTIVATION_SILU); break;
+    case ACTIVATION_GELU_TANH: activate_row(act, gate, up, F, ACTIVATION_GELU_TANH); break;
+    case ACTIVATION_GELU: activate_row(act, gate, up, F, ACTIVATION_GELU); break;
+    }
+}
+
+INLINE void activate_backward(float *dgate, float *dup, float *act, const float *dact, const float *gate, const float *up,
+                              size_t F, enum activation activation)
+{
+    switch (activation) {
+    case ACTIVATION_SILU: activate_row_backward(dgate, dup, act, dact, gate, up, F, ACTIVATION_SILU); break;
+    case ACTIVATION_GELU_TANH: activate_row_backward(dgate, dup, act, dact, gate, up, F, ACTIVATION_GELU_TANH); break;
+    case ACTIVATION_GELU: activate_row_backward(dgate, dup, act, dact, gate, up, F, ACTIVATION_GELU); break;
+    }
+}
+
+CLONES void gated_forward(float *act, const float *gate_up, enum activation activation, size_t M, size_t F)
+{
+    for (size_t m = 0; m < M; m++)
+        activate(act + m * F, gate_up + m * 2 * F, gate_up + m * 2 * F + F, F, activation);
+}
+
+CLONES void gated_backward(float *dgate_up, float *act, const float *dact, const float *gate_up, enum activation activation,
+                           size_t M, size_t F)
+{
+    for (size_t m = 0; m < M; m++) {
+        const float *gate = gate_up + m * 2 * F;  // (F), up behind it
+        float *dgate = dgate_up + m * 2 * F;
+        activate_backward(dgate, dgate + F, act + m * F, dact + m * F, gate, gate + F, F, activation);
+    }
+}
+
+CLONES void plain_forward(float *act, const float *up, enum activation activation, size_t M, size_t F)
+{
+    for (size_t m = 0; m < M; m++)
+        activate(act + m * F, up + m * F, NULL, F, activation);
+}
+
+CLONES void plain_backward(float *dup, float *act, const float *dact, const float *up, enum activation activation, size_t M, size_t F)
+{
+    for (size_t m = 0; m < M; m++)
+        activate_backward(dup + m * F, NULL, act + m * F, dact + m * F, up + m * F, NULL, F, activation);
 }
 
 /* ---- embedding ---- */
 
-void embedding_forward(float *x, const float *embedding, const int32_t *token, size_t M, size_t C)
+CLONES void embedding_forward(float *x, const float *embedding, const int32_t *token, float scale, size_t M, size_t C)
 {
+    memset(x, 0, M * C * sizeof *x);
     for (size_t m = 0; m < M; m++)
-        memcpy(x + m * C, embedding + (size_t)token[m] * C, C * sizeof *x);
+        vector_add(x + m * C, scale, embedding + (size_t)token[m] * C, C);
 }
 
-CLONES void embedding_backward(float *dembedding, const float *dx, const int32_t *token, size_t M, size_t C, size_t c, size_t width)
+CLONES void position_forward(float *x, const float *embedding, const int32_t *position, size_t M, size_t C)
 {
-    // forward was: x[m] = embedding[token[m]]
     for (size_t m = 0; m < M; m++)
-        vector_add(dembedding + (size_t)token[m] * C + c, 1.0f, dx + m * C + c, width);
+        vector_add(x + m * C, 1.0f, embedding + (size_t)position[m] * C, C);
+}
+
+CLONES void embedding_backward(float *dembedding, const float *dx, const int32_t *token, float scale, size_t M, size_t C, size_t c,
+                               size_t width)
+{
+    // forward was: x[m] = scale * embedding[token[m]]
+    for (size_t m = 0; m < M; m++)
+        vector_add(dembedding + (size_t)token[m] * C + c, scale, dx + m * C + c, width);
 }
 
 /* ---- value head ---- */
@@ -210,7 +419,19 @@ CLONES void value_head_backward(float *dhidden, float *dweight, const float *dva
     }
 }
 
-/* ---- cross entropy ---- */
+/* ---- logits ---- */
+
+CLONES void soft_cap(float *x, size_t count, float cap)
+{
+    for (size_t i = 0; i < count; i += LANES) {
+        lanes x_i;
+        lanes_load(&x_i, x + i, count - i);
+        x_i /= cap;
+        lanes_tanh(&x_i);
+        x_i *= cap;
+        lanes_store(x + i, &x_i, count - i);
+    }
+}
 
 CLONES void cross_entropy_forward(float *loss, const float *logits, const int32_t *next, size_t M, size_t V)
 {
@@ -241,20 +462,24 @@ CLONES void cross_entropy_forward(float *loss, const float *logits, const int32_
     }
 }
 
-CLONES void cross_entropy_backward(float *logits, const float *loss, const int32_t *next, float scale, size_t M, size_t V)
+CLONES void cross_entropy_backward(float *logits, const float *loss, const int32_t *next, float scale, float cap, size_t M, size_t V)
 {
+    const float per_cap = cap > 0.0f ? 1.0f / cap : 0.0f;
     for (size_t m = 0; m < M; m++) {
         float *logits_m = logits + m * V;  // (V)
-        const float log_sum = loss[m] + logits_m[next[m]];
+        const float logit = logits_m[next[m]], log_sum = loss[m] + logit;
         for (size_t v = 0; v < V; v += LANES) {
             lanes p;
             lanes_load(&p, logits_m + v, V - v);
-            // forward was: loss = log_sum - logits[next]
+            const lanes tangent = p * per_cap;
+            // forward was: loss = log_sum - logits[next], logits = cap * tanh(what is differentiated by / cap)
             p -= log_sum;
             lanes_exp(&p);
             p *= scale;
+            if (cap > 0.0f)
+                p *= 1.0f - tangent * tangent;
             lanes_store(logits_m + v, &p, V - v);
         }
-        logits_m[next[m]] -= scale;
+        logits_m[next[m]] -= scale * (1.0f - logit * per_cap * (logit * per_cap));
     }
 }

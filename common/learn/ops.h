@@ -16,6 +16,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "model/config.h"
+
 /* y = x w^T, or with OP_ADD y += x w^T.  OpenBLAS on this thread. */
 enum op_store { OP_SET, OP_ADD };
 void linear_forward(float *y,        // (M, N) out
@@ -33,6 +35,39 @@ void linear_backward_weight(float *dw,        // (N, K) added to
                             const float *x,   // (M, K)
                             size_t M, size_t N, size_t K);
 
+/* Every row of y += bias. */
+void bias_forward(float *y,           // (M, N) added to
+                  const float *bias,  // (N)
+                  size_t M, size_t N);
+/* Outputs are independent, as in linear_backward_weight. */
+void bias_backward(float *dbias,      // (N) added to
+                   const float *dy,   // (M, N), rows dy_stride apart
+                   size_t dy_stride, size_t M, size_t N);
+
+/*
+ * The low-rank part of a matrix (arXiv 2106.09685): y += scale (x a^T) b^T.  down, scale times x a^T, is kept for the
+ * gradient of b; up, scale times dy b, for that of a.
+ */
+void lora_forward(float *y,        // (M, N) added to, rows y_stride apart
+                  size_t y_stride,
+                  float *down,     // (M, R) out
+                  const float *x,  // (M, K)
+                  const float *a,  // (R, K)
+                  const float *b,  // (N, R)
+                  float scale, size_t M, size_t N, size_t K, size_t R);
+/* Fills down again. */
+void lora_backward_input(float *dx,        // (M, K) added to
+                         float *up,        // (M, R) out
+                         float *down,      // (M, R) out
+                         const float *dy,  // (M, N), rows dy_stride apart
+                         size_t dy_stride,
+                         const float *x, const float *a, const float *b,
+                         float scale, size_t M, size_t N, size_t K, size_t R);
+void lora_backward_weight(float *da,          // (R, K) added to
+                          float *db,          // (N, R) added to
+                          const float *dy, size_t dy_stride, const float *x,
+                          const float *up, const float *down, size_t M, size_t N, size_t K, size_t R);
+
 /* y = x * rstd * weight, rstd = 1 / sqrt(mean of x^2 + epsilon) */
 void rms_norm_forward(float *y,             // (M, C) out
                       float *rstd,          // (M) out
@@ -47,6 +82,22 @@ void rms_norm_backward(float *dx,            // (M, C) added to: the residual's 
                        const float *rstd,    // (M)
                        size_t M, size_t C);
 
+/* y = (x - mean) * rstd * weight + bias, rstd = 1 / sqrt(mean of (x - mean)^2 + epsilon) */
+void layer_norm_forward(float *y,             // (M, C) out
+                        float *rstd,          // (M) out
+                        const float *x,       // (M, C)
+                        const float *weight,  // (C)
+                        const float *bias,    // (C)
+                        size_t M, size_t C, float epsilon);
+void layer_norm_backward(float *dx,            // (M, C) added to
+                         float *dweight,       // (C) added to
+                         float *dbias,         // (C) added to
+                         const float *dy,      // (M, C)
+                         const float *x,       // (M, C)
+                         const float *weight,  // (C)
+                         const float *rstd,    // (M)
+                         size_t M, size_t C);
+
 /*
  * Rotates the pairs (i, i + HS / 2) of the first H heads of each row, in place; backward is the inverse rotation.
  * Angles by rotary_fill of model/rotary.h.
@@ -59,26 +110,42 @@ void rope_forward(float *x,                  // (M, H * HS), rows x_stride apart
 void rope_backward(float *dx, size_t dx_stride, const int32_t *position, const float *cosine, const float *sine,
                    size_t M, size_t H, size_t HS);
 
-/* act = silu(gate) * up */
-void swiglu_forward(float *act,            // (M, F) out
-                    const float *gate_up,  // (M, 2F): gate, then up
-                    size_t M, size_t F);
+/* act = activation(gate) * up */
+void gated_forward(float *act,            // (M, F) out
+                   const float *gate_up,  // (M, 2F): gate, then up
+                   enum activation activation, size_t M, size_t F);
 /* Fills act again, which the gradient of the next weight needs. */
-void swiglu_backward(float *dgate_up,      // (M, 2F) out
-                     float *act,           // (M, F) out
-                     const float *dact,    // (M, F)
-                     const float *gate_up, // (M, 2F)
-                     size_t M, size_t F);
+void gated_backward(float *dgate_up,      // (M, 2F) out
+                    float *act,           // (M, F) out
+                    const float *dact,    // (M, F)
+                    const float *gate_up, // (M, 2F)
+                    enum activation activation, size_t M, size_t F);
 
+/* act = activation(up) */
+void plain_forward(float *act,       // (M, F) out
+                   const float *up,  // (M, F)
+                   enum activation activation, size_t M, size_t F);
+/* Fills act again. */
+void plain_backward(float *dup,         // (M, F) out
+                    float *act,         // (M, F) out
+                    const float *dact,  // (M, F)
+                    const float *up,    // (M, F)
+                    enum activation activation, size_t M, size_t F);
+
+/* x = scale * embedding[token] */
 void embedding_forward(float *x,               // (M, C) out
                        const float *embedding, // (V, C)
                        const int32_t *token,   // (M)
-                       size_t M, size_t C);
-/* Only channels [c, c + width): such slices are independent, rows of dembedding are not. */
+                       float scale, size_t M, size_t C);
+/* x += embedding[position] */
+void position_forward(float *x,               // (M, C) added to
+                      const float *embedding, // (T, C)
+                      const int32_t *position, size_t M, size_t C);
+/* For both.  Only channels [c, c + width): such slices are independent, rows of dembedding are not. */
 void embedding_backward(float *dembedding,     // (V, C) added to
                         const float *dx,       // (M, C)
                         const int32_t *token,  // (M)
-                        size_t M, size_t C, size_t c, size_t width);
+                        float scale, size_t M, size_t C, size_t c, size_t width);
 
 /* value = hidden . weight + bias */
 void value_head_forward(float *value,         // (M) out
@@ -92,9 +159,13 @@ void value_head_backward(float *dhidden,       // (M, C) out
                          const float *weight,  // (C)
                          size_t M, size_t C);
 
+/* x = cap * tanh(x / cap), in place */
+void soft_cap(float *x, size_t count, float cap);
+
 /*
  * loss = -log softmax(logits)[next], in nats.  Forward leaves the logits and keeps what backward needs in loss alone:
- * softmax = exp(logits - logits[next] - loss).  Backward turns logits into scale times their gradient, in place.
+ * softmax = exp(logits - logits[next] - loss).  Backward turns logits into scale times their gradient, in place; with a
+ * cap > 0 into that of what soft_cap made them from.
  */
 void cross_entropy_forward(float *loss,          // (M) out
                            const float *logits,  // (M, V)
@@ -103,6 +174,6 @@ void cross_entropy_forward(float *loss,          // (M) out
 void cross_entropy_backward(float *logits,        // (M, V) in, out: dlogits
                             const float *loss,    // (M)
                             const int32_t *next,  // (M)
-                            float scale, size_t M, size_t V);
+                            float scale, float cap, size_t M, size_t V);
 
 #endif

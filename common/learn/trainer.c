@@ -1,27 +1,16 @@
 /* trainer.c - see trainer.h. */
 #include "learn/trainer.h"
 
-#include <errno.h>
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sysexits.h>
 
 #include "base/check.h"
-#include "base/json.h"
 #include "base/log.h"
-#include "learn/adamw.h"
-#include "learn/network.h"
+#include "learn/trainer_parts.h"
+#include "model/room.h"
 #include "model/weights.h"
-
-struct trainer {
-    struct trainer_options options;
-    struct network network;
-    struct adamw adamw;
-    char *tokenizer_key;
-    int64_t steps;
-    struct arena arena;  // what lives for one call
-};
 
 struct trainer_options trainer_defaults(enum objective objective)
 {
@@ -38,51 +27,114 @@ struct trainer_options trainer_defaults(enum objective objective)
     return options;
 }
 
-/* ---- weights in ---- */
+/* ---- LoRA's targets ---- */
 
-/* The tensor if it is there in the parameter's shape; otherwise NULL, logged unless it may be missing. */
-static const struct tensor *tensor_for(const struct weights *weights, const struct parameter *parameter, const char *name,
-                                       const char *source, bool optional, bool *failed)
+static const struct {
+    const char *name;
+    enum weight_role role;
+} targets[] = {
+    { "q", WEIGHT_Q }, { "k", WEIGHT_K }, { "v", WEIGHT_V }, { "o", WEIGHT_O },
+    { "gate", WEIGHT_GATE }, { "up", WEIGHT_UP }, { "down", WEIGHT_DOWN },
+};
+
+int lora_targets_read(const char *text, uint64_t *out)
 {
-    const struct tensor *tensor = weights_find(weights, name);
-    if (tensor == NULL) {
-        if (!optional) {
-            log_error("%s has no tensor \"%s\"", source, name);
-            *failed = true;
+    *out = 0;
+    for (const char *at = text;; at++) {
+        const size_t size = strcspn(at, ",");
+        size_t i = 0;
+        while (i < COUNT_OF(targets) && (strlen(targets[i].name) != size || strncmp(targets[i].name, at, size) != 0))
+            i++;
+        if (i == COUNT_OF(targets)) {
+            log_error("lora target \"%.*s\" is none of q, k, v, o, gate, up, down", (int)size, at);
+            return -1;
         }
-        return NULL;
+        *out |= (uint64_t)1 << targets[i].role;
+        at += size;
+        if (*at == '\0')
+            return 0;
     }
-    bool fits = tensor->rank == parameter->rank;
-    for (size_t i = 0; fits && i < parameter->rank; i++)
-        fits = tensor->shape[i] == parameter->shape[i];
-    if (!fits) {
-        log_error("%s: tensor \"%s\" has rank %zu and shape (%lld, %lld), the model needs rank %zu and (%lld, %lld)", source,
-                  name, tensor->rank, (long long)tensor->shape[0], (long long)(tensor->rank > 1 ? tensor->shape[1] : 1),
-                  parameter->rank, (long long)parameter->shape[0], (long long)(parameter->rank > 1 ? parameter->shape[1] : 1));
-        *failed = true;
-        return NULL;
-    }
-    return tensor;
 }
 
-/* The network's parameters from weights; those that may be missing and are stay zero. */
-static int parameters_read(struct network *network, const struct weights *weights, const char *source)
+char *lora_text(const struct lora_options *lora)
 {
-    bool failed = false;
-    for (size_t i = 0; i < network->table_count && !failed; i++) {
-        const struct parameter *parameter = &network->table[i];
-        const bool optional = parameter->role == WEIGHT_VALUE || parameter->role == WEIGHT_VALUE_BIAS;
-        const struct tensor *tensor = tensor_for(weights, parameter, parameter->name, source, optional, &failed);
-        if (tensor != NULL)
-            tensor_read_canonical(tensor, (size_t)network->config.head_size, network->parameters + parameter->first);
+    if (lora->rank == 0)
+        return memory_text("none");
+    struct buffer text = { 0 };
+    buffer_printf(&text, "rank=%lld alpha=%.9g targets=", (long long)lora->rank, lora->alpha);
+    const char *comma = "";
+    for (size_t i = 0; i < COUNT_OF(targets); i++) {
+        if ((lora->targets >> targets[i].role & 1) == 0)
+            continue;
+        buffer_printf(&text, "%s%s", comma, targets[i].name);
+        comma = ",";
     }
-    return failed ? -1 : 0;
+    buffer_append(&text, "", 1);
+    return text.data;
+}
+
+/* 0, or -1 when a target is no weight of the model, logged. */
+static int lora_check(const struct lora_options *lora, const struct model_config *config)
+{
+    for (size_t i = 0; i < COUNT_OF(targets) && lora->rank > 0; i++) {
+        if ((lora->targets >> targets[i].role & 1) == 0 || weight_present(config, targets[i].role))
+            continue;
+        log_error("lora target \"%s\" is no weight of this model", targets[i].name);
+        return -1;
+    }
+    return 0;
 }
 
 /* ---- open, close ---- */
 
+/* The network's parameters from weights; a value head that is missing stays zero. */
+static int parameters_read(struct parameters *parameters, const struct weights *weights)
+{
+    for (size_t i = 0; i < parameters->table_count; i++) {
+        const struct parameter *parameter = &parameters->table[i];
+        const bool optional = parameter->role == WEIGHT_VALUE || parameter->role == WEIGHT_VALUE_BIAS;
+        if (parameter->part != PART_WEIGHT)
+            continue;
+        struct tensor tensor;
+        if (weights_role(weights, &parameters->config, parameter->role, parameter->layer, &tensor)) {
+            if (tensor_elements(&tensor) != parameter->count) {
+                log_error("model to train: weight \"%s\" has %zu elements, the config says %zu", parameter->name,
+                          tensor_elements(&tensor), parameter->count);
+                return -1;
+            }
+            tensor_read_canonical(&tensor, (size_t)parameters->config.head_size, parameters->floats + parameter->first);
+        } else if (!optional) {
+            log_error("model to train has no weight \"%s\"", parameter->name);
+            return -1;
+        }
+    }
+    return 0;
+}
+
+/* States what training takes.  False, logged, when there is not so much. */
+static bool memory_suffices(const struct trainer_options *options, const struct parameters *parameters, size_t threads)
+{
+    const size_t weights = parameters->count * sizeof(float), trained = parameters->trained_count * sizeof(float);
+    const size_t longest = (size_t)(options->micro_batch_tokens < parameters->config.position_max ? options->micro_batch_tokens
+                                                                                                  : parameters->config.position_max);
+    const size_t activations = activations_size_bytes(parameters, (size_t)options->micro_batch_tokens, longest, threads);
+    const size_t total = weights + 3 * trained + activations;
+    log_event("training takes total_mib=%zu weights_mib=%zu gradients_mib=%zu moments_mib=%zu activations_mib=%zu (of %lld tokens) "
+              "trained=%zu of parameters=%zu", (total >> 20) + 1, weights >> 20, trained >> 20, 2 * trained >> 20, activations >> 20,
+              (long long)options->micro_batch_tokens, parameters->trained_count, parameters->count);
+    const char *bound;
+    const size_t room = room_bytes(&bound);
+    if (total <= room)
+        return true;
+    log_error("training takes %zu MiB of memory, %s %zu MiB", (total >> 20) + 1, bound, room >> 20);
+    log_hint("--lora keeps gradients and moments of adapters only");
+    return false;
+}
+
 static bool parameter_decays(const struct parameter *parameter)
 {
+    if (parameter->part != PART_WEIGHT)
+        return true;
     switch (parameter->role) {
     case WEIGHT_Q: case WEIGHT_K: case WEIGHT_V: case WEIGHT_O: case WEIGHT_GATE: case WEIGHT_UP: case WEIGHT_DOWN:
     case WEIGHT_LM_HEAD:
@@ -92,26 +144,54 @@ static bool parameter_decays(const struct parameter *parameter)
     }
 }
 
-struct trainer *trainer_open(const struct trainer_options *options, const struct model_config *config,
-                             const struct weights *weights, const char *tokenizer_key, struct pool *pool)
+static void optimiser_init(struct trainer *trainer)
 {
+    const struct trainer_options *options = &trainer->options;
+    const struct parameters *parameters = &trainer->network.parameters;
+    const struct adamw_options adamw = { options->beta1, options->beta2, options->epsilon, options->weight_decay };
+    adamw_init(&trainer->adamw, &adamw, parameters->trained_count, trainer->network.pool);
+    for (size_t i = 0; i < parameters->table_count && parameters->table[i].trained; i++)
+        adamw_cover(&trainer->adamw, parameters->table[i].first, parameters->table[i].count, parameter_decays(&parameters->table[i]));
+}
+
+/* What can be refused before anything large is allocated.  EX_OK, or the exit code. */
+static int training_check(const struct trainer_options *options, const struct model_config *config, size_t threads)
+{
+    if (options->objective == OBJECTIVE_LM && !config->tied_embeddings && !weight_present(config, WEIGHT_LM_HEAD)) {
+        log_error("cannot train for next tokens: the model has no LM head");
+        return EX_DATAERR;
+    }
+    if (lora_check(&options->lora, config) != 0)
+        return EX_DATAERR;
+    struct parameters parameters;
+    parameters_init(&parameters, config, options->objective, &options->lora);
+    const bool suffices = memory_suffices(options, &parameters, threads);
+    parameters_free(&parameters);
+    return suffices ? EX_OK : EX_OSERR;
+}
+
+struct trainer *trainer_open(const struct trainer_options *options, const struct model_config *config,
+                             const struct weights *weights, const char *tokenizer_key, struct pool *pool, int *code)
+{
+    CHECK(options->lora.rank == 0 || weights != NULL);
+    *code = training_check(options, config, pool_threads(pool));
+    if (*code != EX_OK)
+        return NULL;
     struct trainer *trainer = memory_alloc(1, sizeof *trainer);
+    struct parameters *parameters = &trainer->network.parameters;
     trainer->options = *options;
     trainer->tokenizer_key = memory_text(tokenizer_key != NULL ? tokenizer_key : "");
     arena_init(&trainer->arena, "training batch", SIZE_MAX / 2);
-    network_init(&trainer->network, config, options->objective, pool);
-    const struct adamw_options adamw = { options->beta1, options->beta2, options->epsilon, options->weight_decay };
-    adamw_init(&trainer->adamw, &adamw, trainer->network.trained_count, pool);
-    for (size_t i = 0; i < trainer->network.table_count; i++) {
-        const struct parameter *parameter = &trainer->network.table[i];
-        if (parameter->first < trainer->network.trained_count)
-            adamw_cover(&trainer->adamw, parameter->first, parameter->count, parameter_decays(parameter));
-    }
+    network_init(&trainer->network, config, options->objective, &options->lora, pool);
+    optimiser_init(trainer);
     if (weights == NULL) {
-        network_randomise(&trainer->network, options->seed);
-    } else if (parameters_read(&trainer->network, weights, "model to train") != 0) {
+        parameters_randomise(parameters, options->seed);
+    } else if (parameters_read(parameters, weights) != 0) {
+        *code = EX_DATAERR;
         trainer_close(trainer);
         return NULL;
+    } else {
+        parameters_randomise_lora(parameters, options->seed);
     }
     return trainer;
 }
@@ -143,7 +223,7 @@ static bool position_counts(enum objective objective, const struct example *exam
 
 static int example_check(const struct trainer *trainer, const struct example *example, size_t index)
 {
-    const struct model_config *config = &trainer->network.config;
+    const struct model_config *config = &trainer->network.parameters.config;
     if (example->T < 1 || example->T > (size_t)config->position_max) {
         log_error("example %zu has %zu tokens, the model takes 1 to %lld", index, example->T, (long long)config->position_max);
         return -1;
@@ -254,7 +334,7 @@ static void fit_metrics(const struct fit *fit, struct step_metrics *metrics)
     metrics->explained_variance = variance > 0.0 ? 1.0 - error / variance : NAN;
 }
 
-/* The mean loss over all counted positions, micro batch after micro batch; with backward, its gradient in network.gradients. */
+/* The mean loss over all counted positions, micro batch after micro batch; with backward, its gradient in the parameters' gradients. */
 static double batch_loss(struct trainer *trainer, const struct example *examples, size_t count, bool backward,
                          struct step_metrics *metrics)
 {
@@ -265,7 +345,7 @@ static double batch_loss(struct trainer *trainer, const struct example *examples
         fit.target = arena_alloc(&trainer->arena, (size_t)metrics->counted, sizeof *fit.target);
     }
     if (backward)
-        network_zero_gradients(&trainer->network);
+        parameters_zero_gradients(&trainer->network.parameters);
     double loss = 0.0;
     for (size_t first = 0, fitting; first < count; first += fitting) {
         fitting = micro_batch_count(trainer, examples + first, count - first);
@@ -294,12 +374,12 @@ static double learning_rate(const struct trainer_options *options, int64_t step)
 }
 
 /* The name of the first weight whose gradient is not finite. */
-static const char *gradient_culprit(const struct network *network)
+static const char *gradient_culprit(const struct parameters *parameters)
 {
-    for (size_t i = 0; i < network->table_count; i++) {
-        const struct parameter *parameter = &network->table[i];
-        for (size_t k = 0; k < parameter->count && parameter->first + k < network->trained_count; k++)
-            if (!isfinite(network->gradients[parameter->first + k]))
+    for (size_t i = 0; i < parameters->table_count && parameters->table[i].trained; i++) {
+        const struct parameter *parameter = &parameters->table[i];
+        for (size_t k = 0; k < parameter->count; k++)
+            if (!isfinite(parameters->gradients[parameter->first + k]))
                 return parameter->name;
     }
     return "none";
@@ -307,7 +387,7 @@ static const char *gradient_culprit(const struct network *network)
 
 int trainer_step(struct trainer *trainer, const struct example *examples, size_t count, struct step_metrics *metrics)
 {
-    struct network *network = &trainer->network;
+    struct parameters *parameters = &trainer->network.parameters;
     const int64_t step = trainer->steps + 1;
     *metrics = (struct step_metrics){ .counted = examples_count(trainer, examples, count) };
     if (metrics->counted < 0)
@@ -318,17 +398,17 @@ int trainer_step(struct trainer *trainer, const struct example *examples, size_t
         log_error("step %lld: loss is not finite, weights are left as they were", (long long)step);
         return -1;
     }
-    metrics->gradient_norm = adamw_norm(&trainer->adamw, network->gradients);
+    metrics->gradient_norm = adamw_norm(&trainer->adamw, parameters->gradients);
     if (!isfinite(metrics->gradient_norm)) {
         log_error("step %lld: gradient of \"%s\" is not finite, weights are left as they were", (long long)step,
-                  gradient_culprit(network));
+                  gradient_culprit(parameters));
         return -1;
     }
     metrics->learning_rate = learning_rate(&trainer->options, step);
     double scale = 1.0;
     if (trainer->options.clip_norm > 0.0 && metrics->gradient_norm > trainer->options.clip_norm)
         scale = trainer->options.clip_norm / metrics->gradient_norm;
-    adamw_step(&trainer->adamw, network->parameters, network->gradients, scale, metrics->learning_rate, step);
+    adamw_step(&trainer->adamw, parameters->floats, parameters->gradients, scale, metrics->learning_rate, step);
     trainer->steps = step;
     return 0;
 }
@@ -341,114 +421,4 @@ double trainer_loss(struct trainer *trainer, const struct example *examples, siz
     double loss = batch_loss(trainer, examples, count, false, &metrics);
     arena_reset(&trainer->arena);
     return loss;
-}
-
-/* ---- checkpoints ---- */
-
-enum { MOMENT_NAME_SIZE = WEIGHT_NAME_SIZE + 16 };
-static const char moment_prefix[2][8] = { "adam.m.", "adam.v." };
-
-/* Into name. */
-static const char *moment_name(size_t moment, const struct parameter *parameter, char name[MOMENT_NAME_SIZE])
-{
-    snprintf(name, MOMENT_NAME_SIZE, "%s%s", moment_prefix[moment], parameter->name);
-    return name;
-}
-
-static char *config_text(const struct model_config *config)
-{
-    json_t *json = config_to_json(config);
-    char *text = json_text(json);
-    json_decref(json);
-    return text;
-}
-
-static struct tensor_out tensor_out_of(const struct parameter *parameter, const char *name, const float *data)
-{
-    struct tensor_out tensor = { .name = name, .rank = parameter->rank, .data = data + parameter->first };
-    memcpy(tensor.shape, parameter->shape, sizeof parameter->shape);
-    return tensor;
-}
-
-void trainer_save(const struct trainer *trainer, bool with_optimiser, const char *cursor, struct buffer *out)
-{
-    const struct network *network = &trainer->network;
-    const float *moments[2] = { trainer->adamw.m, trainer->adamw.v };
-    struct tensor_out *tensors = memory_alloc(3 * network->table_count, sizeof *tensors);
-    char (*names)[MOMENT_NAME_SIZE] = memory_alloc(2 * network->table_count, sizeof *names);
-    size_t count = 0, named = 0;
-    for (size_t i = 0; i < network->table_count; i++)
-        tensors[count++] = tensor_out_of(&network->table[i], network->table[i].name, network->parameters);
-    for (size_t moment = 0; moment < 2 && with_optimiser; moment++)
-        for (size_t i = 0; i < network->table_count; i++)
-            if (network->table[i].first < network->trained_count)
-                tensors[count++] = tensor_out_of(&network->table[i], moment_name(moment, &network->table[i], names[named++]),
-                                                 moments[moment]);
-
-    char *config = config_text(&network->config);
-    char step[32];
-    snprintf(step, sizeof step, "%lld", (long long)trainer->steps);
-    const char *const metadata[][2] = {
-        { "config", config }, { "tokenizer", trainer->tokenizer_key }, { "step", step }, { "cursor", cursor },
-    };
-    safetensors_write(out, tensors, count, metadata, cursor != NULL ? 4 : 3);
-    free(config);
-    free(names);
-    free(tensors);
-}
-
-/* The updates that the checkpoint has seen, or -1 if it is not one of this model, logged. */
-static int64_t checkpoint_steps(const struct trainer *trainer, const struct weights *checkpoint, const char *name)
-{
-    const char *config = weights_metadata(checkpoint, "config"), *step = weights_metadata(checkpoint, "step");
-    if (config == NULL || step == NULL) {
-        log_error("\"%s\" is not a checkpoint: its metadata has no \"%s\"", name, config == NULL ? "config" : "step");
-        return -1;
-    }
-    char *expected = config_text(&trainer->network.config);
-    bool same = strcmp(config, expected) == 0;
-    free(expected);
-    if (!same) {
-        log_error("checkpoint \"%s\" is of a model with another config", name);
-        return -1;
-    }
-    char *end;
-    errno = 0;
-    long long steps = strtoll(step, &end, 10);
-    if (end == step || *end != '\0' || errno != 0 || steps < 0) {
-        log_error("checkpoint \"%s\": step is \"%.40s\", it must be a count", name, step);
-        return -1;
-    }
-    return steps;
-}
-
-int trainer_load(struct trainer *trainer, const struct weights *checkpoint, const char *name)
-{
-    struct network *network = &trainer->network;
-    const int64_t steps = checkpoint_steps(trainer, checkpoint, name);
-    if (steps < 0)
-        return -1;
-    char *source = memory_printf("checkpoint \"%s\"", name);
-    char moment_of[MOMENT_NAME_SIZE];
-    bool failed = false;
-    for (size_t i = 0; i < network->table_count && !failed; i++) {
-        const struct parameter *parameter = &network->table[i];
-        tensor_for(checkpoint, parameter, parameter->name, source, false, &failed);
-        for (size_t moment = 0; moment < 2 && !failed && parameter->first < network->trained_count; moment++)
-            tensor_for(checkpoint, parameter, moment_name(moment, parameter, moment_of), source, false, &failed);
-    }
-    free(source);
-    if (failed)
-        return -1;
-
-    float *moments[2] = { trainer->adamw.m, trainer->adamw.v };
-    for (size_t i = 0; i < network->table_count; i++) {
-        const struct parameter *parameter = &network->table[i];
-        tensor_read(weights_find(checkpoint, parameter->name), 0, parameter->count, network->parameters + parameter->first);
-        for (size_t moment = 0; moment < 2 && parameter->first < network->trained_count; moment++)
-            tensor_read(weights_find(checkpoint, moment_name(moment, parameter, moment_of)), 0, parameter->count,
-                        moments[moment] + parameter->first);
-    }
-    trainer->steps = steps;
-    return 0;
 }

@@ -23,6 +23,14 @@ struct trainer;
 
 enum objective { OBJECTIVE_VALUE, OBJECTIVE_LM };
 
+/* Low-rank adapters of frozen weights; see parameters.h. */
+struct lora_options {
+    int64_t rank;          // 0: all weights are trained
+    double alpha;          // the adapter's product is multiplied by alpha / rank
+    uint64_t targets;      // bit 1 << role: of q, k, v, o, gate, up, down
+    const char *base_key;  // weights_key of what is adapted: checkpoints say it
+};
+
 struct trainer_options {
     enum objective objective;
     double learning_rate;       // peak
@@ -33,16 +41,21 @@ struct trainer_options {
     double final_fraction;
     int64_t micro_batch_tokens; // tokens whose activations are held at once; a longer sequence is held whole
     uint64_t seed;              // of a random initialisation
+    struct lora_options lora;
 };
 struct trainer_options trainer_defaults(enum objective objective);
 
+/* "q,k,v,o" of a command line to targets.  0, or -1 for a name that is none of q, k, v, o, gate, up, down, logged. */
+int lora_targets_read(const char *text, uint64_t *targets);
+
 /*
- * Starts from weights (NULL: random initialisation).  A value model without a value head gets a zero one and keeps the LM
- * head of its weights untouched; a language model drops a value head.  tokenizer_key goes into the metadata of
- * checkpoints.  Keeps pool.  NULL on failure, logged.
+ * Starts from weights (NULL: random initialisation, not with LoRA).  A value model without a value head gets a zero one and
+ * keeps the heads for tokens and scores untouched; a language model drops a value head.  tokenizer_key goes into
+ * the metadata of checkpoints.  Keeps pool.  States the memory that training takes.  NULL on failure, logged; *code is then the exit code:
+ * 65 the weights do not fit, or 71 this machine has less memory.
  */
 struct trainer *trainer_open(const struct trainer_options *options, const struct model_config *config,
-                             const struct weights *weights, const char *tokenizer_key, struct pool *pool);
+                             const struct weights *weights, const char *tokenizer_key, struct pool *pool, int *code);
 void trainer_close(struct trainer *trainer);
 
 struct example {
@@ -68,11 +81,15 @@ double trainer_loss(struct trainer *trainer, const struct example *examples, siz
 int64_t trainer_steps(const struct trainer *trainer);  // updates so far
 
 /*
- * Checkpoint as a safetensors file: weights by their Hugging Face names, "config", "tokenizer" and "step" in the metadata;
- * with the optimiser also adam.m.NAME and adam.v.NAME of those trained.  cursor is one more metadata entry, or NULL.
+ * Checkpoint as a safetensors file.  Without the optimiser: whole weights by canonical names, adapters merged; with it, what
+ * resuming needs beside the weights that training began with.  trainer_save.c says what is where.  cursor is one more
+ * metadata entry, or NULL.
  */
 void trainer_save(const struct trainer *trainer, bool with_optimiser, const char *cursor, struct buffer *out);
-/* Restores a checkpoint with optimiser exactly.  0, or -1 with the reason logged and nothing changed. */
+/* Writes the adapters, and a value head beside them, as PEFT reads them; base is where PEFT finds what they adapt.  0 or -1. */
+int trainer_export_adapter(const struct trainer *trainer, const char *base, const char *directory);
+/* Restores a checkpoint with optimiser exactly.  0, or -1 with the reason logged and nothing changed: also where LoRA's options or the
+   weights that it adapts are others. */
 int trainer_load(struct trainer *trainer, const struct weights *checkpoint, const char *name);
 
 #endif

@@ -106,6 +106,54 @@ INLINE void lanes_exp(lanes *x)
     *x = (lanes)((lane_bits)p + ((lane_bits)shifted << 23));
 }
 
+/* x = 1 / (1 + exp(-x)) */
+INLINE void lanes_sigmoid(lanes *x)
+{
+    *x = -*x;
+    lanes_exp(x);
+    *x = 1.0f / (1.0f + *x);
+}
+
+/* x = tanh(x) within 4 units in the last place: near 0 the polynomial of Cephes' tanhf, where 1 - 2 / (1 + exp(2x)) would cancel. */
+INLINE void lanes_tanh(lanes *x)
+{
+    const lanes z = *x * *x;
+    lanes near = z * -5.70498872745e-3f + 2.06390887954e-2f;
+    near = near * z - 5.37397155531e-2f;
+    near = near * z + 1.33314422036e-1f;
+    near = near * z - 3.33332819422e-1f;
+    near = near * z * *x + *x;
+    lanes e = *x + *x;
+    lanes_exp(&e);
+    const lanes far = 1.0f - 2.0f / (1.0f + e);
+    const lane_bits is_near = z < 0.390625f;  // |x| < 0.625
+    lanes_choose(x, &is_near, &near, &far);
+}
+
+/* x = Phi(x), the normal distribution, within 1e-6 relative: 1/2 erfc(-x / sqrt(2)) by the fit of Numerical Recipes' erfcc. */
+INLINE void lanes_normal(lanes *x)
+{
+    const lanes zero = { 0 };
+    const lane_bits negative = *x < zero;
+    const lanes minus = -*x;
+    lanes z;
+    lanes_choose(&z, &negative, &minus, x);
+    z *= 0.70710678118654752f;
+    const lanes t = 1.0f / (1.0f + 0.5f * z);
+    lanes p = t * 0.17087277f - 0.82215223f;
+    p = p * t + 1.48851587f;
+    p = p * t - 1.13520398f;
+    p = p * t + 0.27886807f;
+    p = p * t - 0.18628806f;
+    p = p * t + 0.09678418f;
+    p = p * t + 0.37409196f;
+    p = p * t + 1.00002368f;
+    p = p * t - 1.26551223f - z * z;
+    lanes_exp(&p);
+    const lanes below = 0.5f * t * p, above = 1.0f - below;
+    lanes_choose(x, &negative, &below, &above);
+}
+
 /* sum of a[i] * b[i] */
 INLINE float vector_dot(const float *a, const float *b, size_t n)
 {

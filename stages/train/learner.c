@@ -45,11 +45,13 @@ static void progress_note(struct progress *progress, const struct step_metrics *
     snprintf(progress->note, sizeof progress->note, "loss=%.4f lr=%.2g", metrics->loss, metrics->learning_rate);
 }
 
+/* EX_OK, or the exit code. */
 static int open_trainer(struct learner *learner)
 {
+    int code;
     learner->trainer = trainer_open(&learner->settings, learner->config, learner->weights, tokenizer_key(learner->tokenizer),
-                                    learner->pool);
-    return learner->trainer != NULL ? 0 : -1;
+                                    learner->pool, &code);
+    return learner->trainer != NULL ? EX_OK : code;
 }
 
 int learner_export(struct learner *learner)
@@ -164,11 +166,11 @@ static int add_to_batch(struct learner *learner, struct dataset *batch, const st
 enum edge_status learner_run_store(struct learner *learner, int *code)
 {
     int64_t next_batch;
-    *code = 0;
-    if (open_trainer(learner) != 0 || resume_from_store(learner, &next_batch) != 0) {
+    *code = open_trainer(learner);
+    if (*code == EX_OK && resume_from_store(learner, &next_batch) != 0)
         *code = EX_DATAERR;
+    if (*code != EX_OK)
         return EDGE_FAILED;
-    }
     struct dataset batch;
     dataset_init(&batch);
     struct progress progress;
@@ -346,13 +348,14 @@ static int train_data(struct learner *learner, const struct dataset *data, const
 static int train_and_export(struct learner *learner, const struct dataset *data, enum edge_status *status)
 {
     const char *output = learner->options.output;
-    if (open_trainer(learner) != 0)
-        return EX_DATAERR;
+    int code = open_trainer(learner);
+    if (code != EX_OK)
+        return code;
     if (directory_make(output) != 0)
         return EX_CANTCREAT;
     char *path = memory_printf("%s/checkpoint.safetensors", output);
     char *cursor = cursor_text(learner, data);
-    int code = resume_from_file(learner, path, cursor) == 0 ? train_data(learner, data, path, cursor) : EX_CONFIG;
+    code = resume_from_file(learner, path, cursor) == 0 ? train_data(learner, data, path, cursor) : EX_CONFIG;
     if (code == EX_OK && trainer_steps(learner->trainer) < steps_of(&learner->options, data))
         *status = EDGE_STOPPED;
     else if (code == EX_OK && learner_export(learner) != 0)

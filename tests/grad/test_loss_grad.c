@@ -60,7 +60,7 @@ static double slope_along(struct network *network, const struct parameter *param
                           const struct rows *rows)
 {
     const double h = 2e-2;  // float32 losses near 3 differ by 1e-2: rounding of 1e-6 and h^2 each leave about 1e-4
-    float *p = network->parameters + parameter->first, *old = memory_alloc(parameter->count, sizeof *old);
+    float *p = network->parameters.floats + parameter->first, *old = memory_alloc(parameter->count, sizeof *old);
     float value[ROWS];
     double norm = 0.0, loss[2];
     memcpy(old, p, parameter->count * sizeof *p);
@@ -78,11 +78,10 @@ static double slope_along(struct network *network, const struct parameter *param
 
 static void expect_slopes(struct network *network, const struct rows *rows)
 {
-    for (size_t i = 0; i < network->table_count; i++) {
-        const struct parameter *parameter = &network->table[i];
-        if (parameter->first >= network->trained_count)
-            continue;
-        const float *gradient = network->gradients + parameter->first;
+    const struct parameters *parameters = &network->parameters;
+    for (size_t i = 0; i < parameters->table_count && parameters->table[i].trained; i++) {
+        const struct parameter *parameter = &parameters->table[i];
+        const float *gradient = parameters->gradients + parameter->first;
         double *direction = memory_alloc(parameter->count, sizeof *direction);
         for (int kind = 0; kind < 2; kind++) {
             double length = 0.0, slope = 0.0;
@@ -99,15 +98,15 @@ static void expect_slopes(struct network *network, const struct rows *rows)
     }
 }
 
-static void expect_gradient(struct model_config config, enum objective objective)
+static void expect_gradient(struct model_config config, enum objective objective, struct lora_options lora)
 {
     struct pool *pool = pool_open(1);
     struct network network;
     struct rows rows;
     float value[ROWS];
-    network_init(&network, &config, objective, pool);
-    for (size_t i = 0; i < network.count; i++)
-        network.parameters[i] = 0.3f * (float)philox_normal(5, PHILOX_DATA, 0, 0, (uint32_t)i);
+    network_init(&network, &config, objective, &lora, pool);
+    for (size_t i = 0; i < network.parameters.count; i++)
+        network.parameters.floats[i] = 0.3f * (float)philox_normal(5, PHILOX_DATA, 0, 0, (uint32_t)i);
     rows_fill(&rows);
     EXPECT_INT(rows.packed.counted, COUNTED);
     network_loss(&network, &rows.packed, 1.0f / COUNTED, true, value);
@@ -116,23 +115,76 @@ static void expect_gradient(struct model_config config, enum objective objective
     pool_close(pool);
 }
 
+static const struct lora_options none;
+
 /* Goal: the value loss, heads that share keys, embeddings tied or not (then the LM head has no gradient at all). */
 static void test_value_loss(void)
 {
-    expect_gradient(config_of(4, 2, 6, false), OBJECTIVE_VALUE);
-    expect_gradient(config_of(2, 1, 10, true), OBJECTIVE_VALUE);
+    expect_gradient(config_of(4, 2, 6, false), OBJECTIVE_VALUE, none);
+    expect_gradient(config_of(2, 1, 10, true), OBJECTIVE_VALUE, none);
 }
 
 /* Goal: cross entropy with an LM head of its own. */
 static void test_lm_loss_untied(void)
 {
-    expect_gradient(config_of(4, 2, 6, false), OBJECTIVE_LM);
+    expect_gradient(config_of(4, 2, 6, false), OBJECTIVE_LM, none);
 }
 
 /* Goal: cross entropy where the embedding is met at both ends. */
 static void test_lm_loss_tied(void)
 {
-    expect_gradient(config_of(3, 3, 8, true), OBJECTIVE_LM);
+    expect_gradient(config_of(3, 3, 8, true), OBJECTIVE_LM, none);
+}
+
+/* Goal: biases everywhere, LayerNorm, learned positions and a plain feed-forward (GPT-2's arithmetic). */
+static void test_layer_norm_and_biases(void)
+{
+    struct model_config config = config_of(4, 4, 5, true);
+    config.norm = NORM_LAYER;
+    config.learned_positions = config.plain_ff = config.qkv_bias = config.o_bias = config.ff_bias = true;
+    for (config.activation = ACTIVATION_GELU_TANH; config.activation <= ACTIVATION_GELU; config.activation++) {
+        expect_gradient(config, OBJECTIVE_VALUE, none);
+        expect_gradient(config, OBJECTIVE_LM, none);
+    }
+}
+
+/* Goal: norms of single heads, and biases of q, k, v only (Qwen's arithmetic), beside gated biases. */
+static void test_head_norms(void)
+{
+    struct model_config config = config_of(4, 2, 6, false);
+    config.qk_norm = config.qkv_bias = config.ff_bias = true;
+    expect_gradient(config, OBJECTIVE_VALUE, none);
+    expect_gradient(config, OBJECTIVE_LM, none);
+}
+
+/* Goal: post norms, scales, soft caps, a gated GELU and a window in every other layer (Gemma-2's arithmetic). */
+static void test_post_norms_caps_and_windows(void)
+{
+    struct model_config config = config_of(4, 2, 6, true);
+    config.post_norms = true;
+    config.activation = ACTIVATION_GELU_TANH;
+    config.embedding_scale = 1.7;
+    config.attention_scale = 0.6;
+    config.attention_cap = 1.2;
+    config.logit_cap = 1.5;
+    config.window = 5;
+    config.window_period = 2;
+    expect_gradient(config, OBJECTIVE_VALUE, none);
+    expect_gradient(config, OBJECTIVE_LM, none);
+}
+
+/* Goal: adapters of all matrices, of some, gated and plain, have the gradients of W + alpha / R B A, and nothing else but the value head has any. */
+static void test_lora(void)
+{
+    struct lora_options lora = { .rank = 3, .alpha = 4.5 };
+    EXPECT_INT(lora_targets_read("q,k,v,o,gate,up,down", &lora.targets), 0);
+    expect_gradient(config_of(4, 2, 6, false), OBJECTIVE_VALUE, lora);
+    expect_gradient(config_of(4, 2, 6, true), OBJECTIVE_LM, lora);
+    EXPECT_INT(lora_targets_read("v,down,up", &lora.targets), 0);
+    struct model_config config = config_of(2, 2, 5, true);
+    config.learned_positions = config.plain_ff = config.qkv_bias = config.o_bias = config.ff_bias = config.post_norms = true;
+    expect_gradient(config, OBJECTIVE_VALUE, lora);
+    expect_gradient(config, OBJECTIVE_LM, lora);
 }
 
 int main(void)
@@ -140,5 +192,9 @@ int main(void)
     RUN(test_value_loss);
     RUN(test_lm_loss_untied);
     RUN(test_lm_loss_tied);
+    RUN(test_layer_norm_and_biases);
+    RUN(test_head_norms);
+    RUN(test_post_norms_caps_and_windows);
+    RUN(test_lora);
     return tests_end();
 }

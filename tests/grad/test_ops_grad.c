@@ -16,7 +16,9 @@
 
 /* Dimensions of one case; each op reads those it has. */
 struct shape {
-    size_t M, C, N, K, F, H, HS, V;
+    size_t M, C, N, K, F, H, HS, V, R;
+    enum activation activation;
+    float cap;
     struct attention_shape attention;
 };
 /* y from all inputs, which lie one after the other in x. */
@@ -118,6 +120,85 @@ static void test_linear(void)
     }
 }
 
+/* ---- bias: x (M, N), bias (N) ---- */
+
+static void bias_naive(double *y, const double *x, const struct shape *s)
+{
+    for (size_t i = 0; i < s->M * s->N; i++)
+        y[i] = x[i] + x[s->M * s->N + i % s->N];
+}
+
+/* Goal: every row gets the bias, and its gradient is the sum of the rows', whatever slice of outputs is taken. */
+static void test_bias(void)
+{
+    const struct shape shapes[] = { { .M = 1, .N = 1 }, { .M = 3, .N = 8 }, { .M = 5, .N = 21 } };
+    for (size_t i = 0; i < 3; i++) {
+        const struct shape s = shapes[i];
+        size_t count = s.M * s.N, half = s.N / 2;
+        float *x = random_floats(count + s.N, 0), *y = random_floats(count, 0), *dy = random_floats(count, 1);
+        float *dbias = memory_alloc(s.N, sizeof *dbias);
+        bias_forward(y, x + count, s.M, s.N);
+        expect_forward(bias_naive, &s, x, count + s.N, y, count);
+        bias_backward(dbias, dy, s.N, s.M, half);
+        bias_backward(dbias + half, dy + half, s.N, s.M, s.N - half);
+        expect_gradient(bias_naive, &s, x, count + s.N, dy, count, dbias, count, s.N);
+        free(x), free(y), free(dy), free(dbias);
+    }
+}
+
+/* ---- low-rank parts: x (M, K), a (R, K), b (N, R), and what they are added to (M, N) ---- */
+
+static const float lora_scale = 0.75f;
+
+static void lora_naive(double *y, const double *x, const struct shape *s)
+{
+    const double *a = x + s->M * s->K, *b = a + s->R * s->K, *base = b + s->N * s->R;
+    for (size_t m = 0; m < s->M; m++) {
+        for (size_t n = 0; n < s->N; n++) {
+            y[m * s->N + n] = base[m * s->N + n];
+            for (size_t r = 0; r < s->R; r++)
+                for (size_t k = 0; k < s->K; k++)
+                    y[m * s->N + n] += lora_scale * x[m * s->K + k] * a[r * s->K + k] * b[n * s->R + r];
+        }
+    }
+}
+
+/* Goal: y += scale (x a^T) b^T inside wider rows, and the gradients of x (added), a and b. */
+static void test_lora(void)
+{
+    const struct shape shapes[] = { { .M = 1, .N = 1, .K = 1, .R = 1 }, { .M = 3, .N = 5, .K = 7, .R = 2 }, { .M = 9, .N = 12, .K = 8, .R = 8 } };
+    for (size_t i = 0; i < 3; i++) {
+        const struct shape s = shapes[i];
+        const size_t x_count = s.M * s.K, a_count = s.R * s.K, b_count = s.N * s.R, y_count = s.M * s.N;
+        const size_t count = x_count + a_count + b_count + y_count, stride = s.N + 3;
+        float *x = random_floats(count, 0), *a = x + x_count, *b = a + a_count, *base = b + b_count;
+        float *y = memory_alloc(s.M * stride, sizeof *y), *down = memory_alloc(s.M * s.R, sizeof *down);
+        float *up = memory_alloc(s.M * s.R, sizeof *up), *again = memory_alloc(s.M * s.R, sizeof *again);
+        for (size_t m = 0; m < s.M; m++)
+            memcpy(y + m * stride, base + m * s.N, s.N * sizeof *y);
+        lora_forward(y, stride, down, x, a, b, lora_scale, s.M, s.N, s.K, s.R);
+        float *narrow = memory_alloc(y_count, sizeof *narrow);
+        for (size_t m = 0; m < s.M; m++)
+            memcpy(narrow + m * s.N, y + m * stride, s.N * sizeof *y);
+        expect_forward(lora_naive, &s, x, count, narrow, y_count);
+
+        float *dy = random_floats(y_count, 1), *wide = memory_alloc(s.M * stride, sizeof *wide);
+        float *dx = random_floats(x_count, 2), *skip = random_floats(x_count, 2);
+        float *da = memory_alloc(a_count, sizeof *da), *db = memory_alloc(b_count, sizeof *db);
+        for (size_t m = 0; m < s.M; m++)
+            memcpy(wide + m * stride, dy + m * s.N, s.N * sizeof *dy);
+        lora_backward_input(dx, up, again, wide, stride, x, a, b, lora_scale, s.M, s.N, s.K, s.R);
+        EXPECT_FLOATS(again, down, s.M * s.R, 0.0);
+        lora_backward_weight(da, db, wide, stride, x, up, again, s.M, s.N, s.K, s.R);
+        for (size_t k = 0; k < x_count; k++)
+            dx[k] -= skip[k];
+        expect_gradient(lora_naive, &s, x, count, dy, y_count, dx, 0, x_count);
+        expect_gradient(lora_naive, &s, x, count, dy, y_count, da, x_count, a_count);
+        expect_gradient(lora_naive, &s, x, count, dy, y_count, db, x_count + a_count, b_count);
+        free(x), free(y), free(down), free(up), free(again), free(narrow), free(dy), free(wide), free(dx), free(skip), free(da), free(db);
+    }
+}
+
 /* ---- RMSNorm: x (M, C), weight (C) ---- */
 
 static const float epsilon = 1e-2f;  // large, so that its place in the formula shows
@@ -155,6 +236,43 @@ static void test_rms_norm(void)
     }
 }
 
+/* ---- LayerNorm: x (M, C), weight (C), bias (C) ---- */
+
+static void layer_norm_naive(double *y, const double *x, const struct shape *s)
+{
+    const double *weight = x + s->M * s->C, *bias = weight + s->C;
+    for (size_t m = 0; m < s->M; m++) {
+        double mean = 0, square = 0;
+        for (size_t c = 0; c < s->C; c++)
+            mean += x[m * s->C + c] / (double)s->C;
+        for (size_t c = 0; c < s->C; c++)
+            square += (x[m * s->C + c] - mean) * (x[m * s->C + c] - mean);
+        for (size_t c = 0; c < s->C; c++)
+            y[m * s->C + c] = (x[m * s->C + c] - mean) / sqrt(square / (double)s->C + epsilon) * weight[c] + bias[c];
+    }
+}
+
+/* Goal: the norm, and gradients that add to the residual's, the weight's and the bias's. */
+static void test_layer_norm(void)
+{
+    const struct shape shapes[] = { { .M = 1, .C = 1 }, { .M = 3, .C = 7 }, { .M = 2, .C = 8 }, { .M = 5, .C = 21 } };
+    for (size_t i = 0; i < 4; i++) {
+        const struct shape s = shapes[i];
+        const size_t count = s.M * s.C, x_count = count + 2 * s.C;
+        float *x = random_floats(x_count, 0), *dy = random_floats(count, 1), *y = random_floats(count, 2);
+        float *skip = random_floats(count, 3), *dx = random_floats(count, 3), *dweight = memory_alloc(2 * s.C, sizeof *dweight);
+        float *rstd = memory_alloc(s.M, sizeof *rstd);
+        layer_norm_forward(y, rstd, x, x + count, x + count + s.C, s.M, s.C, epsilon);
+        expect_forward(layer_norm_naive, &s, x, x_count, y, count);
+        layer_norm_backward(dx, dweight, dweight + s.C, dy, x, x + count, rstd, s.M, s.C);
+        for (size_t k = 0; k < count; k++)
+            dx[k] -= skip[k];
+        expect_gradient(layer_norm_naive, &s, x, x_count, dy, count, dx, 0, count);
+        expect_gradient(layer_norm_naive, &s, x, x_count, dy, count, dweight, count, 2 * s.C);
+        free(x), free(dy), free(y), free(skip), free(dx), free(dweight), free(rstd);
+    }
+}
+
 /* ---- rotary positions: x (M, H * HS + 1), the last column is another's ---- */
 
 static void rope_naive(double *y, const double *x, const struct shape *s)
@@ -183,7 +301,8 @@ static void test_rope(void)
         float *x = random_floats(count, 0), *y = random_floats(count, 0);
         float *dy = random_floats(count, 1), *dx = random_floats(count, 1);
         float cosine[POSITIONS * 8], sine[POSITIONS * 8];
-        rotary_fill(cosine, sine, 0, POSITIONS, s.HS, 100.0);
+        const struct model_config config = { .head_size = (int64_t)s.HS, .rope_theta = 100.0, .position_max = POSITIONS };
+        rotary_fill(cosine, sine, 0, POSITIONS, &config);
         rope_forward(y, stride, position, cosine, sine, s.M, s.H, s.HS);
         expect_forward(rope_naive, &s, x, count, y, count);
         rope_backward(dx, stride, position, cosine, sine, s.M, s.H, s.HS);
@@ -192,55 +311,96 @@ static void test_rope(void)
     }
 }
 
-/* ---- SwiGLU: gate_up (M, 2F) ---- */
+/* ---- feed-forward: gate_up (M, 2F), or up (M, F) ---- */
 
-static void swiglu_naive(double *y, const double *x, const struct shape *s)
+/* The definitions of torch.nn.functional: silu, gelu with approximate="tanh", gelu. */
+static double activation_naive(double x, enum activation activation)
 {
-    for (size_t m = 0; m < s->M; m++)
-        for (size_t f = 0; f < s->F; f++) {
-            double gate = x[m * 2 * s->F + f];
-            y[m * s->F + f] = gate / (1 + exp(-gate)) * x[m * 2 * s->F + s->F + f];
-        }
+    switch (activation) {
+    case ACTIVATION_SILU: return x / (1 + exp(-x));
+    case ACTIVATION_GELU_TANH: return 0.5 * x * (1 + tanh(sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
+    default: return 0.5 * x * erfc(-x / sqrt(2));
+    }
 }
 
-/* Goal: the activation, both gradients, and the activation once more in the backward pass. */
-static void test_swiglu(void)
+static void gated_naive(double *y, const double *x, const struct shape *s)
+{
+    for (size_t m = 0; m < s->M; m++)
+        for (size_t f = 0; f < s->F; f++)
+            y[m * s->F + f] = activation_naive(x[m * 2 * s->F + f], s->activation) * x[m * 2 * s->F + s->F + f];
+}
+
+static void plain_naive(double *y, const double *x, const struct shape *s)
+{
+    for (size_t i = 0; i < s->M * s->F; i++)
+        y[i] = activation_naive(x[i], s->activation);
+}
+
+/* Goal: each activation, gated and plain, its gradients, and the activation once more in the backward pass. */
+static void test_feed_forward(void)
 {
     const struct shape shapes[] = { { .M = 1, .F = 1 }, { .M = 2, .F = 8 }, { .M = 3, .F = 19 } };
-    for (size_t i = 0; i < 3; i++) {
-        const struct shape s = shapes[i];
+    for (int kind = 0; kind < 9; kind++) {
+        struct shape s = shapes[kind % 3];
+        s.activation = (enum activation)(kind / 3);
         size_t count = s.M * s.F;
         float *x = random_floats(2 * count, 0), *dy = random_floats(count, 1), *y = random_floats(count, 2);
         float *dx = random_floats(2 * count, 3), *again = random_floats(count, 4);
         x[0] = -200.0f;  // where exp(200) is not a float
-        swiglu_forward(y, x, s.M, s.F);
-        expect_forward(swiglu_naive, &s, x, 2 * count, y, count);
-        swiglu_backward(dx, again, dy, x, s.M, s.F);
-        expect_gradient(swiglu_naive, &s, x, 2 * count, dy, count, dx, 0, 2 * count);
+        gated_forward(y, x, s.activation, s.M, s.F);
+        expect_forward(gated_naive, &s, x, 2 * count, y, count);
+        gated_backward(dx, again, dy, x, s.activation, s.M, s.F);
+        expect_gradient(gated_naive, &s, x, 2 * count, dy, count, dx, 0, 2 * count);
+        EXPECT_FLOATS(again, y, count, 0.0);
+        plain_forward(y, x, s.activation, s.M, s.F);
+        expect_forward(plain_naive, &s, x, count, y, count);
+        plain_backward(dx, again, dy, x, s.activation, s.M, s.F);
+        expect_gradient(plain_naive, &s, x, count, dy, count, dx, 0, count);
         EXPECT_FLOATS(again, y, count, 0.0);
         free(x), free(dy), free(y), free(dx), free(again);
     }
 }
 
+/* Goal: the activations hold their accuracy from far left to far right. */
+static void test_activations_everywhere(void)
+{
+    enum { COUNT = 2001 };
+    float x[COUNT], y[COUNT];
+    for (size_t i = 0; i < COUNT; i++)
+        x[i] = (float)((double)i - 1000) * 0.012f;
+    for (enum activation activation = ACTIVATION_SILU; activation <= ACTIVATION_GELU; activation++) {
+        const struct shape s = { .M = 1, .F = COUNT, .activation = activation };
+        plain_forward(y, x, activation, 1, COUNT);
+        expect_forward(plain_naive, &s, x, COUNT, y, COUNT);
+    }
+}
+
 /* ---- embedding: (V, C) ---- */
 
+static const float embedding_scale = 1.5f;
+
+/* Of tokens, scaled, from V rows; then of positions from POSITIONS rows. */
 static void embedding_naive(double *y, const double *x, const struct shape *s)
 {
+    const double *positions = x + s->V * s->C;
     for (size_t m = 0; m < s->M; m++)
-        memcpy(y + m * s->C, x + (size_t)token[m] * s->C, s->C * sizeof *y);
+        for (size_t c = 0; c < s->C; c++)
+            y[m * s->C + c] = embedding_scale * x[(size_t)token[m] * s->C + c] + positions[(size_t)position[m] * s->C + c];
 }
 
 /* Goal: rows are looked up, and gradients of a repeated token add up, whatever slice of channels is taken. */
 static void test_embedding(void)
 {
     const struct shape s = { .M = 7, .C = 11, .V = 5 };
-    size_t count = s.M * s.C, x_count = s.V * s.C;
+    size_t count = s.M * s.C, token_count = s.V * s.C, x_count = token_count + POSITIONS * s.C;
     float *x = random_floats(x_count, 0), *dy = random_floats(count, 1), *y = random_floats(count, 2);
     float *dx = memory_alloc(x_count, sizeof *dx);
-    embedding_forward(y, x, token, s.M, s.C);
+    embedding_forward(y, x, token, embedding_scale, s.M, s.C);
+    position_forward(y, x + token_count, position, s.M, s.C);
     expect_forward(embedding_naive, &s, x, x_count, y, count);
-    embedding_backward(dx, dy, token, s.M, s.C, 0, 9);
-    embedding_backward(dx, dy, token, s.M, s.C, 9, 2);
+    embedding_backward(dx, dy, token, embedding_scale, s.M, s.C, 0, 9);
+    embedding_backward(dx, dy, token, embedding_scale, s.M, s.C, 9, 2);
+    embedding_backward(dx + token_count, dy, position, 1.0f, s.M, s.C, 0, s.C);
     expect_gradient(embedding_naive, &s, x, x_count, dy, count, dx, 0, x_count);
     free(x), free(dy), free(y), free(dx);
 }
@@ -275,25 +435,33 @@ static void test_value_head(void)
     }
 }
 
-/* ---- cross entropy: logits (M, V) ---- */
+/* ---- cross entropy: logits (M, V), before the cap ---- */
+
+static double cap_naive(double x, double cap)
+{
+    return cap > 0 ? cap * tanh(x / cap) : x;
+}
 
 static void cross_entropy_naive(double *y, const double *x, const struct shape *s)
 {
     for (size_t m = 0; m < s->M; m++) {
-        double sum = 0, max = x[m * s->V];
+        double sum = 0, max = -INFINITY;
         for (size_t v = 0; v < s->V; v++)
-            max = fmax(max, x[m * s->V + v]);
+            max = fmax(max, cap_naive(x[m * s->V + v], s->cap));
         for (size_t v = 0; v < s->V; v++)
-            sum += exp(x[m * s->V + v] - max);
-        y[m] = log(sum) + max - x[m * s->V + (size_t)token[m] % s->V];
+            sum += exp(cap_naive(x[m * s->V + v], s->cap) - max);
+        y[m] = log(sum) + max - cap_naive(x[m * s->V + (size_t)token[m] % s->V], s->cap);
     }
 }
 
-/* Goal: loss and gradient of the logits, also where a plain exp would overflow. */
+/* Goal: loss and gradient of the logits, capped or not, also where a plain exp would overflow. */
 static void test_cross_entropy(void)
 {
-    const struct shape shapes[] = { { .M = 1, .V = 1 }, { .M = 7, .V = 5 }, { .M = 3, .V = 8 }, { .M = 6, .V = 27 } };
-    for (size_t i = 0; i < 4; i++) {
+    const struct shape shapes[] = {
+        { .M = 1, .V = 1 }, { .M = 7, .V = 5 }, { .M = 3, .V = 8 }, { .M = 6, .V = 27 }, { .M = 6, .V = 27, .cap = 1.5f },
+        { .M = 5, .V = 9, .cap = 30.0f },
+    };
+    for (size_t i = 0; i < 6; i++) {
         const struct shape s = shapes[i];
         size_t count = s.M * s.V;
         float *x = random_floats(count, 0), *y = random_floats(s.M, 2), *dx = random_floats(count, 0);
@@ -304,9 +472,11 @@ static void test_cross_entropy(void)
             dy[m] = 0.5f;  // scale
         }
         x[count - 1] = dx[count - 1] = 120.0f;
+        if (s.cap > 0)
+            soft_cap(dx, count, s.cap);
         cross_entropy_forward(y, dx, next, s.M, s.V);
         expect_forward(cross_entropy_naive, &s, x, count, y, s.M);
-        cross_entropy_backward(dx, y, next, 0.5f, s.M, s.V);
+        cross_entropy_backward(dx, y, next, 0.5f, s.cap, s.M, s.V);
         expect_gradient(cross_entropy_naive, &s, x, count, dy, s.M, dx, 0, count);
         free(x), free(y), free(dx);
     }
@@ -322,16 +492,17 @@ static void attention_naive(double *y, const double *x, const struct shape *s)
         const double *q = x + h * HS, *k = x + (NH + h / (NH / NKV)) * HS, *v = k + NKV * HS;
         for (size_t t = 0; t < s->M; t++) {
             double sum = 0;
-            for (size_t j = 0; j <= t; j++) {
+            const size_t seen = s->attention.window > 0 && t >= s->attention.window ? t + 1 - s->attention.window : 0;
+            for (size_t j = seen; j <= t; j++) {
                 double score = 0;
                 for (size_t i = 0; i < HS; i++)
                     score += q[t * Q + i] * k[j * Q + i];
-                sum += prob[j] = exp(score / sqrt((double)HS));
+                sum += prob[j] = exp(cap_naive(score * s->attention.scale, s->attention.cap));
             }
             for (size_t i = 0; i < HS; i++) {
                 double *out = &y[t * NH * HS + h * HS + i];
                 *out = 0;
-                for (size_t j = 0; j <= t; j++)
+                for (size_t j = seen; j <= t; j++)
                     *out += prob[j] / sum * v[j * Q + i];
             }
         }
@@ -339,14 +510,18 @@ static void attention_naive(double *y, const double *x, const struct shape *s)
     free(prob);
 }
 
-/* Goal: causal attention and the gradients of queries, keys and values, with heads that share keys. */
+/* Goal: causal attention and the gradients of queries, keys and values: shared keys, windows of any length, soft caps. */
 static void test_attention(void)
 {
     const struct shape shapes[] = {
-        { .M = 1, .attention = { 1, 1, 2 } }, { .M = 5, .attention = { 2, 1, 6 } }, { .M = 24, .attention = { 2, 2, 8 } },
-        { .M = 31, .attention = { 4, 2, 4 } }, { .M = 50, .attention = { 1, 1, 18 } }, { .M = 9, .attention = { 3, 1, 24 } },
+        { .M = 1, .attention = { 1, 1, 2, 0, 0.7f, 0 } }, { .M = 5, .attention = { 2, 1, 6, 0, 0.4f, 0 } },
+        { .M = 24, .attention = { 2, 2, 8, 0, 0.35f, 0 } }, { .M = 31, .attention = { 4, 2, 4, 0, 0.5f, 0 } },
+        { .M = 50, .attention = { 1, 1, 18, 0, 0.25f, 0 } }, { .M = 9, .attention = { 3, 1, 24, 0, 0.2f, 0 } },
+        { .M = 31, .attention = { 1, 1, 4, 1, 0.5f, 0 } }, { .M = 50, .attention = { 2, 1, 6, 7, 0.5f, 0 } },
+        { .M = 50, .attention = { 1, 1, 8, 30, 0.5f, 0 } }, { .M = 50, .attention = { 1, 1, 8, 50, 0.5f, 0 } },
+        { .M = 31, .attention = { 2, 1, 6, 0, 0.5f, 1.3f } }, { .M = 50, .attention = { 2, 2, 4, 17, 0.5f, 20.0f } },
     };
-    for (size_t i = 0; i < 6; i++) {
+    for (size_t i = 0; i < 12; i++) {
         const struct shape s = shapes[i];
         const struct attention_shape a = s.attention;
         size_t count = s.M * (a.NH + 2 * a.NKV) * a.HS, y_count = s.M * a.NH * a.HS;
@@ -367,7 +542,7 @@ static void test_attention(void)
 static void test_attention_is_causal(void)
 {
     enum { T = 43, HS = 10 };
-    const struct attention_shape shape = { 1, 1, HS };
+    const struct attention_shape shape = { 1, 1, HS, 0, 0.3f, 0 };
     float *x = random_floats(T * 3 * HS, 0), *scratch = random_floats(attention_scratch_count(T, shape), 4);
     float before[T * HS], after[T * HS], lse[T];
     attention_forward(before, lse, x, T, 0, shape, scratch);
@@ -382,9 +557,13 @@ static void test_attention_is_causal(void)
 int main(void)
 {
     RUN(test_linear);
+    RUN(test_bias);
+    RUN(test_lora);
     RUN(test_rms_norm);
+    RUN(test_layer_norm);
     RUN(test_rope);
-    RUN(test_swiglu);
+    RUN(test_feed_forward);
+    RUN(test_activations_everywhere);
     RUN(test_embedding);
     RUN(test_value_head);
     RUN(test_cross_entropy);

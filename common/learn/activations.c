@@ -1,0 +1,118 @@
+/* activations.c - see activations.h. */
+#include "learn/activations.h"
+
+#include <stdlib.h>
+
+#include "base/check.h"
+#include "base/memory.h"
+#include "model/rotary.h"
+
+enum { ALIGNED = 16 };  // floats: 64 bytes
+
+struct sizes sizes_from(const struct parameters *parameters)
+{
+    const struct model_config *config = &parameters->config;
+    struct sizes s = {
+        .C = (size_t)config->channel_count, .L = (size_t)config->layer_count, .F = (size_t)config->ff_count,
+        .NH = (size_t)config->head_count, .NKV = (size_t)config->kv_head_count, .HS = (size_t)config->head_size,
+        .V = (size_t)config->vocab_size, .R = (size_t)parameters->lora.rank,
+    };
+    s.A = s.NH * s.HS;
+    s.QK = s.A + s.NKV * s.HS;
+    s.Q = s.QK + s.NKV * s.HS;
+    s.G = config->plain_ff ? s.F : 2 * s.F;
+    s.norm_width = s.C > s.HS ? s.C : s.HS;
+    for (enum weight_role role = 0; role < WEIGHT_ROLE_COUNT && s.R > 0; role++)
+        s.lora_parts += parameters->first[PART_A][role] != SIZE_MAX;
+    return s;
+}
+
+size_t logit_rows(const struct parameters *parameters, size_t M)
+{
+    const size_t blocks = LOGITS_MAX / ((size_t)parameters->config.vocab_size * ROW_BLOCK);
+    const size_t fit = (blocks < 1 ? 1 : blocks) * ROW_BLOCK;
+    return M < fit ? M : fit;
+}
+
+/* Places every array behind base, which may be NULL; returns the floats in all. */
+static size_t lay_out(struct activations *a, const struct parameters *parameters, size_t M, float *base)
+{
+    const struct model_config *config = &parameters->config;
+    const struct sizes s = sizes_from(parameters);
+    const size_t MC = M * s.C, LM = s.L * M, lora = s.lora_parts * M * s.R;
+    const size_t qk = config->qk_norm, post = config->post_norms, lm = parameters->objective == OBJECTIVE_LM;
+    const struct {
+        float **at;
+        size_t count;
+    } parts[] = {
+        { &a->x, (s.L + 1) * MC }, { &a->rstd_attn, LM }, { &a->norm_attn, s.L * MC }, { &a->qk, qk * LM * s.QK },
+        { &a->rstd_qk, qk * LM * (s.NH + s.NKV) }, { &a->qkv, LM * s.Q }, { &a->attn, LM * s.A }, { &a->lse, LM * s.NH },
+        { &a->attn_out, post * s.L * MC }, { &a->rstd_attn_post, post * LM }, { &a->mid, s.L * MC }, { &a->rstd_ff, LM },
+        { &a->norm_ff, s.L * MC }, { &a->gate_up, LM * s.G }, { &a->ff_out, post * s.L * MC }, { &a->rstd_ff_post, post * LM },
+        { &a->act, M * s.F }, { &a->dact, M * s.F }, { &a->dgate_up, M * s.G }, { &a->dattn, M * s.A },
+        { &a->dqkv, M * s.Q }, { &a->dqk, qk * M * s.QK }, { &a->dx, MC }, { &a->dmid, MC }, { &a->dx_next, MC },
+        { &a->dattn_out, post * MC }, { &a->dff_out, post * MC }, { &a->dnorm, MC },
+        { &a->dnorm_parts, NORM_GRADIENTS * blocks_of(M, ROW_BLOCK) * s.norm_width },
+        { &a->lora_down, lora }, { &a->lora_up, lora },
+        { &a->rstd_final, M }, { &a->hidden, MC }, { &a->dhidden, MC }, { &a->chosen, MC }, { &a->dchosen, MC },
+        { &a->loss, M }, { &a->dvalue, M }, { &a->logits, lm ? logit_rows(parameters, M) * s.V : 0 },
+    };
+    size_t total = 0;
+    for (size_t i = 0; i < COUNT_OF(parts); i++) {
+        if (base != NULL)
+            *parts[i].at = base + total;
+        total += blocks_of(parts[i].count, ALIGNED) * ALIGNED;
+    }
+    return total;
+}
+
+static size_t scratch_count(const struct parameters *parameters, size_t T)
+{
+    const struct sizes s = sizes_from(parameters);
+    const struct attention_shape shape = { .NH = s.NH, .NKV = s.NKV, .HS = s.HS };
+    return blocks_of(attention_scratch_count(T, shape), ALIGNED) * ALIGNED;
+}
+
+static void reserve_positions(struct activations *a, const struct parameters *parameters, size_t T, size_t threads)
+{
+    free(a->cosine);
+    free(a->sine);
+    free(a->scratch);
+    a->cosine = a->sine = NULL;
+    if (!parameters->config.learned_positions) {
+        const size_t angles = T * (size_t)parameters->config.head_size / 2;
+        a->cosine = memory_alloc_aligned(angles, sizeof *a->cosine);
+        a->sine = memory_alloc_aligned(angles, sizeof *a->sine);
+        rotary_fill(a->cosine, a->sine, 0, T, &parameters->config);
+    }
+    a->scratch_count = scratch_count(parameters, T);
+    a->scratch = memory_alloc_aligned(threads * a->scratch_count, sizeof *a->scratch);
+    a->T = T;
+}
+
+void activations_reserve(struct activations *activations, const struct parameters *parameters, size_t M, size_t T, size_t threads)
+{
+    if (M > activations->M) {
+        free(activations->block);
+        activations->block = memory_alloc_aligned(lay_out(activations, parameters, M, NULL), sizeof *activations->block);
+        lay_out(activations, parameters, M, activations->block);
+        activations->M = M;
+    }
+    if (T > activations->T)
+        reserve_positions(activations, parameters, T, threads);
+}
+
+void activations_free(struct activations *activations)
+{
+    free(activations->block);
+    free(activations->cosine);
+    free(activations->sine);
+    free(activations->scratch);
+}
+
+size_t activations_size_bytes(const struct parameters *parameters, size_t M, size_t T, size_t threads)
+{
+    struct activations none;
+    const size_t angles = parameters->config.learned_positions ? 0 : T * (size_t)parameters->config.head_size;
+    return (lay_out(&none, parameters, M, NULL) + angles + threads * scratch_count(parameters, T)) * sizeof(float);
+}

@@ -1,0 +1,96 @@
+/*
+ * activations.h - room for what a pass over M rows keeps from forward to backward, and for gradients on the way down.
+ *
+ * Arrays of things that a config lacks are empty.
+ *
+ *     M rows   C channels   L layers   F feed-forward width   A = NH HS   QK = (NH + NKV) HS   Q = QK + NKV HS
+ *     G = 2F, gate and up together, or F where there is no gate   V vocabulary   R rank of LoRA
+ */
+#ifndef LEARN_ACTIVATIONS_H
+#define LEARN_ACTIVATIONS_H
+
+#include <stddef.h>
+
+#include "learn/attention.h"
+#include "learn/parameters.h"
+
+enum {
+    ROW_BLOCK = 192,         // rows of a task: large enough for sgemm, small enough for the second-level cache
+    NORM_GRADIENTS = 8,      // vectors of a layer's norms
+    LOGITS_MAX = 16 << 20,   // logits held at once: 384 rows of a vocabulary of 32,000
+};
+
+struct sizes {
+    size_t C, L, F, A, QK, Q, G, NH, NKV, HS, V, R;
+    size_t lora_parts;      // targets in a layer
+    size_t norm_width;      // the widest norm
+};
+struct sizes sizes_from(const struct parameters *parameters);
+
+struct activations {
+    size_t M, T;            // rows, and longest sequence, that there is room for
+    float *block;           // holds all of the following but angles and scratch
+    // kept by forward, a layer each
+    float *x;               // (L + 1, M, C): before each layer, after the last
+    float *rstd_attn;       // (L, M)
+    float *norm_attn;       // (L, M, C)
+    float *qk;              // (L, M, QK): queries and keys before their norms
+    float *rstd_qk;         // (L, M, NH + NKV)
+    float *qkv;             // (L, M, Q), rotated
+    float *attn;            // (L, M, A)
+    float *lse;             // (L, M, NH)
+    float *attn_out;        // (L, M, C): before its norm
+    float *rstd_attn_post;  // (L, M)
+    float *mid;             // (L, M, C)
+    float *rstd_ff;         // (L, M)
+    float *norm_ff;         // (L, M, C)
+    float *gate_up;         // (L, M, G)
+    float *ff_out;          // (L, M, C): before its norm
+    float *rstd_ff_post;    // (L, M)
+    // for one layer at a time
+    float *act, *dact;      // (M, F)
+    float *dgate_up;        // (M, G)
+    float *dattn;           // (M, A)
+    float *dqkv;            // (M, Q)
+    float *dqk;             // (M, QK)
+    float *dx, *dmid, *dx_next;  // (M, C): gradients of x, mid and the next layer's x
+    float *dattn_out, *dff_out;  // (M, C)
+    float *dnorm;           // (M, C)
+    float *dnorm_parts;     // (NORM_GRADIENTS, blocks, norm_width): a part for each block of rows
+    float *lora_down, *lora_up;  // (lora_parts, M, R): scale x A^T and scale dy B
+    // heads
+    float *rstd_final;      // (M)
+    float *hidden;          // (M, C) after the final norm
+    float *dhidden;         // (M, C)
+    float *chosen;          // (M, C): hidden of counted rows
+    float *dchosen;         // (M, C)
+    float *loss;            // (M) of counted rows
+    float *dvalue;          // (M)
+    float *logits;          // (logit rows, V)
+
+    float *cosine, *sine;   // (T, HS / 2)
+    float *scratch;         // (threads, scratch_count), for attention
+    size_t scratch_count;
+};
+
+/* Makes room for M rows whose longest sequence has T positions; never less than before. */
+void activations_reserve(struct activations *activations, const struct parameters *parameters, size_t M, size_t T, size_t threads);
+void activations_free(struct activations *activations);
+
+/* Bytes that activations_reserve takes. */
+size_t activations_size_bytes(const struct parameters *parameters, size_t M, size_t T, size_t threads);
+
+/* Counted rows whose logits are held at once: whole blocks where there are more. */
+size_t logit_rows(const struct parameters *parameters, size_t M);
+
+static inline size_t blocks_of(size_t count, size_t block)
+{
+    return (count + block - 1) / block;
+}
+
+static inline size_t block_size(size_t count, size_t block, size_t index)
+{
+    return count - index * block < block ? count - index * block : block;
+}
+
+#endif

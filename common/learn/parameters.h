@@ -1,0 +1,70 @@
+/*
+ * parameters.h - the weights of a decoder in one block of floats: which of them are trained, and where each lies.
+ *
+ * Trained ones come first, in the order of a forward pass, and have gradients; frozen ones follow.  The weights of q, k and v lie
+ * together and are multiplied as one, and so do those of gate and up, and their biases.
+ *
+ * A value model trains all but the heads for tokens and scores.  With LoRA (arXiv 2106.09685) the weights of the decoder are
+ * frozen, and each target W (N, K) gets a trained A (R, K) and B (N, R): it is then W + alpha / R B A.
+ */
+#ifndef LEARN_PARAMETERS_H
+#define LEARN_PARAMETERS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "learn/trainer.h"
+#include "model/config.h"
+
+enum parameter_part { PART_WEIGHT, PART_A, PART_B, PART_COUNT };
+enum { PARAMETER_NAME_SIZE = WEIGHT_NAME_SIZE + 16 };
+
+struct parameter {
+    enum weight_role role;
+    enum parameter_part part;
+    int64_t layer;                   // 0 where there is one for all layers
+    char name[PARAMETER_NAME_SIZE];  // canonical; "….lora_A.weight" of a part
+    size_t rank;
+    int64_t shape[2];
+    size_t first, count;             // floats
+    bool trained;
+};
+
+struct parameters {
+    struct model_config config;
+    enum objective objective;
+    struct lora_options lora;
+    struct parameter *table;         // (table_count) in the order of floats
+    size_t table_count;
+    size_t *first[PART_COUNT];       // (L, WEIGHT_ROLE_COUNT): of a weight's part, SIZE_MAX where there is none
+    size_t count, trained_count;     // floats
+    float *floats;                   // (count)
+    float *gradients;                // (trained_count), sums since parameters_zero_gradients
+};
+
+/* Lays out the table, without floats. */
+void parameters_init(struct parameters *parameters, const struct model_config *config, enum objective objective,
+                     const struct lora_options *lora);
+/* Zero. */
+void parameters_alloc(struct parameters *parameters);
+void parameters_free(struct parameters *parameters);
+
+/* Where a weight or its part begins; NULL where the network has none.  Of gradients also NULL where it is frozen. */
+float *parameter_at(const struct parameters *parameters, enum weight_role role, enum parameter_part part, int64_t layer);
+float *gradient_at(const struct parameters *parameters, enum weight_role role, enum parameter_part part, int64_t layer);
+
+/*
+ * Like transformers and PEFT: weights normal with deviation 0.02, those that end a residual branch divided by sqrt(2L), norms 1,
+ * biases and the value head 0; A uniform within 1 / sqrt(K), B 0.
+ */
+void parameters_randomise(struct parameters *parameters, uint64_t seed);
+/* Only the parts of LoRA. */
+void parameters_randomise_lora(struct parameters *parameters, uint64_t seed);
+
+void parameters_zero_gradients(struct parameters *parameters);
+
+/* A weight with its parts added: W + alpha / R B A.  out: its shape. */
+void parameter_merged(const struct parameters *parameters, const struct parameter *parameter, float *out);
+
+#endif

@@ -1,0 +1,22 @@
+/* trainer_parts.h - the trainer that trainer.c steps and trainer_save.c writes and reads.  Internal to common/learn. */
+#ifndef LEARN_TRAINER_PARTS_H
+#define LEARN_TRAINER_PARTS_H
+
+#include "base/memory.h"
+#include "learn/adamw.h"
+#include "learn/network.h"
+#include "learn/trainer.h"
+
+struct trainer {
+    struct trainer_options options;
+    struct network network;
+    struct adamw adamw;
+    char *tokenizer_key;
+    int64_t steps;
+    struct arena arena;  // what lives for one call
+};
+
+/* "rank=8 alpha=16 targets=q,k,v,o", or "none".  The caller frees. */
+char *lora_text(const struct lora_options *lora);
+
+#endif
