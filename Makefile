@@ -1,7 +1,7 @@
 # vas: value-augmented sampling as a pipeline of small programs.  'make help' lists the targets.
 
 # The programs, in the order in which data meets them.
-STAGES = store tokenize rollout reward value-target train decode report tap
+STAGES = store tokenize rollout reward value-target train decode report tap model
 
 CC = gcc
 CFLAGS = -O2 -g

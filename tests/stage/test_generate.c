@@ -22,18 +22,22 @@ static struct model *with_head(const struct weights *weights, const struct model
                                struct pool *pool)
 {
     struct tensor_out tensors[128];
+    char names[COUNT_OF(tensors)][WEIGHT_NAME_SIZE];
     size_t count = 0, C = (size_t)config->channel_count;
-    for (size_t i = 0; i < weights_count(weights); i++) {
-        const struct tensor *tensor = weights_at(weights, i);
-        if (strncmp(tensor->name, "v_head.", 7) == 0)
-            continue;
-        struct tensor_out *out = &tensors[count++];
-        CHECK(count < COUNT_OF(tensors) - 2);
-        *out = (struct tensor_out){ .name = tensor->name, .rank = tensor->rank };
-        memcpy(out->shape, tensor->shape, sizeof out->shape);
-        float *data = memory_alloc(tensor_elements(tensor), sizeof *data);
-        tensor_read_canonical(tensor, (size_t)config->head_size, data);
-        out->data = data;
+    for (enum weight_role role = 0; role < WEIGHT_VALUE; role++) {
+        for (int64_t l = 0; l < (weight_specs[role].per_layer ? config->layer_count : 1); l++) {
+            struct tensor tensor;
+            if (!weights_role(weights, config, role, l, &tensor))
+                continue;
+            CHECK(count < COUNT_OF(tensors) - 2);
+            weight_name(role, l, names[count]);
+            struct tensor_out *out = &tensors[count];
+            *out = (struct tensor_out){ .name = names[count++], .rank = tensor.rank };
+            memcpy(out->shape, tensor.shape, sizeof out->shape);
+            float *data = memory_alloc(tensor_elements(&tensor), sizeof *data);
+            tensor_read_canonical(&tensor, (size_t)config->head_size, data);
+            out->data = data;
+        }
     }
     float *head = memory_alloc(C, sizeof *head), *bias = memory_alloc(1, sizeof *bias);
     for (size_t c = 0; c < C && !constant; c++)
@@ -455,7 +459,7 @@ static void story_close(struct story *story)
 /* Mean KL of 16 responses to the empty prompt; stopped: how many ended by themselves. */
 static double story_kl(const struct story *story, double beta, size_t length, size_t *stopped)
 {
-    struct value_model value = { "value", story->value, tokenizer_key(story->tokenizer), beta };
+    struct value_model value = { .name = "value", .model = story->value, .tokenizer_key = tokenizer_key(story->tokenizer), .beta = beta };
     struct generate_options options = {
         .base_name = "stories260K", .base = story->base, .tokenizer = story->tokenizer, .values = &value, .value_count = 1,
         .candidates = 20, .batch = 16, .max_new_tokens = length, .context = 512, .pool = story->pool,

@@ -89,7 +89,7 @@ static bool same_bits(float a, float b)
 
 static const char *const prompts[TEXTS] = { "Mia the fox", "The dog ran to the caf\303\251.", "T", "Mia the fox", "One day, a big red ball." };
 
-/* Several texts grow side by side; every value is that of a fresh pass, with much room in the cache and with none to spare. */
+/* Several texts grow side by side; every value is that of a fresh pass, with much room in the cache and with little. */
 static void test_against_fresh_passes(void)
 {
     struct fixture fixture = fixture_open(2);
@@ -126,6 +126,39 @@ static void test_against_fresh_passes(void)
             value_text_close(texts[i]);
         text_values_close(values);
     }
+    fixture_close(&fixture);
+}
+
+/* More texts than the cache holds: some are run again from their beginning, with the same values. */
+static void test_small_cache(void)
+{
+    enum { MANY = 60, ROUNDS = 3, TWO = 2 };
+    struct fixture fixture = fixture_open(1);
+    struct text_values *values = text_values_open(fixture.value, fixture.own, fixture.base, 0);
+    struct value_text *texts[MANY];
+    char many[MANY][128];
+    int32_t tokens[MANY][ROUNDS];
+    size_t different = 0;
+    for (size_t i = 0; i < MANY; i++) {
+        snprintf(many[i], sizeof many[i], "%zu: The dog ran to the caf\303\251 and the fox ran, and the ball ran too, to the park and there", i);
+        texts[i] = value_text_open(values, many[i], false);
+    }
+    for (size_t round = 0; round < ROUNDS; round++) {
+        for (size_t i = 0; i < MANY; i++) {
+            int32_t candidates[TWO] = { any_token(&fixture, i, round, 0), any_token(&fixture, i, round, 1) };
+            float got[TWO];
+            text_values_get(values, &(struct value_ask){ texts[i], candidates, got }, 1, TWO);
+            for (size_t k = 0; k < TWO; k++) {
+                tokens[i][round] = candidates[k];
+                different += !same_bits(got[k], plain_value(&fixture, many[i], tokens[i], round + 1));
+            }
+            value_text_push(texts[i], tokens[i][round]);
+        }
+    }
+    EXPECT_INT(different, 0);
+    for (size_t i = 0; i < MANY; i++)
+        value_text_close(texts[i]);
+    text_values_close(values);
     fixture_close(&fixture);
 }
 
@@ -223,6 +256,7 @@ static void test_generate(void)
 int main(void)
 {
     RUN(test_against_fresh_passes);
+    RUN(test_small_cache);
     RUN(test_fork);
     RUN(test_retokenize);
     RUN(test_generate);

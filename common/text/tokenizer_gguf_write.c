@@ -1,0 +1,116 @@
+/*
+ * tokenizer_gguf_write.c - a tokenizer as the metadata that llama.cpp reads; tokenizer_gguf.c is the other way.
+ *
+ * llama.cpp joins SentencePiece pieces by the score of the result, not by a list of merges: a piece's score is minus the
+ * rank of the first merge that makes it, which is the same order.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/check.h"
+#include "model/gguf_write.h"
+#include "text/tokenizer_parts.h"
+
+enum token_type { TOKEN_NORMAL = 1, TOKEN_UNKNOWN, TOKEN_CONTROL, TOKEN_USER_DEFINED, TOKEN_UNUSED, TOKEN_BYTE };
+
+#define KEY(name) "tokenizer.ggml." name
+
+static int32_t type_of(const struct tokenizer *tokenizer, size_t id)
+{
+    const struct piece *piece = &tokenizer->vocabulary.pieces[id];
+    const struct added_token *added = added_find(&tokenizer->added, (int32_t)id);
+    if (piece->at == NULL)
+        return TOKEN_UNUSED;
+    if ((int32_t)id == tokenizer->bpe.unknown)
+        return TOKEN_UNKNOWN;
+    if (added != NULL)
+        return added->special ? TOKEN_CONTROL : TOKEN_USER_DEFINED;
+    return tokenizer->bpe.byte_fallback && byte_of_piece(piece->at, piece->size) >= 0 ? TOKEN_BYTE : TOKEN_NORMAL;
+}
+
+static void put_pieces(const struct tokenizer *tokenizer, struct gguf_out *out)
+{
+    const struct vocabulary *vocabulary = &tokenizer->vocabulary;
+    gguf_put_array(out, KEY("tokens"), GGUF_ELEMENT_TEXT, vocabulary->count);
+    for (size_t id = 0; id < vocabulary->count; id++) {
+        const struct piece *piece = &vocabulary->pieces[id];
+        char unused[32];
+        snprintf(unused, sizeof unused, "[PAD%zu]", id);
+        gguf_put_element_text(out, piece->at != NULL ? piece->at : unused, piece->at != NULL ? piece->size : strlen(unused));
+    }
+    gguf_put_array(out, KEY("token_type"), GGUF_ELEMENT_INT32, vocabulary->count);
+    for (size_t id = 0; id < vocabulary->count; id++)
+        gguf_put_element_int32(out, type_of(tokenizer, id));
+}
+
+static void put_scores(const struct tokenizer *tokenizer, struct gguf_out *out)
+{
+    const struct bpe *bpe = &tokenizer->bpe;
+    size_t count = tokenizer->vocabulary.count;
+    float *scores = memory_alloc(count, sizeof *scores);
+    for (size_t m = bpe->merge_count; m-- > 0; )
+        scores[bpe->merges[m].result] = -(float)(m + 1);
+    gguf_put_array(out, KEY("scores"), GGUF_ELEMENT_FLOAT32, count);
+    for (size_t id = 0; id < count; id++)
+        gguf_put_element_float(out, scores[id]);
+    free(scores);
+}
+
+static void put_merges(const struct tokenizer *tokenizer, struct gguf_out *out)
+{
+    const struct bpe *bpe = &tokenizer->bpe;
+    struct buffer text = { 0 };
+    gguf_put_array(out, KEY("merges"), GGUF_ELEMENT_TEXT, bpe->merge_count);
+    for (size_t m = 0; m < bpe->merge_count; m++) {
+        const struct piece *left = &tokenizer->vocabulary.pieces[bpe->merges[m].left];
+        const struct piece *right = &tokenizer->vocabulary.pieces[bpe->merges[m].right];
+        text.size = 0;
+        buffer_append(&text, left->at, left->size);
+        buffer_append(&text, " ", 1);
+        buffer_append(&text, right->at, right->size);
+        gguf_put_element_text(out, text.data, text.size);
+    }
+    free(text.data);
+}
+
+static bool begins_with_space(const struct tokenizer *tokenizer)
+{
+    for (size_t i = 0; i < tokenizer->normalizer.count; i++)
+        if (tokenizer->normalizer.steps[i].kind == NORMALIZER_PREPEND)
+            return true;
+    for (size_t i = 0; i < tokenizer->pretokenizer.count; i++)
+        if (tokenizer->pretokenizer.steps[i].kind == PRETOKENIZER_METASPACE)
+            return tokenizer->pretokenizer.steps[i].prepend != PREPEND_NEVER;
+    return false;
+}
+
+static void put_token(struct gguf_out *out, const char *key, int32_t id)
+{
+    if (id >= 0)
+        gguf_put_integer(out, key, (uint32_t)id);
+}
+
+int tokenizer_put_gguf(const struct tokenizer *tokenizer, struct gguf_out *out)
+{
+    bool byte_level = tokenizer_is_byte_level(tokenizer);
+    const char *pre = byte_level ? tokenizer_gguf_pre(tokenizer) : "default";
+    if (tokenizer->kind != TOKENIZER_BPE || (!byte_level && !tokenizer->bpe.byte_fallback))
+        return tokenizer_refuse(tokenizer, "only BPE tokenizers of bytes or with byte fallback can be written as GGUF");
+    if (pre == NULL)
+        return tokenizer_refuse(tokenizer, "GGUF has no name for its pre-tokenizer");
+    gguf_put_text(out, KEY("model"), byte_level ? "gpt2" : "llama");
+    gguf_put_text(out, KEY("pre"), pre);
+    put_pieces(tokenizer, out);
+    if (byte_level)
+        put_merges(tokenizer, out);
+    else
+        put_scores(tokenizer, out);
+    put_token(out, KEY("bos_token_id"), tokenizer->begin);
+    put_token(out, KEY("eos_token_id"), tokenizer->end);
+    put_token(out, KEY("unknown_token_id"), tokenizer->bpe.unknown);
+    gguf_put_bool(out, KEY("add_bos_token"), tokenizer->prefix.count > 0);
+    gguf_put_bool(out, KEY("add_eos_token"), tokenizer->suffix.count > 0);
+    gguf_put_bool(out, KEY("add_space_prefix"), !byte_level && begins_with_space(tokenizer));
+    return 0;
+}
