@@ -111,4 +111,12 @@ void model_extend(const struct model *model, struct cache *cache, int32_t sequen
 /* Writes a Hugging Face directory: config.json and model.safetensors (not the tokenizer) as transformers reads the family, in float32.  0 or -1. */
 int model_export(const struct weights *weights, const struct model_config *config, const char *directory);
 
+struct gguf_out;
+/*
+ * Writes a GGUF file as llama.cpp reads the family; heads that it does not know are left out.  out has the tokenizer's metadata
+ * (tokenizer_put_gguf) and is added to.  type: of matrices, F32, F16, BF16, Q8_0 or Q4_0.  name is for messages.  0 or -1, logged.
+ */
+int model_export_gguf(const struct weights *weights, const struct model_config *config, const char *name, enum tensor_type type,
+                      struct gguf_out *out, const char *path);
+
 #endif
