@@ -62,15 +62,19 @@ static void stack_panel(void *context, size_t panel, size_t thread)
     const void *stored[PANEL] = { NULL };
     const float *converted[PANEL] = { NULL };
     float *floats = stack->as_stored ? NULL : memory_alloc(PANEL * packed->K, sizeof *floats);  // (PANEL, K)
-    for (size_t i = 0; i < PANEL && panel * PANEL + i < packed->N; i++) {
-        size_t n = panel * PANEL + i, t = 0;
+    size_t first = panel * PANEL, count = packed->N - first < PANEL ? packed->N - first : PANEL;
+    for (size_t i = 0, rows; i < count; i += rows) {  // of one tensor
+        size_t n = first + i, t = 0;
         while (n >= (size_t)stack->tensors[t].shape[0])
             n -= (size_t)stack->tensors[t++].shape[0];
-        if (stack->as_stored) {
-            stored[i] = tensor_row(&stack->tensors[t], stack->head_size, n);
-        } else {
-            tensor_read_rows(&stack->tensors[t], stack->head_size, n, 1, floats + i * packed->K);
-            converted[i] = floats + i * packed->K;
+        const struct tensor *tensor = &stack->tensors[t];
+        size_t left = (size_t)tensor->shape[0] - n;
+        rows = left < count - i ? left : count - i;
+        if (!stack->as_stored)
+            tensor_read_rows(tensor, stack->head_size, n, rows, floats + i * packed->K);
+        for (size_t r = 0; r < rows; r++) {
+            stored[i + r] = stack->as_stored ? tensor_row(tensor, stack->head_size, n + r) : NULL;
+            converted[i + r] = stack->as_stored ? NULL : floats + (i + r) * packed->K;
         }
     }
     if (stack->as_stored)
