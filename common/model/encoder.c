@@ -12,8 +12,6 @@
 #include <sysexits.h>
 
 #include "base/check.h"
-#include "base/file.h"
-#include "base/json.h"
 #include "base/memory.h"
 #include "base/progress.h"
 #include "model/encoder_network.h"
@@ -30,35 +28,13 @@ bool encoder_is(const char *path)
     return is;
 }
 
-static int config_read(struct encoder_config *config, const char *path)
-{
-    if (!file_is_directory(path)) {
-        log_error("model \"%s\": %s", path, file_exists(path) ? "an encoder must be a directory" : "there is no such directory");
-        return file_exists(path) ? EX_DATAERR : EX_NOINPUT;
-    }
-    char *file = memory_printf("%s/config.json", path);
-    int code = EX_DATAERR;
-    json_t *json = NULL;
-    if (!file_exists(file)) {
-        log_error("model \"%s\": it has no config.json", path);
-        code = EX_NOINPUT;
-    } else {
-        json = json_read(file);
-    }
-    if (json != NULL && encoder_config_from_json(config, json, path) == 0)
-        code = EX_OK;
-    json_decref(json);
-    free(file);
-    return code;
-}
-
 struct encoder *encoder_open(const char *path, enum tensor_type quant, struct pool *pool, int *code)
 {
     double start_s = clock_s();
     struct encoder *encoder = memory_alloc(1, sizeof *encoder);
     encoder->kernels = kernels_get();
     encoder->pool = pool;
-    *code = config_read(&encoder->config, path);
+    *code = encoder_config_open(&encoder->config, path);
     struct weights *weights = *code == EX_OK ? weights_open(path, code) : NULL;
     if (weights != NULL)
         *code = encoder_load(encoder, weights, quant, path);

@@ -19,11 +19,12 @@ struct space {
     float *values;      // (pages, VP, PANEL, PANEL)
     float *key_rows;    // (T, HS)
     float *q;           // (QUERIES, HS)
-    float *scores;      // (QUERIES, pages PANEL)
+    float *scores;      // (QUERIES, stride)
     float *by_position; // (QUERIES, width)
     float *by_key;      // (T, width)
     float *out;         // (QUERIES, VP PANEL)
     size_t pages;       // of the text
+    size_t stride;      // an odd number of panels, or all queries' scores of a key would share a few sets of the cache
     size_t first, width;  // relative positions that the text has, whole pages of them
 };
 
@@ -43,10 +44,11 @@ size_t encoder_attention_pages(const struct encoder *encoder, size_t T_max)
 /* Cuts a space for texts of T tokens; returns its floats. */
 static size_t space_cut(struct space *space, float *at, const struct encoder_config *config, size_t T)
 {
-    size_t HS = encoder_head_size(config), VP = panels_of(HS), pages = panels_of(T), width = width_max(config, T), used = 0;
+    size_t HS = encoder_head_size(config), VP = panels_of(HS), pages = panels_of(T), stride = (pages | 1) * PANEL;
+    size_t width = width_max(config, T), used = 0;
     const struct { float **part; size_t floats; } parts[] = {
         { &space->keys, pages * HS * PANEL }, { &space->values, pages * VP * PANEL * PANEL }, { &space->key_rows, T * HS },
-        { &space->q, QUERIES * HS }, { &space->scores, QUERIES * pages * PANEL }, { &space->by_position, QUERIES * width },
+        { &space->q, QUERIES * HS }, { &space->scores, QUERIES * stride }, { &space->by_position, QUERIES * width },
         { &space->by_key, T * width }, { &space->out, QUERIES * VP * PANEL },
     };
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
@@ -54,6 +56,7 @@ static size_t space_cut(struct space *space, float *at, const struct encoder_con
         used += panels_of(parts[i].floats) * PANEL;
     }
     space->pages = pages;
+    space->stride = stride;
     return used;
 }
 
@@ -105,7 +108,7 @@ static void positions_begin(const struct attention *attention, struct space *spa
 static void positions_add(const struct attention *attention, struct space *space, size_t q, size_t R, size_t T, size_t h)
 {
     const struct encoder_layer *layer = attention->layer;
-    size_t stride = space->pages * PANEL, width = space->width;
+    size_t stride = space->stride, width = space->width;
     const int32_t *columns = attention->columns + attention->T_max - 1 - q;  // of query q and key 0
     if (layer->position_keys != NULL) {
         by_positions(attention, space, layer->position_keys, h, space->q, R, space->by_position);
@@ -132,7 +135,7 @@ static void queries_attend(const struct attention *attention, struct space *spac
 {
     const struct encoder_config *config = &attention->encoder->config;
     const struct kernels *kernels = attention->encoder->kernels;
-    size_t HS = encoder_head_size(config), VP = panels_of(HS), C = (size_t)config->channel_count, stride = space->pages * PANEL;
+    size_t HS = encoder_head_size(config), VP = panels_of(HS), C = (size_t)config->channel_count, stride = space->stride;
     float scale = encoder_attention_scale(config);
     for (size_t r = 0; r < R; r++)
         for (size_t c = 0; c < HS; c++)

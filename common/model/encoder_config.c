@@ -4,10 +4,13 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sysexits.h>
 
 #include "base/check.h"
+#include "base/file.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "base/memory.h"
 
 /* ---- the families ---- */
 
@@ -415,6 +418,28 @@ json_t *encoder_config_to_json(const struct encoder_config *config)
         "conv_size", (json_int_t)config->conv_size, "conv_activation", (int)config->conv_activation);
     CHECK(json != NULL);
     return json;
+}
+
+int encoder_config_open(struct encoder_config *config, const char *path)
+{
+    if (!file_is_directory(path)) {
+        log_error("model \"%s\": %s", path, file_exists(path) ? "an encoder must be a directory" : "there is no such directory");
+        return file_exists(path) ? EX_DATAERR : EX_NOINPUT;
+    }
+    char *file = memory_printf("%s/config.json", path);
+    int code = EX_DATAERR;
+    json_t *json = NULL;
+    if (!file_exists(file)) {
+        log_error("model \"%s\": it has no config.json", path);
+        code = EX_NOINPUT;
+    } else {
+        json = json_read(file);
+    }
+    if (json != NULL && encoder_config_from_json(config, json, path) == 0)
+        code = EX_OK;
+    json_decref(json);
+    free(file);
+    return code;
 }
 
 /* ---- weights ---- */

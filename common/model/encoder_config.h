@@ -73,6 +73,8 @@ struct encoder_config {
 
 /* The family that config.json names, NULL if it is no encoder's. */
 const struct encoder_family *encoder_family_of(const json_t *json);
+/* That of a Hugging Face directory.  EX_OK, or the exit code with the reason logged. */
+int encoder_config_open(struct encoder_config *config, const char *path);
 /* 0, or -1 with the reason logged. */
 int encoder_config_from_json(struct encoder_config *config, const json_t *json, const char *name);
 /* The fields that decide the numbers, as an object.  The caller json_decref()s. */
@@ -83,6 +85,12 @@ bool encoder_has_weight(const struct encoder_config *config, enum encoder_part p
 bool encoder_has_bias(const struct encoder_config *config, enum encoder_part part);
 /* Rank and shape of the weight; a bias is (shape[0]). */
 size_t encoder_weight_shape(const struct encoder_config *config, enum encoder_part part, int64_t shape[3]);
+
+struct weights;
+/*
+ * Sets used[i] for each tensor weights_at(weights, i) that a network of this config uses.  0, or -1 when one is missing or has another shape, logged.
+ */
+int encoder_weights_used(const struct encoder_config *config, const struct weights *weights, const char *name, bool *used);
 
 /* Where the table of 2 * span relative positions keeps that of a key which lies distance (query less key) before its query. */
 int64_t encoder_relative_index(const struct encoder_config *config, int64_t distance);

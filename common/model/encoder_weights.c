@@ -107,6 +107,18 @@ static struct wanted *loader_check(struct loader *loader, size_t *count)
     return list;
 }
 
+int encoder_weights_used(const struct encoder_config *config, const struct weights *weights, const char *name, bool *used)
+{
+    struct encoder encoder = { .config = *config };
+    struct loader loader = { .encoder = &encoder, .weights = weights, .name = name };
+    size_t count;
+    struct wanted *list = loader_check(&loader, &count);
+    for (size_t i = 0; list != NULL && i < count; i++)
+        used[list[i].tensor - weights_at(weights, 0)] = true;
+    free(list);
+    return list != NULL ? 0 : -1;
+}
+
 /* ---- the key ---- */
 
 /* BLAKE2b of a tensor's float32 content. */
