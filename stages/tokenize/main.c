@@ -22,11 +22,12 @@
 #include "base/progress.h"
 #include "base/stop.h"
 #include "text/tokenizer.h"
+#include "tokenize/prompt.h"
 #include "tokenize/reader.h"
 #include "wire/edge.h"
 
 struct options {
-    const char *model, *format, *field, *split, *endpoint, *policy, *reward, *output;
+    const char *model, *format, *field, *chat, *split, *endpoint, *policy, *reward, *output;
     int64_t max_tokens, train_vocab;
     double eval_fraction;
     bool encode, decode, end_token;
@@ -39,10 +40,11 @@ static struct options options_read(int argc, char **argv)
     static struct options options = { .field = "prompt", .policy = "stored", .reward = "stored", .max_tokens = 0 };
     options.endpoint = getenv("VAS_STORE");
     const struct option_spec specs[] = {
-        { 'm', "model", "DIR|FILE", OPTION_TEXT, &options.model, 0, 0, "whose tokenizer to use: model directory, tokenizer.json or GGUF file" },
+        { 'm', "model", "DIR|FILE", OPTION_TEXT, &options.model, 0, 0, "whose tokenizer to use: model directory, tokenizer file\nor GGUF file" },
         { 's', "store", "ENDPOINT", OPTION_TEXT, &options.endpoint, 0, 0, "store to give the prompts to (default VAS_STORE; without: frames on stdout)" },
         { 0, "format", "NAME", OPTION_TEXT, &options.format, 0, 0, "jsonl, text (a text a line), lines (empty ones too),\nhh (HH dialogues) or rollouts\n(default: text for *.txt, else jsonl); files may be gzipped" },
-        { 0, "field", "NAME", OPTION_TEXT, &options.field, 0, 0, "where a JSON line has its text (default prompt)" },
+        { 0, "field", "NAME", OPTION_TEXT, &options.field, 0, 0, "where a JSON line has its text, or its messages\n(default prompt)" },
+        { 0, "chat", "NAME", OPTION_TEXT, &options.chat, 0, 0, "how messages become text: llama-2, llama-3, chatml, zephyr\nor hh (default: as the model's own chat template, where it\nis one of these)" },
         { 0, "split", "NAME", OPTION_NAME, &options.split, 1, NAME_BYTES, "split of all prompts (default: the line's \"split\", else train)" },
         { 0, "eval-fraction", "P", OPTION_NUMBER, &options.eval_fraction, 0, 1, "share of the prompts that go to split eval, chosen by\ntheir text, where the line names no split (default 0)" },
         { 0, "max-prompt-tokens", "N", OPTION_INT, &options.max_tokens, 1, 1048576, "leave out longer prompts, and say how many (default: none)" },
@@ -72,6 +74,8 @@ static struct options options_read(int argc, char **argv)
         options_refuse("--train-vocab needs -o DIR");
     if (options.encode + options.decode + (options.train_vocab != 0) > 1)
         options_refuse("only one of --encode, --decode and --train-vocab can be asked for");
+    if (options.chat != NULL && chat_format_from_name(options.chat) == CHAT_FORMAT_COUNT)
+        options_refuse("--chat is \"%s\", must be llama-2, llama-3, chatml, zephyr or hh", options.chat);
     return options;
 }
 
@@ -123,10 +127,11 @@ static int read_files(const struct options *options, record_giver *give, void *c
 
 struct giver {
     const struct options *options;
-    const struct tokenizer *tokenizer;
+    const struct prompt_style *style;
     struct edge *edge;
     struct progress progress;
     int64_t given, too_long, left_out;
+    struct buffer prompt;
     struct token_list prompt_tokens, response_tokens;
     struct arena arena;
 };
@@ -141,9 +146,9 @@ static const char *split_of(const struct options *options, const struct record *
     return place < options->eval_fraction ? "eval" : "train";
 }
 
-static int leave_out(struct giver *giver, const char *why)
+static int leave_out(struct giver *giver, const struct record *record, const char *why)
 {
-    log_error("left out a record: %s", why);
+    log_error("left out \"%s\" line %lld: %s", record->path, (long long)record->line, why);
     giver->left_out++;
     return 0;
 }
@@ -152,14 +157,14 @@ static int leave_out(struct giver *giver, const char *why)
 static int give_rollout(struct giver *giver, const struct record *record, const struct frame *prompt)
 {
     giver->response_tokens.count = 0;
-    tokenizer_encode(giver->tokenizer, record->response, record->response_size, 0, &giver->response_tokens);
-    int32_t end = tokenizer_end(giver->tokenizer);
+    tokenizer_encode(giver->style->tokenizer, record->response, record->response_size, 0, &giver->response_tokens);
+    int32_t end = tokenizer_end(giver->style->tokenizer);
     if (end >= 0)
         token_list_add(&giver->response_tokens, end);  // a stored response is a whole one
     if (giver->response_tokens.count == 0)
-        return leave_out(giver, "a response is empty and the tokenizer has no end token");
+        return leave_out(giver, record, "a response is empty and the tokenizer has no end token");
     if (record->response_size > TEXT_BYTES || giver->response_tokens.count > TOKENS_COUNT)
-        return leave_out(giver, "a response is longer than a frame can carry");
+        return leave_out(giver, record, "a response is longer than a frame can carry");
     struct frame frame = frame_extended(FRAME_rollout, prompt);
     struct frame_rollout *rollout = &frame.rollout;
     char key[KEY_SIZE];
@@ -184,23 +189,26 @@ static int give_record(void *context, const struct record *record)
     struct giver *giver = context;
     const struct options *options = giver->options;
     arena_reset(&giver->arena);
-    giver->prompt_tokens.count = 0;
-    tokenizer_encode(giver->tokenizer, record->prompt, record->prompt_size, ENCODE_SPECIAL, &giver->prompt_tokens);
-    if (options->end_token && tokenizer_end(giver->tokenizer) >= 0)
-        token_list_add(&giver->prompt_tokens, tokenizer_end(giver->tokenizer));
+    int made = prompt_make(giver->style, record, &giver->prompt, &giver->prompt_tokens);
+    if (made != EX_OK) {
+        giver->left_out++;
+        return made == EX_DATAERR ? 0 : made;
+    }
+    if (options->end_token && tokenizer_end(giver->style->tokenizer) >= 0)
+        token_list_add(&giver->prompt_tokens, tokenizer_end(giver->style->tokenizer));
     if (giver->prompt_tokens.count == 0)
-        return leave_out(giver, "a prompt is empty and the tokenizer has no begin token");
+        return leave_out(giver, record, "a prompt is empty and the tokenizer has no begin token");
     if (options->max_tokens != 0 && (int64_t)giver->prompt_tokens.count > options->max_tokens) {
         giver->too_long++;
         return 0;
     }
-    if (record->prompt_size > TEXT_BYTES || giver->prompt_tokens.count > TOKENS_COUNT)
-        return leave_out(giver, "a prompt is longer than a frame can carry");
+    if (giver->prompt.size > TEXT_BYTES || giver->prompt_tokens.count > TOKENS_COUNT)
+        return leave_out(giver, record, "a prompt is longer than a frame can carry");
     struct frame frame = frame_make(FRAME_prompt);
     struct frame_prompt *prompt = &frame.prompt;
     char key[KEY_SIZE];
-    prompt->prompt = arena_text(&giver->arena, record->prompt, record->prompt_size);
-    prompt->tokenizer = tokenizer_key(giver->tokenizer);
+    prompt->prompt = giver->prompt.data;
+    prompt->tokenizer = tokenizer_key(giver->style->tokenizer);
     key_from_texts(key, prompt->tokenizer, prompt->prompt, NULL);
     prompt->prompt_key = key;
     prompt->split = split_of(options, record, key);
@@ -218,9 +226,9 @@ static int give_record(void *context, const struct record *record)
     return 0;
 }
 
-static int give_frames(const struct options *options, const struct tokenizer *tokenizer)
+static int give_frames(const struct options *options, const struct prompt_style *style)
 {
-    json_t *json = json_pack("{s:s}", "tokenizer", tokenizer_key(tokenizer));
+    json_t *json = json_pack("{s:s}", "tokenizer", tokenizer_key(style->tokenizer));
     if (options->format != NULL && strcmp(options->format, "rollouts") == 0) {
         json_object_set_new(json, "policy", json_string(options->policy));
         json_object_set_new(json, "reward", json_string(options->reward));
@@ -234,7 +242,7 @@ static int give_frames(const struct options *options, const struct tokenizer *to
     if (edge == NULL)
         return code;
 
-    struct giver giver = { .options = options, .tokenizer = tokenizer, .edge = edge };
+    struct giver giver = { .options = options, .style = style, .edge = edge };
     arena_init(&giver.arena, "record", 64 << 20);
     progress_start(&giver.progress, "tokenized", "prompts", 0);
     code = read_files(options, give_record, &giver);
@@ -247,6 +255,7 @@ static int give_frames(const struct options *options, const struct tokenizer *to
 
     int edge_code = edge_close(edge, stop_requested() ? EDGE_STOPPED : EDGE_END);
     arena_free(&giver.arena);
+    free(giver.prompt.data);
     free(giver.prompt_tokens.at);
     free(giver.response_tokens.at);
     return edge_code != EX_OK ? edge_code : code;  // the edge knows whether starting again helps
@@ -254,40 +263,64 @@ static int give_frames(const struct options *options, const struct tokenizer *to
 
 /* ---- lines of ids ---- */
 
+/* What --encode and --decode keep from one record to the next. */
+struct liner {
+    const struct prompt_style *style;
+    struct buffer text;
+    struct token_list ids;
+    int64_t left_out;
+};
+
 static int encode_record(void *context, const struct record *record)
 {
-    struct token_list ids = { 0 };
-    tokenizer_encode(context, record->prompt, record->prompt_size, ENCODE_SPECIAL, &ids);
+    struct liner *liner = context;
+    int code = prompt_make(liner->style, record, &liner->text, &liner->ids);
+    if (code != EX_OK) {
+        liner->left_out++;
+        return code == EX_DATAERR ? 0 : code;
+    }
     putchar('[');
-    for (size_t i = 0; i < ids.count; i++)
-        printf(i ? ", %d" : "%d", ids.at[i]);
+    for (size_t i = 0; i < liner->ids.count; i++)
+        printf(i ? ", %d" : "%d", liner->ids.at[i]);
     printf("]\n");
-    free(ids.at);
     return 0;
 }
 
 static int decode_record(void *context, const struct record *record)
 {
-    json_t *array = json_parse(record->prompt, record->prompt_size, "ids");
+    struct liner *liner = context;
+    char name[1100];
+    snprintf(name, sizeof name, "%.1000s line %lld", record->path, (long long)record->line);
+    json_t *array = record->messages != NULL ? json_object() : json_parse(record->prompt, record->prompt_size, name);
+    if (array != NULL && !json_is_array(array))
+        log_error("cannot decode \"%s\": not a JSON array of token ids", name);
     if (!json_is_array(array)) {
-        log_error("cannot decode \"%.60s\": not a JSON array of token ids", record->prompt);
         json_decref(array);
         return EX_DATAERR;
     }
-    struct token_list ids = { 0 };
-    struct buffer text = { 0 };
+    liner->text.size = liner->ids.count = 0;
     size_t i;
     json_t *id;
     json_array_foreach(array, i, id)
-        token_list_add(&ids, json_is_integer(id) && json_integer_value(id) >= 0 && json_integer_value(id) <= INT32_MAX
-                                 ? (int32_t)json_integer_value(id) : -1);
-    tokenizer_decode(context, ids.at, ids.count, 0, &text);
-    buffer_append(&text, "\n", 1);
-    fwrite(text.data, 1, text.size, stdout);
+        token_list_add(&liner->ids, json_is_integer(id) && json_integer_value(id) >= 0 && json_integer_value(id) <= INT32_MAX
+                                        ? (int32_t)json_integer_value(id) : -1);
+    tokenizer_decode(liner->style->tokenizer, liner->ids.at, liner->ids.count, 0, &liner->text);
+    buffer_append(&liner->text, "\n", 1);
+    fwrite(liner->text.data, 1, liner->text.size, stdout);
     json_decref(array);
-    free(ids.at);
-    free(text.data);
     return 0;
+}
+
+static int give_lines(struct options *options, const struct prompt_style *style)
+{
+    struct liner liner = { .style = style };
+    options->format = options->format ? options->format : "lines";
+    int code = read_files(options, options->encode ? encode_record : decode_record, &liner);
+    if (stdout_close() != 0 && code == EX_OK)
+        code = EX_IOERR;
+    free(liner.text.data);
+    free(liner.ids.at);
+    return code == EX_OK && liner.left_out > 0 ? EX_DATAERR : code;
 }
 
 /* ---- training a tokenizer ---- */
@@ -295,6 +328,10 @@ static int decode_record(void *context, const struct record *record)
 static int collect_record(void *context, const struct record *record)
 {
     struct buffer *texts = context;
+    if (record->messages != NULL) {
+        log_error("cannot use \"%s\" line %lld: --train-vocab reads texts, not messages", record->path, (long long)record->line);
+        return EX_DATAERR;
+    }
     buffer_append(texts, record->prompt, record->prompt_size);
     buffer_append(texts, "\n\n", 2);
     return 0;
@@ -330,14 +367,14 @@ int main(int argc, char **argv)
     struct tokenizer *tokenizer = tokenizer_open(options.model, &code);
     if (tokenizer == NULL)
         return code;
-    if (options.encode || options.decode) {
-        options.format = options.format ? options.format : "lines";
-        code = read_files(&options, options.encode ? encode_record : decode_record, tokenizer);
-        if (stdout_close() != 0 && code == EX_OK)
-            code = EX_IOERR;
-    } else {
-        code = give_frames(&options, tokenizer);
-    }
+    struct prompt_style style;
+    if (prompt_style_init(&style, tokenizer, options.model, options.chat) != 0)
+        code = EX_DATAERR;
+    else if (options.encode || options.decode)
+        code = give_lines(&options, &style);
+    else
+        code = give_frames(&options, &style);
+    prompt_style_free(&style);
     tokenizer_close(tokenizer);
     return code;
 }

@@ -133,13 +133,26 @@ static const char *field_text(const json_t *object, const char *field, size_t *s
     return text;
 }
 
+/* The text of the record's own field, or messages in its place.  0, or -1 with the field and its trouble. */
+static int prompt_from_json(const struct reader *reader, struct record *record, const char **field, const char **trouble)
+{
+    const json_t *object = reader->object, *value = json_object_get(object, *field), *messages = json_object_get(object, "messages");
+    if (reader->format != READER_HH && (json_is_array(value) || (value == NULL && messages != NULL))) {
+        *field = value != NULL ? *field : "messages";
+        record->messages = value != NULL ? value : messages;
+        *trouble = json_is_array(record->messages) ? NULL : "is not a list";
+        return *trouble != NULL ? -1 : 0;
+    }
+    record->prompt = field_text(object, *field, &record->prompt_size, trouble);
+    return record->prompt != NULL ? 0 : -1;
+}
+
 /* 0, or -1 with the field and its trouble. */
 static int record_from_json(const struct reader *reader, struct record *record, const char **field, const char **trouble)
 {
     const json_t *object = reader->object;
     *field = reader->format == READER_HH ? "chosen" : reader->format == READER_ROLLOUTS ? "prompt" : reader->field;
-    record->prompt = field_text(object, *field, &record->prompt_size, trouble);
-    if (record->prompt == NULL)
+    if (prompt_from_json(reader, record, field, trouble) != 0)
         return -1;
 
     if (reader->format == READER_HH) {
@@ -203,7 +216,7 @@ static bool read_json_record(struct reader *reader, struct record *record)
 bool reader_next(struct reader *reader, struct record *record)
 {
     while (read_line(reader)) {
-        *record = (struct record){ .score = NAN };
+        *record = (struct record){ .path = reader->path, .line = reader->line_number, .score = NAN };
         if (reader->format != READER_LINES && strspn(reader->line.data, " \t") == reader->line.size)
             continue;
         if (reader->format != READER_TEXT && reader->format != READER_LINES) {

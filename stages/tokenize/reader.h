@@ -1,7 +1,8 @@
 /*
  * reader.h - prompts, and stored rollouts, out of the files that people have.
  *
- *     jsonl     one object a line; the text under "prompt" (or another field), optional "split"
+ *     jsonl     one object a line; the text under "prompt" (or another field), optional "split"; or messages instead of
+ *               the text: a list under "prompt", or under "messages" where there is no prompt
  *     text      one text a line; empty lines are skipped
  *     lines     one text a line, empty ones too
  *     hh        Anthropic HH dialogues: the prompt is "chosen" up to and including its last "\n\nAssistant:"
@@ -12,6 +13,7 @@
 #ifndef TOKENIZE_READER_H
 #define TOKENIZE_READER_H
 
+#include <jansson.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -19,8 +21,11 @@
 enum reader_format { READER_JSONL, READER_TEXT, READER_LINES, READER_HH, READER_ROLLOUTS };
 
 struct record {
-    const char *prompt;    // valid until the next record
+    const char *path;      // where it stands
+    int64_t line;
+    const char *prompt;    // valid until the next record, as all that follows; NULL where there are messages
     size_t prompt_size;    // bytes
+    const json_t *messages;  // a list; NULL where there is a text
     const char *response;  // rollouts only
     size_t response_size;
     const char *split;     // NULL: the line names none
