@@ -174,33 +174,34 @@ enum { PRE_PATTERNS_MAX = 5 };
 
 /* The pre-tokenizers that tokenizer.ggml.pre names, as llama.cpp's llama-vocab.cpp has them: patterns applied one after the other. */
 static const struct pre {
-    const char *names;  // a space before and after each
+    const char *name;
+    const char *also;   // other names of it, a space before and after each; NULL: none
     const char *patterns[PRE_PATTERNS_MAX];
     bool ignore_merges, begins;
     bool pairs;         // RoBERTa's: the end token stands behind a text, twice between two
     bool composes;      // the model's own tokenizer normalises to NFC
 } pres[] = {
-    { .names = " gpt-2 phi-2 mpt olmo jais jina-es jina-de jina-v2-es jina-v2-de gigachat a.x-4.0 mellum exaone4 trillion"
+    { "gpt-2", .also = " phi-2 mpt olmo jais jina-es jina-de jina-v2-es jina-v2-de gigachat a.x-4.0 mellum exaone4 trillion"
                " granite-docling ", .patterns = { GPT2 } },
-    { .names = " roberta-bpe jina-v1-en jina-v2-code ", .patterns = { GPT2 }, .begins = true, .pairs = true },
-    { .names = " default ", .patterns = { "[\\p{P}\\$\\+<=>\\^~\\|]+", GPT2, "\\p{N}+", "[0-9][0-9][0-9]" } },
-    { .names = " falcon ", .patterns = { "[\\p{P}\\$\\+<=>\\^~\\|`]+", GPT2, "[0-9][0-9][0-9]" } },
-    { .names = " starcoder refact command-r smollm codeshell exaone minerva-7b mellum2 ", .patterns = { "\\p{N}", GPT2 } },
-    { .names = " llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano ", .patterns = { LLAMA3 },
+    { "roberta-bpe", .also = " jina-v1-en jina-v2-code ", .patterns = { GPT2 }, .begins = true, .pairs = true },
+    { "default", .patterns = { "[\\p{P}\\$\\+<=>\\^~\\|]+", GPT2, "\\p{N}+", "[0-9][0-9][0-9]" } },
+    { "falcon", .patterns = { "[\\p{P}\\$\\+<=>\\^~\\|`]+", GPT2, "[0-9][0-9][0-9]" } },
+    { "starcoder", .also = " refact command-r smollm codeshell exaone minerva-7b mellum2 ", .patterns = { "\\p{N}", GPT2 } },
+    { "llama-bpe", .also = " llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano ", .patterns = { LLAMA3 },
       .ignore_merges = true, .begins = true },
-    { .names = " dbrx smaug-bpe chatglm-bpe glm4 ", .patterns = { LLAMA3 } },
-    { .names = " qwen2 deepseek-r1-qwen stablelm2 megrez kormo f2llmv2 hunyuan solar-open ", .patterns = { QWEN2 }, .composes = true },
-    { .names = " grok-2 ", .patterns = { QWEN2 } },
-    { .names = " qwen35 ", .patterns = { QWEN35 }, .composes = true },
-    { .names = " seed-coder ", .patterns = { SEED } },
-    { .names = " bailingmoe bailingmoe2 llada-moe ", .patterns = { BAILING } },
-    { .names = " deepseek-v3 hunyuan-dense joyai-llm hy_v4 ", .patterns = { "\\p{N}{1,3}", CJK, DEEPSEEK3 } },
-    { .names = " deepseek-coder ",
+    { "dbrx", .also = " smaug-bpe chatglm-bpe glm4 ", .patterns = { LLAMA3 } },
+    { "qwen2", .also = " deepseek-r1-qwen stablelm2 megrez kormo f2llmv2 hunyuan solar-open ", .patterns = { QWEN2 }, .composes = true },
+    { "grok-2", .patterns = { QWEN2 } },
+    { "qwen35", .patterns = { QWEN35 }, .composes = true },
+    { "seed-coder", .patterns = { SEED } },
+    { "bailingmoe", .also = " bailingmoe2 llada-moe ", .patterns = { BAILING } },
+    { "deepseek-v3", .also = " hunyuan-dense joyai-llm hy_v4 ", .patterns = { "\\p{N}{1,3}", CJK, DEEPSEEK3 } },
+    { "deepseek-coder",
       .patterns = { "[\\r\\n]", "\\s?\\p{L}+", "\\s?\\p{P}+", "[\xe4\xb8\x80-\xe9\xbe\xa5\xe0\xa0\x80-\xe4\xb8\x80\xea\xb0\x80-\xed\x9f\xbf]+", "\\p{N}" } },
-    { .names = " bloom poro-chat gpt3-finnish ", .patterns = { BLOOM } },
-    { .names = " viking ", .patterns = { BLOOM, "\\p{N}" } },
-    { .names = " tekken ", .patterns = { TEKKEN }, .ignore_merges = true, .begins = true },
-    { .names = " gpt-4o llama4 kanana2 talkie minimax-m2 ", .patterns = { GPT4O } },
+    { "bloom", .also = " poro-chat gpt3-finnish ", .patterns = { BLOOM } },
+    { "viking", .patterns = { BLOOM, "\\p{N}" } },
+    { "tekken", .patterns = { TEKKEN }, .ignore_merges = true, .begins = true },
+    { "gpt-4o", .also = " llama4 kanana2 talkie minimax-m2 ", .patterns = { GPT4O } },
 };
 
 static const struct pre *find_pre(const struct tokenizer *tokenizer, const struct gguf *gguf)
@@ -208,12 +209,15 @@ static const struct pre *find_pre(const struct tokenizer *tokenizer, const struc
     struct gguf_text name = { "default", strlen("default") };
     gguf_text(gguf, KEY("pre"), &name);
     char between[80];
-    snprintf(between, sizeof between, " %.*s ", (int)(name.size < 64 ? name.size : 64), name.at);
+    int size = (int)(name.size < 64 ? name.size : 64);
+    snprintf(between, sizeof between, " %.*s ", size, name.at);
     for (size_t i = 0; i < COUNT_OF(pres); i++) {
-        if (strstr(pres[i].names, between) != NULL && memchr(name.at, ' ', name.size) == NULL)
+        if (strlen(pres[i].name) == name.size && memcmp(pres[i].name, name.at, name.size) == 0)
+            return &pres[i];
+        if (pres[i].also != NULL && memchr(name.at, ' ', name.size) == NULL && strstr(pres[i].also, between) != NULL)
             return &pres[i];
     }
-    tokenizer_refuse(tokenizer, "the pre-tokenizer \"%.*s\" is not known", (int)strlen(between) - 2, between + 1);
+    tokenizer_refuse(tokenizer, "the pre-tokenizer \"%.*s\" is not known", size, name.at);
     return NULL;
 }
 
@@ -231,6 +235,34 @@ static void use_pre(struct tokenizer *tokenizer, const struct pre *pre)
     }
     tokenizer_use_byte_level(tokenizer, false, gpt2_split);
     decoder_add(&tokenizer->decoder, DECODER_BYTE_LEVEL, NULL, NULL, 0);
+}
+
+/* Whether the tokenizer does what use_pre makes of this one. */
+static bool uses_pre(const struct tokenizer *tokenizer, const struct pre *pre)
+{
+    const struct pretokenizer *steps = &tokenizer->pretokenizer;
+    const struct normalizer *normalizer = &tokenizer->normalizer;
+    bool gpt2_split = strcmp(pre->patterns[0], GPT2) == 0;
+    size_t splits = 0;
+    for (; !gpt2_split && splits < PRE_PATTERNS_MAX && pre->patterns[splits] != NULL; splits++) {
+        if (splits >= steps->count || steps->steps[splits].kind != PRETOKENIZER_SPLIT || regex_is_literal(steps->steps[splits].regex)
+            || strcmp(regex_pattern(steps->steps[splits].regex), pre->patterns[splits]) != 0
+            || steps->steps[splits].behavior != SPLIT_ISOLATED || steps->steps[splits].invert)
+            return false;
+    }
+    return steps->count == splits + 1 && steps->steps[splits].kind == PRETOKENIZER_BYTE_LEVEL && !steps->steps[splits].prefix_space
+           && (steps->steps[splits].regex != NULL) == gpt2_split && tokenizer->bpe.ignore_merges == pre->ignore_merges
+           && tokenizer->pair.present == pre->pairs && normalizer->count == pre->composes
+           && (normalizer->count == 0 || normalizer->steps[0].kind == NORMALIZER_NFC);
+}
+
+const char *tokenizer_gguf_pre(const struct tokenizer *tokenizer)
+{
+    for (size_t i = 0; i < COUNT_OF(pres); i++) {
+        if (uses_pre(tokenizer, &pres[i]))
+            return pres[i].name;
+    }
+    return NULL;
 }
 
 static int read_merges(struct tokenizer *tokenizer, const struct gguf *gguf)
