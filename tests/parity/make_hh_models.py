@@ -174,7 +174,7 @@ def main():
     cases = []
     for i in range(10):
         prompt, *answers = dialogue(rng)
-        for response in answers + [" Über  naïve cafés\n\n1. 💡 one\n\n2. two", ""][:i % 3]:
+        for response in (answers + [" Über  naïve cafés\n\n1. 💡 one\n\n2. two", ""])[i % 4:i % 4 + 2]:
             text = prompt + response
             cases.append(dict(
                 prompt=prompt, response=response,
