@@ -1,5 +1,10 @@
 #!/usr/bin/env python3
-"""Writes tests/parity/train.json: losses, gradients and trained weights of a tiny Llama by PyTorch and transformers.
+"""Writes tests/parity/train/NAME/: losses, gradients and trained weights of tiny models by PyTorch and transformers.
+
+    config.json, model.safetensors    as transformers saves the model, with a value head
+    OBJECTIVE_gradients.safetensors   of the first loss, by the names of the weights; objective value or lm
+    OBJECTIVE_trained.safetensors     weights after five clipped steps of AdamW
+    witness.json                      examples, optimiser, losses
 
 Needs python with torch and transformers.  Read by tests/parity/test_train_torch.c.
 """
@@ -8,38 +13,54 @@ import json
 import os
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+import transformers
+from safetensors.torch import save_file
 
 STEPS = 5
-OPTIMISER = {"learning_rate": 0.01, "beta1": 0.9, "beta2": 0.98, "epsilon": 1e-8, "weight_decay": 0.1, "clip_norm": 0.5}
-DECAYED = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head")
+# epsilon is large against the rounding of gradients that are 0, which AdamW would blow up
+OPTIMISER = {"learning_rate": 0.01, "beta1": 0.9, "beta2": 0.98, "epsilon": 1e-5, "weight_decay": 0.1, "clip_norm": 0.5}
+UNDECAYED = ("embed_tokens", "wte", "wpe", "v_head")
+VOCABULARY = 11
 
-torch.manual_seed(1)
-torch.set_num_threads(1)
+COMMON = dict(vocab_size=VOCABULARY, hidden_size=12, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+              intermediate_size=10, max_position_embeddings=32, rms_norm_eps=1e-5, attn_implementation="eager",
+              bos_token_id=None, eos_token_id=None, pad_token_id=None)
+ROPE = {"rope_type": "default", "rope_theta": 100.0}
+MODELS = {
+    "llama": (transformers.LlamaConfig, dict(COMMON, head_dim=4, rope_parameters=ROPE, tie_word_embeddings=False)),
+    "mistral": (transformers.MistralConfig, dict(COMMON, head_dim=4, rope_parameters=ROPE, sliding_window=7, tie_word_embeddings=False)),
+    "qwen2": (transformers.Qwen2Config, dict(COMMON, hidden_size=16, rope_parameters=ROPE, tie_word_embeddings=True)),
+    "qwen3": (transformers.Qwen3Config, dict(COMMON, head_dim=6, rope_parameters=ROPE, tie_word_embeddings=False)),
+    "gemma2": (transformers.Gemma2Config, dict(COMMON, head_dim=6, rope_parameters=ROPE, query_pre_attn_scalar=5, sliding_window=6,
+                                               attn_logit_softcapping=2.0, final_logit_softcapping=1.5)),
+    "phi3": (transformers.Phi3Config, dict(COMMON, hidden_size=16, rope_parameters=ROPE, tie_word_embeddings=False)),
+    "gpt2": (transformers.GPT2Config, dict(vocab_size=VOCABULARY, n_embd=12, n_layer=2, n_head=3, n_positions=32, n_inner=10,
+                                           resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, attn_implementation="eager",
+                                           bos_token_id=None, eos_token_id=None)),
+}
 
 
-def model_make():
-    config = LlamaConfig(
-        vocab_size=11, hidden_size=12, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=4,
-        intermediate_size=10, max_position_embeddings=32, rope_theta=100.0, rms_norm_eps=1e-5, tie_word_embeddings=False,
-        attention_bias=False, mlp_bias=False, attn_implementation="eager")
-    model = LlamaForCausalLM(config)
+def model_make(name):
+    config_class, sizes = MODELS[name]
+    config = config_class(**sizes)
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
     model.v_head = torch.nn.Module()
     model.v_head.summary = torch.nn.Linear(config.hidden_size, 1)
+    less_one = name == "gemma2"  # its norms multiply by weight + 1
     with torch.no_grad():
-        for parameter in model.parameters():
+        for weight, parameter in model.named_parameters():
             parameter.normal_(0.0, 0.3)
-            if parameter.dim() == 1:
+            if parameter.dim() == 1 and not weight.endswith("bias") and not less_one:
                 parameter.add_(1.0)
-    return config, model
+    return model.float().eval()
 
 
 def examples_make():
     examples = []
     for length in (1, 9, 30, 4):
         examples.append({
-            "tokens": torch.randint(0, 11, (length,)).tolist(),
-            "target": torch.randn(length).tolist(),
+            "tokens": torch.randint(0, VOCABULARY, (length,)).tolist(),
+            "target": [round(x, 6) for x in torch.randn(length).tolist()],
             "mask": [int(t % 3 != 1) for t in range(length)],
         })
     return examples
@@ -50,37 +71,34 @@ def loss_of(model, examples, objective):
     for example in examples:
         tokens = torch.tensor([example["tokens"]])
         mask = torch.tensor(example["mask"], dtype=torch.bool)
-        hidden = model.model(tokens).last_hidden_state[0]
         if objective == "value":
+            hidden = model.base_model(tokens, use_cache=False).last_hidden_state[0]
             value = model.v_head.summary(hidden)[:, 0]
             losses.append((0.5 * (value - torch.tensor(example["target"])) ** 2)[mask])
         else:
-            nll = torch.nn.functional.cross_entropy(model.lm_head(hidden[:-1]), tokens[0, 1:], reduction="none")
+            logits = model(tokens, use_cache=False).logits[0]
+            nll = torch.nn.functional.cross_entropy(logits[:-1], tokens[0, 1:], reduction="none")
             losses.append(nll[mask[:-1]])
     return torch.cat(losses).mean()
 
 
-def numbers(tensor):
-    return [float(f"{x:.9g}") for x in tensor.detach().flatten().tolist()]
+def save(directory, name, tensors):
+    save_file({n: t.detach().clone().contiguous() for n, t in tensors.items()}, os.path.join(directory, name), {"format": "pt"})
 
 
-def witness(config_model, weights, examples, objective):
-    _, model = config_model
+def witness(model, weights, examples, objective, directory):
     model.load_state_dict(weights)
     frozen = "lm_head" if objective == "value" else "v_head"
     named = [(n, p) for n, p in model.named_parameters() if not n.startswith(frozen)]
     model.zero_grad(set_to_none=True)
     loss = loss_of(model, examples, objective)
     loss.backward()
-    result = {
-        "loss": loss.item(),
-        "gradient_norm": torch.sqrt(sum((p.grad.double() ** 2).sum() for _, p in named)).item(),
-        "gradients": {n: numbers(p.grad) for n, p in named},
-    }
-    decayed = [p for n, p in named if any(word in n for word in DECAYED)]
-    others = [p for n, p in named if not any(word in n for word in DECAYED)]
+    save(directory, objective + "_gradients.safetensors", {n: p.grad for n, p in named})
+    result = {"loss": loss.item(), "gradient_norm": torch.sqrt(sum((p.grad.double() ** 2).sum() for _, p in named)).item()}
+    decays = lambda n, p: p.dim() == 2 and not any(word in n for word in UNDECAYED)
     adamw = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": OPTIMISER["weight_decay"]}, {"params": others, "weight_decay": 0.0}],
+        [{"params": [p for n, p in named if decays(n, p)], "weight_decay": OPTIMISER["weight_decay"]},
+         {"params": [p for n, p in named if not decays(n, p)], "weight_decay": 0.0}],
         lr=OPTIMISER["learning_rate"], betas=(OPTIMISER["beta1"], OPTIMISER["beta2"]), eps=OPTIMISER["epsilon"])
     for _ in range(STEPS):
         model.zero_grad(set_to_none=True)
@@ -88,32 +106,30 @@ def witness(config_model, weights, examples, objective):
         torch.nn.utils.clip_grad_norm_([p for _, p in named], OPTIMISER["clip_norm"])
         adamw.step()
     result["loss_after"] = loss_of(model, examples, objective).item()
-    result["trained"] = {n: numbers(p) for n, p in named}
+    save(directory, objective + "_trained.safetensors", dict(named))
     return result
 
 
 def main():
-    config_model = model_make()
-    config, model = config_model
-    weights = {n: t.clone() for n, t in model.state_dict().items()}
-    examples = examples_make()
-    fixture = {
-        "config": json.loads(config.to_json_string(use_diff=False)),
-        "optimiser": OPTIMISER, "steps": STEPS, "examples": examples,
-        "weights": {n: numbers(t) for n, t in weights.items()},
-    }
-    for objective in ("value", "lm"):
-        fixture[objective] = witness(config_model, weights, examples, objective)
-    keep = ("architectures", "model_type", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
-            "num_key_value_heads", "head_dim", "intermediate_size", "max_position_embeddings", "rms_norm_eps",
-            "tie_word_embeddings", "attention_bias", "mlp_bias", "hidden_act")
-    fixture["config"] = {k: fixture["config"][k] for k in keep if k in fixture["config"]}
-    fixture["config"]["architectures"] = ["LlamaForCausalLM"]
-    fixture["config"]["rope_theta"] = 100.0
-    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "train.json")
-    with open(path, "w") as file:
-        json.dump(fixture, file, separators=(",", ":"))
-        file.write("\n")
+    torch.set_num_threads(1)
+    here = os.path.dirname(os.path.abspath(__file__))
+    for name in MODELS:
+        torch.manual_seed(1)
+        model = model_make(name)
+        directory = os.path.join(here, "train", name)
+        os.makedirs(directory, exist_ok=True)
+        weights = {n: t.clone() for n, t in model.state_dict().items()}
+        save(directory, "model.safetensors", dict(model.named_parameters()))
+        with open(os.path.join(directory, "config.json"), "w") as file:
+            model.config.architectures = [type(model).__name__]
+            file.write(model.config.to_json_string())
+        examples = examples_make()
+        fixture = {"optimiser": OPTIMISER, "steps": STEPS, "examples": examples}
+        for objective in ("value", "lm"):
+            fixture[objective] = witness(model, weights, examples, objective, directory)
+        with open(os.path.join(directory, "witness.json"), "w") as file:
+            json.dump(fixture, file, separators=(",", ":"))
+            file.write("\n")
 
 
 main()
