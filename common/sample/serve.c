@@ -45,7 +45,8 @@ static json_t *policy_spec(const struct server *server)
     for (size_t i = 0; i < generate->value_count; i++) {
         const struct value_model *value = &generate->values[i];
         if (value->beta != 0)
-            json_array_append_new(values, json_pack("{s:s, s:f}", "model", model_key(value->model), "beta", value->beta));
+            json_array_append_new(values, json_pack("{s:s, s:f, s:s*}", "model", model_key(value->model), "beta", value->beta,
+                                                    "tokenizer", value->tokenizer != NULL ? value->tokenizer_key : NULL));
     }
     json_t *spec = json_pack("{s:s, s:s, s:f, s:f, s:I, s:I, s:I, s:I}", "model", model_key(generate->base),
                              "tokenizer", tokenizer_key(generate->tokenizer), "temperature", options->sampling.temperature,

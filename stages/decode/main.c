@@ -23,7 +23,7 @@
 struct options {
     struct serve_options serve;
     struct scorer_options scorer;
-    struct option_list values;
+    struct option_list values, value_tokenizers;
     const char *model, *tokenizer, *quant_name, *value_quant_name;
     enum tensor_type quant, value_quant;
     double beta;
@@ -86,6 +86,7 @@ static struct options options_read(int argc, char **argv)
         { 0, NULL, NULL, OPTION_HEADING, NULL, 0, 0, "steering" },
         { 0, "value", "NAME[:BETA]", OPTION_LIST, &options.values, 0, 0, "value model: a directory, or a training run of the store;\nmay be given several times, each with its own weight" },
         { 0, "beta", "B", OPTION_NUMBER, &options.beta, -1e6, 1e6, "weight of value models that name none; 0 is the base\npolicy, negative steers away (default 3)" },
+        { 0, "value-tokenizer", "DIR|FILE", OPTION_LIST, &options.value_tokenizers, 0, 0, "tokenizer of a value model that does not share the base\npolicy's: it is asked about the text of each candidate" },
         { 0, "value-quant", "TYPE", OPTION_TEXT, &options.value_quant_name, 0, 0, "round the value models' matrices, as --quant does the base\npolicy's" },
         { 0, "candidates", "K", OPTION_INT, &options.candidates, 1, CANDIDATES_MAX, "tokens that are steered: the K likeliest (default 20)" },
         { 0, "best-of", "N", OPTION_INT, &options.best_of, 1, 65536, "sample N responses, give the one with the highest score" },
@@ -170,6 +171,8 @@ int main(int argc, char **argv)
     struct values values = { 0 };
     if (model != NULL)
         code = values_open(&values, &options.values, options.beta, options.value_quant, options.serve.endpoint, pool);
+    if (model != NULL && code == EX_OK)
+        code = values_use_tokenizers(&values, &options.value_tokenizers, tokenizer);
 
     if (model != NULL && code == EX_OK) {
         struct generate_options generate = {

@@ -195,6 +195,10 @@ static size_t context_of(const struct generate_options *generate, const struct m
 int score_run(const char *path, const struct generate_options *generate)
 {
     const struct model *value = generate->value_count > 0 ? generate->values[0].model : NULL;
+    if (value != NULL && generate->values[0].tokenizer != NULL) {
+        log_error("value model \"%s\" has a tokenizer of its own: --score takes one that shares the base policy's", generate->values[0].name);
+        return EX_USAGE;
+    }
     if (value != NULL && value_model_check(generate, &generate->values[0]) != 0)
         return EX_DATAERR;
     int code = EX_OK;

@@ -125,8 +125,32 @@ int values_open(struct values *values, const struct option_list *specs, double b
     return code;
 }
 
+int values_use_tokenizers(struct values *values, const struct option_list *paths, const struct tokenizer *base)
+{
+    if (paths->count > VALUE_MODELS_MAX) {
+        log_error("--value-tokenizer is given %zu times, must be at most %d", paths->count, VALUE_MODELS_MAX);
+        return EX_USAGE;
+    }
+    for (size_t t = 0; t < paths->count; t++) {
+        int code;
+        struct tokenizer *tokenizer = tokenizer_open(paths->items[t], &code);
+        if (tokenizer == NULL)
+            return code;
+        values->tokenizers[values->tokenizer_count++] = tokenizer;
+        const char *key = tokenizer_key(tokenizer);
+        for (size_t i = 0; i < values->count; i++) {
+            struct value_model *value = &values->models[i];
+            if (value->beta != 0 && strcmp(value->tokenizer_key, key) == 0 && strcmp(key, tokenizer_key(base)) != 0)
+                value->tokenizer = tokenizer;
+        }
+    }
+    return EX_OK;
+}
+
 void values_close(struct values *values)
 {
+    for (size_t i = 0; i < values->tokenizer_count; i++)
+        tokenizer_close(values->tokenizers[i]);
     for (size_t i = 0; i < values->count; i++) {
         model_close((struct model *)values->models[i].model);
         free((void *)values->models[i].tokenizer_key);

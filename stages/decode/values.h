@@ -11,6 +11,8 @@
 struct values {
     struct value_model models[VALUE_MODELS_MAX];
     size_t count;
+    struct tokenizer *tokenizers[VALUE_MODELS_MAX];  // of those that do not share the base policy's
+    size_t tokenizer_count;
 };
 
 /*
@@ -23,6 +25,12 @@ struct values {
 int values_open(struct values *values, const struct option_list *specs, double beta, enum tensor_type quant, const char *endpoint,
                 struct pool *pool);
 void values_close(struct values *values);
+
+/*
+ * Gives the value models whose tokenizer is not the base policy's theirs, from these directories and files.  What is left without
+ * does not fit (value_model_check).  0, or the exit code with the reason logged.
+ */
+int values_use_tokenizers(struct values *values, const struct option_list *paths, const struct tokenizer *base);
 
 /* "vas RUN:BETA ..." with the last part of paths; "base" where nothing steers.  The caller frees. */
 char *values_policy_name(const struct values *values);

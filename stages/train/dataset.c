@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/digest.h"
+#include "text/retokenize.h"
 
 void dataset_init(struct dataset *dataset)
 {
@@ -45,25 +46,54 @@ static int tokens_check(const int32_t *tokens, size_t count, const struct model_
     return 0;
 }
 
-int dataset_add_target(struct dataset *dataset, const struct frame_target *target, const struct model_config *config,
-                       char reason[256])
+/* Tokens of prompt and response (T) in the arena, of which the first P are the prompt's.  NULL with a line in reason. */
+static const int32_t *states_tokens(struct dataset *dataset, const struct frame_target *target, const struct tokenizer *tokenizer,
+                                    size_t *P, size_t *T, char reason[256])
 {
-    size_t P = target->prompt_tokens.count, R = target->response_tokens.count, T = P + R;
+    const char *key = tokenizer_key(tokenizer), *wanted = target->state_tokenizer[0] ? target->state_tokenizer : target->tokenizer;
+    if (strcmp(wanted, key) != 0) {
+        snprintf(reason, 256, "its states are of tokenizer %s, the model's is %s; value-target --value-tokenizer makes them of the model's",
+                 wanted, key);
+        return NULL;
+    }
+    struct token_list own = { 0 };
+    size_t prompt = target->prompt_tokens.count, response = target->response_tokens.count;
+    *P = prompt;
+    *T = prompt + response;
+    if (target->state_tokenizer[0]) {
+        *P = retokenize_rollout(tokenizer, target->prompt, target->response, target->stopped, &own);
+        *T = own.count;
+    }
+    int32_t *tokens = arena_alloc(&dataset->arena, *T, sizeof *tokens);
+    if (target->state_tokenizer[0]) {
+        memcpy(tokens, own.at, *T * sizeof *tokens);
+    } else {
+        memcpy(tokens, target->prompt_tokens.at, prompt * sizeof *tokens);
+        memcpy(tokens + prompt, target->response_tokens.at, response * sizeof *tokens);
+    }
+    free(own.at);
+    return tokens;
+}
+
+int dataset_add_target(struct dataset *dataset, const struct frame_target *target, const struct model_config *config,
+                       const struct tokenizer *tokenizer, char reason[256])
+{
+    size_t P, T;
+    const int32_t *tokens = states_tokens(dataset, target, tokenizer, &P, &T, reason);
+    if (tokens == NULL)
+        return -1;
     if (T > (size_t)config->position_max) {
         snprintf(reason, 256, "prompt and response have %zu tokens, the model's context is %lld", T, (long long)config->position_max);
         return -1;
     }
-    if (target->targets.count > R + 1) {
-        snprintf(reason, 256, "%zu targets for the %zu states of a response", target->targets.count, R + 1);
+    if (T < P || target->targets.count > T - P + 1) {
+        snprintf(reason, 256, "%zu targets for the %zu states of a response", target->targets.count, T < P ? 0 : T - P + 1);
         return -1;
     }
-    int32_t *tokens = arena_alloc(&dataset->arena, T, sizeof *tokens);  // (T)
-    float *values = arena_alloc(&dataset->arena, T, sizeof *values);    // (T)
-    float *mask = arena_alloc(&dataset->arena, T, sizeof *mask);        // (T)
-    memcpy(tokens, target->prompt_tokens.at, P * sizeof *tokens);
-    memcpy(tokens + P, target->response_tokens.at, R * sizeof *tokens);
     if (tokens_check(tokens, T, config, reason) != 0)
         return -1;
+    float *values = arena_alloc(&dataset->arena, T, sizeof *values);    // (T)
+    float *mask = arena_alloc(&dataset->arena, T, sizeof *mask);        // (T)
     memset(values, 0, T * sizeof *values);
     memset(mask, 0, T * sizeof *mask);
     for (size_t n = 0; n < target->targets.count; n++) {
@@ -75,8 +105,12 @@ int dataset_add_target(struct dataset *dataset, const struct frame_target *targe
 }
 
 int dataset_add_document(struct dataset *dataset, const struct frame_prompt *document, const struct model_config *config,
-                         char reason[256])
+                         const struct tokenizer *tokenizer, char reason[256])
 {
+    if (strcmp(document->tokenizer, tokenizer_key(tokenizer)) != 0) {
+        snprintf(reason, 256, "its tokenizer is %s, the model's is %s", document->tokenizer, tokenizer_key(tokenizer));
+        return -1;
+    }
     const int32_t *from = document->prompt_tokens.at;
     size_t left = document->prompt_tokens.count;
     if (tokens_check(from, left, config, reason) != 0)

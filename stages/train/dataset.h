@@ -9,6 +9,7 @@
 
 #include "base/memory.h"
 #include "learn/trainer.h"
+#include "text/tokenizer.h"
 #include "wire/frame.h"
 
 struct dataset {
@@ -22,15 +23,15 @@ void dataset_reset(struct dataset *dataset);
 void dataset_free(struct dataset *dataset);
 
 /*
- * Targets of a response, each at the position where its state's value is read.  0, or -1 with a line in reason:
- * more tokens than position_max, an id outside the vocabulary, targets that do not fit the response.
+ * Targets of a response, each at the position where its state's value is read.  tokenizer is the model's.  0, or -1 with a line in
+ * reason: states of another tokenizer, more tokens than position_max, an id outside the vocabulary, targets that do not fit the response.
  */
 int dataset_add_target(struct dataset *dataset, const struct frame_target *target, const struct model_config *config,
-                       char reason[256]);
+                       const struct tokenizer *tokenizer, char reason[256]);
 
 /* A document for the language model, cut into pieces of position_max tokens.  0, or -1 with a line in reason. */
 int dataset_add_document(struct dataset *dataset, const struct frame_prompt *document, const struct model_config *config,
-                         char reason[256]);
+                         const struct tokenizer *tokenizer, char reason[256]);
 
 /* Of all tokens, targets and masks in order; key holds KEY_SIZE bytes. */
 void dataset_key(const struct dataset *dataset, char *key);

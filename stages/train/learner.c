@@ -155,9 +155,7 @@ static int train_batch(struct learner *learner, const struct dataset *batch, int
 static int add_to_batch(struct learner *learner, struct dataset *batch, const struct frame_target *target)
 {
     char reason[256];
-    if (strcmp(target->tokenizer, tokenizer_key(learner->tokenizer)) != 0)
-        snprintf(reason, sizeof reason, "its tokenizer is %s, the model's is %s", target->tokenizer, tokenizer_key(learner->tokenizer));
-    else if (dataset_add_target(batch, target, learner->config, reason) == 0)
+    if (dataset_add_target(batch, target, learner->config, learner->tokenizer, reason) == 0)
         return 0;
     log_error("cannot train on rollout prompt=%s sample=%lld: %s", target->prompt_key, (long long)target->sample, reason);
     return -1;
@@ -215,14 +213,9 @@ static enum edge_status read_all(struct learner *learner, struct dataset *data, 
     while ((status = edge_take(learner->edge, &frames, 256, true)) == EDGE_BATCH) {
         for (size_t i = 0; i < frames.count; i++) {
             const struct frame *frame = &frames.frames[i];
-            const char *tokenizer = frame->type == FRAME_target ? frame->target.tokenizer : frame->prompt.tokenizer;
-            int added = -1;
-            if (strcmp(tokenizer, tokenizer_key(learner->tokenizer)) != 0)
-                snprintf(reason, sizeof reason, "its tokenizer is %s, the model's is %s", tokenizer, tokenizer_key(learner->tokenizer));
-            else if (frame->type == FRAME_target)
-                added = dataset_add_target(data, &frame->target, learner->config, reason);
-            else
-                added = dataset_add_document(data, &frame->prompt, learner->config, reason);
+            int added = frame->type == FRAME_target
+                            ? dataset_add_target(data, &frame->target, learner->config, learner->tokenizer, reason)
+                            : dataset_add_document(data, &frame->prompt, learner->config, learner->tokenizer, reason);
             if (added != 0) {
                 log_error("left out an example: %s", reason);
                 ++*left_out;

@@ -21,12 +21,13 @@
 #include "base/stop.h"
 #include "learn/returns.h"
 #include "model/model.h"
+#include "text/retokenize.h"
 #include "value-target/valuer.h"
 #include "wire/edge.h"
 
 struct options {
     const char *model, *endpoint, *run, *reward, *policy, *split;
-    const char *quant_name;
+    const char *value_tokenizer, *quant_name;
     enum tensor_type quant;
     double lambda, gamma;
     int64_t refresh, threads;
@@ -49,6 +50,7 @@ static struct options options_read(int argc, char **argv)
         { 0, "refresh", "STEPS", OPTION_INT, &options.refresh, 1, 1000000, "values come from weights at most so many steps old (default 2)" },
         { 0, "no-terminal-state", NULL, OPTION_FLAG, &options.no_terminal_state, 0, 0, "leave the state after the last token untrained, as the\nreference implementation does" },
         { 'm', "model", "DIR", OPTION_TEXT, &options.model, 0, 0, "between pipes: value model whose values are used" },
+        { 0, "value-tokenizer", "DIR|FILE", OPTION_TEXT, &options.value_tokenizer, 0, 0, "tokenizer of the value model where it is not the policy's:\nthe states are then those of its own tokens of the same text" },
         { 0, "quant", "TYPE", OPTION_TEXT, &options.quant_name, 0, 0, "round the value model's matrices to q8_0, q4_0 or nf4 on\nload: less memory, other values (default: as in the file)" },
         { 't', "threads", "N", OPTION_INT, &options.threads, 1, 256, "threads (default: the cores this process may use)" },
     };
@@ -78,7 +80,8 @@ static struct options options_read(int argc, char **argv)
     return options;
 }
 
-static char *settings_text(const struct options *options)
+/* own: the value model's tokenizer where it has one of its own. */
+static char *settings_text(const struct options *options, const struct tokenizer *own)
 {
     if (options->endpoint == NULL)
         return NULL;
@@ -88,6 +91,8 @@ static char *settings_text(const struct options *options)
     CHECK(json != NULL);
     if (options->quant_name != NULL)
         json_object_set_new(json_object_get(json, "target"), "quant", json_string(tensor_formats[options->quant].name));
+    if (own != NULL)
+        json_object_set_new(json_object_get(json, "target"), "state_tokenizer", json_string(tokenizer_key(own)));
     char *text = json_text(json);
     json_decref(json);
     return text;
@@ -120,11 +125,33 @@ static int snapshot_use(struct snapshot *snapshot, struct edge *edge, const stru
     return fetched > 0 ? 1 : snapshot->valuer != NULL ? 0 : -1;
 }
 
-/* The values of states 0 .. R.  0; 1 with a reason when this item cannot be done; -1. */
-static int compute_values(struct snapshot *snapshot, struct edge *edge, const struct frame_scored *scored, float *values,
-                          char reason[256])
+/* The tokens whose states are valued: the policy's, or the value model's own of the same text. */
+struct states {
+    struct token_list ids;  // of prompt and response
+    size_t P, R;
+};
+
+static void states_set(struct states *states, const struct frame_scored *scored, const struct tokenizer *own)
 {
-    size_t R = scored->response_tokens.count;
+    states->ids.count = 0;
+    if (own != NULL && strcmp(tokenizer_key(own), scored->tokenizer) != 0) {
+        states->P = retokenize_rollout(own, scored->prompt, scored->response, scored->stopped, &states->ids);
+        states->R = states->ids.count > states->P ? states->ids.count - states->P : 0;
+        return;
+    }
+    for (size_t t = 0; t < scored->prompt_tokens.count; t++)
+        token_list_add(&states->ids, scored->prompt_tokens.at[t]);
+    for (size_t t = 0; t < scored->response_tokens.count; t++)
+        token_list_add(&states->ids, scored->response_tokens.at[t]);
+    states->P = scored->prompt_tokens.count;
+    states->R = scored->response_tokens.count;
+}
+
+/* The values of states 0 .. R.  0; 1 with a reason when this item cannot be done; -1. */
+static int compute_values(struct snapshot *snapshot, struct edge *edge, const struct frame_scored *scored,
+                          const struct states *states, float *values, char reason[256])
+{
+    size_t P = states->P, R = states->R;
     int used = snapshot_use(snapshot, edge, scored, reason);
     if (used != 0)
         return used;
@@ -132,8 +159,7 @@ static int compute_values(struct snapshot *snapshot, struct edge *edge, const st
         snprintf(reason, 256, "the item names no snapshot to compute values with");
         return 1;
     }
-    if (valuer_values(snapshot->valuer, values, scored->prompt_tokens.at, scored->prompt_tokens.count, scored->response_tokens.at,
-                      R, reason) != 0)
+    if (valuer_values(snapshot->valuer, values, states->ids.at, P, states->ids.at + P, R, reason) != 0)
         return 1;
     for (size_t n = 0; n <= R; n++) {
         if (!isfinite(values[n])) {
@@ -145,18 +171,21 @@ static int compute_values(struct snapshot *snapshot, struct edge *edge, const st
 }
 
 /* The arena is emptied first.  0, or -1 when the stage cannot go on. */
-static int give_target(const struct options *options, struct snapshot *snapshot, struct edge *edge, struct arena *arena,
-                       const struct frame *item)
+static int give_target(const struct options *options, const struct tokenizer *own, struct snapshot *snapshot, struct edge *edge,
+                       struct arena *arena, struct states *states, const struct frame *item)
 {
     const struct frame_scored *scored = &item->scored;
-    size_t R = scored->response_tokens.count;
+    states_set(states, scored, own);
+    size_t R = states->R;
+    if (R == 0)
+        return edge_fail(edge, scored->item, "the response has no token of the value model's tokenizer");
     bool needs_values = options->lambda < 1;
     float *values = NULL;  // (R + 1)
     arena_reset(arena);
     if (needs_values) {
         char reason[256];
         values = arena_alloc(arena, R + 1, sizeof *values);
-        int computed = compute_values(snapshot, edge, scored, values, reason);
+        int computed = compute_values(snapshot, edge, scored, states, values, reason);
         if (computed != 0)
             return computed > 0 ? edge_fail(edge, scored->item, reason) : -1;
     }
@@ -166,6 +195,8 @@ static int give_target(const struct options *options, struct snapshot *snapshot,
 
     struct frame frame = frame_extended(FRAME_target, item);
     struct frame_target *target = &frame.target;
+    if (own != NULL && strcmp(tokenizer_key(own), scored->tokenizer) != 0)
+        target->state_tokenizer = tokenizer_key(own);
     target->values = (struct floats){ values, needs_values ? R + 1 : 0 };
     target->targets = (struct floats){ targets, R + !options->no_terminal_state };
     return edge_give(edge, &frame);
@@ -177,16 +208,20 @@ int main(int argc, char **argv)
     stop_install();
 
     int code;
+    struct tokenizer *own = NULL;
+    if (options.value_tokenizer != NULL && (own = tokenizer_open(options.value_tokenizer, &code)) == NULL)
+        return code;
     struct snapshot snapshot = { .pool = pool_open((size_t)options.threads), .quant = options.quant };
     if (options.model != NULL && (snapshot.valuer = valuer_open(options.model, options.quant, snapshot.pool, &code)) == NULL)
         return code;
-    char *settings = settings_text(&options);
+    char *settings = settings_text(&options, own);
     struct edge *edge = edge_open(&(struct edge_options){ .endpoint = options.endpoint, .stage = "value-target",
                                       .settings = settings, .takes = FRAME_scored, .hold_max = 64 }, &code);
     free(settings);
     if (edge == NULL)
         return code;
 
+    struct states states = { 0 };
     struct arena arena;
     arena_init(&arena, "targets", 256 << 20);
     struct progress progress;
@@ -198,7 +233,7 @@ int main(int argc, char **argv)
     while ((status = edge_take(edge, &batch, 64, true)) == EDGE_BATCH) {
         bool failed = false;
         for (size_t i = 0; i < batch.count && !failed; i++)
-            failed = give_target(&options, &snapshot, edge, &arena, &batch.frames[i]) != 0;
+            failed = give_target(&options, own, &snapshot, edge, &arena, &states, &batch.frames[i]) != 0;
         progress_set(&progress, given += (int64_t)batch.count);
         edge_done(edge, &batch);
         if (failed) {
@@ -210,6 +245,8 @@ int main(int argc, char **argv)
 
     code = edge_close(edge, status);
     arena_free(&arena);
+    free(states.ids.at);
+    tokenizer_close(own);
     valuer_close(snapshot.valuer);
     pool_close(snapshot.pool);
     return code;
