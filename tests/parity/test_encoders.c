@@ -9,6 +9,7 @@
 #include "base/memory.h"
 #include "model/encoder.h"
 #include "model/encoder_config.h"
+#include "text/tokenizer.h"
 
 /* Texts of a fixture with what transformers computes from them, all texts in a row. */
 struct fixture {
@@ -233,6 +234,59 @@ static void test_quantised(void)
     }
 }
 
+/* Mean of the rows, of length 1. */
+static void embed_sentence(float *embedding, const float *hidden, size_t T, size_t C)
+{
+    double square = 0.0;
+    for (size_t c = 0; c < C; c++) {
+        double sum = 0.0;
+        for (size_t t = 0; t < T; t++)
+            sum += (double)hidden[t * C + c];
+        embedding[c] = (float)(sum / (double)T);
+        square += (double)embedding[c] * (double)embedding[c];
+    }
+    for (size_t c = 0; c < C; c++)
+        embedding[c] /= (float)sqrt(square);
+}
+
+/* Goal: the real all-MiniLM-L6-v2 gives sentences the tokens and embeddings that sentence-transformers gives them (make_minilm.py). */
+static void test_minilm(void)
+{
+    const char *directory = getenv("VAS_MINILM");
+    if (directory == NULL)
+        TEST_SKIP("VAS_MINILM does not say where all-MiniLM-L6-v2 is");
+    int code;
+    struct pool *pool = pool_open(2);
+    struct encoder *encoder = encoder_open(directory, TENSOR_TYPE_COUNT, pool, &code);
+    struct tokenizer *tokenizer = tokenizer_open(directory, &code);
+    json_t *sentences = json_read("tests/parity/minilm.json");
+    EXPECT(encoder != NULL && tokenizer != NULL && sentences != NULL);
+    for (size_t i = 0; !test_case_failed && i < json_array_size(sentences); i++) {
+        json_t *item = json_array_get(sentences, i), *tokens = json_object_get(item, "tokens");
+        const char *text = json_string_value(json_object_get(item, "text"));
+        struct token_list ids = { 0 };
+        tokenizer_encode(tokenizer, text, strlen(text), ENCODE_SPECIAL, &ids);
+        int32_t *expected_ids = ids_read(tokens);
+        EXPECT_INT(ids.count, json_array_size(tokens));
+        EXPECT(ids.count == json_array_size(tokens) && memcmp(ids.at, expected_ids, ids.count * sizeof *ids.at) == 0);
+        size_t C = encoder_channel_count(encoder), T = json_array_size(tokens);
+        float *hidden = memory_alloc(T * C, sizeof *hidden), *embedding = memory_alloc(C, sizeof *embedding), *expected = NULL;
+        EXPECT_INT(floats_append(&expected, 0, json_object_get(item, "embedding")), C);
+        encoder_run(encoder, &(struct encoder_text){ expected_ids, NULL, T }, 1, hidden);
+        embed_sentence(embedding, hidden, T, C);
+        EXPECT_NEAR(difference(embedding, expected, C), 0.0, 1e-4);
+        free(expected);
+        free(embedding);
+        free(hidden);
+        free(expected_ids);
+        free(ids.at);
+    }
+    json_decref(sentences);
+    tokenizer_close(tokenizer);
+    encoder_close(encoder);
+    pool_close(pool);
+}
+
 int main(void)
 {
     RUN(test_bert);
@@ -243,5 +297,6 @@ int main(void)
     RUN(test_buckets);
     RUN(test_bits_do_not_depend_on_batch_or_threads);
     RUN(test_quantised);
+    RUN(test_minilm);
     return tests_end();
 }
