@@ -17,18 +17,20 @@ struct charsmap {
     const unsigned char *units;  // (unit_count, 4)
     size_t unit_count;
     const char *forms;
-    size_t form_bytes;
+    size_t form_bytes, form_max;
 };
 
-/* Every text whole, short and ended. */
-static bool check_forms(const char *forms, size_t size)
+/* Whether every text is whole, short and ended; *longest is then the size of the longest. */
+static bool check_forms(const char *forms, size_t size, size_t *longest)
 {
+    *longest = 0;
     if (size == 0 || forms[size - 1] != '\0' || utf8_valid_prefix(forms, size) != size)
         return false;
     for (size_t at = 0, length; at < size; at += length + 1) {
         length = strlen(forms + at);
         if (length > CHARSMAP_FORM_MAX)
             return false;
+        *longest = length > *longest ? length : *longest;
     }
     return true;
 }
@@ -37,13 +39,14 @@ struct charsmap *charsmap_open(const void *data, size_t size, const char **reaso
 {
     const unsigned char *bytes = data;
     uint32_t trie_size = 0;
+    size_t form_max;
     if (size >= 4)
         trie_size = bytes[0] | (uint32_t)bytes[1] << 8 | (uint32_t)bytes[2] << 16 | (uint32_t)bytes[3] << 24;
     if (size < 4 || trie_size == 0 || trie_size % 4 != 0 || trie_size > size - 4) {
         *reason = "its trie is not within it";
         return NULL;
     }
-    if (!check_forms((const char *)bytes + 4 + trie_size, size - 4 - trie_size)) {
+    if (!check_forms((const char *)bytes + 4 + trie_size, size - 4 - trie_size, &form_max)) {
         *reason = "its forms are not texts of at most 128 bytes, each ended by a NUL";
         return NULL;
     }
@@ -55,6 +58,7 @@ struct charsmap *charsmap_open(const void *data, size_t size, const char **reaso
     charsmap->unit_count = trie_size / 4;
     charsmap->forms = (const char *)charsmap->units + trie_size;
     charsmap->form_bytes = size - 4 - trie_size;
+    charsmap->form_max = form_max;
     return charsmap;
 }
 
@@ -69,6 +73,11 @@ const void *charsmap_data(const struct charsmap *charsmap, size_t *size)
 {
     *size = charsmap->size;
     return charsmap->data;
+}
+
+size_t charsmap_form_max(const struct charsmap *charsmap)
+{
+    return charsmap->form_max;
 }
 
 /* A unit beyond the trie is one that nothing leads on from. */

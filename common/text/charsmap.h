@@ -23,6 +23,8 @@ struct charsmap *charsmap_open(const void *data, size_t size, const char **reaso
 void charsmap_free(struct charsmap *charsmap);
 /* What charsmap_open was given; borrowed. */
 const void *charsmap_data(const struct charsmap *charsmap, size_t *size);
+/* The size of its longest form, in bytes. */
+size_t charsmap_form_max(const struct charsmap *charsmap);
 
 /*
  * Appends the normal form of text (valid UTF-8) as the tokenizers library's Precompiled makes it: a grapheme of less than 6

@@ -132,6 +132,13 @@ bool regex_is_literal(const struct regex *regex)
     return regex->literal;
 }
 
+bool regex_may_be_empty(const struct regex *regex)
+{
+    uint32_t empty = 0;
+    pcre2_pattern_info(regex->code, PCRE2_INFO_MATCHEMPTY, &empty);
+    return empty;
+}
+
 void regex_scratch_free(struct regex_scratch *scratch)
 {
     pcre2_match_data_free(scratch->match);

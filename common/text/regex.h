@@ -18,6 +18,7 @@ void regex_free(struct regex *regex);
 
 const char *regex_pattern(const struct regex *regex);
 bool regex_is_literal(const struct regex *regex);
+bool regex_may_be_empty(const struct regex *regex);  // whether it matches nothing in some text
 
 /* What one thread needs to match.  Zero-initialise. */
 struct regex_scratch {

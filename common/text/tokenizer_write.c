@@ -3,6 +3,7 @@
  *
  * What is read back has the same key and gives the same ids, here and in the tokenizers library.
  */
+#include <sodium.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -38,9 +39,10 @@ static json_t *added_json(const struct tokenizer *tokenizer)
     return list;
 }
 
-static json_t *replace_json(const char *text, const char *replacement)
+/* kind: "String" or "Regex". */
+static json_t *replace_json(const char *kind, const char *text, const char *replacement)
 {
-    return json_pack("{s:s, s:{s:s}, s:s}", "type", "Replace", "pattern", "String", text, "content", replacement);
+    return json_pack("{s:s, s:{s:s}, s:s}", "type", "Replace", "pattern", kind, text, "content", replacement);
 }
 
 static json_t *byte_level_json(bool prefix_space, bool gpt2_split)
@@ -49,23 +51,52 @@ static json_t *byte_level_json(bool prefix_space, bool gpt2_split)
                      "use_regex", gpt2_split);
 }
 
-static json_t *normalizer_json(const struct normalizer *normalizer)
+/* One flag of BERT's normalizer. */
+static json_t *bert_json(bool clean, bool chinese, bool accents)
+{
+    return json_pack("{s:s, s:b, s:b, s:b, s:b}", "type", "BertNormalizer", "clean_text", clean, "handle_chinese_chars", chinese,
+                     "strip_accents", accents, "lowercase", false);
+}
+
+static json_t *charsmap_json(const struct charsmap *charsmap)
+{
+    size_t size;
+    const void *data = charsmap_data(charsmap, &size);
+    size_t text_size = sodium_base64_encoded_len(size, sodium_base64_VARIANT_ORIGINAL);
+    char *text = memory_alloc(text_size, 1);
+    sodium_bin2base64(text, text_size, data, size, sodium_base64_VARIANT_ORIGINAL);
+    json_t *json = json_pack("{s:s, s:s}", "type", "Precompiled", "precompiled_charsmap", text);
+    free(text);
+    return json;
+}
+
+static json_t *normalizer_step_json(const struct normalizer_step *step)
 {
     static const char *const names[] = {
         [NORMALIZER_NFC] = "NFC", [NORMALIZER_NFD] = "NFD", [NORMALIZER_NFKC] = "NFKC", [NORMALIZER_NFKD] = "NFKD",
+        [NORMALIZER_LOWERCASE] = "Lowercase", [NORMALIZER_STRIP_ACCENTS] = "StripAccents", [NORMALIZER_NMT] = "Nmt",
+        [NORMALIZER_BYTE_LEVEL] = "ByteLevel",
     };
-    json_t *steps = json_array();
-    for (size_t i = 0; i < normalizer->count; i++) {
-        const struct normalizer_step *step = &normalizer->steps[i];
-        json_t *json;
-        if (step->kind == NORMALIZER_PREPEND)
-            json = json_pack("{s:s, s:s}", "type", "Prepend", "prepend", step->text);
-        else if (step->kind == NORMALIZER_REPLACE)
-            json = replace_json(step->text, step->replacement);
-        else
-            json = json_pack("{s:s}", "type", names[step->kind]);
-        json_array_append_new(steps, json);
+    switch (step->kind) {
+    case NORMALIZER_PREPEND: return json_pack("{s:s, s:s}", "type", "Prepend", "prepend", step->text);
+    case NORMALIZER_REPLACE:
+        return step->regex == NULL ? replace_json("String", step->text, step->replacement)
+                                   : replace_json("Regex", regex_pattern(step->regex), step->replacement);
+    case NORMALIZER_STRIP:
+        return json_pack("{s:s, s:b, s:b}", "type", "Strip", "strip_left", step->left, "strip_right", step->right);
+    case NORMALIZER_CHARSMAP: return charsmap_json(step->charsmap);
+    case NORMALIZER_CLEAN: return bert_json(true, false, false);
+    case NORMALIZER_CHINESE: return bert_json(false, true, false);
+    case NORMALIZER_BERT_ACCENTS: return bert_json(false, false, true);
+    default: return json_pack("{s:s}", "type", names[step->kind]);
     }
+}
+
+static json_t *normalizer_json(const struct normalizer *normalizer)
+{
+    json_t *steps = json_array();
+    for (size_t i = 0; i < normalizer->count; i++)
+        json_array_append_new(steps, normalizer_step_json(&normalizer->steps[i]));
     return sequence(steps, "normalizers");
 }
 
@@ -92,6 +123,11 @@ static json_t *pretokenizer_json(const struct pretokenizer *pretokenizer)
         case PRETOKENIZER_DIGITS:
             json = json_pack("{s:s, s:b}", "type", "Digits", "individual_digits", step->split);
             break;
+        case PRETOKENIZER_SPACES: json = json_pack("{s:s}", "type", "WhitespaceSplit"); break;
+        case PRETOKENIZER_WORDS: json = json_pack("{s:s}", "type", "Whitespace"); break;
+        case PRETOKENIZER_PUNCTUATION:
+            json = json_pack("{s:s, s:s}", "type", "Punctuation", "behavior", behaviors[step->behavior]);
+            break;
         }
         json_array_append_new(steps, json);
     }
@@ -105,7 +141,7 @@ static json_t *decoder_json(const struct decoder *decoder)
         const struct decoder_step *step = &decoder->steps[i];
         switch (step->kind) {
         case DECODER_BYTE_LEVEL: json = byte_level_json(true, true); break;
-        case DECODER_REPLACE: json = replace_json(step->text, step->replacement); break;
+        case DECODER_REPLACE: json = replace_json("String", step->text, step->replacement); break;
         case DECODER_BYTE_FALLBACK: json = json_pack("{s:s}", "type", "ByteFallback"); break;
         case DECODER_FUSE: json = json_pack("{s:s}", "type", "Fuse"); break;
         case DECODER_STRIP:
@@ -115,38 +151,47 @@ static json_t *decoder_json(const struct decoder *decoder)
             json = json_pack("{s:s, s:s, s:s, s:b}", "type", "Metaspace", "replacement", step->text, "prepend_scheme",
                              step->count > 0 ? "always" : "never", "split", true);
             break;
+        case DECODER_WORDPIECE:
+            json = json_pack("{s:s, s:s, s:b}", "type", "WordPiece", "prefix", step->text, "cleanup", step->count > 0);
+            break;
+        case DECODER_WORD_ENDS: json = json_pack("{s:s, s:s}", "type", "BPEDecoder", "suffix", step->text); break;
         }
         json_array_append_new(steps, json);
     }
     return sequence(steps, "decoders");
 }
 
-static void template_tokens(const struct tokenizer *tokenizer, const struct token_list *tokens, json_t *single, json_t *specials)
+static void add_template_tokens(const struct tokenizer *tokenizer, const struct token_list *tokens, int32_t type, json_t *pieces,
+                                json_t *specials)
 {
     for (size_t i = 0; i < tokens->count; i++) {
         struct piece piece = tokenizer->vocabulary.pieces[tokens->at[i]];
-        json_array_append_new(single, json_pack("{s:{s:s, s:i}}", "SpecialToken", "id", piece.at, "type_id", 0));
+        json_array_append_new(pieces, json_pack("{s:{s:s, s:i}}", "SpecialToken", "id", piece.at, "type_id", type));
         json_object_set_new(specials, piece.at,
                             json_pack("{s:s, s:[i], s:[s]}", "id", piece.at, "ids", tokens->at[i], "tokens", piece.at));
     }
 }
 
-/* The library wants a template for pairs as well: the one text after the other. */
+static void add_template_text(const char *name, int32_t type, json_t *pieces)
+{
+    json_array_append_new(pieces, json_pack("{s:{s:s, s:i}}", "Sequence", "id", name, "type_id", type));
+}
+
 static json_t *template_json(const struct tokenizer *tokenizer)
 {
-    if (tokenizer->prefix.count + tokenizer->suffix.count == 0)
+    const struct pair_rule *rule = &tokenizer->pair;
+    size_t around = tokenizer->prefix.count + tokenizer->suffix.count + rule->prefix.count + rule->middle.count + rule->suffix.count;
+    if (around == 0 && rule->first_type == 0 && rule->second_type == 1)
         return json_null();
-    json_t *single = json_array(), *specials = json_object();
-    template_tokens(tokenizer, &tokenizer->prefix, single, specials);
-    json_array_append_new(single, json_pack("{s:{s:s, s:i}}", "Sequence", "id", "A", "type_id", 0));
-    template_tokens(tokenizer, &tokenizer->suffix, single, specials);
-    json_t *pair = json_copy(single);
-    for (size_t i = 0; i < json_array_size(single); i++) {
-        json_t *item = json_array_get(single, i);
-        json_array_append_new(pair, json_object_get(item, "Sequence") != NULL
-                                        ? json_pack("{s:{s:s, s:i}}", "Sequence", "id", "B", "type_id", 0)
-                                        : json_incref(item));
-    }
+    json_t *single = json_array(), *pair = json_array(), *specials = json_object();
+    add_template_tokens(tokenizer, &tokenizer->prefix, 0, single, specials);
+    add_template_text("A", 0, single);
+    add_template_tokens(tokenizer, &tokenizer->suffix, 0, single, specials);
+    add_template_tokens(tokenizer, &rule->prefix, rule->prefix_type, pair, specials);
+    add_template_text("A", rule->first_type, pair);
+    add_template_tokens(tokenizer, &rule->middle, rule->middle_type, pair, specials);
+    add_template_text("B", rule->second_type, pair);
+    add_template_tokens(tokenizer, &rule->suffix, rule->suffix_type, pair, specials);
     return json_pack("{s:s, s:o, s:o, s:o}", "type", "TemplateProcessing", "single", single, "pair", pair, "special_tokens",
                      specials);
 }
@@ -167,20 +212,77 @@ static json_t *merges_json(const struct tokenizer *tokenizer)
     return list;
 }
 
-static json_t *model_json(const struct tokenizer *tokenizer)
+static json_t *vocabulary_json(const struct vocabulary *vocabulary)
 {
-    const struct bpe *bpe = &tokenizer->bpe;
-    const struct vocabulary *vocabulary = &tokenizer->vocabulary;
     json_t *pieces = json_object();
     for (size_t id = 0; id < vocabulary->count; id++) {
         struct piece piece = vocabulary->pieces[id];
         if (piece.at != NULL && !piece.added_only)
             json_object_set_new(pieces, piece.at, json_integer((json_int_t)id));
     }
-    return json_pack("{s:s, s:n, s:o, s:n, s:n, s:b, s:b, s:b, s:o, s:o}", "type", "BPE", "dropout", "unk_token",
-                     bpe->unknown >= 0 ? piece_json(vocabulary->pieces[bpe->unknown]) : json_null(), "continuing_subword_prefix",
-                     "end_of_word_suffix", "fuse_unk", bpe->fuse_unknown, "byte_fallback", bpe->byte_fallback, "ignore_merges",
-                     bpe->ignore_merges, "vocab", pieces, "merges", merges_json(tokenizer));
+    return pieces;
+}
+
+static int32_t unknown_of(const struct tokenizer *tokenizer)
+{
+    switch (tokenizer->kind) {
+    case TOKENIZER_UNIGRAM: return tokenizer->unigram.unknown;
+    case TOKENIZER_WORDPIECE: return tokenizer->wordpiece.unknown;
+    default: return tokenizer->bpe.unknown;
+    }
+}
+
+static json_t *unknown_json(const struct tokenizer *tokenizer)
+{
+    int32_t unknown = unknown_of(tokenizer);
+    return unknown >= 0 ? piece_json(tokenizer->vocabulary.pieces[unknown]) : json_null();
+}
+
+static json_t *affix_json(const char *affix)
+{
+    return affix != NULL ? json_string(affix) : json_null();
+}
+
+static json_t *bpe_json(const struct tokenizer *tokenizer)
+{
+    const struct bpe *bpe = &tokenizer->bpe;
+    return json_pack("{s:s, s:n, s:o, s:o, s:o, s:b, s:b, s:b, s:o, s:o}", "type", "BPE", "dropout", "unk_token",
+                     unknown_json(tokenizer), "continuing_subword_prefix", affix_json(bpe->continuing), "end_of_word_suffix",
+                     affix_json(bpe->word_end), "fuse_unk", bpe->fuse_unknown, "byte_fallback", bpe->byte_fallback,
+                     "ignore_merges", bpe->ignore_merges, "vocab", vocabulary_json(&tokenizer->vocabulary), "merges",
+                     merges_json(tokenizer));
+}
+
+static json_t *unigram_json(const struct tokenizer *tokenizer)
+{
+    const struct unigram *unigram = &tokenizer->unigram;
+    json_t *pieces = json_array();
+    for (size_t id = 0; id < unigram->score_count; id++)
+        json_array_append_new(pieces, json_pack("[o, f]", piece_json(tokenizer->vocabulary.pieces[id]),
+                                                unigram_written_score(unigram, id)));
+    return json_pack("{s:s, s:o, s:o, s:b}", "type", "Unigram", "unk_id",
+                     unigram->unknown >= 0 ? json_integer(unigram->unknown) : json_null(), "vocab", pieces, "byte_fallback",
+                     unigram->byte_fallback);
+}
+
+static json_t *wordpiece_json(const struct tokenizer *tokenizer)
+{
+    const struct wordpiece *wordpiece = &tokenizer->wordpiece;
+    json_t *pieces = vocabulary_json(&tokenizer->vocabulary);
+    json_t *unknown = wordpiece->unknown >= 0 ? unknown_json(tokenizer) : json_string("");  // the library wants a text
+    if (wordpiece->whole)
+        return json_pack("{s:s, s:o, s:o}", "type", "WordLevel", "vocab", pieces, "unk_token", unknown);
+    return json_pack("{s:s, s:o, s:s, s:i, s:o}", "type", "WordPiece", "unk_token", unknown, "continuing_subword_prefix",
+                     wordpiece->continuing, "max_input_chars_per_word", (int)wordpiece->word_max, "vocab", pieces);
+}
+
+static json_t *model_json(const struct tokenizer *tokenizer)
+{
+    switch (tokenizer->kind) {
+    case TOKENIZER_UNIGRAM: return unigram_json(tokenizer);
+    case TOKENIZER_WORDPIECE: return wordpiece_json(tokenizer);
+    default: return bpe_json(tokenizer);
+    }
 }
 
 static json_t *config_json(const struct tokenizer *tokenizer)
@@ -191,8 +293,8 @@ static json_t *config_json(const struct tokenizer *tokenizer)
         json_object_set_new(config, "bos_token", piece_json(pieces[tokenizer->begin]));
     if (tokenizer->end >= 0)
         json_object_set_new(config, "eos_token", piece_json(pieces[tokenizer->end]));
-    if (tokenizer->bpe.unknown >= 0)
-        json_object_set_new(config, "unk_token", piece_json(pieces[tokenizer->bpe.unknown]));
+    if (unknown_of(tokenizer) >= 0)
+        json_object_set_new(config, "unk_token", unknown_json(tokenizer));
     return config;
 }
 
