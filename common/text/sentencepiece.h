@@ -3,13 +3,16 @@
  *
  * Two readings of one model are in use, and they differ in spaces and in the begin token:
  *
- *   Llama-like, that is BPE without a character map: as transformers' Llama tokenizer and as the tokenizer.json made by it.  One space
- *   is put before every stretch of text between special tokens, and no space is taken away, even if the model asks for
- *   it as SentencePiece's trainer does by default.  The begin token stands before a text.
+ *   Llama-like, that is BPE without a character map: as transformers' Llama tokenizer, and the tokenizer.json that it
+ *   writes.  One space is put before every stretch of text between special tokens, whatever it begins with, and no
+ *   space is taken away, even if the model asks for it as SentencePiece's trainer does by default.  The begin token
+ *   stands before a text.  (transformers 5 reads a lone tokenizer.model otherwise: merges in the order of ids and no space
+ *   before a text that begins with one.  That is neither what tokenizer.json says nor what the models were trained on.)
  *
  *   All others, Unigram and BPE with a character map: as the sentencepiece package.  The text is mapped; spaces
  *   at both ends go, runs of them become one, if the model asks for it.  Nothing stands around a text unless a file
- *   beside the model says so.
+ *   beside the model says so, or the model calls its begin token [CLS] as BERT does (DeBERTa's).  The map is applied as in the
+ *   tokenizers library (charsmap.h), which differs from the package where a mapped character carries combining marks.
  *
  * In both, control and unknown pieces are special tokens, found in a text only where markup is read, and user-defined pieces are
  * found everywhere; either ends the stretch of text before it, as in transformers.  (The package finds user-defined pieces

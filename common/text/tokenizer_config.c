@@ -4,7 +4,7 @@
  *     tokenizer_config.json, special_tokens_map.json   bos_token, eos_token (a text, or an object with "content");
  *                                                      add_bos_token, add_eos_token
  *     generation_config.json, config.json              bos_token_id, eos_token_id (a number, or a list of them)
- *     tokenizer_config.json                            do_lower_case, tokenizer_class; chat_template
+ *     tokenizer_config.json                            added_tokens_decoder; do_lower_case, tokenizer_class; chat_template
  *     config.json                                      model_type
  *
  * The first file that names one decides begin and end; the end tokens of all of them stop sampling.
@@ -76,6 +76,38 @@ static void set_around(struct token_list *list, const json_t *wanted, int32_t to
         token_list_add(list, token);
     else if (json_is_false(wanted) && has)
         list->count = 0;
+}
+
+/*
+ * "added_tokens_decoder": tokens by id that the tokenizer's own file need not have.  One that the file contradicts is left out, as a
+ * template for another vocabulary.  0, or -1 when the table is no such thing, logged.
+ */
+static int use_added(struct tokenizer *tokenizer, const json_t *table)
+{
+    const char *key;
+    json_t *json;
+    json_object_foreach((json_t *)(size_t)table, key, json) {
+        const json_t *content = json_object_get(json, "content");
+        char *end;
+        long id = strtol(key, &end, 10);
+        if (*key < '0' || *key > '9' || *end != '\0' || id >= VOCABULARY_SIZE_MAX || !json_is_string(content) || json_string_length(content) == 0)
+            return tokenizer_refuse(tokenizer, "added_tokens_decoder: \"%.64s\" is no id below %d with \"content\"", key,
+                                    VOCABULARY_SIZE_MAX);
+        const char *text = json_string_value(content);
+        size_t size = json_string_length(content);
+        int32_t known = vocabulary_find(&tokenizer->vocabulary, text, size);
+        if (known != id && (known >= 0 || vocabulary_has(&tokenizer->vocabulary, id)))
+            continue;
+        if (known < 0 && vocabulary_add(&tokenizer->vocabulary, id, text, size, true, tokenizer->name) != 0)
+            return -1;
+        added_add(&tokenizer->added, (struct added_token){
+            .id = (int32_t)id, .special = json_is_true(json_object_get(json, "special")),
+            .normalized = json_is_true(json_object_get(json, "normalized")),
+            .single_word = json_is_true(json_object_get(json, "single_word")),
+            .lstrip = json_is_true(json_object_get(json, "lstrip")), .rstrip = json_is_true(json_object_get(json, "rstrip")),
+        });
+    }
+    return 0;
 }
 
 static void use_config(struct tokenizer *tokenizer, const json_t *config)
@@ -165,8 +197,11 @@ int tokenizer_read_configs(struct tokenizer *tokenizer, const char *directory)
         json_t *config;
         if (read_beside(directory, files[i], &config) != 0)
             return -1;
+        int bad = use_added(tokenizer, json_object_get(config, "added_tokens_decoder"));
         use_config(tokenizer, config);
         json_decref(config);
+        if (bad)
+            return -1;
     }
     return 0;
 }

@@ -327,7 +327,7 @@ static void read_ends(struct tokenizer *tokenizer, const struct gguf *gguf, stru
     if (tokenizer->end >= 0 && flag_at(gguf, KEY("add_eos_token"), usual.ends))
         token_list_add(&tokenizer->suffix, tokenizer->end);
     if (usual.pairs)
-        tokenizer_use_roberta_pair(tokenizer);
+        tokenizer_use_pair(tokenizer, 2, 0);
 }
 
 static int read_llama(struct tokenizer *tokenizer, const struct gguf *gguf, const unsigned char *types)

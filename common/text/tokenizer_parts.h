@@ -63,8 +63,8 @@ void tokenizer_use_byte_level(struct tokenizer *tokenizer, bool prefix_space, bo
 void tokenizer_use_bert(struct tokenizer *tokenizer, bool lowercase);
 /* RoBERTa's special tokens and "<s> a </s>", "<s> a </s></s> b </s>" on top of a byte-level tokenizer. */
 void tokenizer_use_roberta(struct tokenizer *tokenizer);
-/* The rule for two texts alone, of the begin and end tokens. */
-void tokenizer_use_roberta_pair(struct tokenizer *tokenizer);
+/* Two texts: begin, a, so many end tokens, b of segment second_type, end.  Nothing where one of the tokens is missing. */
+void tokenizer_use_pair(struct tokenizer *tokenizer, size_t between, int32_t second_type);
 
 /* tokenizer.json; the result is not finished.  NULL on failure, logged. */
 struct tokenizer *tokenizer_from_json(const json_t *json, const char *name);

@@ -271,6 +271,11 @@ static int use_model(struct tokenizer *tokenizer, struct model *model)
     tokenizer->end = piece_of_type(tokenizer, model, model->end, PIECE_CONTROL);
     if (sentencepiece_is_llama(spec) && tokenizer->begin >= 0)
         token_list_add(&tokenizer->prefix, tokenizer->begin);
+    if (tokenizer->begin >= 0 && tokenizer->end >= 0 && strcmp(tokenizer->vocabulary.pieces[tokenizer->begin].at, "[CLS]") == 0) {
+        token_list_add(&tokenizer->prefix, tokenizer->begin);
+        token_list_add(&tokenizer->suffix, tokenizer->end);
+        tokenizer_use_pair(tokenizer, 1, 1);
+    }
     return 0;
 }
 

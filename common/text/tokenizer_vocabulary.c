@@ -47,15 +47,17 @@ close_tokenizer:
     return NULL;
 }
 
-void tokenizer_use_roberta_pair(struct tokenizer *tokenizer)
+void tokenizer_use_pair(struct tokenizer *tokenizer, size_t between, int32_t second_type)
 {
-    if (tokenizer->begin < 0 || tokenizer->end < 0)
+    struct pair_rule *pair = &tokenizer->pair;
+    if (tokenizer->begin < 0 || tokenizer->end < 0 || pair->present)
         return;
-    tokenizer->pair.present = true;
-    token_list_add(&tokenizer->pair.prefix, tokenizer->begin);
-    token_list_add(&tokenizer->pair.middle, tokenizer->end);
-    token_list_add(&tokenizer->pair.middle, tokenizer->end);
-    token_list_add(&tokenizer->pair.suffix, tokenizer->end);
+    pair->present = true;
+    pair->second_type = pair->suffix_type = second_type;
+    token_list_add(&pair->prefix, tokenizer->begin);
+    for (size_t i = 0; i < between; i++)
+        token_list_add(&pair->middle, tokenizer->end);
+    token_list_add(&pair->suffix, tokenizer->end);
 }
 
 void tokenizer_use_roberta(struct tokenizer *tokenizer)
@@ -76,5 +78,5 @@ void tokenizer_use_roberta(struct tokenizer *tokenizer)
     tokenizer->end = ids[2];
     token_list_add(&tokenizer->prefix, ids[0]);
     token_list_add(&tokenizer->suffix, ids[2]);
-    tokenizer_use_roberta_pair(tokenizer);
+    tokenizer_use_pair(tokenizer, 2, 0);
 }
