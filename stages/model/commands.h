@@ -2,7 +2,7 @@
 #ifndef MODEL_COMMANDS_H
 #define MODEL_COMMANDS_H
 
-int command_inspect(int argc, char **argv);
-int command_export(int argc, char **argv);
+int model_inspect_command(int argc, char **argv);
+int model_export_command(int argc, char **argv);
 
 #endif

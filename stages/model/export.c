@@ -50,7 +50,7 @@ static int export_gguf(const struct options *options, const struct weights *weig
     return result;
 }
 
-int command_export(int argc, char **argv)
+int model_export_command(int argc, char **argv)
 {
     struct options options = { 0 };
     const struct option_spec specs[] = {

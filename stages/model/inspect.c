@@ -261,7 +261,7 @@ static int inspect_tokenizer(const char *path)
     return EX_OK;
 }
 
-int command_inspect(int argc, char **argv)
+int model_inspect_command(int argc, char **argv)
 {
     const char *tokenizer = NULL;
     const struct option_spec specs[] = {

@@ -37,7 +37,7 @@ int main(int argc, char **argv)
     static const struct {
         const char *name;
         int (*run)(int argc, char **argv);
-    } commands[] = { { "inspect", command_inspect }, { "export", command_export } };
+    } commands[] = { { "inspect", model_inspect_command }, { "export", model_export_command } };
     if (argc < 2)
         return usage_of_all("a command is missing: inspect or export");
     if (strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "--help") == 0)
