@@ -1,7 +1,6 @@
 /* parameters.c - see parameters.h. */
 #include "learn/parameters.h"
 
-#include <cblas.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,6 +8,7 @@
 
 #include "base/memory.h"
 #include "base/philox.h"
+#include "model/adapter.h"
 
 /* ---- layout ---- */
 
@@ -200,7 +200,6 @@ void parameter_merged(const struct parameters *parameters, const struct paramete
     const float *b = parameter_at(parameters, parameter->role, PART_B, parameter->layer);
     if (parameter->part != PART_WEIGHT || a == NULL)
         return;
-    const int R = (int)parameters->lora.rank, N = (int)parameter->shape[0], K = (int)parameter->shape[1];
-    const float scale = (float)(parameters->lora.alpha / (double)R);
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, N, K, R, scale, b, R, a, K, 1.0f, out, K);
+    const size_t R = (size_t)parameters->lora.rank, N = (size_t)parameter->shape[0], K = (size_t)parameter->shape[1];
+    adapter_merge(out, a, b, parameters->lora.alpha / (double)R, N, K, R);
 }

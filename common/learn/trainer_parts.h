@@ -16,7 +16,4 @@ struct trainer {
     struct arena arena;  // what lives for one call
 };
 
-/* "rank=8 alpha=16 targets=q,k,v,o", or "none".  The caller frees. */
-char *lora_text(const struct lora_options *lora);
-
 #endif

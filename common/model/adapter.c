@@ -23,11 +23,7 @@ enum { TENSOR_NAME_SIZE = WEIGHT_NAME_SIZE + 64 };
 /* The name of a role's tensor in safetensors of its family. */
 static void file_name(const struct model_config *config, enum weight_role role, int64_t layer, char out[WEIGHT_NAME_SIZE])
 {
-    const char *name = family_weight(config->family, role)->name;
-    if (name == NULL)
-        weight_name(role, layer, out);
-    else
-        snprintf(out, WEIGHT_NAME_SIZE, name, (int)layer);
+    weight_name_fill(family_name(config->family, role), layer, out);
 }
 
 bool adapter_module(const struct model_config *config, enum weight_role role, int64_t layer, struct adapter_module *module)
@@ -113,8 +109,8 @@ char *adapter_base_path(const char *path, int *code)
 /* ---- merging ---- */
 
 struct adapter {
-    struct model_config config;
-    float **merged;              // (L, WEIGHT_ROLE_COUNT): a weight's elements, NULL where the base's hold
+    size_t layer_count;
+    struct tensor *merged;       // (L, WEIGHT_ROLE_COUNT): data owned, NULL where the base's hold
 };
 
 /* An adapter that is being opened. */
@@ -130,9 +126,18 @@ struct reading {
     bool rank_stabilised;        // scale alpha / sqrt(R) and not alpha / R
 };
 
-static float **merged_at(const struct adapter *adapter, enum weight_role role, int64_t layer)
+static struct tensor *merged_at(const struct adapter *adapter, enum weight_role role, int64_t layer)
 {
     return &adapter->merged[(size_t)layer * WEIGHT_ROLE_COUNT + (size_t)role];
+}
+
+/* Takes floats, the whole weight in its canonical shape.  name outlives the adapter. */
+static void merged_set(const struct reading *reading, enum weight_role role, int64_t layer, const char *name, const float *floats)
+{
+    struct tensor *merged = merged_at(reading->adapter, role, layer);
+    *merged = (struct tensor){ .name = name, .type = TENSOR_F32, .data = floats };
+    merged->rank = weight_shape(reading->config, role, merged->shape);
+    merged->size_bytes = tensor_elements(merged) * sizeof *floats;
 }
 
 static int refuse(const struct reading *reading, const char *what, const char *why)
@@ -211,8 +216,7 @@ static float *tensor_floats(const struct tensor *tensor)
     return floats;
 }
 
-/* w (N, K) += scale * b a */
-static void merge(float *w, const float *a, const float *b, double scale, size_t N, size_t K, size_t R)
+void adapter_merge(float *w, const float *a, const float *b, double scale, size_t N, size_t K, size_t R)
 {
     double *sum = memory_alloc(K, sizeof *sum);
     for (size_t n = 0; n < N; n++) {
@@ -246,10 +250,10 @@ static int merge_weight(const struct reading *reading, enum weight_role role, in
     float *merged = memory_alloc(module.rows * module.K, sizeof *merged), *a_floats = tensor_floats(a), *b_floats = tensor_floats(b);
     tensor_read_canonical(&weight, (size_t)reading->config->head_size, merged);
     const double scale = module_alpha(reading, module.name) / (reading->rank_stabilised ? sqrt((double)R) : (double)R);
-    merge(merged, a_floats, b_floats + module.first * R, scale, module.rows, module.K, R);
+    adapter_merge(merged, a_floats, b_floats + module.first * R, scale, module.rows, module.K, R);
     free(a_floats);
     free(b_floats);
-    *merged_at(reading->adapter, role, layer) = merged;
+    merged_set(reading, role, layer, weight.name, merged);
     return 0;
 }
 
@@ -265,7 +269,7 @@ static int replace_weight(const struct reading *reading, enum weight_role role)
     weight_shape(reading->config, role, shape);
     if (!has_shape(reading, tensor, (size_t)shape[0], (size_t)shape[1]))
         return -1;
-    *merged_at(reading->adapter, role, 0) = tensor_floats(tensor);
+    merged_set(reading, role, 0, weight_specs[role].name, tensor_floats(tensor));
     return 0;
 }
 
@@ -305,7 +309,7 @@ static int value_head_read(const struct reading *reading)
             log_error("\"%s\": tensor \"%s\" must be there with %zu elements", path, weight_specs[role].name, count);
             result = -1;
         } else {
-            *merged_at(reading->adapter, role, 0) = tensor_floats(tensor);
+            merged_set(reading, role, 0, weight_specs[role].name, tensor_floats(tensor));
         }
     }
     weights_close(file);
@@ -319,7 +323,7 @@ static int adapter_read(struct reading *reading)
 {
     int code = EX_DATAERR;
     reading->json = config_read(reading->path);
-    if (reading->json == NULL || config_check(reading) != 0)
+    if (reading->json == NULL || config_check(reading) != 0 || weights_check(reading->base, reading->config) != 0)
         return code;
     char *path = memory_printf("%s/adapter_model.safetensors", reading->path);
     reading->file = weights_open(path, &code);
@@ -333,8 +337,8 @@ static int adapter_read(struct reading *reading)
 struct adapter *adapter_open(const char *path, const struct weights *base, const struct model_config *config, int *code)
 {
     struct adapter *adapter = memory_alloc(1, sizeof *adapter);
-    adapter->config = *config;
-    adapter->merged = memory_alloc((size_t)config->layer_count * WEIGHT_ROLE_COUNT, sizeof *adapter->merged);
+    adapter->layer_count = (size_t)config->layer_count;
+    adapter->merged = memory_alloc(adapter->layer_count * WEIGHT_ROLE_COUNT, sizeof *adapter->merged);
     struct reading reading = { .adapter = adapter, .path = path, .config = config, .base = base };
     *code = adapter_read(&reading);
     json_decref(reading.json);
@@ -350,19 +354,14 @@ void adapter_close(struct adapter *adapter)
 {
     if (adapter == NULL)
         return;
-    for (size_t i = 0; i < (size_t)adapter->config.layer_count * WEIGHT_ROLE_COUNT; i++)
-        free(adapter->merged[i]);
+    for (size_t i = 0; i < adapter->layer_count * WEIGHT_ROLE_COUNT; i++)
+        free((void *)adapter->merged[i].data);
     free(adapter->merged);
     free(adapter);
 }
 
 bool adapter_role(const struct adapter *adapter, enum weight_role role, int64_t layer, struct tensor *tensor)
 {
-    const float *merged = *merged_at(adapter, role, layer);
-    if (merged == NULL)
-        return false;
-    *tensor = (struct tensor){ .name = weight_specs[role].name, .type = TENSOR_F32, .data = merged };
-    tensor->rank = weight_shape(&adapter->config, role, tensor->shape);
-    tensor->size_bytes = sizeof *merged * tensor_elements(tensor);
-    return true;
+    *tensor = *merged_at(adapter, role, layer);
+    return tensor->data != NULL;
 }

@@ -39,6 +39,12 @@ void adapter_close(struct adapter *adapter);
 /* False where the base's own weight holds.  tensor borrows from the adapter. */
 bool adapter_role(const struct adapter *adapter, enum weight_role role, int64_t layer, struct tensor *tensor);
 
+/* w += scale * b a, to the same bits wherever it is done; sums in double. */
+void adapter_merge(float *w,        // (N, K)
+                   const float *a,  // (R, K)
+                   const float *b,  // (N, R)
+                   double scale, size_t N, size_t K, size_t R);
+
 /* ---- out ---- */
 
 struct adapter_part {

@@ -12,6 +12,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "model/adapter.h"
 #include "model/config_parts.h"
 #include "model/gguf.h"
 #include "model/llama2c.h"
@@ -246,9 +247,14 @@ static int config_open_gguf(struct model_config *config, const char *path)
 
 int config_open(struct model_config *config, const char *path)
 {
-    int code = file_is_directory(path) ? config_open_directory(config, path)
-               : llama2c_is(path)      ? config_open_llama2c(config, path)
-                                       : config_open_gguf(config, path);
+    int code;
+    char *model = adapter_base_path(path, &code);
+    if (model == NULL)
+        return code;
+    code = file_is_directory(model) ? config_open_directory(config, model)
+           : llama2c_is(model)      ? config_open_llama2c(config, model)
+                                    : config_open_gguf(config, model);
+    free(model);
     if (code == EX_OK && config->rope.kind == ROPE_LONGROPE && config->rope.long_positions > config->position_max)
         log_event("model \"%s\": context limited to %lld of %lld tokens, longrope's long factors are not supported", path,
                   (long long)config->position_max, (long long)config->rope.long_positions);

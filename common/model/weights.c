@@ -1,5 +1,6 @@
 /* weights.c - model files opened and their tensors found; see weights.h. */
 #define _GNU_SOURCE
+#include "model/adapter.h"
 #include "model/weights.h"
 
 #include <dirent.h>
@@ -259,12 +260,27 @@ static int file_open(struct weights *weights, const char *path)
     return gguf == NULL ? code : gguf_take(weights, gguf);
 }
 
+static int adapter_take(struct weights *weights, const char *path, const char *base)
+{
+    struct model_config config;
+    int code = config_open(&config, base);
+    if (code == EX_OK)
+        weights->adapter = adapter_open(path, weights, &config, &code);
+    return code;
+}
+
 struct weights *weights_open(const char *path, int *code)
 {
+    char *base = adapter_base_path(path, code);
+    if (base == NULL)
+        return NULL;
     struct weights *weights = weights_new(path);
-    *code = file_is_directory(path) ? directory_open(weights, path) : file_open(weights, path);
+    *code = file_is_directory(base) ? directory_open(weights, base) : file_open(weights, base);
     if (*code == EX_OK)
         *code = weights_sort(weights);
+    if (*code == EX_OK && adapter_is_directory(path))
+        *code = adapter_take(weights, path, base);
+    free(base);
     if (*code != EX_OK) {
         weights_close(weights);
         return NULL;
@@ -307,6 +323,7 @@ void weights_close(struct weights *weights)
     }
     free(weights->shards);
     gguf_close(weights->gguf);
+    adapter_close(weights->adapter);
     arena_free(&weights->arena);
     free(weights->tensors.at);
     free(weights->name);

@@ -7,6 +7,7 @@
 #include "model/safetensors.h"
 #include "model/weights.h"
 
+struct adapter;
 struct gguf;
 
 /* One mapped file. */
@@ -22,6 +23,7 @@ struct weights {
     struct shard *shards;
     size_t shard_count;
     struct gguf *gguf;           // or NULL
+    struct adapter *adapter;     // what it replaces holds before the file; or NULL
     struct arena arena;          // names of llama2.c's tensors
 };
 

@@ -7,6 +7,7 @@
 #include "base/digest.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "model/adapter.h"
 #include "model/family.h"
 #include "model/weights_parts.h"
 
@@ -104,6 +105,8 @@ bool weights_role(const struct weights *weights, const struct model_config *conf
     struct place place;
     if (!weight_present(config, role))
         return false;
+    if (weights->adapter != NULL && adapter_role(weights->adapter, role, layer, tensor))
+        return true;
     place_find(&place, weights, config, role, layer);
     if (place.tensor == NULL || !place_fits(&place, config, role) || !place_type_fits(&place, role))
         return false;

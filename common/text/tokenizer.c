@@ -11,6 +11,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/utf8.h"
+#include "model/adapter.h"
 #include "model/gguf.h"
 #include "text/tokenizer_parts.h"
 
@@ -324,17 +325,21 @@ static struct tokenizer *open_beside(const char *path, const char *beside, bool 
 struct tokenizer *tokenizer_open(const char *path, int *code)
 {
     struct tokenizer *tokenizer;
-    bool directory = file_is_directory(path);
-    if (!directory && is_gguf(path)) {
-        tokenizer = open_gguf(path, code);
+    char *model = adapter_base_path(path, code);
+    if (model == NULL)
+        return NULL;
+    bool directory = file_is_directory(model);
+    if (!directory && is_gguf(model)) {
+        tokenizer = open_gguf(model, code);
     } else {
-        const char *slash = strrchr(path, '/');
-        char *beside = directory       ? memory_text(path)
-                       : slash != NULL ? memory_printf("%.*s", (int)(slash - path), path)
+        const char *slash = strrchr(model, '/');
+        char *beside = directory       ? memory_text(model)
+                       : slash != NULL ? memory_printf("%.*s", (int)(slash - model), model)
                                        : memory_text(".");
-        tokenizer = open_beside(path, beside, directory, code);
+        tokenizer = open_beside(model, beside, directory, code);
         free(beside);
     }
+    free(model);
     if (tokenizer == NULL)
         return NULL;
     tokenizer_finish(tokenizer);

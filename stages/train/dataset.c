@@ -84,7 +84,7 @@ int dataset_add_target(struct dataset *dataset, const struct frame_target *targe
         return -1;
     if (T > (size_t)config->position_max) {
         snprintf(reason, 256, "prompt and response have %zu tokens, the model's context is %lld", T, (long long)config->position_max);
-        return -1;
+        return 1;
     }
     if (T < P || target->targets.count > T - P + 1) {
         snprintf(reason, 256, "%zu targets for the %zu states of a response", target->targets.count, T < P ? 0 : T - P + 1);

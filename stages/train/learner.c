@@ -54,6 +54,17 @@ static int open_trainer(struct learner *learner)
     return learner->trainer != NULL ? EX_OK : code;
 }
 
+/* Beside the merged model. */
+static int export_adapter(const struct learner *learner)
+{
+    char *directory = memory_printf("%s/adapter", learner->options.output);
+    int result = trainer_export_adapter(learner->trainer, learner->options.model, directory);
+    if (result == 0)
+        log_event("wrote \"%s\" for PEFT", directory);
+    free(directory);
+    return result;
+}
+
 int learner_export(struct learner *learner)
 {
     const char *directory = learner->options.output;
@@ -67,7 +78,7 @@ int learner_export(struct learner *learner)
         log_event("wrote \"%s\" steps=%lld", directory, (long long)trainer_steps(learner->trainer));
     weights_close(weights);
     free(content.data);
-    return result;
+    return result == 0 && learner->settings.lora.rank > 0 ? export_adapter(learner) : result;
 }
 
 /* ---- a worker of a store ---- */
@@ -152,54 +163,90 @@ static int train_batch(struct learner *learner, const struct dataset *batch, int
     return given == 0 ? EX_OK : EX_DATAERR;
 }
 
-static int add_to_batch(struct learner *learner, struct dataset *batch, const struct frame_target *target)
+/* A batch of a run as its rollouts come in. */
+struct incoming {
+    struct dataset data;
+    int64_t next_batch;  // the number of this batch, or of the one after the last
+    int64_t taken;       // rollouts of this batch that have come, also those left out
+    int64_t left_out;    // of all batches: longer than the model's context
+    bool final;          // the run's last batch has been trained on
+};
+
+/* 0 when the rollout was taken or left out, -1 when training cannot go on. */
+static int incoming_add(struct learner *learner, struct incoming *incoming, const struct frame_target *target)
 {
     char reason[256];
-    if (dataset_add_target(batch, target, learner->config, learner->tokenizer, reason) == 0)
-        return 0;
-    log_error("cannot train on rollout prompt=%s sample=%lld: %s", target->prompt_key, (long long)target->sample, reason);
-    return -1;
+    if (incoming->taken == 0)
+        incoming->next_batch = target->batch;  // a batch whose rollouts all failed is left out
+    int added = dataset_add_target(&incoming->data, target, learner->config, learner->tokenizer, reason);
+    if (added < 0) {
+        log_error("cannot train on rollout prompt=%s sample=%lld: %s", target->prompt_key, (long long)target->sample, reason);
+        return -1;
+    }
+    if (added > 0) {
+        log_error("left out rollout prompt=%s sample=%lld: %s", target->prompt_key, (long long)target->sample, reason);
+        incoming->left_out++;
+    }
+    incoming->taken++;
+    return 0;
+}
+
+/* Trains on the batch, which is whole, and begins the next.  Returns an exit code. */
+static int incoming_train(struct learner *learner, struct incoming *incoming, int64_t batches, struct progress *progress)
+{
+    int code = EX_OK;
+    progress->total = batches * learner->options.updates;
+    incoming->next_batch++;
+    if (incoming->data.count > 0) {
+        incoming->final = incoming->next_batch == batches;
+        code = train_batch(learner, &incoming->data, incoming->next_batch, incoming->final, progress);
+    }
+    dataset_reset(&incoming->data);
+    incoming->taken = 0;
+    return code;
+}
+
+/* What remains to be said and given once no more batches come.  Returns an exit code. */
+static int incoming_end(struct learner *learner, const struct incoming *incoming, enum edge_status status)
+{
+    if (incoming->left_out > 0)
+        log_event("run \"%s\" left_out=%lld rollouts longer than the model's context of %lld tokens", learner->options.run,
+                  (long long)incoming->left_out, (long long)learner->config->position_max);
+    if (status != EDGE_END || incoming->final)
+        return EX_OK;
+    return give_final(learner, incoming->next_batch) == 0 ? EX_OK : EX_DATAERR;
 }
 
 enum edge_status learner_run_store(struct learner *learner, int *code)
 {
-    int64_t next_batch;
+    struct incoming incoming = { 0 };
     *code = open_trainer(learner);
-    if (*code == EX_OK && resume_from_store(learner, &next_batch) != 0)
+    if (*code == EX_OK && resume_from_store(learner, &incoming.next_batch) != 0)
         *code = EX_DATAERR;
     if (*code != EX_OK)
         return EDGE_FAILED;
-    struct dataset batch;
-    dataset_init(&batch);
+    dataset_init(&incoming.data);
     struct progress progress;
     progress_start(&progress, "trained", "steps", 0);
     progress.begun = progress.done = trainer_steps(learner->trainer);
-    bool final = false;
     struct batch frames;
-    enum edge_status status;
+    enum edge_status status = EDGE_FAILED;
     while (*code == 0 && (status = edge_take(learner->edge, &frames, (size_t)learner->options.batch, true)) == EDGE_BATCH) {
         for (size_t i = 0; i < frames.count && *code == 0; i++) {
             const struct frame_target *target = &frames.frames[i].target;
-            if (target->batch < next_batch)
+            if (target->batch < incoming.next_batch)
                 continue;  // sent before this worker resumed
-            if (batch.count == 0)
-                next_batch = target->batch;  // a batch whose rollouts all failed is left out
-            if (add_to_batch(learner, &batch, target) != 0) {
+            if (incoming_add(learner, &incoming, target) != 0)
                 *code = EX_DATAERR;
-            } else if ((int64_t)batch.count == target->batch_size) {
-                progress.total = target->batches * learner->options.updates;
-                next_batch++;
-                final = next_batch == target->batches;
-                *code = train_batch(learner, &batch, next_batch, final, &progress);
-                dataset_reset(&batch);
-            }
+            else if (incoming.taken == target->batch_size)
+                *code = incoming_train(learner, &incoming, target->batches, &progress);
         }
         edge_done(learner->edge, &frames);
     }
     progress_end(&progress);
-    if (*code == 0 && status == EDGE_END && !final && give_final(learner, next_batch) != 0)
-        *code = EX_DATAERR;
-    dataset_free(&batch);
+    if (*code == EX_OK)
+        *code = incoming_end(learner, &incoming, status);
+    dataset_free(&incoming.data);
     return *code == 0 ? status : EDGE_FAILED;
 }
 

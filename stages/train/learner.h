@@ -18,6 +18,7 @@ struct tokenizer;
 struct weights;
 
 struct learner_options {
+    const char *model;         // where training starts from
     const char *run;           // in the store
     const char *output;        // directory for the trained model; NULL: none
     int64_t batch, epochs, updates;  // rollouts a batch, passes over the data, updates on each batch
@@ -46,7 +47,7 @@ struct learner {
 enum edge_status learner_run_store(struct learner *learner, int *code);
 enum edge_status learner_run_pipe(struct learner *learner, int *code);
 
-/* Writes the model that was trained, with its tokenizer, as a Hugging Face directory.  0 or -1. */
+/* Writes the model that was trained, with its tokenizer, as a Hugging Face directory; with LoRA merged, and in adapter/ the adapters. 0 or -1. */
 int learner_export(struct learner *learner);
 
 #endif

@@ -16,13 +16,14 @@
 #include "base/option.h"
 #include "base/pool.h"
 #include "base/stop.h"
+#include "model/adapter.h"
 #include "model/config.h"
 #include "model/weights.h"
 #include "text/tokenizer.h"
 #include "train/learner.h"
 
 struct options {
-    const char *model, *endpoint, *objective;
+    const char *model, *endpoint, *objective, *lora_targets;
     struct learner_options learner;
     struct trainer_options trainer;
     double learning_rate;
@@ -35,6 +36,7 @@ static struct options options_read(int argc, char **argv)
     static struct options options = {
         .objective = "value", .learning_rate = -1,
         .learner = { .batch = 32, .epochs = 2, .refresh = 2, .checkpoint_every = 100 },
+        .lora_targets = "q,k,v,o",
         .trainer = { .warmup_steps = -1, .clip_norm = -1, .weight_decay = -1 },
     };
     options.endpoint = getenv("VAS_STORE");
@@ -57,6 +59,10 @@ static struct options options_read(int argc, char **argv)
         { 0, "decay", NULL, OPTION_FLAG, &learner->decay, 0, 0, "let the learning rate fall to a tenth along a cosine\n(pipes only; lm: always)" },
         { 0, "weight-decay", "X", OPTION_NUMBER, &options.trainer.weight_decay, 0, 1, "decoupled weight decay (default 0; lm: 0.1)" },
         { 0, "clip", "X", OPTION_NUMBER, &options.trainer.clip_norm, 0, 1e9, "largest norm of the gradient, 0: any (default 1)" },
+        { 0, NULL, NULL, OPTION_HEADING, NULL, 0, 0, "low-rank adapters (LoRA)" },
+        { 0, "lora", "RANK", OPTION_INT, &options.trainer.lora.rank, 1, 65536, "keep the model's weights, train adapters of this rank and the value\nhead; -o DIR holds them merged, DIR/adapter as PEFT reads them" },
+        { 0, "lora-alpha", "A", OPTION_NUMBER, &options.trainer.lora.alpha, 1e-9, 1e9, "the adapters' product counts A / RANK times (default twice the rank)" },
+        { 0, "lora-targets", "LIST", OPTION_TEXT, &options.lora_targets, 0, 0, "of q,k,v,o,gate,up,down (default q,k,v,o)" },
         { 0, NULL, NULL, OPTION_HEADING, NULL, 0, 0, "the run" },
         { 0, "refresh", "STEPS", OPTION_INT, &learner->refresh, 1, 1000000, "steps between snapshots for value-target (default 2)" },
         { 0, "checkpoint-every", "STEPS", OPTION_INT, &learner->checkpoint_every, 1, 1000000, "steps between checkpoints to resume from (default 100)" },
@@ -68,7 +74,7 @@ static struct options options_read(int argc, char **argv)
         .synopsis = "train -s ENDPOINT -m MODEL --run NAME [-o DIR] [options]\n          train -m MODEL -o DIR [options] < targets",
         .summary = "Trains a value model on lambda-returns, or a language model on documents.",
         .exit_codes = "  0   the run is complete\n  64  usage\n  65  a model or a frame is bad\n  66  the model is missing\n  69  no store answers\n"
-                      "  70  the loss is not finite\n  74  output could not be written\n  75  stopped before the end: the same command resumes\n"
+                      "  70  the loss is not finite\n  71  this machine has less memory than training takes\n  74  output could not be written\n  75  stopped before the end: the same command resumes\n"
                       "  78  the run or checkpoint was begun with other settings\n",
     };
     int first = options_parse(&usage, specs, COUNT_OF(specs), argc, argv);
@@ -87,6 +93,13 @@ static struct options options_read(int argc, char **argv)
         options_refuse("--run is for a value model from a store: name the store with --store or VAS_STORE");
     if (options.endpoint == NULL && learner->output == NULL)
         options_refuse("-o is missing: where to write the model?");
+    if (lora_targets_read(options.lora_targets, &options.trainer.lora.targets) != 0)
+        options_refuse("--lora-targets is \"%s\"", options.lora_targets);
+    if (options.trainer.lora.rank > 0 && options.from_scratch)
+        options_refuse("--lora keeps the weights of a model, and --from-scratch has none");
+    if (options.trainer.lora.alpha > 0 && options.trainer.lora.rank == 0)
+        options_refuse("--lora-alpha needs --lora");
+    learner->model = options.model;
     learner->objective = lm ? OBJECTIVE_LM : OBJECTIVE_VALUE;
     learner->seed = (uint64_t)options.seed;
     if (learner->updates == 0)
@@ -95,8 +108,8 @@ static struct options options_read(int argc, char **argv)
     return options;
 }
 
-/* Defaults of the objective, and what the command line says over them. */
-static struct trainer_options trainer_settings(const struct options *options)
+/* Defaults of the objective, and what the command line says over them.  Keeps base_key. */
+static struct trainer_options trainer_settings(const struct options *options, const char *base_key)
 {
     struct trainer_options settings = trainer_defaults(options->learner.objective);
     if (options->learning_rate >= 0)
@@ -108,6 +121,10 @@ static struct trainer_options trainer_settings(const struct options *options)
     if (options->trainer.clip_norm >= 0)
         settings.clip_norm = options->trainer.clip_norm;
     settings.seed = options->learner.seed;
+    settings.lora = options->trainer.lora;
+    settings.lora.base_key = base_key;
+    if (settings.lora.rank > 0 && settings.lora.alpha == 0)
+        settings.lora.alpha = 2.0 * (double)settings.lora.rank;
     return settings;
 }
 
@@ -123,6 +140,11 @@ static char *settings_text(const struct options *options, const struct trainer_o
                              "warmup", (json_int_t)trainer->warmup_steps, "weight_decay", trainer->weight_decay,
                              "clip", trainer->clip_norm);
     CHECK(json != NULL);
+    if (trainer->lora.rank > 0) {
+        char *lora = lora_text(&trainer->lora);
+        json_object_set_new(json_object_get(json, "train"), "lora", json_string(lora));
+        free(lora);
+    }
     char *text = json_text(json);
     json_decref(json);
     return text;
@@ -138,6 +160,11 @@ int main(int argc, char **argv)
     struct tokenizer *tokenizer = code == EX_OK ? tokenizer_open(options.model, &code) : NULL;
     if (tokenizer == NULL)
         return code;
+    if (options.trainer.lora.rank > 0 && adapter_is_directory(options.model)) {
+        log_error("cannot adapt \"%s\": it is an adapter itself", options.model);
+        log_hint("'model export' merges it into a model");
+        return EX_DATAERR;
+    }
     struct weights *weights = NULL;
     char init_key[KEY_SIZE] = "random";
     if (!options.from_scratch) {
@@ -148,7 +175,7 @@ int main(int argc, char **argv)
             return EX_DATAERR;
         weights_key(weights, &config, init_key);
     }
-    struct trainer_options settings = trainer_settings(&options);
+    struct trainer_options settings = trainer_settings(&options, init_key);
     char *hello = settings_text(&options, &settings, init_key);
     struct learner learner = { .options = options.learner, .settings = settings, .config = &config, .weights = weights,
                                .tokenizer = tokenizer, .pool = pool_open((size_t)options.threads) };
