@@ -397,17 +397,25 @@ static void linear_floats(float *y, size_t y_stride, const float *x, size_t M, c
 
 /* ---- quantised matrices: see panel.h for the order of bits ---- */
 
-INLINE vec vec_from_bytes(const unsigned char *x, unsigned shift, unsigned mask)
+INLINE vec_int vec_from_bytes(const unsigned char *x)
 {
+#if defined __AVX512F__
+    return (vec_int)_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)x));
+#elif defined __AVX2__
+    return (vec_int)_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)x));
+#else
     vec_bytes bytes;
     memcpy(&bytes, x, sizeof bytes);
-    vec_int number = __builtin_convertvector(bytes, vec_int);
-    if (mask != 0)
-        number = number >> (int)shift & (int)mask;
-    return __builtin_convertvector(number, vec);
+    return __builtin_convertvector(bytes, vec_int);
+#endif
 }
 
-/* A weight is scale * code + offset, or scale * level of the code. */
+INLINE vec vec_from_int(vec_int x)
+{
+    return __builtin_convertvector(x, vec);
+}
+
+/* A weight is scale * value of the code + offset. */
 struct group {
     vec scale[PARTS], offset[PARTS];
 };
@@ -418,24 +426,21 @@ INLINE struct group group_load(enum tensor_type type, const unsigned char *panel
     struct panel_layout layout = panel_layout(type);
     struct group group;
     UNROLL for (size_t i = 0; i < PARTS; i++) {
-        const unsigned char *scales = block + layout.scales + g * PANEL + i * LANES;
+        vec_int scale = form->has_scales ? vec_from_bytes(block + layout.scales + g * PANEL + i * LANES) : (vec_int){ 0 };
         if (type == TENSOR_NF4) {
             const float *rows = (const float *)(const void *)panel + i * LANES;
-            group.scale[i] = vec_from_bytes(scales, 0, 0) * vec_load(rows) + vec_load(rows + PANEL);
+            group.scale[i] = vec_from_int(scale) * vec_load(rows) + vec_load(rows + PANEL);
             continue;
         }
-        vec d = vec_from_f16((const uint16_t *)(const void *)block + i * LANES);
-        group.scale[i] = d;
+        group.scale[i] = vec_from_f16((const uint16_t *)(const void *)block + i * LANES);
         if (form->has_scales)
-            group.scale[i] = d * vec_from_bytes(scales, 0, type == TENSOR_Q2_K ? 15 : 0);
-        group.offset[i] = group.scale[i] * -(float)form->bias;
+            group.scale[i] *= vec_from_int(type == TENSOR_Q2_K ? scale & 15 : scale);
         if (form->has_m) {
-            vec m = vec_from_f16((const uint16_t *)(const void *)(block + layout.m) + i * LANES);
+            group.offset[i] = vec_from_f16((const uint16_t *)(const void *)(block + layout.m) + i * LANES);
             if (type == TENSOR_Q2_K)
-                m = -m * vec_from_bytes(scales, 4, 15);
+                group.offset[i] *= -vec_from_int(scale >> 4 & 15);
             else if (form->has_scales)
-                m = -m * vec_from_bytes(block + layout.mins + g * PANEL + i * LANES, 0, 0);
-            group.offset[i] = m;
+                group.offset[i] *= -vec_from_int(vec_from_bytes(block + layout.mins + g * PANEL + i * LANES));
         }
     }
     return group;
@@ -463,43 +468,69 @@ INLINE vec levels_at(const struct levels *levels, vec_bits code)
 #endif
 }
 
-/* Of 8 elements from step * 8 of a unit on: the lanes that hold them, shifted so that places do not depend on step. */
+/*
+ * The lanes that hold 8 elements from step * 8 of a unit on.  Element i is in [i / 4][i % 4 / 2], its low bits from bit
+ * code_place(i) on and its high bits above them, others around.
+ */
 struct codes {
-    vec_bits low[2], high;
+    vec_bits low[2][2], high[2][2];
 };
+
+INLINE unsigned code_place(enum tensor_type type, size_t i)
+{
+    unsigned low_bits = quant_forms[type].low_bits;
+    return (unsigned)(8 * (i % 2) + (low_bits == 8 ? 0 : low_bits * (i / 4)));
+}
+
+INLINE vec_bits lanes_load(const unsigned char *plane, size_t vector, size_t part)
+{
+    vec_bits lanes;
+    memcpy(&lanes, plane + (vector * PANEL + part * LANES) * sizeof(uint32_t), sizeof lanes);
+    return lanes;
+}
 
 INLINE struct codes codes_load(enum tensor_type type, const unsigned char *unit, size_t step, size_t part)
 {
-    const struct quant_form *form = &quant_forms[type];
-    const size_t low_bits = form->low_bits, high_bits = form->high_bits;
+    const uint32_t low_bits = quant_forms[type].low_bits, high_bits = quant_forms[type].high_bits;
     struct codes codes = { 0 };
-    const unsigned char *low = unit + step * low_bits / 4 * (PANEL * 4) + part * LANES * 4;
-    memcpy(&codes.low[0], low, sizeof codes.low[0]);
-    if (low_bits == 8)
-        memcpy(&codes.low[1], low + PANEL * 4, sizeof codes.low[1]);
+    vec_bits low = lanes_load(unit, step * low_bits / 4, part), high = { 0 };
     if (low_bits == 2)
-        codes.low[0] >>= (uint32_t)(step % 2 * 4);
+        low >>= (uint32_t)(step % 2 * 4);
     if (high_bits > 0) {
-        const unsigned char *high = unit + panel_layout(type).low_plane_bytes + step * high_bits / 4 * (PANEL * 4) + part * LANES * 4;
-        memcpy(&codes.high, high, sizeof codes.high);
-        codes.high >>= (uint32_t)(high_bits == 1 ? step * 2 : step % 2 * 4);
+        high = lanes_load(unit + panel_layout(type).low_plane_bytes, step * high_bits / 4, part);
+        high >>= (uint32_t)(step * 2 * high_bits % 8);
+    }
+    UNROLL for (uint32_t i = 0; i < 2; i++) {
+        if (low_bits == 8 && i == 1)
+            low = lanes_load(unit, step * 2 + 1, part);
+        codes.low[i][0] = low;
+        codes.low[i][1] = low >> 16;
+        if (high_bits > 0) {
+            uint32_t up = low_bits + (low_bits - high_bits) * i;  // from bit high_bits * i to low_bits * i + low_bits
+            codes.high[i][0] = high << up;
+            codes.high[i][1] = high >> (16 - up);
+        }
     }
     return codes;
 }
 
-/* Weight i of the 8. */
-INLINE vec codes_weight(enum tensor_type type, const struct codes *codes, size_t i, vec scale, vec offset, const struct levels *levels)
+/*
+ * Weight i of the 8.  A code becomes a float where it lies: below the exponent of 2^23 the lowest bit of a mantissa counts 1,
+ * below that of 2^(23 - place) the bit at that place does.
+ */
+INLINE vec codes_weight(enum tensor_type type, const struct codes *codes, size_t i, const struct group *group, size_t part,
+                        const struct levels *levels)
 {
     const struct quant_form *form = &quant_forms[type];
-    const unsigned low_bits = form->low_bits, high_bits = form->high_bits;
-    vec_bits code = low_bits == 8 ? codes->low[i / 4] >> (uint32_t)(8 * (i % 4))
-                                  : codes->low[0] >> (uint32_t)(8 * (i % 4) + low_bits * (i / 4));
+    const uint32_t place = code_place(type, i), low_mask = (1u << form->low_bits) - 1, high_mask = (1u << form->high_bits) - 1;
+    vec_bits code = codes->low[i / 4][i % 4 / 2];
     if (form->levels != NULL)
-        return scale * levels_at(levels, code);
-    code &= (1u << low_bits) - 1;
-    if (high_bits > 0)
-        code |= (codes->high >> (uint32_t)(8 * (i % 4) + high_bits * (i / 4)) & ((1u << high_bits) - 1)) << low_bits;
-    return __builtin_convertvector((vec_int)code, vec) * scale + offset;
+        return levels_at(levels, code >> place) * group->scale[part];
+    code = (code & low_mask << place) | (150 - place) << 23;
+    if (form->high_bits > 0)
+        code |= codes->high[i / 4][i % 4 / 2] & high_mask << (place + form->low_bits);
+    vec value = (vec)code - (float)((1u << (23 - place)) + form->bias);
+    return form->has_m ? value * group->scale[part] + group->offset[part] : value * group->scale[part];
 }
 
 INLINE struct levels levels_load(enum tensor_type type)
@@ -542,7 +573,7 @@ INLINE void unit_expand(enum tensor_type type, float *out, const unsigned char *
                 struct codes codes = codes_load(type, codes_at, step, part);
                 UNROLL for (size_t i = 0; i < 8; i++)
                     vec_store(out + (step * 8 + i) * PANEL + part * LANES,
-                              codes_weight(type, &codes, i, group.scale[part], group.offset[part], &levels));
+                              codes_weight(type, &codes, i, &group, part, &levels));
             }
         }
     }
@@ -568,8 +599,7 @@ INLINE void units_run(enum tensor_type type, float *y, const float *x, const uns
                 UNROLL for (size_t i = 0; i < 8; i++) {
                     vec x_k = vec_all(x[unit * UNIT + step * 8 + i]);
                     UNROLL for (size_t p = 0; p < P * PARTS; p++)
-                        sum[p] += x_k * codes_weight(type, &codes[p], i, group[p / PARTS].scale[p % PARTS],
-                                                     group[p / PARTS].offset[p % PARTS], &levels);
+                        sum[p] += x_k * codes_weight(type, &codes[p], i, &group[p / PARTS], p % PARTS, &levels);
                 }
             }
         }
