@@ -63,12 +63,13 @@ static const char *model_source(const struct scorer_options *options)
     return options->model;
 }
 
-static json_t *config_read(const char *directory, const char *file)
+/* A file of the directory; NULL when there is none. */
+static char *text_read(const char *directory, const char *file)
 {
-    char *path = memory_printf("%s/%s", directory, file);
-    json_t *config = file_exists(path) ? json_read(path) : NULL;
+    size_t size;
+    char *path = memory_printf("%s/%s", directory, file), *text = file_exists(path) ? file_read(path, &size) : NULL;
     free(path);
-    return config;
+    return text;
 }
 
 /* Whether the directory says that it has a classification head, so that a large model without one is not read in vain. */
@@ -89,17 +90,15 @@ static enum chat_format template_format(const char *path, char **system)
 {
     enum chat_format format = CHAT_FORMAT_COUNT;
     *system = NULL;
-    json_t *config = config_read(path, "tokenizer_config.json");
-    const char *template = json_string_value(json_object_get(config, "chat_template"));
-    char *file = memory_printf("%s/chat_template.jinja", path), *text = NULL;
-    size_t size;
-    if (template == NULL && file_exists(file))
-        template = text = file_read(file, &size);
+    char *config_text = text_read(path, "tokenizer_config.json"), *text = text_read(path, "chat_template.jinja");
+    // Integers become doubles: transformers writes a model_max_length of 10^30.  tokenizer_open says what is wrong with the file.
+    json_t *config = config_text != NULL ? json_loads(config_text, JSON_DECODE_INT_AS_REAL, NULL) : NULL;
+    const char *template = text != NULL ? text : json_string_value(json_object_get(config, "chat_template"));
     if (template != NULL && (format = chat_format_from_template(template, system)) == CHAT_FORMAT_COUNT)
         log_event("the chat template of \"%s\" is none of those that are known", path);
-    free(text);
-    free(file);
     json_decref(config);
+    free(config_text);
+    free(text);
     return format;
 }
 
@@ -187,9 +186,9 @@ static void *model_scorer_open(const struct scorer_options *options, int *code)
     reward->pad = -1;
     *code = EX_DATAERR;
     bool is_encoder = encoder_is(path);
-    json_t *config = config_read(path, "config.json");
-    if (config == NULL && !is_encoder)
-        log_error("could not open reward model \"%s\": it has no config.json that can be read", path);
+    char *config_path = memory_printf("%s/config.json", path);
+    json_t *config = json_read(config_path);
+    free(config_path);
     if (config == NULL || architecture_check(config, path) != 0)
         goto fail;
     *code = EX_USAGE;

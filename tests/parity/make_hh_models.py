@@ -66,7 +66,7 @@ def save(model, tokenizer, directory):
     for file in directory.glob("*.json"):  # pretty-printed files would be most of the fixture
         if file.name == "tokenizer.json":
             file.write_text(json.dumps(json.loads(file.read_text()), ensure_ascii=False, separators=(",", ":")) + "\n")
-    return model.float()
+    return type(model).from_pretrained(directory, dtype=torch.float32).eval()
 
 
 def bpe(texts):
@@ -136,8 +136,9 @@ def conversation(prompt, response):
 
 
 def logits(model, inputs):
+    """inputs: of a batch of one; as batches, since tokenizer(text, "") takes an empty second text for none."""
     with torch.no_grad():
-        return [float(x) for x in model(**{k: torch.tensor([v]) for k, v in inputs.items()}).logits[0]]
+        return [float(x) for x in model(**{k: torch.tensor(v) for k, v in inputs.items()}).logits[0]]
 
 
 def main():
@@ -153,7 +154,7 @@ def main():
     save(base, shared, HERE / "base")
     save(transformers.LlamaForCausalLM(transformers.LlamaConfig(**LLAMA, **SIZES["value"])), shared, HERE / "value")
 
-    reward = transformers.DebertaV2ForSequenceClassification(transformers.DebertaV2Config(**DEBERTA)).eval()
+    reward = transformers.DebertaV2ForSequenceClassification(transformers.DebertaV2Config(**DEBERTA))
     randomise(reward, generator)
     pair = unigram(corpus)
     reward = save(reward, pair, HERE / "reward")
@@ -162,7 +163,7 @@ def main():
     labels = {0: "harmful", 1: "not-harmful"}
     chat_reward = transformers.LlamaForSequenceClassification(transformers.LlamaConfig(
         **LLAMA, **SIZES["chat_reward"], pad_token_id=0, num_labels=2, id2label=labels,
-        label2id={name: i for i, name in labels.items()})).eval()
+        label2id={name: i for i, name in labels.items()}))
     randomise(chat_reward, generator)
     chat_reward = save(chat_reward, shared, HERE / "chat_reward")
 
@@ -178,15 +179,15 @@ def main():
             text = prompt + response
             cases.append(dict(
                 prompt=prompt, response=response,
-                pair=logits(reward, pair(prompt, response)),
-                last_turn=logits(reward, pair(last_turn(prompt), response.strip())),
-                concat=logits(reward, pair(text)),
-                right_40=logits(reward, pair(prompt, response, truncation=True, max_length=40)),
-                right_40_text=logits(reward, pair(text, truncation=True, max_length=40)),
-                chat=logits(chat_reward, dict(input_ids=shared.apply_chat_template(conversation(prompt, response),
+                pair=logits(reward, pair([prompt], [response])),
+                last_turn=logits(reward, pair([last_turn(prompt)], [response.strip()])),
+                concat=logits(reward, pair([text])),
+                right_40=logits(reward, pair([prompt], [response], truncation=True, max_length=40)),
+                right_40_text=logits(reward, pair([text], truncation=True, max_length=40)),
+                chat=logits(chat_reward, dict(input_ids=shared.apply_chat_template([conversation(prompt, response)],
                                                                                    return_dict=True)["input_ids"])),
-                chat_concat=logits(chat_reward, dict(input_ids=shared(text)["input_ids"])),
-                template=logits(chat_reward, dict(input_ids=shared(f"Q: {prompt}\nA: {response}<|endoftext|>")["input_ids"]))))
+                chat_concat=logits(chat_reward, dict(input_ids=shared([text])["input_ids"])),
+                template=logits(chat_reward, dict(input_ids=shared([f"Q: {prompt}\nA: {response}<|endoftext|>"])["input_ids"]))))
     with (HERE / "scores.json").open("w") as file:
         json.dump(cases, file, ensure_ascii=False, indent=1)
         file.write("\n")

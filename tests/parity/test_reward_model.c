@@ -222,7 +222,7 @@ static void test_refusals(void)
     static const struct { const char *model, *label, *join, *truncate, *quant; int code; const char *says; } bad[] = {
         { "/nowhere", NULL, NULL, NULL, NULL, EX_NOINPUT, "could not open reward model \"/nowhere\": no such directory\n" },
         { "tests/parity/hh/scores.json", NULL, NULL, NULL, NULL, EX_DATAERR, "not a directory\n" },
-        { "tests/parity", NULL, NULL, NULL, NULL, EX_DATAERR, "no config.json that can be read\n" },
+        { "tests/parity", NULL, NULL, NULL, NULL, EX_DATAERR, "tests/parity/config.json\"" },
         { "tests/parity/hh/base", NULL, NULL, NULL, NULL, EX_DATAERR, "it is LlamaForCausalLM, which has no sequence-classification head\n" },
         { decoder, NULL, NULL, NULL, NULL, EX_USAGE, "has several labels: 0 \"harmful\", 1 \"not-harmful\"\n" },
         { decoder, "kind", NULL, NULL, NULL, EX_USAGE, "has no label \"kind\", it has: 0 \"harmful\", 1 \"not-harmful\"\n" },
