@@ -105,8 +105,9 @@ bool tokenizer_is_special(const struct tokenizer *tokenizer, int32_t id);
 int tokenizer_write(const struct tokenizer *tokenizer, const char *directory);
 
 struct gguf_out;
-/* Its metadata for a GGUF file, as llama.cpp reads them.  0, or -1 when GGUF has no such tokenizer, logged. */
-int tokenizer_put_gguf(const struct tokenizer *tokenizer, struct gguf_out *out);
+/* Its metadata for the GGUF file of a model with so many rows in its embedding, as llama.cpp reads them.  0, or -1 when GGUF has no
+   such tokenizer or the model has not so many tokens, logged. */
+int tokenizer_put_gguf(const struct tokenizer *tokenizer, size_t vocab_size, struct gguf_out *out);
 
 /* "byte-level BPE", "Unigram"; for people. */
 const char *tokenizer_kind_name(const struct tokenizer *tokenizer);

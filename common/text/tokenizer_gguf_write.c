@@ -18,10 +18,10 @@ enum token_type { TOKEN_NORMAL = 1, TOKEN_UNKNOWN, TOKEN_CONTROL, TOKEN_USER_DEF
 
 static int32_t type_of(const struct tokenizer *tokenizer, size_t id)
 {
+    if (!vocabulary_has(&tokenizer->vocabulary, (int64_t)id))
+        return TOKEN_UNUSED;
     const struct piece *piece = &tokenizer->vocabulary.pieces[id];
     const struct added_token *added = added_find(&tokenizer->added, (int32_t)id);
-    if (piece->at == NULL)
-        return TOKEN_UNUSED;
     if ((int32_t)id == tokenizer->bpe.unknown)
         return TOKEN_UNKNOWN;
     if (added != NULL)
@@ -29,30 +29,30 @@ static int32_t type_of(const struct tokenizer *tokenizer, size_t id)
     return tokenizer->bpe.byte_fallback && byte_of_piece(piece->at, piece->size) >= 0 ? TOKEN_BYTE : TOKEN_NORMAL;
 }
 
-static void put_pieces(const struct tokenizer *tokenizer, struct gguf_out *out)
+/* Models may have more rows than there are tokens. */
+static void put_pieces(const struct tokenizer *tokenizer, size_t vocab_size, struct gguf_out *out)
 {
     const struct vocabulary *vocabulary = &tokenizer->vocabulary;
-    gguf_put_array(out, KEY("tokens"), GGUF_ELEMENT_TEXT, vocabulary->count);
-    for (size_t id = 0; id < vocabulary->count; id++) {
-        const struct piece *piece = &vocabulary->pieces[id];
+    gguf_put_array(out, KEY("tokens"), GGUF_ELEMENT_TEXT, vocab_size);
+    for (size_t id = 0; id < vocab_size; id++) {
         char unused[32];
         snprintf(unused, sizeof unused, "[PAD%zu]", id);
-        gguf_put_element_text(out, piece->at != NULL ? piece->at : unused, piece->at != NULL ? piece->size : strlen(unused));
+        bool used = vocabulary_has(vocabulary, (int64_t)id);
+        gguf_put_element_text(out, used ? vocabulary->pieces[id].at : unused, used ? vocabulary->pieces[id].size : strlen(unused));
     }
-    gguf_put_array(out, KEY("token_type"), GGUF_ELEMENT_INT32, vocabulary->count);
-    for (size_t id = 0; id < vocabulary->count; id++)
+    gguf_put_array(out, KEY("token_type"), GGUF_ELEMENT_INT32, vocab_size);
+    for (size_t id = 0; id < vocab_size; id++)
         gguf_put_element_int32(out, type_of(tokenizer, id));
 }
 
-static void put_scores(const struct tokenizer *tokenizer, struct gguf_out *out)
+static void put_scores(const struct tokenizer *tokenizer, size_t vocab_size, struct gguf_out *out)
 {
     const struct bpe *bpe = &tokenizer->bpe;
-    size_t count = tokenizer->vocabulary.count;
-    float *scores = memory_alloc(count, sizeof *scores);
+    float *scores = memory_alloc(vocab_size, sizeof *scores);
     for (size_t m = bpe->merge_count; m-- > 0; )
         scores[bpe->merges[m].result] = -(float)(m + 1);
-    gguf_put_array(out, KEY("scores"), GGUF_ELEMENT_FLOAT32, count);
-    for (size_t id = 0; id < count; id++)
+    gguf_put_array(out, KEY("scores"), GGUF_ELEMENT_FLOAT32, vocab_size);
+    for (size_t id = 0; id < vocab_size; id++)
         gguf_put_element_float(out, scores[id]);
     free(scores);
 }
@@ -91,7 +91,7 @@ static void put_token(struct gguf_out *out, const char *key, int32_t id)
         gguf_put_integer(out, key, (uint32_t)id);
 }
 
-int tokenizer_put_gguf(const struct tokenizer *tokenizer, struct gguf_out *out)
+int tokenizer_put_gguf(const struct tokenizer *tokenizer, size_t vocab_size, struct gguf_out *out)
 {
     bool byte_level = tokenizer_is_byte_level(tokenizer);
     const char *pre = byte_level ? tokenizer_gguf_pre(tokenizer) : "default";
@@ -99,13 +99,15 @@ int tokenizer_put_gguf(const struct tokenizer *tokenizer, struct gguf_out *out)
         return tokenizer_refuse(tokenizer, "only BPE tokenizers of bytes or with byte fallback can be written as GGUF");
     if (pre == NULL)
         return tokenizer_refuse(tokenizer, "GGUF has no name for its pre-tokenizer");
+    if (tokenizer->vocabulary.count > vocab_size)
+        return tokenizer_refuse(tokenizer, "it has %zu tokens, the model %zu", tokenizer->vocabulary.count, vocab_size);
     gguf_put_text(out, KEY("model"), byte_level ? "gpt2" : "llama");
     gguf_put_text(out, KEY("pre"), pre);
-    put_pieces(tokenizer, out);
+    put_pieces(tokenizer, vocab_size, out);
     if (byte_level)
         put_merges(tokenizer, out);
     else
-        put_scores(tokenizer, out);
+        put_scores(tokenizer, vocab_size, out);
     put_token(out, KEY("bos_token_id"), tokenizer->begin);
     put_token(out, KEY("eos_token_id"), tokenizer->end);
     put_token(out, KEY("unknown_token_id"), tokenizer->bpe.unknown);

@@ -41,7 +41,7 @@ static int export_gguf(const struct options *options, const struct weights *weig
 {
     struct gguf_out out = { 0 };
     struct tensor head;
-    int result = tokenizer_put_gguf(tokenizer, &out);
+    int result = tokenizer_put_gguf(tokenizer, (size_t)config->vocab_size, &out);
     if (result == 0)
         result = model_export_gguf(weights, config, options->model, type_of(options->type), &out, options->output);
     if (result == 0 && weights_role(weights, config, WEIGHT_VALUE, 0, &head))
