@@ -1,0 +1,54 @@
+#!/bin/sh
+# Goal: model inspect says what a file is and whether all of it is understood; model export keeps every number.
+set -u
+. tests/lib.sh
+tiny_model
+
+line() {  # NAME FILE: what inspect printed under that name
+    sed -n "s/^$1  *//p" "$2" | head -n 1
+}
+
+model inspect "$tiny/base" >"$scratch/facts"
+[ $? = 0 ] && ok "a model that can be used says 0" || not_ok "inspect of a good model failed"
+[ "$(line family "$scratch/facts")" = "llama (LlamaForCausalLM)" ] && [ "$(line understood "$scratch/facts")" = "every tensor" ] &&
+    ok "family and tensors are named" || not_ok "inspect said: $(head -n 3 "$scratch/facts" | tr '\n' '|')"
+grep -q '^tokenizer  *byte-level BPE, 320 tokens, stops at <|endoftext|> (0)$' "$scratch/facts" &&
+    ok "so is the tokenizer" || not_ok "inspect said of the tokenizer: $(line tokenizer "$scratch/facts")"
+
+check "a model becomes GGUF" model export -q -m "$tiny/base" -o "$scratch/base.gguf" --type f32
+check "and a directory again" model export -q -m "$scratch/base.gguf" -o "$scratch/again"
+for copy in "$scratch/base.gguf" "$scratch/again"; do
+    model inspect "$copy" >"$scratch/copy"
+    [ "$(line key "$scratch/copy")" = "$(line key "$scratch/facts")" ] && [ -n "$(line key "$scratch/copy")" ] &&
+        ok "$(basename "$copy") has the same numbers" || not_ok "$(basename "$copy") has key $(line key "$scratch/copy")"
+done
+decode -q -m "$tiny/base" --greedy --max-new-tokens 24 "One day, Mia" >"$scratch/text"
+for type in f32 f16 bf16 q8_0; do
+    model export -q -m "$tiny/base" -o "$scratch/$type.gguf" --type $type &&
+        decode -q -m "$scratch/$type.gguf" --greedy --max-new-tokens 24 "One day, Mia" >"$scratch/text-$type"
+    if [ $type = f32 ]; then
+        same "and speaks the same" "$scratch/text" "$scratch/text-f32"
+    else
+        check "$type speaks" test -s "$scratch/text-$type"
+    fi
+done
+
+# A file with a tensor that nothing uses, and without those that the config asks for.
+mkdir -p "$scratch/odd"
+cp "$tiny/base/config.json" "$tiny/base/tokenizer.json" "$scratch/odd"
+header='{"odd":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}} '
+{
+    printf '\071\000\000\000\000\000\000\000%s\000\000\000\000' "$header"
+} >"$scratch/odd/model.safetensors"
+code=0
+model inspect "$scratch/odd" >"$scratch/odd-facts" 2>"$scratch/odd-err" || code=$?
+[ $code = 65 ] && grep -q '^understood  *0 of 1 tensors; not "odd"$' "$scratch/odd-facts" && grep -q 'is missing' "$scratch/odd-err" &&
+    ok "a tensor that is not understood, and one that is missing, are named" || not_ok "inspect of an odd file exited with $code: $(cat "$scratch/odd-err")"
+
+refused "a model must be named" 64 'model is missing' model inspect
+refused "one that is not there" 66 'nowhere' model inspect "$scratch/nowhere"
+refused "one that is none" 65 'prompts.jsonl' model inspect "$tiny/prompts.jsonl"
+refused "export needs an output" 64 'o is missing' model export -m "$tiny/base"
+refused "a directory is in float32" 64 'for GGUF' model export -m "$tiny/base" -o "$scratch/x" --type q8_0
+refused "an unknown type" 64 'must be f32' model export -m "$tiny/base" -o "$scratch/x.gguf" --type q9
+refused "an unknown command" 64 'unknown command' model examine
