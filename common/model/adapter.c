@@ -153,17 +153,23 @@ static int config_check(struct reading *reading)
     const char *type = json_string_value(json_object_get(json, "peft_type"));
     if (type == NULL || strcmp(type, "LORA") != 0)
         return refuse(reading, "peft_type", "must be \"LORA\"");
-    if (json_is_true(json_object_get(json, "use_dora")))
-        return refuse(reading, "use_dora", "is not supported");
+    static const char *const others[] = {
+        "use_dora", "use_qalora", "use_bdlora", "layer_replication", "alora_invocation_tokens", "arrow_config", "kasa_config",
+    };
+    for (size_t i = 0; i < COUNT_OF(others); i++) {
+        const json_t *value = json_object_get(json, others[i]);
+        if (value != NULL && !json_is_null(value) && !json_is_false(value))
+            return refuse(reading, others[i], "is not supported");
+    }
     const json_t *alpha = json_object_get(json, "lora_alpha");
     if (!json_is_number(alpha))
         return refuse(reading, "lora_alpha", "must be a number");
     reading->alpha = json_number_value(alpha);
     reading->rank_stabilised = json_is_true(json_object_get(json, "use_rslora"));
     const char *key;
-    json_t *value;
-    json_object_foreach(json_object_get(json, "alpha_pattern"), key, value) {
-        if (!json_is_number(value) || strpbrk(key, "\\^$*+?()[]{}|") != NULL)
+    json_t *pattern;
+    json_object_foreach(json_object_get(json, "alpha_pattern"), key, pattern) {
+        if (!json_is_number(pattern) || strpbrk(key, "\\^$*+?()[]{}|") != NULL)
             return refuse(reading, "alpha_pattern", "must give numbers to names of modules, not to regular expressions");
     }
     return 0;
