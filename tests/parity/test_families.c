@@ -1,7 +1,7 @@
 /*
  * test_families.c - the engine against transformers, for every family of decoders and every set of kernels.
  *
- * tests/parity/families/NAME/ are made by make_families.py: config.json and weights as transformers saves them, tokens.json (B, T),
+ * tests/parity/families/NAME/ are made by make_families.py, tests/parity/windows/NAME/ by make_windows.py: config.json and weights as transformers saves them, tokens.json (B, T),
  * hidden.f32 (B, T, C) after the final norm, and logits.f32 (B, T, V), or scores.f32 (B, N) of a sequence classifier.
  */
 #include "../check.h"
@@ -16,7 +16,6 @@
 #include "math/kernels.h"
 #include "model/model.h"
 
-static const char *root = "tests/parity/families";
 static struct pool *pool;
 
 /* A model, what it is given, and what transformers makes of it. */
@@ -183,16 +182,11 @@ static void compare(const char *directory)
     }
 }
 
-/*
- * Goal: hidden states, logits and scores of each family are transformers' within 1e-4 of the largest, with every set of kernels;
- * and the same to the bit for all texts in one batch, token by token, and as branches of a tree.
- */
-static void test_every_family(void)
+/* Returns how many there were. */
+static size_t compare_all(const char *root)
 {
     struct dirent **entries;
     int count = scandir(root, &entries, NULL, alphasort);
-    if (count < 0)
-        TEST_SKIP("%s is not here", root);
     size_t compared = 0;
     for (int i = 0; i < count; i++) {
         char *directory = memory_printf("%s/%s", root, entries[i]->d_name), *tokens = memory_printf("%s/tokens.json", directory);
@@ -204,16 +198,32 @@ static void test_every_family(void)
         free(directory);
         free(entries[i]);
     }
-    free(entries);
-    EXPECT(compared >= FAMILY_COUNT);
+    if (count >= 0)
+        free(entries);
+    return compared;
 }
 
-int main(int argc, char **argv)
+/*
+ * Goal: hidden states, logits and scores of each family are transformers' within 1e-4 of the largest, with every set of kernels;
+ * and the same to the bit for all texts in one batch, token by token, and as branches of a tree.
+ */
+static void test_every_family(void)
 {
-    if (argc > 1)
-        root = argv[1];
+    EXPECT(compare_all("tests/parity/families") >= 2 * FAMILY_COUNT);
+}
+
+/* Goal: so they are where windows begin and end inside of pages, on their borders, and some pages away. */
+static void test_windows(void)
+{
+    EXPECT_INT(compare_all("tests/parity/windows"), 3);
+}
+
+int main(void)
+{
+    log_open("test_families", -1);
     pool = pool_open(1);
     RUN(test_every_family);
+    RUN(test_windows);
     pool_close(pool);
     return tests_end();
 }
