@@ -16,40 +16,43 @@ static const struct style {
     const char *name;
     const char *marks[3];         // what a template of this format holds
     struct { const char *before, *after; } turns[ROLE_COUNT];  // NULL: there are no such messages
-    const char *between;          // before every user's turn but the first
+    const char *start;            // of the whole text
     const char *next;             // makes the assistant speak
-    bool begins, trims;
+    bool begins;                  // see struct chat_text
+    bool bos;                     // the template writes the begin token itself
+    bool trims;
     bool alternates;              // user, assistant, user, ...
     bool system_inside;           // the system message is a part of the first user's
 } styles[] = {
     [CHAT_LLAMA_2] = {
         .name = "llama-2", .marks = { "[INST]", "<<SYS>>" },
-        .turns = { { "<<SYS>>\n", "\n<</SYS>>\n\n" }, { "[INST] ", " [/INST]" }, { " ", " </s>" } },
-        .between = "<s>", .next = "", .begins = true, .trims = true, .alternates = true, .system_inside = true,
+        .turns = { { "<<SYS>>\n", "\n<</SYS>>\n\n" }, { "<s>[INST] ", " [/INST]" }, { " ", " </s>" } },
+        .start = "", .next = "", .bos = true, .trims = true, .alternates = true, .system_inside = true,
     },
     [CHAT_LLAMA_3] = {
         .name = "llama-3", .marks = { "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>" },
         .turns = { { "<|start_header_id|>system<|end_header_id|>\n\n", "<|eot_id|>" },
                    { "<|start_header_id|>user<|end_header_id|>\n\n", "<|eot_id|>" },
                    { "<|start_header_id|>assistant<|end_header_id|>\n\n", "<|eot_id|>" } },
-        .between = "", .next = "<|start_header_id|>assistant<|end_header_id|>\n\n", .begins = true, .trims = true,
+        .start = "<|begin_of_text|>", .next = "<|start_header_id|>assistant<|end_header_id|>\n\n", .bos = true,
+        .trims = true,
     },
     [CHAT_CHATML] = {
         .name = "chatml", .marks = { "<|im_start|>", "<|im_end|>" },
         .turns = { { "<|im_start|>system\n", "<|im_end|>\n" },
                    { "<|im_start|>user\n", "<|im_end|>\n" },
                    { "<|im_start|>assistant\n", "<|im_end|>\n" } },
-        .between = "", .next = "<|im_start|>assistant\n",
+        .start = "", .next = "<|im_start|>assistant\n",
     },
     [CHAT_ZEPHYR] = {
         .name = "zephyr", .marks = { "<|user|>", "<|assistant|>", "eos_token" },
         .turns = { { "<|system|>\n", "</s>\n" }, { "<|user|>\n", "</s>\n" }, { "<|assistant|>\n", "</s>\n" } },
-        .between = "", .next = "<|assistant|>\n",
+        .start = "", .next = "<|assistant|>\n",
     },
     [CHAT_HH] = {
         .name = "hh", .marks = { "Human:", "Assistant:" },
         .turns = { [ROLE_USER] = { "\n\nHuman: ", "" }, [ROLE_ASSISTANT] = { "\n\nAssistant: ", "" } },
-        .between = "", .next = "\n\nAssistant:", .begins = true,
+        .start = "", .next = "\n\nAssistant:", .begins = true,
     },
 };
 
@@ -89,7 +92,7 @@ static bool is_of_style(const char *template, const struct style *style)
             return false;
     }
     return holds_one(template, trims, COUNT_OF(trims)) == style->trims
-           && (style->begins || !holds_one(template, begins, COUNT_OF(begins)));
+           && holds_one(template, begins, COUNT_OF(begins)) == style->bos;
 }
 
 /* The text between a turn of the system and its end where a template writes both in one literal; line breaks may be escaped there. */
@@ -248,7 +251,7 @@ static int check_order(const struct style *style, const struct message *message,
 int chat_render(enum chat_format format, const json_t *messages, const char *system, struct chat_text *out, char reason[256])
 {
     const struct style *style = &styles[format];
-    size_t count = json_array_size(messages), turns = 0;
+    size_t count = json_array_size(messages);
     if (!json_is_array(messages) || count == 0) {
         snprintf(reason, 256, "the messages are no list of at least one");
         return -1;
@@ -258,6 +261,7 @@ int chat_render(enum chat_format format, const json_t *messages, const char *sys
     const char *first_role = json_string_value(json_object_get(json_array_get(messages, 0), "role"));
     bool has_system = first_role != NULL && strcmp(first_role, role_names[ROLE_SYSTEM]) == 0;
     out->begins = style->begins;
+    append_text(out, style->start);
     if (system != NULL && !has_system) {
         CHECK(style->turns[ROLE_SYSTEM].before != NULL);
         first = (struct message){ ROLE_SYSTEM, system, strlen(system) };
@@ -275,8 +279,6 @@ int chat_render(enum chat_format format, const json_t *messages, const char *sys
             inside = &first;
             continue;
         }
-        if (message.role == ROLE_USER && turns++ > 0)
-            append_text(out, style->between);
         append_turn(style, &message, inside, out);
         inside = NULL;
     }

@@ -5,8 +5,8 @@
  *     llama-3   <|start_header_id|>user<|end_header_id|>  chatml   <|im_start|>user ... <|im_end|>   (Qwen)
  *     hh        "\n\nHuman: ... \n\nAssistant:"          (Anthropic's HH dialogues)
  *
- * The texts are those of the models' own chat templates, less the begin token that stands before the whole: chat_text says
- * whether it does.  A template that puts in a system message of its own when there is none (Qwen's) is chatml with that
+ * The texts are those of the models' own chat templates, the begin token written out where they do that ("<s>[INST]").
+ * A template that puts in a system message of its own when there is none (Qwen's) is chatml with that
  * text, see chat_format_from_template.
  */
 #ifndef TEXT_CHAT_H
@@ -34,7 +34,7 @@ enum chat_format chat_format_from_template(const char *template, char **system);
 /* What one rendered conversation is.  Zero-initialise; chat_text_free at the end. */
 struct chat_text {
     struct buffer text;
-    bool begins;              // the model's begin token stands before the text (ENCODE_SPECIAL)
+    bool begins;              // no template: what the model puts around any text stands around this one (ENCODE_SPECIAL)
     struct text_span *plain;  // (plain_count) what the messages say: no special token is read there, whatever they contain
     size_t plain_count;
 };
