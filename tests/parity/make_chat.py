@@ -45,6 +45,8 @@ PLACES = ["<|im_start|>", "<|im_end|>", "<|begin_of_text|>", "<|start_header_id|
 def llama2():
     source = json.loads((data / "tokenizers/llama2/tokenizer.json").read_text())
     pairs = {"   ": [" ", " "], "     ": ["  ", "  "], "\u2581  ": ["\u2581", " "]}  # tokens that hold spaces are read only as pairs
+    for token in source["added_tokens"]:
+        token["normalized"] = False  # as in the models' own files since 2023, and as a SentencePiece model is read
     source["model"]["merges"] = [pairs[merge] if merge in pairs else merge.split(" ") for merge in source["model"]["merges"]]
     return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(source)), bos_token="<s>", eos_token="</s>")
 

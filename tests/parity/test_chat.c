@@ -104,11 +104,11 @@ static void remove_gpt2(const char *directory)
     rmdir(directory);
 }
 
-/* Goal: llama-2 and zephyr conversations have transformers' ids, with the begin token where the template has it. */
+/* Goal: llama-2 and zephyr conversations have transformers' ids, with a SentencePiece model. */
 static void test_ids_llama2(void)
 {
     int code;
-    const char *path = test_data("tokenizers/llama2/tokenizer.json");
+    const char *path = test_data("tokenizers/llama2/tokenizer.model");
     if (path == NULL)
         TEST_SKIP("no tokenizers/llama2");
     struct tokenizer *tokenizer = tokenizer_open(path, &code);
