@@ -2,12 +2,14 @@
 
     python make_chat.py DATA OUT
 
-Python with transformers 5 and tokenizers.  DATA holds tokenizers/llama2, tokenizers/gpt2 and hh-rlhf/.  The templates are those that the
+Python with transformers 5, tokenizers and sentencepiece.  DATA holds tokenizers/llama2, tokenizers/gpt2 and hh-rlhf/.  The templates are those that the
 models' own tokenizer_config.json files carry.  Dialogues of hh-rlhf are their own witness: the text is the dialogue.
 """
 import gzip, json, pathlib, re, sys
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from sentencepiece import SentencePieceProcessor
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
+from transformers.convert_slow_tokenizer import generate_merges
 
 data, out = map(pathlib.Path, sys.argv[1:3])
 
@@ -43,12 +45,15 @@ PLACES = ["<|im_start|>", "<|im_end|>", "<|begin_of_text|>", "<|start_header_id|
 
 
 def llama2():
-    source = json.loads((data / "tokenizers/llama2/tokenizer.json").read_text())
-    pairs = {"   ": [" ", " "], "     ": ["  ", "  "], "\u2581  ": ["\u2581", " "]}  # tokens that hold spaces are read only as pairs
-    for token in source["added_tokens"]:
-        token["normalized"] = False  # as in the models' own files since 2023, and as a SentencePiece model is read
-    source["model"]["merges"] = [pairs[merge] if merge in pairs else merge.split(" ") for merge in source["model"]["merges"]]
-    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(source)), bos_token="<s>", eos_token="</s>")
+    """The SentencePiece model as transformers 4 converts it, special tokens looked for in the text as it is."""
+    processor = SentencePieceProcessor(model_file=str(data / "tokenizers/llama2/tokenizer.model"))
+    pieces = [processor.id_to_piece(i) for i in range(processor.vocab_size())]
+    vocabulary = {piece: i for i, piece in enumerate(pieces)}
+    merges = generate_merges(vocabulary, {piece: processor.get_score(i) for i, piece in enumerate(pieces)})
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in ("<unk>", "<s>", "</s>")])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
 
 
 def gpt2(begin):
