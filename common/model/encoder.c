@@ -1,8 +1,9 @@
 /*
  * encoder.c - opening an encoder and running texts through it; see encoder.h.
  *
- * Embeddings, then L layers of attention and feed-forward whose outputs are added to their inputs and normed.  The texts of a batch are rows one after the
- * other, so that every matrix meets many rows at once; a batch is cut so that its rows take a bounded space.
+ * Embeddings, then L layers of attention and feed-forward whose outputs are added to their inputs and normed.  The texts of a
+ * batch are rows one after the other, so that every matrix meets many rows at once; a batch is cut so that its rows take a
+ * bounded space.
  */
 #include "model/encoder.h"
 
@@ -102,6 +103,11 @@ size_t encoder_position_max(const struct encoder *encoder)
     return config->position_count > 0 ? (size_t)(config->position_count - config->position_first) : SIZE_MAX;
 }
 
+size_t encoder_type_count(const struct encoder *encoder)
+{
+    return (size_t)encoder->config.type_count;
+}
+
 size_t encoder_channel_count(const struct encoder *encoder)
 {
     return (size_t)encoder->config.channel_count;
@@ -195,7 +201,7 @@ void encoder_linear(const struct encoder *encoder, float *y, const float *x, siz
 struct pass {
     const struct encoder *encoder;
     const struct encoder_text *texts;
-    size_t count, M, T_max;
+    size_t count, M;
     bool first_only;            // only each text's first row is wanted in the end
     size_t *offsets;            // (count) row of each text's first token
     int32_t *row_text, *row_position;  // (M) index of the text, row of the position embedding
@@ -211,7 +217,8 @@ enum { ROWS_PER_TASK = 32 };
 
 static size_t wide_size(const struct encoder_config *config)
 {
-    int64_t sizes[] = { 3 * config->channel_count, config->ff_count, config->embedding_size, config->conv_size * config->channel_count };
+    int64_t sizes[] = { 3 * config->channel_count, config->ff_count, config->embedding_size,
+                        config->conv_size * config->channel_count };
     int64_t max = 0;
     for (size_t i = 0; i < COUNT_OF(sizes); i++)
         max = sizes[i] > max ? sizes[i] : max;
@@ -421,7 +428,7 @@ static const float *batch_run(const struct encoder *encoder, const struct worksp
 {
     size_t C = (size_t)encoder->config.channel_count, size = work->rows * C;
     struct pass pass = {
-        .encoder = encoder, .texts = texts, .count = count, .M = M, .T_max = work->T_max, .first_only = first_only,
+        .encoder = encoder, .texts = texts, .count = count, .M = M, .first_only = first_only,
         .offsets = work->offsets, .row_text = work->row_text, .row_position = work->row_position,
         .x = work->floats, .sum = work->floats + size, .attended = work->floats + 2 * size, .wide = work->floats + 3 * size,
     };

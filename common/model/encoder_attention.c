@@ -1,7 +1,8 @@
 /*
  * encoder_attention.c - every token of a text attends to all of it; see encoder_network.h.
  *
- * With disentangled attention (He et al., "DeBERTa", 2021, equation 4) a query q and a key t score, p the relative position of the two,
+ * With disentangled attention (He et al., "DeBERTa", 2021, equation 4) a query q and a key t, p the relative position of
+ * the two, score
  *
  *     scale * (query[q] . key[t] + query[q] . position_key[p] + key[t] . position_query[p]).
  *

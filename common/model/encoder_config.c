@@ -32,7 +32,8 @@
 
 static const struct encoder_family families[] = {
     { .model_type = "bert", .architecture = "Bert", .prefix = "bert.", .prefixed_pool = true, .pool_activation = ENCODER_TANH,
-      .names = { BERT_EMBEDDINGS, BERT_TYPES, BERT_ATTENTION, BERT_LAYERS, [PART_POOL] = "pooler.dense", [PART_LABELS] = "classifier" } },
+      .names = { BERT_EMBEDDINGS, BERT_TYPES, BERT_ATTENTION, BERT_LAYERS,
+                 [PART_POOL] = "pooler.dense", [PART_LABELS] = "classifier" } },
     { .model_type = "distilbert", .architecture = "DistilBert", .prefix = "distilbert.", .short_keys = true,
       .pool_activation = ENCODER_RELU,
       .names = { BERT_EMBEDDINGS,
@@ -135,9 +136,10 @@ static const struct config_field {
     { offsetof(struct encoder_config, position_count), "max_position_embeddings", NULL, 1, 1 << 24 },
     { offsetof(struct encoder_config, type_count), "type_vocab_size", NULL, 0, 1 << 20 },
 };
-static const struct config_field conv_field = { offsetof(struct encoder_config, conv_size), "conv_kernel_size", NULL, 0, 255 };
-static const struct config_field embedding_field = { offsetof(struct encoder_config, embedding_size), "embedding_size", NULL, 1, 1 << 17 };
-static const struct config_field padding_field = { offsetof(struct encoder_config, padding), "pad_token_id", NULL, 0, (1 << 24) - 1 };
+static const struct config_field
+    conv_field = { offsetof(struct encoder_config, conv_size), "conv_kernel_size", NULL, 0, 255 },
+    embedding_field = { offsetof(struct encoder_config, embedding_size), "embedding_size", NULL, 1, 1 << 17 },
+    padding_field = { offsetof(struct encoder_config, padding), "pad_token_id", NULL, 0, (1 << 24) - 1 };
 
 static int64_t *field_of(struct encoder_config *config, const struct config_field *field)
 {
@@ -184,8 +186,8 @@ static int read_architecture(const struct encoder_family *family, bool *head, co
     *head = strcmp(rest, "ForSequenceClassification") == 0;
     if (strcmp(rest, "Model") == 0 || strncmp(rest, "For", 3) == 0)
         return 0;
-    log_error("model \"%s\": architecture \"%.100s\" is not supported, model_type \"%s\" has %sModel and %sForSequenceClassification",
-              name, architecture, family->model_type, family->architecture, family->architecture);
+    log_error("model \"%s\": architecture \"%.100s\" is not supported, only %sModel and %sForSequenceClassification are with "
+              "model_type \"%s\"", name, architecture, family->architecture, family->architecture, family->model_type);
     return -1;
 }
 
@@ -240,7 +242,8 @@ static int add_attention_type(struct encoder_config *config, const char *type, s
         size--;
     bool to_position = size == 3 && strncmp(type, "c2p", 3) == 0, to_content = size == 3 && strncmp(type, "p2c", 3) == 0;
     if (!to_position && !to_content && size > 0) {
-        log_error("model \"%s\": pos_att_type has \"%.*s\", only c2p and p2c are supported", name, (int)(size < 100 ? size : 100), type);
+        log_error("model \"%s\": pos_att_type has \"%.*s\", only c2p and p2c are supported", name,
+                  (int)(size < 100 ? size : 100), type);
         return -1;
     }
     config->content_to_position |= to_position;
@@ -445,7 +448,8 @@ int encoder_config_open(struct encoder_config *config, const char *path)
 /* ---- weights ---- */
 
 enum part_dimension {
-    SIZE_NONE, SIZE_V, SIZE_C, SIZE_F, SIZE_N, SIZE_EMBEDDING, SIZE_EMBEDDING_NORM, SIZE_POSITIONS, SIZE_TYPES, SIZE_RELATIVE, SIZE_CONV
+    SIZE_NONE, SIZE_V, SIZE_C, SIZE_F, SIZE_N, SIZE_EMBEDDING, SIZE_EMBEDDING_NORM, SIZE_POSITIONS, SIZE_TYPES, SIZE_RELATIVE,
+    SIZE_CONV
 };
 static const struct part_spec {
     enum part_dimension shape[3];  // NONE ends it

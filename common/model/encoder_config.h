@@ -38,7 +38,7 @@ struct encoder_family {
     bool short_keys;                   // DistilBERT's keys in the config
     bool positions_after_padding;      // a text's positions begin behind the padding token's id; padding itself has that position
     bool norm_before_projection;       // of embeddings to C channels; and the projection has a bias
-    bool disentangled;                 // DeBERTa's keys in the config: relative positions, convolution, optional positions and types
+    bool disentangled;                 // DeBERTa's keys in the config: relative positions, convolution, no positions or types
     enum encoder_activation pool_activation;
     bool pool_activation_given;        // by pooler_hidden_act instead
 };
@@ -88,7 +88,8 @@ size_t encoder_weight_shape(const struct encoder_config *config, enum encoder_pa
 
 struct weights;
 /*
- * Sets used[i] for each tensor weights_at(weights, i) that a network of this config uses.  0, or -1 when one is missing or has another shape, logged.
+ * Sets used[i] for each tensor weights_at(weights, i) that a network of this config uses.  0, or -1 when one is missing or
+ * has another shape, logged.
  */
 int encoder_weights_used(const struct encoder_config *config, const struct weights *weights, const char *name, bool *used);
 

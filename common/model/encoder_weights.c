@@ -10,6 +10,7 @@
 #include "base/json.h"
 #include "base/memory.h"
 #include "model/encoder_network.h"
+#include "model/room.h"
 
 struct loader {
     struct encoder *encoder;
@@ -117,6 +118,28 @@ int encoder_weights_used(const struct encoder_config *config, const struct weigh
         used[list[i].tensor - weights_at(weights, 0)] = true;
     free(list);
     return list != NULL ? 0 : -1;
+}
+
+/* Bytes that the loaded weights take, and their count. */
+static size_t wanted_bytes(const struct loader *loader, const struct wanted *list, size_t count, int64_t *parameters)
+{
+    const struct encoder_config *config = &loader->encoder->config;
+    size_t bytes = 0, S = panels_of(2 * (size_t)config->span), terms = config->content_to_position + config->position_to_content;
+    *parameters = 0;
+    for (size_t i = 0; i < count; i++) {
+        const struct tensor *tensor = list[i].tensor;
+        size_t elements = tensor_elements(tensor), N = (size_t)tensor->shape[0];
+        bool matrix = !list[i].bias && list[i].part >= PART_FIRST_OF_LAYER && tensor->rank == 2;
+        enum tensor_type type = loader->quant != TENSOR_TYPE_COUNT ? loader->quant : tensor->type;
+        if (list[i].part == PART_WORD)
+            bytes += tensor->size_bytes;
+        else
+            bytes += matrix ? packed_size_bytes(type, N, elements / N) : elements * sizeof(float);
+        *parameters += (int64_t)elements;
+    }
+    if (config->relative)
+        bytes += (size_t)config->layer_count * terms * S * PANEL * (size_t)config->channel_count * sizeof(float);
+    return bytes;
 }
 
 /* ---- the key ---- */
@@ -341,8 +364,14 @@ int encoder_load(struct encoder *encoder, const struct weights *weights, enum te
     struct wanted *list = loader_check(&loader, &count);
     if (list == NULL)
         return EX_DATAERR;
-    loader_key(&loader, list, count);
+    int64_t parameters;
+    size_t bytes = wanted_bytes(&loader, list, count, &parameters);
+    int code = room_check(name, parameters, bytes);
+    if (code == EX_OK)
+        loader_key(&loader, list, count);
     free(list);
+    if (code != EX_OK)
+        return code;
     loader_embeddings(&loader);
     float *relative = loader_relative(&loader);
     size_t L = (size_t)encoder->config.layer_count;

@@ -59,7 +59,8 @@ static bool fixture_open(struct fixture *fixture, const char *name, enum tensor_
     size_t hidden = 0, scores = 0;
     for (size_t b = 0; b < fixture->count; b++) {
         json_t *text = json_array_get(expected, b), *tokens = json_object_get(text, "tokens");
-        fixture->texts[b] = (struct encoder_text){ ids_read(tokens), ids_read(json_object_get(text, "types")), json_array_size(tokens) };
+        fixture->texts[b] = (struct encoder_text){ .tokens = ids_read(tokens), .types = ids_read(json_object_get(text, "types")),
+                                                   .T = json_array_size(tokens) };
         fixture->M += fixture->texts[b].T;
         hidden = floats_append(&fixture->hidden, hidden, json_object_get(text, "hidden"));
         scores = floats_append(&fixture->scores, scores, json_object_get(text, "scores"));
@@ -99,7 +100,8 @@ static void compare(const char *name, enum tensor_type quant, double tolerance)
     struct pool *pool = pool_open(2);
     struct fixture fixture;
     if (fixture_open(&fixture, name, quant, pool)) {
-        float *hidden = memory_alloc(fixture.M * fixture.C, sizeof *hidden), *scores = memory_alloc(fixture.count * fixture.N + 1, sizeof *scores);
+        float *hidden = memory_alloc(fixture.M * fixture.C, sizeof *hidden);
+        float *scores = memory_alloc(fixture.count * fixture.N + 1, sizeof *scores);
         encoder_run(fixture.encoder, fixture.texts, fixture.count, hidden);
         double worst = difference(hidden, fixture.hidden, fixture.M * fixture.C);
         if (!(worst <= tolerance))
@@ -128,7 +130,8 @@ static void compare_all(const char *const *names, size_t count)
     }
     unsetenv("VAS_KERNELS");
 }
-#define COMPARE_ALL(...) compare_all((const char *const[]){ __VA_ARGS__ }, sizeof (const char *const[]){ __VA_ARGS__ } / sizeof(char *))
+#define COMPARE_ALL(...) \
+    compare_all((const char *const[]){ __VA_ARGS__ }, sizeof (const char *const[]){ __VA_ARGS__ } / sizeof(char *))
 
 /* Goal: BERT with and without a head, sizes that fill no panel, types, activations, 16-bit weights and the old names of norms. */
 static void test_bert(void)
@@ -154,7 +157,7 @@ static void test_electra(void)
     COMPARE_ALL("electra_projected", "electra_one");
 }
 
-/* Goal: DeBERTa-v3 and v2: either term or both, shared matrices or own, buckets or distances cut off, convolution, absolute positions. */
+/* Goal: DeBERTa-v3 and v2: one term or both, shared matrices or own, buckets or none, convolution, absolute positions. */
 static void test_deberta(void)
 {
     COMPARE_ALL("deberta_v3", "deberta_conv", "deberta_own", "deberta_c2p", "deberta_p2c", "deberta_absolute");
@@ -187,7 +190,8 @@ static void test_buckets(void)
 static void test_bits_do_not_depend_on_batch_or_threads(void)
 {
     enum { COPIES = 160 };
-    static const char *const names[] = { "bert_odd", "roberta_padding", "electra_projected", "deberta_v3", "deberta_conv", "deberta_own" };
+    static const char *const names[] = { "bert_odd", "roberta_padding", "electra_projected",
+                                         "deberta_v3", "deberta_conv", "deberta_own" };
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         for (size_t threads = 1; threads <= 3; threads += 2) {
             struct pool *pool = pool_open(threads);
@@ -249,7 +253,7 @@ static void embed_sentence(float *embedding, const float *hidden, size_t T, size
         embedding[c] /= (float)sqrt(square);
 }
 
-/* Goal: the real all-MiniLM-L6-v2 gives sentences the tokens and embeddings that sentence-transformers gives them (make_minilm.py). */
+/* Goal: the real all-MiniLM-L6-v2 gives sentences the tokens and embeddings of sentence-transformers (see make_minilm.py). */
 static void test_minilm(void)
 {
     const char *directory = getenv("VAS_MINILM");

@@ -21,9 +21,12 @@ static struct pool *pool;
 #define COUNTS "\"vocab_size\": 23, \"max_position_embeddings\": 20"
 #define SIZES COUNTS ", \"hidden_size\": 12, \"num_hidden_layers\": 2, \"num_attention_heads\": 3, \"intermediate_size\": 16"
 static const char bert_json[] = "{\"model_type\": \"bert\", \"architectures\": [\"BertForSequenceClassification\"], " SIZES "}";
-static const char roberta_json[] = "{\"model_type\": \"roberta\", \"architectures\": [\"RobertaForSequenceClassification\"], " SIZES "}";
-static const char distilbert_json[] = "{\"model_type\": \"distilbert\", \"dim\": 12, \"n_layers\": 2, \"n_heads\": 3, \"hidden_dim\": 16, " COUNTS "}";
-static const char deberta_json[] = "{\"model_type\": \"deberta-v2\", \"architectures\": [\"DebertaV2ForSequenceClassification\"],"
+static const char roberta_json[] =
+    "{\"model_type\": \"roberta\", \"architectures\": [\"RobertaForSequenceClassification\"], " SIZES "}";
+static const char distilbert_json[] =
+    "{\"model_type\": \"distilbert\", \"dim\": 12, \"n_layers\": 2, \"n_heads\": 3, \"hidden_dim\": 16, " COUNTS "}";
+static const char deberta_json[] =
+    "{\"model_type\": \"deberta-v2\", \"architectures\": [\"DebertaV2ForSequenceClassification\"],"
     " \"relative_attention\": true, \"pos_att_type\": \"c2p|p2c\", \"position_buckets\": 8, \"norm_rel_ebd\": \"layer_norm\","
     " \"share_att_key\": true, \"position_biased_input\": false, " SIZES "}";
 
@@ -86,7 +89,7 @@ static void test_config_refusals(void)
     static const struct { const char *base, *key, *value, *message; } cases[] = {
         { bert_json, "model_type", "\"gpt2\"", "model_type \"gpt2\" is no encoder" },
         { bert_json, "model_type", NULL, "model_type \"\" is no encoder" },
-        { bert_json, "architectures", "[\"JinaBertForSequenceClassification\"]", "\"JinaBertForSequenceClassification\" is not supported" },
+        { bert_json, "architectures", "[\"JinaBertModel\"]", "architecture \"JinaBertModel\" is not supported" },
         { bert_json, "architectures", "[\"BertLMHeadModel\"]", "\"BertLMHeadModel\" is not supported" },
         { bert_json, "architectures", "\"BertModel\"", "architectures is \"BertModel\"" },
         { bert_json, "vocab_size", "0", "vocab_size is 0, it must be 1 to 16777216" },
@@ -154,6 +157,33 @@ static void test_config_refusals(void)
 
 /* ---- directories ---- */
 
+/* Goal: an open encoder says what it takes: RoBERTa's positions begin behind the padding's id, relative ones do not end. */
+static void test_sizes(void)
+{
+    static const struct { const char *name; size_t vocab, positions, types, channels, labels; } cases[] = {
+        { "bert_old", 23, 24, 1, 17, 5 },
+        { "distilbert_bare", 23, 24, 0, 10, 0 },
+        { "roberta_padding", 23, 20, 1, 12, 3 },
+        { "deberta_v3", 23, SIZE_MAX, 0, 14, 1 },
+        { "deberta_own", 23, 18, 2, 12, 3 },
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        int code;
+        char *path = memory_printf("tests/parity/encoders/%s", cases[i].name);
+        struct encoder *encoder = encoder_open(path, TENSOR_TYPE_COUNT, pool, &code);
+        free(path);
+        EXPECT(encoder != NULL);
+        if (encoder == NULL)
+            return;
+        EXPECT_INT(encoder_vocab_size(encoder), cases[i].vocab);
+        EXPECT_INT(encoder_position_max(encoder), cases[i].positions);
+        EXPECT_INT(encoder_type_count(encoder), cases[i].types);
+        EXPECT_INT(encoder_channel_count(encoder), cases[i].channels);
+        EXPECT_INT(encoder_label_count(encoder), cases[i].labels);
+        encoder_close(encoder);
+    }
+}
+
 static char directory[64];
 
 static void directory_write(const char *file, const void *data, size_t size)
@@ -220,7 +250,8 @@ static bool refused(int expected, const char *text)
     stderr_hold();
     struct encoder *encoder = encoder_open(directory, TENSOR_TYPE_COUNT, pool, &code);
     const char *message = stderr_release();
-    bool right = encoder == NULL && code == expected && strstr(message, text) != NULL && strchr(message, '\n') == strrchr(message, '\n');
+    bool right = encoder == NULL && code == expected && strstr(message, text) != NULL
+        && strchr(message, '\n') == strrchr(message, '\n');
     if (!right)
         printf("# %s: code %d, \"%s\"\n", text, code, message);
     encoder_close(encoder);
@@ -263,7 +294,7 @@ static void test_tensors_missing_and_misshapen(void)
     }
 }
 
-/* Goal: what is no directory, has no config, a broken one, or no weights, has its exit code and line; only encoders are encoders. */
+/* Goal: what is no directory, has no config, a broken one, or no weights, has its exit code and line. */
 static void test_directories(void)
 {
     int code;
@@ -381,9 +412,11 @@ static void test_rounding_is_of_the_layers_matrices(void)
             struct encoder *rounded = encoder_open(path, quants[q], pool, &code);
             free(path);
             struct copy copy = copy_read(names[i]);
-            for (size_t t = 0; t < copy.count; t++)
-                if (copy.tensors[t].rank == 2 && (strstr(copy.tensors[t].name, ".layer.") || strstr(copy.tensors[t].name, "project")))
-                    round_rows(&copy.tensors[t], quants[q]);
+            for (size_t t = 0; t < copy.count; t++) {
+                const struct tensor_out *tensor = &copy.tensors[t];
+                if (tensor->rank == 2 && (strstr(tensor->name, ".layer.") != NULL || strstr(tensor->name, "project") != NULL))
+                    round_rows(tensor, quants[q]);
+            }
             copy_write(&copy);
             copy_free(&copy);
             struct encoder *beforehand = encoder_open(directory, TENSOR_TYPE_COUNT, pool, &code);
@@ -408,6 +441,7 @@ int main(void)
     RUN(test_defaults);
     RUN(test_labels);
     RUN(test_config_refusals);
+    RUN(test_sizes);
     RUN(test_tensors_missing_and_misshapen);
     RUN(test_directories);
     RUN(test_key);
