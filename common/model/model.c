@@ -277,6 +277,17 @@ struct model *model_open(const char *path, struct pool *pool, int *code)
     return model_open_quantised(path, TENSOR_TYPE_COUNT, pool, code);
 }
 
+struct model *model_open_policy(const char *path, enum tensor_type quant, struct pool *pool, int *code)
+{
+    struct model *model = model_open_quantised(path, quant, pool, code);
+    if (model == NULL || model->config.label_count == 0)
+        return model;
+    log_error("model \"%s\" classifies sequences, a base policy needs a language model head", path);
+    model_close(model);
+    *code = EX_DATAERR;
+    return NULL;
+}
+
 static void norm_free(struct norm *norm)
 {
     free(norm->weight);

@@ -32,6 +32,8 @@ struct model *model_open(const char *path, struct pool *pool, int *code);
 /* The same with the layers' matrices of float types rounded to a block type on the way: TENSOR_Q8_0, TENSOR_Q4_0 or TENSOR_NF4.
    Embeddings and heads keep their type.  TENSOR_TYPE_COUNT: as in the file.  The key names the rounding. */
 struct model *model_open_quantised(const char *path, enum tensor_type quant, struct pool *pool, int *code);
+/* The same for a base policy: a model without a language model head is refused (65). */
+struct model *model_open_policy(const char *path, enum tensor_type quant, struct pool *pool, int *code);
 /* "q8_0", "q4_0", "nf4" of a command line; false for other texts. */
 bool model_quant_from_name(const char *name, enum tensor_type *quant);
 /* From weights already open (a checkpoint's bytes); they may be closed afterwards.  name is for messages. */

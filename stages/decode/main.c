@@ -167,7 +167,7 @@ int main(int argc, char **argv)
     int code;
     struct pool *pool = pool_open((size_t)options.threads);
     struct tokenizer *tokenizer = tokenizer_open(options.tokenizer != NULL ? options.tokenizer : options.model, &code);
-    struct model *model = tokenizer != NULL ? model_open_quantised(options.model, options.quant, pool, &code) : NULL;
+    struct model *model = tokenizer != NULL ? model_open_policy(options.model, options.quant, pool, &code) : NULL;
     struct values values = { 0 };
     if (model != NULL)
         code = values_open(&values, &options.values, options.beta, options.value_quant, options.serve.endpoint, pool);

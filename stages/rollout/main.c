@@ -80,7 +80,7 @@ int main(int argc, char **argv)
     int code;
     struct pool *pool = pool_open((size_t)options.threads);
     struct tokenizer *tokenizer = tokenizer_open(options.tokenizer != NULL ? options.tokenizer : options.model, &code);
-    struct model *model = tokenizer != NULL ? model_open_quantised(options.model, options.quant, pool, &code) : NULL;
+    struct model *model = tokenizer != NULL ? model_open_policy(options.model, options.quant, pool, &code) : NULL;
     if (model != NULL)
         code = serve(&options.serve, &(struct generate_options){
             .base_name = options.model, .base = model, .tokenizer = tokenizer, .candidates = 1,
