@@ -202,7 +202,9 @@ void config_longrope(struct model_config *config, double attention_factor)
     if (config->position_max > rope->original_positions)
         config->position_max = rope->original_positions;
     double factor = (double)rope->long_positions / (double)rope->original_positions;
-    rope->attention_factor = attention_factor != 0 ? attention_factor : config_longrope_attention(factor, rope->original_positions);
+    rope->attention_factor = attention_factor;
+    if (attention_factor == 0)
+        rope->attention_factor = config_longrope_attention(factor, rope->original_positions);
 }
 
 /* ---- files ---- */

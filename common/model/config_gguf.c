@@ -145,8 +145,9 @@ static int factors_read(float *factors, const struct model_config *config, const
 {
     size_t half = (size_t)config->head_size / 2;
     if (tensor->type != 0 || tensor->rank != 1 || (size_t)tensor->shape[0] != half || half > ROPE_FACTORS_MAX) {
-        log_error("model \"%s\": tensor \"%s\" has %lld elements of type %s, it must have half a head size, %zu of at most %d, of "
-                  "type F32", name, tensor->name, (long long)tensor->shape[0], gguf_type_name(tensor->type), half, ROPE_FACTORS_MAX);
+        log_error("model \"%s\": tensor \"%s\" has %lld elements of type %s, it must have half a head size, %zu of at most %d, "
+                  "of type F32", name, tensor->name, (long long)tensor->shape[0], gguf_type_name(tensor->type), half,
+                  ROPE_FACTORS_MAX);
         return -1;
     }
     memcpy(factors, tensor->data, half * sizeof *factors);
@@ -166,11 +167,13 @@ static int gguf_factors(struct model_config *config, const struct source *source
     } else if (few == NULL || many == NULL) {
         if (few == NULL && many == NULL)
             return 0;
-        log_error("model \"%s\": it has only one of \"rope_factors_short.weight\" and \"rope_factors_long.weight\"", source->name);
+        log_error("model \"%s\": it has only one of \"rope_factors_short.weight\" and \"rope_factors_long.weight\"",
+                  source->name);
         return -1;
     }
-    if (factors_read(rope->factors, config, few, source->name) != 0 || factors_read(rope->long_factors, config, many, source->name) != 0
-        || config_bound((double)rope->original_positions, 1, 1 << 24, "rope.scaling.original_context_length", source->name) != 0)
+    const char *name = source->name;
+    if (factors_read(rope->factors, config, few, name) != 0 || factors_read(rope->long_factors, config, many, name) != 0
+        || config_bound((double)rope->original_positions, 1, 1 << 24, "rope.scaling.original_context_length", name) != 0)
         return -1;
     config_longrope(config, attention_factor);
     return 0;
@@ -213,11 +216,11 @@ static int gguf_rope(struct model_config *config, const struct source *source)
     } else if (rope->kind == ROPE_LINEAR) {
         rope->factor = factor != 0 ? factor : 1;
     }
-    enum rope_kind stated = rope->kind;
+    bool scaled = rope->kind == ROPE_YARN || (rope->kind == ROPE_LINEAR && rope->factor != 1);
     if (gguf_factors(config, source, attention_factor) != 0)
         return -1;
-    if (rope->kind == ROPE_LONGROPE ? stated == ROPE_YARN || (stated == ROPE_LINEAR && rope->factor != 1) : false) {
-        log_error("model \"%s\": it has rotary factors and %s \"%s\", only one of them is supported", source->name, key, type.at);
+    if (scaled && rope->kind == ROPE_LONGROPE) {
+        log_error("model \"%s\": it has rotary factors and another scaling by %g, only one is supported", source->name, factor);
         return -1;
     }
     return 0;
@@ -260,7 +263,8 @@ int config_from_gguf(struct model_config *config, const struct gguf *gguf, const
     if (family == NULL)
         return architecture_refuse(architecture.at, name);
     struct source source = { gguf, family->gguf_architecture, name };
-    const char *epsilon = family->defaults.norm == NORM_LAYER ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon";
+    const char *epsilon = family->defaults.norm == NORM_LAYER ? "attention.layer_norm_epsilon"
+                                                              : "attention.layer_norm_rms_epsilon";
     *config = family->defaults;
     if (gguf_counts(config, &source) != 0)
         return -1;

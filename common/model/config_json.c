@@ -108,7 +108,8 @@ static int json_family(const struct family **family, bool *classifies, const jso
         }
     }
     if (*family == NULL)
-        return architecture_refuse(architecture != NULL ? "architecture" : "model_type", architecture ? architecture : type, name);
+        return architecture != NULL ? architecture_refuse("architecture", architecture, name)
+                                    : architecture_refuse("model_type", type, name);
     if (type != NULL && (!json_is_string(type) || strcmp(json_string_value(type), (*family)->model_type) != 0)) {
         char *text = json_text(type);
         log_error("model \"%s\": model_type is %.100s, %s has \"%s\"", name, text,
@@ -247,7 +248,8 @@ static int json_window(struct model_config *config, const json_t *json, const ch
     }
     if (json_whole(&config->window, json, "sliding_window", name) != 0)
         return -1;
-    if (json_present(json, "sliding_window") != NULL && config_bound((double)config->window, 1, 1 << 30, "sliding_window", name) != 0)
+    if (json_present(json, "sliding_window") != NULL
+        && config_bound((double)config->window, 1, 1 << 30, "sliding_window", name) != 0)
         return -1;
     if (!used)
         config->window = 0;
@@ -292,11 +294,13 @@ static int rope_kind_read(struct model_config *config, const json_t *rope, const
                                                 : "supported are default, linear, dynamic, yarn, longrope and llama3", name);
 }
 
-static int rope_factors_read(float *factors, const struct model_config *config, const json_t *rope, const char *key, const char *name)
+static int rope_factors_read(float *factors, const struct model_config *config, const json_t *rope, const char *key,
+                             const char *name)
 {
     const json_t *list = json_object_get(rope, key);
-    size_t count = config->head_size > 0 ? (size_t)config->head_size / 2
-                   : config->head_count > 0 ? (size_t)(config->channel_count / config->head_count / 2) : 0;
+    size_t count = (size_t)config->head_size / 2;
+    if (count == 0 && config->head_count > 0)
+        count = (size_t)(config->channel_count / config->head_count / 2);
     if (!json_is_array(list) || json_array_size(list) != count || count > ROPE_FACTORS_MAX) {
         log_error("model \"%s\": %s has %zu numbers, it must have half a head size, %zu of at most %d", name, key,
                   json_array_size(list), count, ROPE_FACTORS_MAX);
@@ -325,9 +329,11 @@ static int rope_yarn_read(struct rope_scaling *yarn, const json_t *rope, const c
         return -1;
     if (!truncate)
         return json_refuse("truncate", json_object_get(rope, "truncate"), "only true is supported", name);
-    double plain = config_yarn_attention(yarn->factor) - 1;
-    if (yarn->attention_factor == 0)
-        yarn->attention_factor = numerator != 0 && denominator != 0 ? (numerator * plain + 1) / (denominator * plain + 1) : plain + 1;
+    if (yarn->attention_factor != 0)
+        return 0;
+    double plain = config_yarn_attention(yarn->factor);
+    bool scaled = numerator != 0 && denominator != 0;
+    yarn->attention_factor = scaled ? (numerator * (plain - 1) + 1) / (denominator * (plain - 1) + 1) : plain;
     return 0;
 }
 
@@ -626,7 +632,8 @@ json_t *config_to_json(const struct model_config *config)
     struct model_config copy = *config;
     bool gpt2 = config->family == FAMILY_GPT2;
     json_t *json = json_object(), *architectures = json_array();
-    CHECK(json_array_append_new(architectures, json_string(config->label_count > 0 ? family->classification : family->architecture)) == 0);
+    const char *architecture = config->label_count > 0 ? family->classification : family->architecture;
+    CHECK(json_array_append_new(architectures, json_string(architecture)) == 0);
     json_put(json, "architectures", architectures);
     json_put(json, "model_type", json_string(family->model_type));
     json_put(json, "torch_dtype", json_string("float32"));

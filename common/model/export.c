@@ -87,62 +87,80 @@ static size_t export_list(struct export_tensor *tensors, struct tensor_out *list
     return count;
 }
 
+/* values: (K, total) out, of which columns first .. first + N - 1 become the rows of source (N, K). */
+static void transpose_part(float *values, const struct tensor *source, size_t head_size, size_t first, size_t total)
+{
+    size_t N = (size_t)source->shape[0], K = (size_t)source->shape[1];
+    float *rows = memory_alloc(N * K, sizeof *rows);  // (N, K)
+    tensor_read_canonical(source, head_size, rows);
+    for (size_t n = 0; n < N; n++)
+        for (size_t k = 0; k < K; k++)
+            values[k * total + first + n] = rows[n * K + k];
+    free(rows);
+}
+
 /* The numbers as the family's file holds them.  The caller frees. */
 static float *export_values(const struct weights *weights, const struct model_config *config, const struct export_tensor *tensor,
                             size_t elements)
 {
     enum weight_role group[GROUP_MAX];
     size_t group_count = export_group(config, tensor->role, group), first = 0;
-    float *values = memory_alloc(elements, sizeof *values), *part = memory_alloc(elements, sizeof *part);
+    float *values = memory_alloc(elements, sizeof *values);
     for (size_t i = 0; i < group_count; i++) {
         struct tensor source;
         CHECK(weights_role(weights, config, group[i], tensor->layer, &source));
-        size_t N = (size_t)source.shape[0], K = source.rank > 1 ? (size_t)source.shape[1] : 1, total = elements / K;
-        tensor_read_canonical(&source, (size_t)config->head_size, part);
-        for (size_t n = 0; n < N; n++)
-            for (size_t k = 0; k < K; k++)
-                values[is_transposed(config, group[i]) ? k * total + first + n : (first + n) * K + k] = part[n * K + k];
+        size_t N = (size_t)source.shape[0], K = source.rank > 1 ? (size_t)source.shape[1] : 1;
+        if (is_transposed(config, group[i]))
+            transpose_part(values, &source, (size_t)config->head_size, first, elements / K);
+        else
+            tensor_read_canonical(&source, (size_t)config->head_size, values + first * K);
         first += N;
     }
     float offset = family_offset(config->family, tensor->role);
     for (size_t i = 0; offset != 0.0f && i < elements; i++)
         values[i] -= offset;
-    free(part);
     return values;
 }
 
-/* Appends the whole model as one safetensors file. */
-static void export_weights(struct buffer *out, const struct weights *weights, const struct model_config *config)
+/* The whole model as one safetensors file, a tensor at a time in memory.  0 or -1. */
+static int export_weights(const char *path, const struct weights *weights, const struct model_config *config)
 {
     size_t count_max = WEIGHT_ROLE_COUNT * (size_t)config->layer_count;
     struct tensor_out *list = memory_alloc(count_max, sizeof *list);
     struct export_tensor *tensors = memory_alloc(count_max, sizeof *tensors);
     size_t count = export_list(tensors, list, weights, config);
+    struct buffer header = { 0 };
+    safetensors_header(&header, list, count, (const char *const[][2]){ { "format", "pt" } }, 1);
 
-    safetensors_header(out, list, count, (const char *const[][2]){ { "format", "pt" } }, 1);
-    for (size_t i = 0; i < count; i++) {
-        size_t elements = (size_t)list[i].shape[0] * (list[i].rank > 1 ? (size_t)list[i].shape[1] : 1);
-        float *values = export_values(weights, config, &tensors[i], elements);
-        buffer_append(out, values, elements * sizeof *values);
-        free(values);
+    struct file_out file;
+    int result = file_out_begin(&file, path);
+    if (result == 0) {
+        file_out_write(&file, header.data, header.size);
+        for (size_t i = 0; i < count && !file.failed; i++) {
+            size_t elements = (size_t)list[i].shape[0] * (list[i].rank > 1 ? (size_t)list[i].shape[1] : 1);
+            float *values = export_values(weights, config, &tensors[i], elements);
+            file_out_write(&file, values, elements * sizeof *values);
+            free(values);
+        }
+        result = file_out_end(&file, true);
     }
+    free(header.data);
     free(tensors);
     free(list);
+    return result;
 }
 
 int model_export(const struct weights *weights, const struct model_config *config, const char *directory)
 {
     if (weights_check(weights, config) != 0 || directory_make(directory) != 0)
         return -1;
-    struct buffer file = { 0 };
-    export_weights(&file, weights, config);
     char *weights_path = memory_printf("%s/model.safetensors", directory);
     char *config_path = memory_printf("%s/config.json", directory);
     json_t *json = config_to_json(config);
     char *text = json_dumps(json, JSON_INDENT(2) | JSON_SORT_KEYS);
     CHECK(text != NULL);
 
-    int result = file_write(weights_path, file.data, file.size);
+    int result = export_weights(weights_path, weights, config);
     if (result == 0)
         result = file_write(config_path, text, strlen(text));
 
@@ -150,6 +168,5 @@ int model_export(const struct weights *weights, const struct model_config *confi
     json_decref(json);
     free(config_path);
     free(weights_path);
-    free(file.data);
     return result;
 }

@@ -15,7 +15,7 @@ enum weight_layout {
     LAYOUT_TRANSPOSED,   // (K, N): GPT-2's Conv1D
 };
 
-/* A family's own name for a role.  Roles with one name share a tensor (GPT-2's c_attn, Phi-3's qkv_proj), in the order of roles. */
+/* A family's own name for a role.  Roles with one name share a tensor (GPT-2's c_attn, Phi-3's qkv_proj), in their order. */
 struct family_weight {
     enum weight_role role;
     const char *name;           // in safetensors, %d where the layer number goes; NULL: the canonical name

@@ -1,11 +1,11 @@
 /*
  * llama2c.h - the checkpoints of llama2.c (version 0, float32).
  *
- *     7 int32    channels, feed-forward width, layers, heads, key/value heads, vocabulary (negative: lm_head is its own), context
+ *     7 int32    channels, feed-forward width, layers, heads, key/value heads, vocabulary (negative: it has an lm_head), context
  *     float32    token embedding, attention norms of all layers, q of all layers, k, v, o, feed-forward norms, gate, down, up,
- *                final norm, cosines and sines (context, HS / 2), lm_head where it is its own
+ *                final norm, cosines and sines (context, HS / 2), lm_head where there is one
  *
- * All numbers little-endian.  Rows of q and k lie as rotary pairs.  Theta is 10000 and epsilon 1e-5, of which the file says nothing.
+ * All numbers little-endian.  Rows of q and k lie as rotary pairs.  Theta is 10000 and epsilon 1e-5; the file does not say it.
  */
 #ifndef MODEL_LLAMA2C_H
 #define MODEL_LLAMA2C_H

@@ -245,11 +245,6 @@ void safetensors_header(struct buffer *out, const struct tensor_out *tensors, si
     size_t text_size = strlen(text), padding = (HEADER_ALIGNMENT - text_size % HEADER_ALIGNMENT) % HEADER_ALIGNMENT;
     uint64_t header_size = text_size + padding;
     CHECK(header_size <= HEADER_BYTES_MAX);
-    size_t total = out->size + sizeof header_size + header_size + begin;
-    if (out->capacity < total) {
-        out->data = memory_grow(out->data, total, 1);
-        out->capacity = total;
-    }
     buffer_append(out, &header_size, sizeof header_size);
     buffer_append(out, text, text_size);
     buffer_append(out, "        ", padding);
@@ -260,6 +255,13 @@ void safetensors_write(struct buffer *out, const struct tensor_out *tensors, siz
                        const char *const (*metadata)[2], size_t metadata_count)
 {
     safetensors_header(out, tensors, count, metadata, metadata_count);
+    size_t total = out->size;
+    for (size_t i = 0; i < count; i++)
+        total += tensor_out_bytes(&tensors[i]);
+    if (out->capacity < total) {
+        out->data = memory_grow(out->data, total, 1);
+        out->capacity = total;
+    }
     for (size_t i = 0; i < count; i++)
         buffer_append(out, tensors[i].data, tensor_out_bytes(&tensors[i]));
 }

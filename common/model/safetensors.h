@@ -28,8 +28,8 @@ void tensor_list_add(struct tensor_list *list, const struct tensor *tensor);
 json_t *safetensors_read(struct tensor_list *tensors, const void *data, size_t size, const char *name);
 
 /*
- * Appends size and header for float32 tensors whose data follow in this order, and reserves room for these.  Their data
- * pointers are not read.  Names are UTF-8 and differ.
+ * Appends size and header for float32 tensors whose data follow in this order.  Their data pointers are not read.  Names are
+ * UTF-8 and differ.
  */
 void safetensors_header(struct buffer *out, const struct tensor_out *tensors, size_t count,
                         const char *const (*metadata)[2], size_t metadata_count);

@@ -33,7 +33,7 @@ struct tensor {
     size_t size_bytes;
     /* How a weight's canonical rows lie here; all zero for plain tensors. */
     bool rows_interleaved;              // rotary pairs are neighbours
-    size_t column_count;                // of the file's rows where they hold the canonical columns (transposed); 0: not transposed
+    size_t column_count;                // transposed: of the file's rows, which hold the canonical columns; 0: not transposed
     float offset;                       // added to every element
 };
 
@@ -49,8 +49,10 @@ size_t weights_count(const struct weights *weights);
 const struct tensor *weights_at(const struct weights *weights, size_t index);
 /* NULL if there is none. */
 const struct tensor *weights_find(const struct weights *weights, const char *name);
-/* The weight of a role as its canonical shape, borrowing from the weights.  False where the config or the file has none, or the
-   file has it in a shape that weights_check refuses. */
+/*
+ * The weight of a role as its canonical shape, borrowing from the weights.  False where the config or the file has none, or
+ * the file has it in a shape that weights_check refuses.
+ */
 bool weights_role(const struct weights *weights, const struct model_config *config, enum weight_role role, int64_t layer,
                   struct tensor *tensor);
 
@@ -61,8 +63,10 @@ const char *weights_metadata(const struct weights *weights, const char *key);
 void tensor_read_rows(const struct tensor *tensor, size_t head_size, size_t first, size_t count, float *out);
 /* All of them. */
 void tensor_read_canonical(const struct tensor *tensor, size_t head_size, float *out);
-/* Where canonical row n of a matrix begins in the file, its elements in the tensor's type; NULL for tensors whose rows do not lie
-   so, which tensor_read_rows reads. */
+/*
+ * Where canonical row n of a matrix begins in the file, its elements in the tensor's type; NULL for tensors whose rows do not
+ * lie so, which tensor_read_rows reads.
+ */
 const void *tensor_row(const struct tensor *tensor, size_t head_size, size_t n);
 /* Elements [first, first + count) of a tensor that is not transposed, in storage order, offset left out. */
 void tensor_read(const struct tensor *tensor, size_t first, size_t count, float *out);

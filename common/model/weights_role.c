@@ -118,7 +118,7 @@ bool weights_role(const struct weights *weights, const struct model_config *conf
         size_t element_bytes = tensor_formats[tensor->type].block_bytes;
         tensor->column_count = (size_t)place.total;
         tensor->data = (const unsigned char *)tensor->data + before * element_bytes;
-        tensor->size_bytes -= ((size_t)place.total - N) * element_bytes;  // what lies before in the first row and behind in the last
+        tensor->size_bytes -= ((size_t)place.total - N) * element_bytes;  // before it in the first row and behind in the last
     } else {
         tensor->data = (const unsigned char *)tensor->data + before * tensor_row_bytes(tensor->type, K);
         tensor->size_bytes = N * tensor_row_bytes(tensor->type, K);
@@ -152,7 +152,8 @@ static int missing_refuse(const struct weights *weights, const char *name)
     return -1;
 }
 
-static int shape_refuse(const struct weights *weights, const struct place *place, const struct model_config *config, enum weight_role role)
+static int shape_refuse(const struct weights *weights, const struct place *place, const struct model_config *config,
+                        enum weight_role role)
 {
     int64_t shape[2];
     size_t rank = place_shape(place, config, role, shape);

@@ -34,7 +34,7 @@ void tensor_read(const struct tensor *tensor, size_t first, size_t count, float 
     format->read(out, (const unsigned char *)tensor->data + first / format->block_elements * format->block_bytes, count);
 }
 
-/* The row of the file that is canonical row n: the two halves of a head's rows lie as pairs, rows 2i and 2i + 1 being i and i + HS/2. */
+/* The row of the file that is canonical row n: rows i and i + HS/2 of a head lie as a pair, rows 2i and 2i + 1. */
 static size_t stored_row(const struct tensor *tensor, size_t head_size, size_t n)
 {
     if (!tensor->rows_interleaved)
@@ -61,7 +61,8 @@ static void read_transposed(const struct tensor *tensor, size_t first, size_t co
     CHECK(format->block_elements == 1 && count <= tensor_rows(tensor) && first <= tensor_rows(tensor) - count);
     float *column = memory_alloc(count, sizeof *column);
     for (size_t k = 0; k < K; k++) {
-        format->read(column, (const unsigned char *)tensor->data + (k * tensor->column_count + first) * format->block_bytes, count);
+        size_t at = k * tensor->column_count + first;
+        format->read(column, (const unsigned char *)tensor->data + at * format->block_bytes, count);
         for (size_t n = 0; n < count; n++)
             out[n * K + k] = column[n];
     }
