@@ -374,6 +374,188 @@ static void test_initialisation(void)
     pool_close(pool);
 }
 
+/* ---- LoRA ---- */
+
+/* Adapters of q, v and down on random weights; base_key as a caller would give it. */
+static struct trainer *trainer_adapting(enum objective objective, const struct weights *weights, int64_t rank, const char *base_key,
+                                        struct pool *pool)
+{
+    int code;
+    struct trainer_options options = trainer_defaults(objective);
+    options.warmup_steps = 2;
+    options.micro_batch_tokens = 200;
+    options.lora = (struct lora_options){ .rank = rank, .alpha = 8, .base_key = base_key };
+    EXPECT_INT(lora_targets_read("q,v,down", &options.lora.targets), 0);
+    return trainer_open(&options, &config, weights, "0123", pool, &code);
+}
+
+static struct buffer random_model(enum objective objective, struct pool *pool)
+{
+    struct buffer content = { 0 };
+    struct trainer *trainer = trainer_fresh(objective, pool, 200);
+    trainer_save(trainer, false, NULL, &content);
+    trainer_close(trainer);
+    return content;
+}
+
+/* Goal: a fresh adapter changes no bit; training changes its targets and the value head, no other weight. */
+static void test_lora_changes_its_targets(void)
+{
+    struct pool *pool = pool_open(1);
+    struct batch batch;
+    batch_fill(&batch);
+    struct buffer base = random_model(OBJECTIVE_VALUE, pool), before = { 0 }, after = { 0 };
+    struct weights *weights = weights_from_memory(base.data, base.size, "base");
+    struct trainer *trainer = trainer_adapting(OBJECTIVE_VALUE, weights, 4, "k", pool);
+    trainer_save(trainer, false, NULL, &before);
+    struct weights *fresh = weights_from_memory(before.data, before.size, "before");
+    steps_run(trainer, &batch, 3);
+    trainer_save(trainer, false, NULL, &after);
+    struct weights *trained = weights_from_memory(after.data, after.size, "after");
+    for (enum weight_role role = 0; role < WEIGHT_ROLE_COUNT; role++) {
+        char name[WEIGHT_NAME_SIZE];
+        if (!weight_present(&config, role))
+            continue;
+        weight_name(role, 1, name);
+        const bool changes = role == WEIGHT_Q || role == WEIGHT_V || role == WEIGHT_DOWN || role == WEIGHT_VALUE || role == WEIGHT_VALUE_BIAS;
+        EXPECT(same_tensor(weights, fresh, name));
+        if (same_tensor(weights, trained, name) == changes)
+            TEST_FAIL("%s %s", name, changes ? "is as before" : "has changed");
+    }
+    weights_close(fresh);
+    weights_close(trained);
+    trainer_close(trainer);
+    weights_close(weights);
+    free(base.data), free(before.data), free(after.data);
+    pool_close(pool);
+}
+
+/* Goal: as test_resumes_to_the_bit, from a checkpoint that holds adapters and their moments and no weight of the base. */
+static void test_lora_resumes_to_the_bit(void)
+{
+    struct pool *pool = pool_open(2);
+    struct batch batch;
+    batch_fill(&batch);
+    for (enum objective objective = OBJECTIVE_VALUE; objective <= OBJECTIVE_LM; objective++) {
+        struct buffer base = random_model(objective, pool), expected = { 0 }, middle = { 0 }, actual = { 0 };
+        struct weights *weights = weights_from_memory(base.data, base.size, "base");
+        struct trainer *whole = trainer_adapting(objective, weights, 4, "k", pool), *first = trainer_adapting(objective, weights, 4, "k", pool);
+        steps_run(whole, &batch, 5);
+        trainer_save(whole, true, NULL, &expected);
+        steps_run(first, &batch, 3);
+        trainer_save(first, true, NULL, &middle);
+        trainer_close(first);
+
+        struct trainer *second = trainer_adapting(objective, weights, 4, "k", pool);
+        struct weights *checkpoint = weights_from_memory(middle.data, middle.size, "middle");
+        EXPECT(weights_find(checkpoint, "model.layers.0.self_attn.q_proj.weight") == NULL);
+        EXPECT(weights_find(checkpoint, "model.layers.0.self_attn.q_proj.lora_A.weight") != NULL);
+        EXPECT(weights_find(checkpoint, "adam.v.model.layers.1.mlp.down_proj.lora_B.weight") != NULL);
+        EXPECT_TEXT(weights_metadata(checkpoint, "lora"), "rank=4 alpha=8 targets=q,v,down");
+        EXPECT_INT(trainer_load(second, checkpoint, "middle"), 0);
+        steps_run(second, &batch, 2);
+        trainer_save(second, true, NULL, &actual);
+        expect_same(&actual, &expected);
+
+        weights_close(checkpoint);
+        trainer_close(whole);
+        trainer_close(second);
+        weights_close(weights);
+        free(base.data), free(expected.data), free(middle.data), free(actual.data);
+    }
+    pool_close(pool);
+}
+
+/* Goal: a checkpoint of adapters is refused by another rank, on another base, and by a training of all weights, and the other way round. */
+static void test_lora_load_refuses(void)
+{
+    struct pool *pool = pool_open(1);
+    struct buffer base = random_model(OBJECTIVE_VALUE, pool), adapted = { 0 }, full = { 0 };
+    struct weights *weights = weights_from_memory(base.data, base.size, "base");
+    struct trainer *trainer = trainer_adapting(OBJECTIVE_VALUE, weights, 4, "one", pool), *all = trainer_fresh(OBJECTIVE_VALUE, pool, 200);
+    struct trainer *rank = trainer_adapting(OBJECTIVE_VALUE, weights, 2, "one", pool);
+    struct trainer *other = trainer_adapting(OBJECTIVE_VALUE, weights, 4, "two", pool);
+    trainer_save(trainer, true, NULL, &adapted);
+    trainer_save(all, true, NULL, &full);
+    struct weights *adapters = weights_from_memory(adapted.data, adapted.size, "adapters");
+    struct weights *checkpoint = weights_from_memory(full.data, full.size, "full");
+    EXPECT_INT(trainer_load(rank, adapters, "adapters"), -1);
+    EXPECT_INT(trainer_load(other, adapters, "adapters"), -1);
+    EXPECT_INT(trainer_load(all, adapters, "adapters"), -1);
+    EXPECT_INT(trainer_load(trainer, checkpoint, "full"), -1);
+    EXPECT_INT(trainer_load(trainer, adapters, "adapters"), 0);
+    weights_close(adapters);
+    weights_close(checkpoint);
+    trainer_close(trainer), trainer_close(all), trainer_close(rank), trainer_close(other);
+    weights_close(weights);
+    free(base.data), free(adapted.data), free(full.data);
+    pool_close(pool);
+}
+
+/* Goal: adapters of full rank on all matrices learn a small batch by heart although embeddings and norms stay random. */
+static void test_lora_learns(void)
+{
+    int code;
+    struct pool *pool = pool_open(2);
+    struct batch batch;
+    batch_fill(&batch);
+    struct buffer base = random_model(OBJECTIVE_VALUE, pool);
+    struct weights *weights = weights_from_memory(base.data, base.size, "base");
+    struct trainer_options options = trainer_defaults(OBJECTIVE_VALUE);
+    options.learning_rate = 1e-2;
+    options.warmup_steps = 10;
+    options.lora = (struct lora_options){ .rank = config.channel_count, .alpha = 2.0 * (double)config.channel_count, .base_key = "k" };
+    EXPECT_INT(lora_targets_read("q,k,v,o,gate,up,down", &options.lora.targets), 0);
+    struct trainer *trainer = trainer_open(&options, &config, weights, "", pool, &code);
+    struct step_metrics metrics;
+    for (int step = 0; step < 300; step++)
+        EXPECT_INT(trainer_step(trainer, batch.examples + 5, 1, &metrics), 0);
+    EXPECT(trainer_loss(trainer, batch.examples + 5, 1) < 0.02);
+    trainer_close(trainer);
+    weights_close(weights);
+    free(base.data);
+    pool_close(pool);
+}
+
+/* Goal: names of targets, and what is none. */
+static void test_lora_targets(void)
+{
+    uint64_t targets;
+    EXPECT_INT(lora_targets_read("down,q", &targets), 0);
+    EXPECT(targets == ((uint64_t)1 << WEIGHT_Q | (uint64_t)1 << WEIGHT_DOWN));
+    static const char *const bad[] = { "", "q,", ",q", "q,,k", "qq", "Q", "q;k", "lm_head" };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        EXPECT_INT(lora_targets_read(bad[i], &targets), -1);
+    struct pool *pool = pool_open(1);
+    struct buffer base = random_model(OBJECTIVE_VALUE, pool);
+    struct weights *weights = weights_from_memory(base.data, base.size, "base");
+    struct model_config plain = config;
+    plain.plain_ff = true;
+    struct trainer_options options = trainer_defaults(OBJECTIVE_VALUE);
+    options.lora = (struct lora_options){ .rank = 2, .alpha = 2, .base_key = "k" };
+    EXPECT_INT(lora_targets_read("gate", &options.lora.targets), 0);
+    int code = 0;
+    EXPECT(trainer_open(&options, &plain, weights, "", pool, &code) == NULL);
+    EXPECT_INT(code, 65);
+    weights_close(weights);
+    free(base.data);
+    pool_close(pool);
+}
+
+/* Goal: a training that this machine has no memory for is refused before it begins. */
+static void test_refuses_what_does_not_fit(void)
+{
+    struct pool *pool = pool_open(1);
+    struct model_config large = config;
+    large.vocab_size = (int64_t)1 << 31;
+    large.channel_count = 1 << 14;  // 128 TiB of embedding
+    struct trainer_options options = trainer_defaults(OBJECTIVE_VALUE);
+    int code = 0;
+    EXPECT(trainer_open(&options, &large, NULL, "", pool, &code) == NULL);
+    EXPECT_INT(code, 71);
+    pool_close(pool);
+}
+
 /* ---- training and inference are one model ---- */
 
 /* Goal: values that the engine reads from a trained checkpoint are those that the trainer's loss sees. */
@@ -471,6 +653,12 @@ int main(void)
     RUN(test_value_model_keeps_lm_head);
     RUN(test_load_refuses);
     RUN(test_initialisation);
+    RUN(test_lora_changes_its_targets);
+    RUN(test_lora_resumes_to_the_bit);
+    RUN(test_lora_load_refuses);
+    RUN(test_lora_learns);
+    RUN(test_lora_targets);
+    RUN(test_refuses_what_does_not_fit);
     RUN(test_values_agree_with_inference);
     RUN(test_loss_agrees_with_inference);
     return tests_end();
