@@ -241,9 +241,15 @@ INLINE vec vec_from_f16(const uint16_t *x)
 
 INLINE vec vec_from_bf16(const uint16_t *x)
 {
+#if defined __AVX512F__
+    return (vec)((vec_bits)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)x)) << 16);
+#elif defined __AVX2__
+    return (vec)((vec_bits)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)x)) << 16);
+#else
     vec_half half;
     memcpy(&half, x, sizeof half);
     return (vec)(__builtin_convertvector(half, vec_bits) << 16);
+#endif
 }
 
 INLINE vec weight_load(enum tensor_type type, const void *panel, size_t i)
@@ -469,17 +475,17 @@ INLINE vec levels_at(const struct levels *levels, vec_bits code)
 }
 
 /*
- * The lanes that hold 8 elements from step * 8 of a unit on.  Element i is in [i / 4][i % 4 / 2], its low bits from bit
- * code_place(i) on and its high bits above them, others around.
+ * The lanes that hold 8 elements from step * 8 of a unit on: of element i in [i % 4 / 2], the low bits from bit code_place(i) on
+ * and the high bits above them, others around.
  */
 struct codes {
-    vec_bits low[2][2], high[2][2];
+    vec_bits low[2], high[2];
+    vec_bits low_behind[2];  // of 8-bit codes, elements 4 to 7
 };
 
-INLINE unsigned code_place(enum tensor_type type, size_t i)
+INLINE uint32_t code_place(enum tensor_type type, size_t i)
 {
-    unsigned low_bits = quant_forms[type].low_bits;
-    return (unsigned)(8 * (i % 2) + (low_bits == 8 ? 0 : low_bits * (i / 4)));
+    return (uint32_t)(8 * (i % 2) + (quant_forms[type].low_bits == 8 ? 0 : i / 4 * 4));
 }
 
 INLINE vec_bits lanes_load(const unsigned char *plane, size_t vector, size_t part)
@@ -493,23 +499,19 @@ INLINE struct codes codes_load(enum tensor_type type, const unsigned char *unit,
 {
     const uint32_t low_bits = quant_forms[type].low_bits, high_bits = quant_forms[type].high_bits;
     struct codes codes = { 0 };
-    vec_bits low = lanes_load(unit, step * low_bits / 4, part), high = { 0 };
+    codes.low[0] = lanes_load(unit, step * low_bits / 4, part);
     if (low_bits == 2)
-        low >>= (uint32_t)(step % 2 * 4);
-    if (high_bits > 0) {
-        high = lanes_load(unit + panel_layout(type).low_plane_bytes, step * high_bits / 4, part);
-        high >>= (uint32_t)(step * 2 * high_bits % 8);
+        codes.low[0] >>= (uint32_t)(step * low_bits % 4);
+    codes.low[1] = codes.low[0] >> 16;
+    if (low_bits == 8) {
+        codes.low_behind[0] = lanes_load(unit, step * 2 + 1, part);
+        codes.low_behind[1] = codes.low_behind[0] >> 16;
     }
-    UNROLL for (uint32_t i = 0; i < 2; i++) {
-        if (low_bits == 8 && i == 1)
-            low = lanes_load(unit, step * 2 + 1, part);
-        codes.low[i][0] = low;
-        codes.low[i][1] = low >> 16;
-        if (high_bits > 0) {
-            uint32_t up = low_bits + (low_bits - high_bits) * i;  // from bit high_bits * i to low_bits * i + low_bits
-            codes.high[i][0] = high << up;
-            codes.high[i][1] = high >> (16 - up);
-        }
+    if (high_bits > 0) {
+        vec_bits high = lanes_load(unit + panel_layout(type).low_plane_bytes, step * high_bits / 4, part);
+        uint32_t down = (uint32_t)(step * high_bits % 4);
+        codes.high[0] = down <= low_bits ? high << (low_bits - down) : high >> (down - low_bits);
+        codes.high[1] = high >> (16 - low_bits + down);
     }
     return codes;
 }
@@ -522,13 +524,14 @@ INLINE vec codes_weight(enum tensor_type type, const struct codes *codes, size_t
                         const struct levels *levels)
 {
     const struct quant_form *form = &quant_forms[type];
-    const uint32_t place = code_place(type, i), low_mask = (1u << form->low_bits) - 1, high_mask = (1u << form->high_bits) - 1;
-    vec_bits code = codes->low[i / 4][i % 4 / 2];
+    const uint32_t place = code_place(type, i);
+    const uint32_t low_mask = (1u << form->low_bits) - 1, high_mask = (1u << form->high_bits) - 1;
+    vec_bits code = form->low_bits == 8 && i >= 4 ? codes->low_behind[i % 4 / 2] : codes->low[i % 4 / 2];
     if (form->levels != NULL)
         return levels_at(levels, code >> place) * group->scale[part];
     code = (code & low_mask << place) | (150 - place) << 23;
     if (form->high_bits > 0)
-        code |= codes->high[i / 4][i % 4 / 2] & high_mask << (place + form->low_bits);
+        code |= codes->high[i % 4 / 2] & high_mask << (place + form->low_bits);
     vec value = (vec)code - (float)((1u << (23 - place)) + form->bias);
     return form->has_m ? value * group->scale[part] + group->offset[part] : value * group->scale[part];
 }

@@ -61,20 +61,27 @@ static void set_elements(unsigned char *out, const unsigned char *row, size_t K,
     }
 }
 
+/* The byte of a plane of b bits, and the bit in it, where element k of a unit begins in lane i. */
+static size_t plane_byte(size_t k, unsigned bits, size_t i)
+{
+    return (k * bits / 32 * PANEL + i) * 4 + k % 4;
+}
+
+static unsigned plane_bit(size_t k, unsigned bits)
+{
+    return bits == 8 ? 0 : (unsigned)(k / 4 % 2 * 4 + k / 8 * bits % 4);
+}
+
 /* Lane i of a plane takes bits [from, from + bits) of the codes of a unit. */
 static void plane_put(unsigned char *plane, const uint8_t code[UNIT], unsigned from, unsigned bits, size_t i)
 {
-    size_t per_vector = 32 / bits;
-    for (size_t k = 0; k < UNIT; k++) {
-        unsigned char *at = plane + (k / per_vector * PANEL + i) * 4 + k % 4;
-        *at |= (unsigned char)((code[k] >> from & ((1u << bits) - 1)) << (k % per_vector / 4 * bits));
-    }
+    for (size_t k = 0; k < UNIT; k++)
+        plane[plane_byte(k, bits, i)] |= (unsigned char)((code[k] >> from & ((1u << bits) - 1)) << plane_bit(k, bits));
 }
 
 static unsigned plane_get(const unsigned char *plane, size_t k, unsigned bits, size_t i)
 {
-    size_t per_vector = 32 / bits;
-    return plane[(k / per_vector * PANEL + i) * 4 + k % 4] >> (k % per_vector / 4 * bits) & ((1u << bits) - 1);
+    return plane[plane_byte(k, bits, i)] >> plane_bit(k, bits) & ((1u << bits) - 1);
 }
 
 static void block_put(unsigned char *out, enum tensor_type type, const struct quant_block *block, size_t i)

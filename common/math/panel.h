@@ -12,8 +12,8 @@
  *   codes       units of UNIT elements, each the plane of low bits and then that of high bits
  *
  * A plane of b bits is vectors of PANEL uint32, a lane for each output, with 32 / b successive elements: element k lies in
- * byte k % 4, there from bit b * (k / 4) on.  So one mask and shift yields 4 elements as 4 bytes (what dot products of bytes
- * take), and a shift and mask one element in its own lane.
+ * byte k % 4, there, unless it is the whole byte, from bit 4 * (k / 4 % 2) + b * (k / 8) % 4 on.  So a shift and a mask make
+ * 4 elements 4 bytes, what dot products of bytes take, and a mask makes one element a number in its own lane.
  */
 #ifndef MATH_PANEL_H
 #define MATH_PANEL_H
