@@ -168,7 +168,7 @@ def main():
     chat_reward = save(chat_reward, shared, HERE / "chat_reward")
 
     with (HERE / "dialogues.jsonl").open("w") as file:
-        for _ in range(24):
+        for _ in range(40):
             prompt, chosen, rejected = dialogue(rng)
             file.write(json.dumps(dict(chosen=prompt + chosen, rejected=prompt + rejected), ensure_ascii=False) + "\n")
 
