@@ -117,7 +117,7 @@ static struct wire wire_of(const struct field *field)
 
 /* ---- the model ---- */
 
-enum model_type { MODEL_UNIGRAM = 1, MODEL_BPE, MODEL_WORD, MODEL_CHARACTER };
+enum model_type { MODEL_UNIGRAM = 1, MODEL_BPE };
 
 /* A text inside the file. */
 struct text {
@@ -242,13 +242,12 @@ static int32_t piece_of_type(const struct tokenizer *tokenizer, const struct mod
 
 static int use_model(struct tokenizer *tokenizer, struct model *model)
 {
-    static const char *const names[] = { [MODEL_WORD] = "WORD", [MODEL_CHARACTER] = "CHAR" };
+    static const char *const names[] = { "", "", "", " (WORD)", " (CHAR)" };
     if (tokenizer->vocabulary.count == 0)
         return tokenizer_refuse(tokenizer, "no SentencePiece model: it has no pieces");
     if (model->type != MODEL_UNIGRAM && model->type != MODEL_BPE)
-        return tokenizer_refuse(tokenizer, "the model type %" PRIu64 "%s%s is not supported, UNIGRAM and BPE are", model->type,
-                                model->type < COUNT_OF(names) && names[model->type] ? ", " : "",
-                                model->type < COUNT_OF(names) && names[model->type] ? names[model->type] : "");
+        return tokenizer_refuse(tokenizer, "the model type %" PRIu64 "%s is not supported, UNIGRAM and BPE are", model->type,
+                                model->type < COUNT_OF(names) ? names[model->type] : "");
     if (model->space_suffix)
         return tokenizer_refuse(tokenizer, "pieces that end with their space, treat_whitespace_as_suffix, are not supported");
     struct sentencepiece *spec = &model->spec;
