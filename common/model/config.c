@@ -226,25 +226,22 @@ static int config_open_directory(struct model_config *config, const char *path)
     return code;
 }
 
-static int config_open_llama2c(struct model_config *config, const char *path)
+static int config_open_file(struct model_config *config, const char *path)
 {
     struct file_map map;
-    int code = file_map(&map, path);
-    if (code == EX_OK && llama2c_config(config, map.data, map.size, path) != 0)
-        code = EX_DATAERR;
-    file_unmap(&map);
-    return code;
-}
-
-static int config_open_gguf(struct model_config *config, const char *path)
-{
-    int code;
-    struct gguf *gguf = gguf_open(path, &code);
-    if (gguf == NULL)
+    int code = file_map(&map, path), result = -1;
+    if (code != EX_OK)
         return code;
-    code = config_from_gguf(config, gguf, path) == 0 ? EX_OK : EX_DATAERR;
-    gguf_close(gguf);
-    return code;
+    if (llama2c_is(path, map.data, map.size)) {
+        result = llama2c_config(config, map.data, map.size, path);
+    } else {
+        struct gguf *gguf = gguf_from_memory(map.data, map.size, path);
+        if (gguf != NULL)
+            result = config_from_gguf(config, gguf, path);
+        gguf_close(gguf);
+    }
+    file_unmap(&map);
+    return result == 0 ? EX_OK : EX_DATAERR;
 }
 
 int config_open(struct model_config *config, const char *path)
@@ -253,9 +250,7 @@ int config_open(struct model_config *config, const char *path)
     char *model = adapter_base_path(path, &code);
     if (model == NULL)
         return code;
-    code = file_is_directory(model) ? config_open_directory(config, model)
-           : llama2c_is(model)      ? config_open_llama2c(config, model)
-                                    : config_open_gguf(config, model);
+    code = file_is_directory(model) ? config_open_directory(config, model) : config_open_file(config, model);
     free(model);
     if (code == EX_OK && config->rope.kind == ROPE_LONGROPE && config->rope.long_positions > config->position_max)
         log_event("model \"%s\": context limited to %lld of %lld tokens, longrope's long factors are not supported", path,

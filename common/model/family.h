@@ -29,7 +29,7 @@ struct family {
     const char *classification;     // "LlamaForSequenceClassification"
     const char *model_type;         // "llama"
     const char *gguf_architecture;  // "llama"; the first family that has one owns it
-    const char *prefix;             // of names in safetensors that files may leave out, or NULL
+    const char *prefix;             // of names in safetensors, which files may leave out
     bool gguf_interleaves;          // GGUF keeps rows of q and k as rotary pairs
     bool norm_less_one;             // safetensors hold a norm's weight - 1 (GGUF the weight)
     /* The arithmetic of all its models, and transformers' values for what a config.json leaves out. */

@@ -34,7 +34,7 @@ struct gguf_text {
 };
 
 struct gguf *gguf_open(const char *path, int *code);  // NULL on failure, logged
-/* Borrows data. For tests and fuzzers. */
+/* Borrows data. */
 struct gguf *gguf_from_memory(const void *data, size_t size, const char *name);
 void gguf_close(struct gguf *gguf);
 

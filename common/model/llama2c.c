@@ -16,10 +16,11 @@ static const enum weight_role file_roles[] = {
     WEIGHT_UP, WEIGHT_FINAL_NORM, WEIGHT_LM_HEAD,
 };
 
-bool llama2c_is(const char *path)
+bool llama2c_is(const char *path, const void *data, size_t size)
 {
-    size_t size = strlen(path), ending = strlen(".bin");
-    return size > ending && strcmp(path + size - ending, ".bin") == 0;
+    size_t length = strlen(path), ending = strlen(".bin");
+    bool gguf = size >= 4 && memcmp(data, "GGUF", 4) == 0;
+    return !gguf && length > ending && strcmp(path + length - ending, ".bin") == 0;
 }
 
 static size_t angle_bytes(const struct model_config *config)
@@ -53,6 +54,10 @@ int llama2c_config(struct model_config *config, const void *data, size_t size, c
         return -1;
     }
     memcpy(header, data, sizeof header);
+    if (memcmp(data, "PK\3\4", 4) == 0) {
+        log_error("cannot read llama2.c file \"%s\": it is a PyTorch archive, only safetensors of it are supported", name);
+        return -1;
+    }
     if (header[0] == MAGIC_LATER) {
         log_error("cannot read llama2.c file \"%s\": it has version %d, only version 0 is supported", name, header[1]);
         return -1;

@@ -17,8 +17,8 @@
 #include "model/config.h"
 #include "model/safetensors.h"
 
-/* By the name, which is all that tells: *.bin. */
-bool llama2c_is(const char *path);
+/* By the name, since nothing in the file tells: *.bin that is no GGUF file. */
+bool llama2c_is(const char *path, const void *data, size_t size);
 
 /* The config, after the file's size has been held against it.  0 or -1, logged; name is how errors call the file. */
 int llama2c_config(struct model_config *config, const void *data, size_t size, const char *name);

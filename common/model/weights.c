@@ -250,9 +250,9 @@ static int file_open(struct weights *weights, const char *path)
     int code = file_map(&map, path);
     if (code != EX_OK)
         return code;
-    bool gguf_file = is_gguf(map.data, map.size);
-    if (!gguf_file && llama2c_is(path))
+    if (llama2c_is(path, map.data, map.size))
         return llama2c_take(weights, map, path);
+    bool gguf_file = is_gguf(map.data, map.size);
     file_unmap(&map);
     if (!gguf_file)
         return shard_open(weights, memory_text(path));

@@ -54,8 +54,8 @@ static void place_find(struct place *place, const struct weights *weights, const
         return;
     weight_name_fill(pattern, layer, place->name);
     place->tensor = weights_find(weights, place->name);
-    size_t prefix = family->prefix != NULL ? strlen(family->prefix) : 0;
-    if (place->tensor == NULL && prefix > 0 && strncmp(place->name, family->prefix, prefix) == 0)
+    size_t prefix = strlen(family->prefix);
+    if (place->tensor == NULL && strncmp(place->name, family->prefix, prefix) == 0)
         place->tensor = weights_find(weights, place->name + prefix);
     for (enum weight_role other = 0; other < WEIGHT_ROLE_COUNT; other++) {
         const char *other_pattern = role_pattern(weights, family, canonical, other);

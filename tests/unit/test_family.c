@@ -317,6 +317,65 @@ static void test_each_key_broken(void)
     }
 }
 
+/* Goal: config.json of published models, abridged, give the number of parameters that their pages state. */
+static void test_published(void)
+{
+    static const struct { int64_t parameters; const char *text; } published[] = {
+        /* gpt2 */
+        { 124439808, "{\"activation_function\": \"gelu_new\", \"architectures\": [\"GPT2LMHeadModel\"], \"layer_norm_epsilon\": 1e-05,"
+          "\"model_type\": \"gpt2\", \"n_ctx\": 1024, \"n_embd\": 768, \"n_head\": 12, \"n_layer\": 12, \"n_positions\": 1024,"
+          "\"summary_activation\": null, \"summary_type\": \"cls_index\", \"vocab_size\": 50257}" },
+        /* TinyLlama 1.1B */
+        { 1100048384, "{\"architectures\": [\"LlamaForCausalLM\"], \"hidden_act\": \"silu\", \"hidden_size\": 2048,"
+          "\"intermediate_size\": 5632, \"max_position_embeddings\": 2048, \"model_type\": \"llama\", \"num_attention_heads\": 32,"
+          "\"num_hidden_layers\": 22, \"num_key_value_heads\": 4, \"pretraining_tp\": 1, \"rms_norm_eps\": 1e-05,"
+          "\"rope_scaling\": null, \"tie_word_embeddings\": false, \"vocab_size\": 32000}" },
+        /* Llama 3.1 8B */
+        { 8030261248, "{\"architectures\": [\"LlamaForCausalLM\"], \"attention_bias\": false, \"hidden_act\": \"silu\","
+          "\"hidden_size\": 4096, \"intermediate_size\": 14336, \"max_position_embeddings\": 131072, \"mlp_bias\": false,"
+          "\"model_type\": \"llama\", \"num_attention_heads\": 32, \"num_hidden_layers\": 32, \"num_key_value_heads\": 8,"
+          "\"rms_norm_eps\": 1e-05, \"rope_scaling\": {\"factor\": 8.0, \"high_freq_factor\": 4.0, \"low_freq_factor\": 1.0,"
+          "\"original_max_position_embeddings\": 8192, \"rope_type\": \"llama3\"}, \"rope_theta\": 500000.0, \"vocab_size\": 128256}" },
+        /* Mistral 7B v0.1 */
+        { 7241732096, "{\"architectures\": [\"MistralForCausalLM\"], \"hidden_act\": \"silu\", \"hidden_size\": 4096,"
+          "\"intermediate_size\": 14336, \"max_position_embeddings\": 32768, \"model_type\": \"mistral\","
+          "\"num_attention_heads\": 32, \"num_hidden_layers\": 32, \"num_key_value_heads\": 8, \"rms_norm_eps\": 1e-05,"
+          "\"rope_theta\": 10000.0, \"sliding_window\": 4096, \"tie_word_embeddings\": false, \"vocab_size\": 32000}" },
+        /* Qwen 2.5 0.5B */
+        { 494032768, "{\"architectures\": [\"Qwen2ForCausalLM\"], \"hidden_act\": \"silu\", \"hidden_size\": 896,"
+          "\"intermediate_size\": 4864, \"max_position_embeddings\": 32768, \"max_window_layers\": 24, \"model_type\": \"qwen2\","
+          "\"num_attention_heads\": 14, \"num_hidden_layers\": 24, \"num_key_value_heads\": 2, \"rms_norm_eps\": 1e-06,"
+          "\"rope_theta\": 1000000.0, \"sliding_window\": 32768, \"tie_word_embeddings\": true, \"use_mrope\": false,"
+          "\"use_sliding_window\": false, \"vocab_size\": 151936}" },
+        /* Qwen 3 0.6B */
+        { 596049920, "{\"architectures\": [\"Qwen3ForCausalLM\"], \"attention_bias\": false, \"head_dim\": 128,"
+          "\"hidden_act\": \"silu\", \"hidden_size\": 1024, \"intermediate_size\": 3072, \"max_position_embeddings\": 40960,"
+          "\"max_window_layers\": 28, \"model_type\": \"qwen3\", \"num_attention_heads\": 16, \"num_hidden_layers\": 28,"
+          "\"num_key_value_heads\": 8, \"rms_norm_eps\": 1e-06, \"rope_scaling\": null, \"rope_theta\": 1000000,"
+          "\"sliding_window\": null, \"tie_word_embeddings\": true, \"use_sliding_window\": false, \"vocab_size\": 151936}" },
+        /* Gemma 2 2B */
+        { 2614341888, "{\"architectures\": [\"Gemma2ForCausalLM\"], \"attention_bias\": false, \"attn_logit_softcapping\": 50.0,"
+          "\"cache_implementation\": \"hybrid\", \"final_logit_softcapping\": 30.0, \"head_dim\": 256,"
+          "\"hidden_act\": \"gelu_pytorch_tanh\", \"hidden_activation\": \"gelu_pytorch_tanh\", \"hidden_size\": 2304,"
+          "\"intermediate_size\": 9216, \"max_position_embeddings\": 8192, \"model_type\": \"gemma2\","
+          "\"num_attention_heads\": 8, \"num_hidden_layers\": 26, \"num_key_value_heads\": 4, \"query_pre_attn_scalar\": 256,"
+          "\"rms_norm_eps\": 1e-06, \"rope_theta\": 10000.0, \"sliding_window\": 4096, \"vocab_size\": 256000}" },
+        /* Phi-3 mini 4k */
+        { 3821079552, "{\"architectures\": [\"Phi3ForCausalLM\"], \"attention_bias\": false, \"hidden_act\": \"silu\","
+          "\"hidden_size\": 3072, \"intermediate_size\": 8192, \"max_position_embeddings\": 4096, \"model_type\": \"phi3\","
+          "\"num_attention_heads\": 32, \"num_hidden_layers\": 32, \"num_key_value_heads\": 32,"
+          "\"original_max_position_embeddings\": 4096, \"rms_norm_eps\": 1e-05, \"rope_scaling\": null, \"rope_theta\": 10000.0,"
+          "\"sliding_window\": 2047, \"tie_word_embeddings\": false, \"vocab_size\": 32064}" },
+    };
+    for (size_t i = 0; i < COUNT_OF(published); i++) {
+        struct model_config config;
+        json_t *json = json_parse(published[i].text, strlen(published[i].text), "published");
+        EXPECT_INT(config_from_json(&config, json, "published"), 0);
+        EXPECT_INT(config_parameter_count(&config), published[i].parameters);
+        json_decref(json);
+    }
+}
+
 /* ---- weights ---- */
 
 static char *scratch_directory(void)
@@ -415,6 +474,41 @@ static void test_canonical_names(void)
             TEST_FAIL("the canonical file of %s has another key", names[i]);
         weights_close(canonical);
         weights_close(weights);
+        free(file.data);
+    }
+}
+
+/* Goal: names may lack the prefix of the whole network, as where its inner part was saved alone. */
+static void test_names_without_prefix(void)
+{
+    for (size_t i = 0; i < COUNT_OF(names); i++) {
+        struct model_config config;
+        char key[KEY_SIZE], bare_key[KEY_SIZE];
+        struct tensor_out list[128];
+        struct weights *weights = open_checked(&config, directory_of(names[i]));
+        const char *prefix = families[config.family].prefix;
+        size_t count = weights_count(weights);
+        CHECK(count <= COUNT_OF(list));
+        for (size_t k = 0; k < count; k++) {
+            const struct tensor *tensor = weights_at(weights, k);
+            bool prefixed = strncmp(tensor->name, prefix, strlen(prefix)) == 0;
+            float *data = memory_alloc(tensor_elements(tensor), sizeof *data);
+            tensor_read(tensor, 0, tensor_elements(tensor), data);
+            list[k] = (struct tensor_out){ .name = tensor->name + (prefixed ? strlen(prefix) : 0), .rank = tensor->rank, .data = data };
+            memcpy(list[k].shape, tensor->shape, sizeof tensor->shape);
+        }
+        struct buffer file = { 0 };
+        safetensors_write(&file, list, count, NULL, 0);
+        struct weights *bare = weights_from_memory(file.data, file.size, "bare");
+        CHECK(bare != NULL);
+        EXPECT_INT(weights_check(bare, &config), 0);
+        weights_key(weights, &config, key);
+        weights_key(bare, &config, bare_key);
+        EXPECT_TEXT(bare_key, key);
+        weights_close(bare);
+        weights_close(weights);
+        for (size_t k = 0; k < count; k++)
+            free((void *)(size_t)list[k].data);
         free(file.data);
     }
 }
@@ -526,8 +620,10 @@ int main(void)
     RUN(test_refusals);
     RUN(test_keys_of_others);
     RUN(test_each_key_broken);
+    RUN(test_published);
     RUN(test_export);
     RUN(test_canonical_names);
+    RUN(test_names_without_prefix);
     RUN(test_rows_of_parts);
     RUN(test_each_tensor_is_needed);
     RUN(test_messages);

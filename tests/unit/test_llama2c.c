@@ -136,8 +136,8 @@ static void test_each_field_broken(void)
     free(file.data);
 }
 
-/* Goal: the later versions of the format are refused by their number. */
-static void test_later_version(void)
+/* Goal: what only looks like it is refused by its name: the later versions of the format, PyTorch's files. */
+static void test_others(void)
 {
     static const int32_t header[64] = { 0x616b3432, 2 };
     struct model_config config;
@@ -145,7 +145,12 @@ static void test_later_version(void)
     EXPECT_INT(llama2c_config(&config, header, sizeof header, "model.bin"), -1);
     EXPECT_TEXT(stderr_release(), "test_llama2c: cannot read llama2.c file \"model.bin\": it has version 2, only version 0 is "
                                   "supported\n");
-    EXPECT(llama2c_is("a/model.bin") && !llama2c_is("model.gguf") && !llama2c_is(".bin") && !llama2c_is(""));
+    EXPECT(llama2c_is("a/model.bin", header, sizeof header) && !llama2c_is("model.bin", "GGUF", 4));
+    EXPECT(!llama2c_is("model.gguf", header, 4) && !llama2c_is(".bin", header, 4) && !llama2c_is("", NULL, 0));
+    stderr_hold();
+    EXPECT_INT(llama2c_config(&config, "PK\3\4 and so on, for more than 28 bytes", 40, "pytorch_model.bin"), -1);
+    EXPECT_TEXT(stderr_release(), "test_llama2c: cannot read llama2.c file \"pytorch_model.bin\": it is a PyTorch archive, only "
+                                  "safetensors of it are supported\n");
 }
 
 /*
@@ -202,7 +207,7 @@ int main(void)
     RUN(test_places);
     RUN(test_every_truncation_is_refused);
     RUN(test_each_field_broken);
-    RUN(test_later_version);
+    RUN(test_others);
     RUN(test_stories);
     RUN(test_characters);
     return tests_end();
