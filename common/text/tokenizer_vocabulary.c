@@ -66,17 +66,18 @@ void tokenizer_use_roberta(struct tokenizer *tokenizer)
         const char *piece;
         bool lstrip;
     } specials[] = { { "<s>", false }, { "<pad>", false }, { "</s>", false }, { "<unk>", false }, { "<mask>", true } };
-    int32_t ids[COUNT_OF(specials)];
-    for (size_t i = 0; i < COUNT_OF(specials); i++) {
-        ids[i] = vocabulary_find(&tokenizer->vocabulary, specials[i].piece, strlen(specials[i].piece));
-        if (ids[i] >= 0)
-            added_add(&tokenizer->added, (struct added_token){ .id = ids[i], .special = true, .lstrip = specials[i].lstrip });
-    }
-    if (ids[0] < 0 || ids[2] < 0)
+    int32_t begin = vocabulary_find(&tokenizer->vocabulary, "<s>", 3), end = vocabulary_find(&tokenizer->vocabulary, "</s>", 4);
+    if (begin < 0 || end < 0)
         return;
-    tokenizer->begin = ids[0];
-    tokenizer->end = ids[2];
-    token_list_add(&tokenizer->prefix, ids[0]);
-    token_list_add(&tokenizer->suffix, ids[2]);
+    tokenizer->added.count = 0;  // GPT-2's end of text is an ordinary piece here
+    for (size_t i = 0; i < COUNT_OF(specials); i++) {
+        int32_t id = vocabulary_find(&tokenizer->vocabulary, specials[i].piece, strlen(specials[i].piece));
+        if (id >= 0)
+            added_add(&tokenizer->added, (struct added_token){ .id = id, .special = true, .lstrip = specials[i].lstrip });
+    }
+    tokenizer->begin = begin;
+    tokenizer->end = end;
+    token_list_add(&tokenizer->prefix, begin);
+    token_list_add(&tokenizer->suffix, end);
     tokenizer_use_pair(tokenizer, 2, 0);
 }
