@@ -33,7 +33,7 @@
 enum { LANES = 16, SUM_TILE = 24, ONE_ROW_PANELS = 4 };
 #elif defined __AVX2__
 #define ROW_TILE 6
-enum { LANES = 8, SUM_TILE = 6, ONE_ROW_PANELS = 2 };
+enum { LANES = 8, SUM_TILE = 6, ONE_ROW_PANELS = 1 };
 #else
 #define ROW_TILE 3
 enum { LANES = 4, SUM_TILE = 3, ONE_ROW_PANELS = 1 };

@@ -61,27 +61,51 @@ static void set_elements(unsigned char *out, const unsigned char *row, size_t K,
     }
 }
 
+#define INLINE static inline __attribute__((always_inline))
+
 /* The byte of a plane of b bits, and the bit in it, where element k of a unit begins in lane i. */
-static size_t plane_byte(size_t k, unsigned bits, size_t i)
+INLINE size_t plane_byte(size_t k, unsigned bits, size_t i)
 {
     return (k * bits / 32 * PANEL + i) * 4 + k % 4;
 }
 
-static unsigned plane_bit(size_t k, unsigned bits)
+INLINE unsigned plane_bit(size_t k, unsigned bits)
 {
     return bits == 8 ? 0 : (unsigned)(k / 4 % 2 * 4 + k / 8 * bits % 4);
 }
 
-/* Lane i of a plane takes bits [from, from + bits) of the codes of a unit. */
-static void plane_put(unsigned char *plane, const uint8_t code[UNIT], unsigned from, unsigned bits, size_t i)
+INLINE void plane_put_bits(unsigned char *plane, const uint8_t code[UNIT], unsigned from, unsigned bits, size_t i)
 {
     for (size_t k = 0; k < UNIT; k++)
         plane[plane_byte(k, bits, i)] |= (unsigned char)((code[k] >> from & ((1u << bits) - 1)) << plane_bit(k, bits));
 }
 
-static unsigned plane_get(const unsigned char *plane, size_t k, unsigned bits, size_t i)
+INLINE void plane_get_bits(uint8_t code[UNIT], const unsigned char *plane, unsigned to, unsigned bits, size_t i)
 {
-    return plane[plane_byte(k, bits, i)] >> plane_bit(k, bits) & ((1u << bits) - 1);
+    for (size_t k = 0; k < UNIT; k++)
+        code[k] |= (uint8_t)((plane[plane_byte(k, bits, i)] >> plane_bit(k, bits) & ((1u << bits) - 1)) << to);
+}
+
+/* Lane i of a plane takes bits [from, from + bits) of the codes of a unit. */
+static void plane_put(unsigned char *plane, const uint8_t code[UNIT], unsigned from, unsigned bits, size_t i)
+{
+    switch (bits) {
+    case 1: plane_put_bits(plane, code, from, 1, i); break;
+    case 2: plane_put_bits(plane, code, from, 2, i); break;
+    case 4: plane_put_bits(plane, code, from, 4, i); break;
+    case 8: plane_put_bits(plane, code, from, 8, i); break;
+    }
+}
+
+/* Adds them to the codes at bit to. */
+static void plane_get(uint8_t code[UNIT], const unsigned char *plane, unsigned to, unsigned bits, size_t i)
+{
+    switch (bits) {
+    case 1: plane_get_bits(code, plane, to, 1, i); break;
+    case 2: plane_get_bits(code, plane, to, 2, i); break;
+    case 4: plane_get_bits(code, plane, to, 4, i); break;
+    case 8: plane_get_bits(code, plane, to, 8, i); break;
+    }
 }
 
 static void block_put(unsigned char *out, enum tensor_type type, const struct quant_block *block, size_t i)
@@ -104,8 +128,7 @@ static void block_put(unsigned char *out, enum tensor_type type, const struct qu
         unsigned char *planes = out + layout.codes + unit * layout.unit_bytes;
         const uint8_t *code = block->code + unit * UNIT;
         plane_put(planes, code, 0, form->low_bits, i);
-        if (form->high_bits > 0)
-            plane_put(planes + layout.low_plane_bytes, code, form->low_bits, form->high_bits, i);
+        plane_put(planes + layout.low_plane_bytes, code, form->low_bits, form->high_bits, i);
     }
 }
 
@@ -188,16 +211,18 @@ static void get_blocks(float *row, const unsigned char *panel, enum tensor_type 
     struct panel_layout layout = panel_layout(type);
     float value[256], scale = 0.0f, offset = 0.0f;
     quant_values(value, type);
-    for (size_t k = 0; k < K; k++) {
-        size_t e = k % form->block_elements;
-        const unsigned char *block = panel + layout.header_bytes + k / form->block_elements * layout.block_bytes;
-        const unsigned char *unit = block + layout.codes + e / UNIT * layout.unit_bytes;
-        if (e % form->group_elements == 0)
-            scale = group_get(panel, block, type, e / form->group_elements, i, &offset);
-        unsigned code = plane_get(unit, e % UNIT, form->low_bits, i);
-        if (form->high_bits > 0)
-            code |= plane_get(unit + layout.low_plane_bytes, e % UNIT, form->high_bits, i) << form->low_bits;
-        row[k] = form->has_m ? scale * value[code] + offset : scale * value[code];
+    for (size_t first = 0; first < K; first += UNIT) {
+        size_t e = first % form->block_elements, width = K - first < UNIT ? K - first : UNIT;
+        const unsigned char *block = panel + layout.header_bytes + first / form->block_elements * layout.block_bytes;
+        const unsigned char *planes = block + layout.codes + e / UNIT * layout.unit_bytes;
+        uint8_t code[UNIT] = { 0 };
+        plane_get(code, planes, 0, form->low_bits, i);
+        plane_get(code, planes + layout.low_plane_bytes, form->low_bits, form->high_bits, i);
+        for (size_t k = 0; k < width; k++) {
+            if ((e + k) % form->group_elements == 0)
+                scale = group_get(panel, block, type, (e + k) / form->group_elements, i, &offset);
+            row[first + k] = form->has_m ? scale * value[code[k]] + offset : scale * value[code[k]];
+        }
     }
 }
 

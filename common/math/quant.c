@@ -2,9 +2,11 @@
 #include "math/quant.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/check.h"
+#include "base/memory.h"
 
 const float quant_levels_iq4_nl[16] = { -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113 };
 
@@ -165,21 +167,36 @@ static void put_half(unsigned char *out, uint16_t half)
     out[1] = (unsigned char)(half >> 8);
 }
 
-/* An integer in [low, high]; NaN gives low. */
+/* Towards zero, within [low, high]; NaN gives low. */
 static int clamp(float number, int low, int high)
 {
     return number >= (float)high ? high : number > (float)low ? (int)number : low;
 }
 
-static void quant_q8_0(unsigned char *out, const float x[32])
+/* To nearest, halves away from zero, within [low, high]; NaN gives low. */
+static int clamp_rounded(float number, int low, int high)
+{
+    int whole = clamp(number, low, high);
+    float rest = number - (float)whole;
+    return whole + (rest >= 0.5f && whole < high) - (rest <= -0.5f && whole > low);
+}
+
+static float absmax_of(const float *x, size_t n)
 {
     float max = 0.0f;
-    for (size_t i = 0; i < 32; i++)
-        max = fmaxf(max, fabsf(x[i]));
-    float d = max / 127.0f, inverse = d == 0.0f ? 0.0f : 1.0f / d;
+    for (size_t i = 0; i < n; i++) {
+        float size = fabsf(x[i]);
+        max = size > max ? size : max;
+    }
+    return max;
+}
+
+static void quant_q8_0(unsigned char *out, const float x[32])
+{
+    float d = absmax_of(x, 32) / 127.0f, inverse = d == 0.0f ? 0.0f : 1.0f / d;
     put_half(out, f16_from_float(d));
     for (size_t i = 0; i < 32; i++)
-        out[2 + i] = (unsigned char)clamp(roundf(x[i] * inverse), -128, 127);
+        out[2 + i] = (unsigned char)clamp_rounded(x[i] * inverse, -128, 127);
 }
 
 static void quant_q4_0(unsigned char *out, const float x[32])
@@ -200,23 +217,17 @@ static void quant_q4_0(unsigned char *out, const float x[32])
         out[2 + i] = (unsigned char)(code[i] | code[i + 16] << 4);
 }
 
-static float absmax_of(const float x[64])
-{
-    float max = 0.0f;
-    for (size_t i = 0; i < 64; i++)
-        max = fmaxf(max, fabsf(x[i]));
-    return max;
-}
-
-/* The nearest levels. */
+/* Codes of the nearest levels: each counts the midpoints between levels that lie below. */
 static void quant_nf4(unsigned char *out, const float x[64])
 {
-    float absmax = absmax_of(x), inverse = absmax == 0.0f ? 0.0f : 1.0f / absmax;
-    unsigned code[64];
-    for (size_t i = 0; i < 64; i++) {
-        code[i] = 0;
-        while (code[i] < 15 && x[i] * inverse > (quant_levels_nf4[code[i]] + quant_levels_nf4[code[i] + 1]) / 2.0f)
-            code[i]++;
+    float absmax = absmax_of(x, 64), inverse = absmax == 0.0f ? 0.0f : 1.0f / absmax, scaled[64];
+    int32_t code[64] = { 0 };
+    for (size_t i = 0; i < 64; i++)
+        scaled[i] = x[i] * inverse;
+    for (size_t level = 0; level < 15; level++) {
+        float middle = (quant_levels_nf4[level] + quant_levels_nf4[level + 1]) / 2.0f;
+        for (size_t i = 0; i < 64; i++)
+            code[i] += scaled[i] > middle;
     }
     for (size_t i = 0; i < 32; i++)
         out[i] = (unsigned char)(code[i] | code[i + 32] << 4);
@@ -236,13 +247,13 @@ static const float *elements_at(const float *row, size_t K, size_t first, float 
 static void quant_row_nf4(unsigned char *out, const float *row, size_t K)
 {
     size_t blocks = (K + 63) / 64;
-    float buffer[64], largest = 0.0f;
+    float buffer[64], *absmax = memory_alloc(blocks, sizeof *absmax);
     double sum = 0.0;
     for (size_t b = 0; b < blocks; b++)
-        sum += (double)absmax_of(elements_at(row, K, b * 64, buffer, 64));
-    float offset = (float)(sum / (double)blocks);
+        sum += (double)(absmax[b] = absmax_of(elements_at(row, K, b * 64, buffer, 64), 64));
+    float offset = (float)(sum / (double)blocks), largest = 0.0f;
     for (size_t b = 0; b < blocks; b++)
-        largest = fmaxf(largest, fabsf(absmax_of(elements_at(row, K, b * 64, buffer, 64)) - offset));
+        largest = fmaxf(largest, fabsf(absmax[b] - offset));
     float scale = largest / 127.0f;
     uint32_t bits;
     memcpy(&bits, &scale, 4);
@@ -252,11 +263,11 @@ static void quant_row_nf4(unsigned char *out, const float *row, size_t K)
     memcpy(out + 4, &offset, 4);
     out += NF4_HEADER_BYTES;
     for (size_t b = 0; b < blocks; b++, out += 33) {
-        const float *x = elements_at(row, K, b * 64, buffer, 64);
-        float steps = scale == 0.0f ? 0.0f : (absmax_of(x) - offset) / scale;
-        out[0] = (unsigned char)clamp(roundf(steps), -127, 127);
-        quant_nf4(out + 1, x);
+        float steps = scale == 0.0f ? 0.0f : (absmax[b] - offset) / scale;
+        out[0] = (unsigned char)clamp_rounded(steps, -127, 127);
+        quant_nf4(out + 1, elements_at(row, K, b * 64, buffer, 64));
     }
+    free(absmax);
 }
 
 static void quant_row_halves(unsigned char *out, const float *row, size_t K, uint16_t (*round)(float number))
