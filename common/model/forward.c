@@ -62,7 +62,9 @@ static void product_panels(const struct part *part, const struct product *produc
         n += linear->parts[before].N;
     float *y = product->y + part->first * N + n;  // (rows, N) from the matrix's first output on
     kernels->linear(y, N, product->x + part->first * linear->K, part->rows, w, panel, panels);
-    for (size_t m = 0; m < part->rows && linear->bias != NULL; m++)
+    if (linear->bias == NULL)
+        return;
+    for (size_t m = 0; m < part->rows; m++)
         kernels->add(y + m * N + first, linear->bias + n + first, width);
 }
 
@@ -113,9 +115,10 @@ static void products_run(const struct part *part, const struct product *products
         return;
     size_t even = panels / (8 * pool_threads(pool));
     struct columns columns = { part, products, count, round_up(even ? even : 1, 4) };
-    for (size_t p = 0; p < count; p++)
+    for (size_t p = 0; p < count; p++) {
         for (size_t i = 0; i < products[p].linear->part_count; i++)
             tasks += columns_tasks(&columns, p, i);
+    }
     pool_run(pool, tasks, columns_task, &columns);
 }
 
@@ -343,11 +346,13 @@ static void part_residual(const struct part *part, const struct norm *post_norm)
     }
 }
 
-/* Norms H heads, each by itself.  x: (H, HS). */
+/* Norms H heads, each by itself, where the model has such norms.  x: (H, HS). */
 static void heads_norm(const struct model *model, float *x, const float *weight, size_t H)
 {
     size_t HS = (size_t)model->config.head_size;
-    for (size_t h = 0; h < H && weight != NULL; h++)
+    if (weight == NULL)
+        return;
+    for (size_t h = 0; h < H; h++)
         model->kernels->rms_norm(x + h * HS, x + h * HS, weight, HS, (float)model->config.norm_epsilon);
 }
 
@@ -401,10 +406,12 @@ static void part_from_attention(struct part *part)
     products_run(part, &(struct product){ &layer->o, pass->delta, pass->attended }, 1);
     part_residual(part, &layer->attn_post_norm);
     part_norm(part, &layer->ff_norm);
+    struct product gated[] = { { &layer->gate, pass->ff, pass->normed }, { &layer->up, pass->up, pass->normed } };
+    struct product plain = { &layer->up, pass->ff, pass->normed };
     if (pass->model->config.plain_ff)
-        products_run(part, &(struct product){ &layer->up, pass->ff, pass->normed }, 1);
+        products_run(part, &plain, 1);
     else
-        products_run(part, (struct product[]){ { &layer->gate, pass->ff, pass->normed }, { &layer->up, pass->up, pass->normed } }, 2);
+        products_run(part, gated, COUNT_OF(gated));
     part_activate(part);
     products_run(part, &(struct product){ &layer->down, pass->delta, pass->ff }, 1);
     part_residual(part, &layer->ff_post_norm);
@@ -484,12 +491,12 @@ static void pass_embed(const struct pass *pass, const struct row *rows)
 {
     const struct model *model = pass->model;
     size_t C = (size_t)model->config.channel_count, V = (size_t)model->config.vocab_size;
-    float scale = (float)model->config.embedding_scale;
+    float scale = model->config.embedding_scale != 0 ? (float)model->config.embedding_scale : 1.0f;
     for (size_t m = 0; m < pass->M; m++) {
         float *x = pass->x + m * C, *position = pass->delta + m * C;  // (C)
         CHECK(rows[m].token >= 0 && (size_t)rows[m].token < V);
         packed_get_row(&model->embedding, (size_t)rows[m].token, x);
-        for (size_t c = 0; c < C && scale != 0; c++)
+        for (size_t c = 0; c < C; c++)
             x[c] *= scale;
         if (!model->config.learned_positions)
             continue;

@@ -365,7 +365,9 @@ static void logits_task(void *context, size_t task, size_t thread)
     size_t panels = left < logits->panels_per_task ? left : logits->panels_per_task;
     size_t v = panel * PANEL, width = panels * PANEL < V - v ? panels * PANEL : V - v;
     kernels->linear(logits->out, V, logits->hidden, logits->M, logits->w, panel, panels);
-    for (size_t m = 0; m < logits->M && cap != 0; m++)
+    if (cap == 0)
+        return;
+    for (size_t m = 0; m < logits->M; m++)
         kernels->soft_cap(logits->out + m * V + v, width, cap);
 }
 

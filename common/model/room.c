@@ -52,9 +52,9 @@ static const struct group_layout group_layouts[] = {
 static size_t group_bytes(const struct group_layout *layout, const char *root, const char *path)
 {
     size_t least = SIZE_MAX, limit, used, dropped;
-    char *directory = memory_printf("%s%s", root, path);
-    for (char *end = directory + strlen(directory); end != NULL; end = strlen(directory) > strlen(root) ? strrchr(directory, '/') : NULL) {
-        *end = '\0';
+    char *directory = memory_printf("%s%s", root, path), *parent;
+    for (; strlen(directory) >= strlen(root); *parent = '\0') {
+        parent = strrchr(directory, '/');
         if (!file_number(directory, layout->limit, "", &limit) || !file_number(directory, layout->used, "", &used))
             continue;
         for (size_t i = 0; i < COUNT_OF(layout->dropped); i++)
@@ -135,7 +135,8 @@ int room_check(const char *name, int64_t parameter_count, size_t size_bytes)
 {
     const char *bound;
     size_t room = room_bytes(&bound), needed_mib = (size_bytes >> 20) + 1, room_mib = room >> 20;
-    log_debug("model \"%s\" parameters=%lld needs_mib=%zu available_mib=%zu", name, (long long)parameter_count, needed_mib, room_mib);
+    log_debug("model \"%s\" parameters=%lld needs_mib=%zu available_mib=%zu", name, (long long)parameter_count, needed_mib,
+              room_mib);
     if (size_bytes <= room)
         return EX_OK;
     log_error("model \"%s\" needs %zu MiB of memory, %s %zu MiB", name, needed_mib, bound, room_mib);

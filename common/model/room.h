@@ -9,11 +9,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Bytes that are left to this process, and which bound says so: the machine's memory, its control groups', or its address space's. */
+/* Bytes that are left to this process, and which bound says so: the machine's memory, its control group's, its address space's. */
 size_t room_bytes(const char **bound);
 
-/* The same of one control group (version 2): path below root, whose memory.max and memory.current are files there; all groups above it
-   count.  SIZE_MAX without a limit. */
+/* The same of one control group (version 2): path below root, where memory.max and memory.current are files; the groups above
+   it count too.  root begins with a slash and does not end with one.  SIZE_MAX without a limit. */
 size_t room_group_bytes(const char *root, const char *path);
 
 /* States what a model takes.  0, or EX_OSERR with the reason logged when there is not so much. */

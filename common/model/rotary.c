@@ -68,7 +68,8 @@ static float frequency_llama3(const struct model_config *config, float power, si
         return frequency / factor;
     if (wavelength < (float)(positions / rope->high_frequency))
         return frequency;
-    float smooth = (product(1.0f / wavelength, (float)positions) - (float)rope->low_frequency) / (float)(rope->high_frequency - rope->low_frequency);
+    float turns = product(1.0f / wavelength, (float)positions);
+    float smooth = (turns - (float)rope->low_frequency) / (float)(rope->high_frequency - rope->low_frequency);
     return product(1.0f - smooth, frequency) / factor + product(smooth, frequency);
 }
 

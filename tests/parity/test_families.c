@@ -1,8 +1,9 @@
 /*
  * test_families.c - the engine against transformers, for every family of decoders and every set of kernels.
  *
- * tests/parity/families/NAME/ are made by make_families.py, tests/parity/windows/NAME/ by make_windows.py: config.json and weights as transformers saves them, tokens.json (B, T),
- * hidden.f32 (B, T, C) after the final norm, and logits.f32 (B, T, V), or scores.f32 (B, N) of a sequence classifier.
+ * tests/parity/families/NAME/ are made by make_families.py, tests/parity/windows/NAME/ by make_windows.py: config.json and weights
+ * as transformers saves them, tokens.json (B, T), hidden.f32 (B, T, C) after the final norm, and logits.f32 (B, T, V), or
+ * scores.f32 (B, N) of a sequence classifier.
  */
 #include "../check.h"
 
