@@ -48,7 +48,7 @@ static void options_check(struct options *options)
     if (options->best_of > 0 && options->samples > 0)
         options_refuse("--best-of and --samples cannot both be given");
     if (options->best_of > 0 && scorers != 1)
-        options_refuse("--best-of needs one reward: --lexicon FILE, --exec COMMAND or --reward-model DIR");
+        options_refuse("--best-of needs a reward, one of --lexicon FILE, --exec COMMAND and --reward-model DIR");
     if (options->best_of == 0 && scorers > 0)
         options_refuse("--lexicon, --exec and --reward-model are for --best-of N");
     serve->samples = options->best_of > 0 ? options->best_of : options->samples > 0 ? options->samples : 1;
