@@ -117,6 +117,9 @@ static int check_rope(const struct model_config *config, const char *name)
     if ((ramp || rope->kind == ROPE_LONGROPE)
         && config_bound((double)rope->original_positions, 1, 1 << 24, "original_max_position_embeddings", name) != 0)
         return -1;
+    if (rope->kind == ROPE_LONGROPE
+        && config_bound((double)config->head_size, 2, 2 * ROPE_FACTORS_MAX, "longrope's head size", name) != 0)
+        return -1;
     if ((rope->kind == ROPE_YARN || rope->kind == ROPE_LONGROPE)
         && config_bound(rope->attention_factor, 1e-6, 1e6, "attention_factor", name) != 0)
         return -1;
@@ -131,11 +134,6 @@ static int check_rope(const struct model_config *config, const char *name)
         return -1;
     if (rope->kind != ROPE_LONGROPE)
         return 0;
-    if (config->head_size / 2 > ROPE_FACTORS_MAX) {
-        log_error("model \"%s\": head size is %lld, longrope's limit is %d", name, (long long)config->head_size,
-                  2 * ROPE_FACTORS_MAX);
-        return -1;
-    }
     for (int64_t c = 0; c < config->head_size / 2; c++)
         if (config_bound((double)rope->factors[c], 1e-6, 1e6, "a short factor", name) != 0
             || config_bound((double)rope->long_factors[c], 1e-6, 1e6, "a long factor", name) != 0)

@@ -337,11 +337,25 @@ static int rope_yarn_read(struct rope_scaling *yarn, const json_t *rope, const c
     return 0;
 }
 
+static int rope_longrope_read(struct model_config *config, const json_t *rope, const char *name)
+{
+    struct rope_scaling *scaling = &config->rope;
+    double attention_factor = 0;
+    if (json_number(&attention_factor, rope, "attention_factor", name) != 0
+        || rope_factors_read(scaling->factors, config, rope, "short_factor", name) != 0
+        || rope_factors_read(scaling->long_factors, config, rope, "long_factor", name) != 0)
+        return -1;
+    if (attention_factor == 0 && scaling->factor != 0)
+        attention_factor = config_longrope_attention(scaling->factor, scaling->original_positions);
+    scaling->factor = 0;
+    config_longrope(config, attention_factor);
+    return 0;
+}
+
 /* What belongs to the kind; json is the whole config, rope its rope_parameters. */
 static int rope_kind_fields(struct model_config *config, const json_t *json, const json_t *rope, const char *name)
 {
     struct rope_scaling *scaling = &config->rope;
-    double attention_factor = 0;
     bool phi3 = config->family == FAMILY_PHI3;
     scaling->original_positions = phi3 ? 4096 : config->position_max;
     const json_t *holder = phi3 || json_present(json, "original_max_position_embeddings") != NULL ? json : rope;
@@ -370,17 +384,9 @@ static int rope_kind_fields(struct model_config *config, const json_t *json, con
             scaling->factor = ratio;
         return rope_yarn_read(scaling, rope, name);
     case ROPE_LONGROPE:
-        if (json_number(&attention_factor, rope, "attention_factor", name) != 0
-            || rope_factors_read(scaling->factors, config, rope, "short_factor", name) != 0
-            || rope_factors_read(scaling->long_factors, config, rope, "long_factor", name) != 0)
-            return -1;
-        if (attention_factor == 0 && scaling->factor != 0)
-            attention_factor = config_longrope_attention(scaling->factor, scaling->original_positions);
-        scaling->factor = 0;
-        config_longrope(config, attention_factor);
-        return 0;
+        break;
     }
-    return 0;
+    return rope_longrope_read(config, rope, name);
 }
 
 /* rope_parameters may say the same for each layer type. */

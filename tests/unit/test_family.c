@@ -132,6 +132,11 @@ static void test_rope_defaults(void)
     EXPECT_INT(READ_CHANGED(&config, "phi3_longrope", { "rope_scaling",
         "{\"type\": \"su\", \"factor\": 16, \"short_factor\": [1, 1, 1], \"long_factor\": [1, 1, 1]}" }), 0);
     EXPECT_NEAR(config.rope.attention_factor, sqrt(2), 1e-12);
+    json_t *json = config_to_json(&config);
+    struct model_config again;
+    EXPECT_INT(config_from_json(&again, json, "again"), 0);
+    EXPECT_NEAR(again.rope.attention_factor, sqrt(2), 1e-12);  // which its positions alone would not give
+    json_decref(json);
     EXPECT_INT(READ_CHANGED(&config, "phi3_longrope", { "original_max_position_embeddings", NULL }), 0);
     EXPECT_INT(config.rope.original_positions, 4096);  // the class's, above the 64 of this model
     EXPECT_INT(config.position_max, 64);
@@ -247,6 +252,10 @@ static void test_refusals(void)
         { "llama_yarn", "rope_scaling", "{\"type\": \"yarn\", \"factor\": 2, \"original_max_position_embeddings\": 0}" },
         { "llama_yarn", "rope_scaling", "{\"type\": \"yarn\", \"factor\": 2, \"original_max_position_embeddings\": 8.5}" },
         { "llama_yarn", "rope_scaling", "{\"type\": \"yarn\", \"factor\": 2, \"attention_factor\": -1}" },
+        { "llama_yarn", "rope_scaling", "{\"type\": \"yarn\", \"factor\": 2, \"beta_fast\": \"32\"}" },
+        { "llama_yarn", "rope_scaling", "{\"type\": \"yarn\", \"factor\": 2, \"beta_slow\": []}" },
+        { "llama_yarn", "rope_scaling", "{\"type\": \"yarn\", \"factor\": 2, \"mscale\": {}}" },
+        { "llama_yarn", "rope_scaling", "{\"type\": \"linear\", \"factor\": 2, \"partial_rotary_factor\": []}" },
         { "llama_yarn", "rope_theta", "1" },
         { "mistral_window", "sliding_window", "0" }, { "mistral_window", "sliding_window", "-5" },
         { "mistral_window", "sliding_window", "2147483648" }, { "mistral_window", "sliding_window", "5.5" },
@@ -273,6 +282,11 @@ static void test_refusals(void)
         { "gpt2_tied", "layer_norm_epsilon", "0" }, { "gpt2_tied", "quantization_config", "{}" },
     };
     struct model_config config;
+    EXPECT_INT(READ_CHANGED(&config, "llama_yarn", { "architectures", "null" }, { "model_type", "null" }), -1);
+    EXPECT_INT(READ_CHANGED(&config, "llama_linear", { "hidden_size", "131072" }, { "head_dim", "null" },
+                            { "num_attention_heads", "1" }), -1);  // a head of 131072
+    EXPECT_INT(READ_CHANGED(&config, "qwen2_window", { "num_hidden_layers", "4" }, { "layer_types",
+        "[\"sliding_attention\", \"full_attention\", \"sliding_attention\", \"sliding_attention\"]" }), -1);
     for (size_t i = 0; i < COUNT_OF(refused); i++) {
         stderr_hold();
         int result = READ_CHANGED(&config, refused[i].name, { refused[i].key, refused[i].value });

@@ -194,6 +194,9 @@ static void test_refusals(void)
         { "qwen2", { TEXT(".rope.scaling.type", "yarn"), NUMBER(".rope.scaling.factor", 2), TENSOR("rope_freqs.weight", 0, 2) } },
         { "qwen2", { TEXT(".rope.scaling.type", "yarn"), NUMBER(".rope.scaling.factor", 2), NUMBER(".rope.scaling.yarn_beta_slow", 0) } },
         { "qwen2", { TEXT(".rope.scaling.type", "yarn"), NUMBER(".rope.scaling.factor", 2), NUMBER(".rope.scaling.yarn_log_multiplier", 0.1) } },
+        { "phi3", { TEXT(".rope.scaling.type", "longrope"), NUMBER(".attention.key_length", 1024) } },
+        { "qwen2", { TEXT(".rope.scaling.type", "yarn"), NUMBER(".rope.scaling.factor", 2),
+                     NUMBER(".rope.scaling.original_context_length", 0) } },
         { "llama", { TENSOR("rope_freqs.weight", 0, 3) } }, { "llama", { TENSOR("rope_freqs.weight", 1, 2) } },
         { "phi3", { TENSOR("rope_factors_short.weight", 0, 2) } }, { "phi3", { TENSOR("rope_factors_long.weight", 0, 2) } },
         { "gemma2", { NUMBER(".attn_logit_softcapping", -1) } }, { "gpt2", { NUMBER(".attention.key_length", 8) } },
@@ -213,6 +216,43 @@ static void test_refusals(void)
         if (strncmp(message, "test_family_gguf: model \"made\": ", 31) != 0)
             TEST_FAIL("variant %zu is refused by %s", i, message);
     }
+}
+
+/* Goal: a file without a token embedding says so; a vector in a block type, which nobody writes, is refused by its type. */
+static void test_tensors(void)
+{
+    struct buffer file = { 0 };
+    put_header(&file, 3, 0, 1);
+    put_key_text(&file, "general.architecture", "gpt2");
+    struct gguf *gguf = gguf_from_memory(file.data, file.size, "made");
+    struct model_config config;
+    CHECK(gguf != NULL);
+    EXPECT_INT(config_from_gguf(&config, gguf, "made"), -1);
+    gguf_close(gguf);
+    free(file.data);
+
+    file = (struct buffer){ 0 };
+    put_header(&file, 3, 2, 1);
+    put_key_text(&file, "general.architecture", "llama");
+    put_tensor(&file, "token_embd.weight", 1, 32, 8, 0);  // Q8_0: 34 bytes for 32 elements
+    put_tensor(&file, "blk.0.attn_norm.weight", 0, 32, 8, 64);
+    put_padding(&file, 32);
+    for (size_t i = 0; i < 128 / 8; i++)
+        put_u64(&file, 0);
+    struct weights *weights = weights_from_memory(file.data, file.size, "made");
+    CHECK(weights != NULL);
+    config = (struct model_config){ .vocab_size = 1, .channel_count = 32, .layer_count = 1, .head_count = 1, .kv_head_count = 1,
+                                    .head_size = 32, .ff_count = 32, .position_max = 8, .tied_embeddings = true };
+    stderr_hold();
+    EXPECT_INT(weights_check(weights, &config), -1);
+    EXPECT_TEXT(stderr_release(), "test_family_gguf: model \"made\": tensor \"blk.0.attn_norm.weight\" has type Q8_0, a vector "
+                                  "must be F32, F16 or BF16\n");
+    struct tensor tensor;
+    EXPECT(!weights_role(weights, &config, WEIGHT_ATTN_NORM, 0, &tensor));
+    EXPECT(weights_role(weights, &config, WEIGHT_EMBEDDING, 0, &tensor));
+    EXPECT_INT(tensor.size_bytes, 34);
+    weights_close(weights);
+    free(file.data);
 }
 
 /* Goal: messages name the key with its architecture, and the limit. */
@@ -237,6 +277,7 @@ int main(void)
     RUN(test_windows);
     RUN(test_rope);
     RUN(test_refusals);
+    RUN(test_tensors);
     RUN(test_messages);
     return tests_end();
 }

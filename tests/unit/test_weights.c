@@ -513,6 +513,19 @@ static void test_export(void)
     expect_export_equal("tests/parity/llama/sharded_f16");
 }
 
+/* Goal: a checkpoint without a config in its metadata says so. */
+static void test_checkpoint_without_config(void)
+{
+    struct buffer file = raw_file("{" A "}", 8);
+    struct weights *weights = weights_from_memory(file.data, file.size, "made");
+    struct model_config config;
+    stderr_hold();
+    EXPECT_INT(model_config_from_checkpoint(&config, weights, "made"), -1);
+    EXPECT_TEXT(stderr_release(), "test_weights: checkpoint \"made\": its metadata has no \"config\"\n");
+    weights_close(weights);
+    free(file.data);
+}
+
 /* Goal: a value head travels with an export, and a model that its config does not fit is not exported. */
 static void test_export_value_head(void)
 {
@@ -597,6 +610,7 @@ int main(void)
     RUN(test_transformers_directories);
     RUN(test_directories);
     RUN(test_export);
+    RUN(test_checkpoint_without_config);
     RUN(test_export_value_head);
     RUN(test_real_gguf);
     RUN(test_gguf_strangers);
