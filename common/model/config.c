@@ -105,9 +105,9 @@ static int check_counts(const struct model_config *config, const char *name)
     return config_bound((double)config->label_count, 0, LABELS_MAX, "the number of labels", name);
 }
 
-static int check_rope(const struct model_config *config, const char *name)
+static int check_rope(struct model_config *config, const char *name)
 {
-    const struct rope_scaling *rope = &config->rope;
+    struct rope_scaling *rope = &config->rope;
     bool ramp = rope->kind == ROPE_YARN || rope->kind == ROPE_LLAMA3;
     if (config_bound(config->rope_theta, 1, 1e12, "rope_theta", name) != 0)
         return -1;
@@ -132,6 +132,8 @@ static int check_rope(const struct model_config *config, const char *name)
             || config_bound(rope->beta_slow, 1e-6, 1e6, "beta_slow", name) != 0
             || config_bound(rope->beta_fast, rope->beta_slow, 1e6, "beta_fast", name) != 0))
         return -1;
+    if (rope->kind == ROPE_DEFAULT || (rope->kind == ROPE_LINEAR && rope->factor == 1))
+        *rope = (struct rope_scaling){ 0 };  // one spelling for what means the same
     if (rope->kind != ROPE_LONGROPE)
         return 0;
     for (int64_t c = 0; c < config->head_size / 2; c++)

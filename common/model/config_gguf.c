@@ -192,8 +192,9 @@ static int gguf_rope(struct model_config *config, const struct source *source)
     source_number(source, "rope.freq_base", &config->rope_theta);
     if (!source_number(source, "rope.scaling.factor", &factor))
         source_number(source, "rope.scale_linear", &factor);  // its older name
+    factor = factor != 0 ? factor : 1;
     source_number(source, "rope.scaling.attn_factor", &attention_factor);
-    rope->kind = known && factor != 0 && factor != 1 ? ROPE_LINEAR : ROPE_DEFAULT;
+    rope->kind = known && factor != 1 ? ROPE_LINEAR : ROPE_DEFAULT;
     for (size_t i = 0; i < COUNT_OF(kinds) && !known; i++) {
         if (strcmp(type.at, kinds[i].name) == 0) {
             rope->kind = kinds[i].kind;
@@ -214,9 +215,9 @@ static int gguf_rope(struct model_config *config, const struct source *source)
         rope->factor = factor;
         rope->attention_factor = config_yarn_attention(factor) * (attention_factor != 0 ? attention_factor : 1);
     } else if (rope->kind == ROPE_LINEAR) {
-        rope->factor = factor != 0 ? factor : 1;
+        rope->factor = factor;
     }
-    bool scaled = rope->kind == ROPE_YARN || (rope->kind == ROPE_LINEAR && rope->factor != 1);
+    bool scaled = rope->kind == ROPE_YARN || (rope->kind == ROPE_LINEAR && factor != 1);
     if (gguf_factors(config, source, attention_factor) != 0)
         return -1;
     if (scaled && rope->kind == ROPE_LONGROPE) {

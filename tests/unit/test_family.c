@@ -471,7 +471,7 @@ static struct buffer canonical_file(const struct weights *weights, const struct 
     return file;
 }
 
-/* Goal: a checkpoint, which has canonical names and layouts whatever the family, is the same model. */
+/* Goal: a checkpoint, which has canonical names and layouts whatever the family, is the same model, and so is its export. */
 static void test_canonical_names(void)
 {
     for (size_t i = 0; i < COUNT_OF(names); i++) {
@@ -486,6 +486,14 @@ static void test_canonical_names(void)
         weights_key(canonical, &config, canonical_key);
         if (strcmp(key, canonical_key) != 0)
             TEST_FAIL("the canonical file of %s has another key", names[i]);
+        char *directory = scratch_directory();
+        struct model_config again;
+        EXPECT_INT(model_export(canonical, &config, directory), 0);
+        struct weights *exported = open_checked(&again, directory);
+        weights_key(exported, &again, canonical_key);
+        EXPECT_TEXT(canonical_key, key);
+        weights_close(exported);
+        scratch_remove(directory);
         weights_close(canonical);
         weights_close(weights);
         free(file.data);

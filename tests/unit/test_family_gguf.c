@@ -159,6 +159,8 @@ static void test_rope(void)
     EXPECT(config.rope.kind == ROPE_LINEAR && config.rope.factor == 2);
     EXPECT_INT(READ(&config, "llama", NUMBER(".rope.scaling.factor", 1)), 0);
     EXPECT_INT(config.rope.kind, ROPE_DEFAULT);
+    EXPECT_INT(READ(&config, "llama", TEXT(".rope.scaling.type", "linear")), 0);
+    EXPECT_INT(config.rope.kind, ROPE_DEFAULT);
     EXPECT_INT(READ(&config, "llama", TEXT(".rope.scaling.type", "none"), NUMBER(".rope.scaling.factor", 4)), 0);
     EXPECT_INT(config.rope.kind, ROPE_DEFAULT);
     EXPECT_INT(READ(&config, "qwen2", TEXT(".rope.scaling.type", "yarn"), NUMBER(".rope.scaling.factor", 4),
@@ -190,7 +192,7 @@ static void test_refusals(void)
         { "llama", { NUMBER(".rope.dimension_count", 2) } }, { "llama", { NUMBER(".attention.head_count_kv", 3) } },
         { "llama", { NUMBER(".attention.sliding_window", -1) } }, { "llama", { NUMBER(".rope.freq_base", 0.5) } },
         { "llama", { TEXT(".rope.scaling.type", "dynamic") } }, { "llama", { NUMBER(".rope.scaling.factor", 0.5) } },
-        { "llama", { TEXT(".rope.scaling.type", "yarn") } }, { "phi3", { TEXT(".rope.scaling.type", "longrope") } },
+        { "qwen2", { TEXT(".rope.scaling.type", "yarn"), NUMBER(".rope.scaling.factor", -2) } }, { "phi3", { TEXT(".rope.scaling.type", "longrope") } },
         { "qwen2", { TEXT(".rope.scaling.type", "yarn"), NUMBER(".rope.scaling.factor", 2), TENSOR("rope_freqs.weight", 0, 2) } },
         { "qwen2", { TEXT(".rope.scaling.type", "yarn"), NUMBER(".rope.scaling.factor", 2), NUMBER(".rope.scaling.yarn_beta_slow", 0) } },
         { "qwen2", { TEXT(".rope.scaling.type", "yarn"), NUMBER(".rope.scaling.factor", 2), NUMBER(".rope.scaling.yarn_log_multiplier", 0.1) } },
