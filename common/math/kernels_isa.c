@@ -430,7 +430,7 @@ INLINE struct group group_load(enum tensor_type type, const unsigned char *panel
 {
     const struct quant_form *form = &quant_forms[type];
     struct panel_layout layout = panel_layout(type);
-    struct group group;
+    struct group group = { 0 };
     UNROLL for (size_t i = 0; i < PARTS; i++) {
         vec_int scale = form->has_scales ? vec_from_bytes(block + layout.scales + g * PANEL + i * LANES) : (vec_int){ 0 };
         if (type == TENSOR_NF4) {
