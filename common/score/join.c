@@ -329,6 +329,9 @@ static int encode_text(const struct join *join, const char *text, size_t size, b
 {
     unsigned flags = ENCODE_MARKUP | (special ? ENCODE_SPECIAL : 0);
     tokenizer_encode_around(join->tokenizer, text, size, flags, plain, plain_count, &input->ids);
+    int32_t begin = tokenizer_begin(join->tokenizer);
+    if (input->ids.count > 1 && input->ids.at[0] == begin && input->ids.at[1] == begin)
+        list_cut(&input->ids, 0, 1);  // the text has its own, as rendered chats do
     if (input->ids.count <= join->token_max)
         return 0;
     struct token_list around = { 0 }, before = { 0 };
@@ -373,7 +376,8 @@ static int encode_chat(const struct join *join, const struct scorer_text *text, 
     int status = chat_render(join->chat, messages, join->system, &chat, reason);
     if (status == 0) {
         size_t response_at = chat.plain_count > 0 ? chat.plain[chat.plain_count - 1].start : 0;
-        status = encode_text(join, chat.text.data, chat.text.size, chat.begins, chat.plain, chat.plain_count, response_at, input, reason);
+        status = encode_text(join, chat.text.data, chat.text.size, join->around || chat.begins, chat.plain, chat.plain_count,
+                             response_at, input, reason);
     }
     chat_text_free(&chat);
     json_decref(messages);

@@ -37,6 +37,7 @@ struct join {
     char *name;                         // what join_init was given; also the template
     enum truncation truncation;
     const struct tokenizer *tokenizer;  // borrowed
+    bool around;                        // chat: with what the tokenizer puts around a text, also where the format does not ask for it
     size_t token_max;                   // of one input
     size_t vocab_size;                  // ids at and above it cannot be used
     struct chat_marks {                 // of each chat format, what stands around messages; NULL where it has no such thing
@@ -46,8 +47,8 @@ struct join {
     } marks[CHAT_FORMAT_COUNT];
 };
 
-/* Reads the name of a join.  0, or -1 logged.  The caller sets truncation, tokenizer, token_max, vocab_size and perhaps
-   system, which join_free frees. */
+/* Reads the name of a join.  0, or -1 logged.  The caller sets truncation, tokenizer, token_max, vocab_size, and perhaps
+   around and system; join_free frees system. */
 int join_init(struct join *join, const char *name);
 void join_free(struct join *join);
 

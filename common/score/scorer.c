@@ -50,6 +50,11 @@ struct scorer *scorer_open(const struct scorer_options *options, int *code)
         log_error("%s scorer is needed: a lexicon, a command or a reward model", scorer_kinds(options) == 0 ? "a" : "only one");
         return NULL;
     }
+    if (options->model == NULL
+        && (options->label != NULL || options->join != NULL || options->truncate != NULL || options->quant != NULL)) {
+        log_error("label, join, truncate and quant are options of a reward model, and there is none");
+        return NULL;
+    }
     size_t i = 0;
     while (backends[i]->source(options) == NULL)
         i++;

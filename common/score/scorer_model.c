@@ -31,7 +31,8 @@
 #include "score/scorer_backend.h"
 
 enum {
-    TOKEN_MAX = 8192,             // of one input where the model itself sets no lower limit
+    ENCODER_TOKENS_MAX = 4096,    // of one input, which is run at once; DeBERTa itself sets no limit
+    DECODER_TOKENS_MAX = 8192,    // of one input, where the model has a longer context
     BATCH_TOKENS_MIN = 32,        // what is not worth splitting further
     ENCODER_BATCH_TOKENS = 4096,
     DECODER_BATCH_ROWS = 256,     // the kernels gain nothing from more
@@ -135,7 +136,7 @@ static int network_open(struct reward_model *reward, const struct scorer_options
         log_error("quantisation is \"%s\", must be q8_0, q4_0 or nf4", options->quant);
         return code;
     }
-    size_t position_max;
+    size_t position_max, token_max = is_encoder ? ENCODER_TOKENS_MAX : DECODER_TOKENS_MAX;
     if (is_encoder) {
         reward->encoder = encoder_open(options->model, quant, options->pool, &code);
         if (reward->encoder == NULL)
@@ -154,7 +155,8 @@ static int network_open(struct reward_model *reward, const struct scorer_options
         const json_t *pad = json_object_get(config, "pad_token_id");
         reward->pad = json_is_integer(pad) && json_integer_value(pad) <= INT32_MAX ? (int32_t)json_integer_value(pad) : -1;
     }
-    reward->join.token_max = position_max < TOKEN_MAX ? position_max : TOKEN_MAX;
+    reward->join.token_max = position_max < token_max ? position_max : token_max;
+    reward->join.around = is_encoder;
     if (reward->label_count > 0)
         return EX_OK;
     log_error("\"%s\" cannot be a reward model: it has no sequence-classification head", options->model);

@@ -241,6 +241,13 @@ static void test_refusals(void)
         if (scorer != NULL || code != bad[i].code || strstr(said, bad[i].says) == NULL)
             TEST_FAIL("case %zu: code %d, said %s", i, code, said);
     }
+    struct scorer_options options = options_of(NULL, "0", NULL);
+    options.exec = "cat";
+    int code = 0;
+    stderr_hold();
+    EXPECT(scorer_open(&options, &code) == NULL);
+    EXPECT(strstr(stderr_release(), "label, join, truncate and quant are options of a reward model") != NULL);
+    EXPECT_INT(code, EX_USAGE);
 }
 
 /* Copies files of a directory into a temporary one; returns it. */

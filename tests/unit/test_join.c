@@ -114,10 +114,7 @@ static void test_dialogues(void)
     EXPECT_TEXT(messages_of("<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"), "user:hi");
     EXPECT_TEXT(messages_of("<|im_start|>system\nbe kind<|im_end|>\n<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\nb<|im_end|>\n"
                             "<|im_start|>user\nc<|im_end|>\n<|im_start|>assistant\n"), "system:be kind|user:a|assistant:b|user:c");
-    EXPECT_TEXT(messages_of("[INST] <<SYS>>\nbe kind\n<</SYS>>\n\na [/INST] b </s><s>[INST] c [/INST]"), "system:be kind|user:a|assistant:b|user:c");
-    EXPECT_TEXT(messages_of("[INST] a [/INST]"), "user:a");
     EXPECT_TEXT(messages_of("<|user|>\na</s>\n<|assistant|>\n"), "user:a");
-    EXPECT_TEXT(messages_of("<|start_header_id|>user<|end_header_id|>\n\na<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"), "user:a");
 
     EXPECT_TEXT(messages_of(""), "none");
     EXPECT_TEXT(messages_of("Once upon a time"), "none");
@@ -125,6 +122,62 @@ static void test_dialogues(void)
     EXPECT_TEXT(messages_of("\n\nHuman: hi\n\nAssistant: I"), "none");              // it has begun
     EXPECT_TEXT(messages_of("Human: hi\n\nAssistant:"), "none");
     EXPECT_TEXT(messages_of("\n\nHuman: \xff\n\nAssistant:"), "none");              // no UTF-8
+}
+
+/* Goal: what chat_render writes is read again, in every format, with and without a system message and earlier turns. */
+static void test_dialogues_as_rendered(void)
+{
+    static const char *const dialogues[] = {
+        "[{\"role\":\"user\",\"content\":\"a b\"}]",
+        "[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":\"b\\n\\nc\"},{\"role\":\"user\",\"content\":\"d?\"}]",
+        "[{\"role\":\"system\",\"content\":\"be kind\"},{\"role\":\"user\",\"content\":\"a\"}]",
+    };
+    struct join join = join_of("concat", pair_tokenizer, 0);
+    size_t read = 0;
+    for (size_t format = 0; format < CHAT_FORMAT_COUNT; format++) {
+        for (size_t i = 0; i < 3; i++) {
+            json_t *messages = json_loads(dialogues[i], 0, NULL);
+            struct chat_text text = { 0 };
+            char reason[256];
+            if (chat_render((enum chat_format)format, messages, NULL, &text, reason) == 0) {
+                char *prompt_text = memory_printf("%.*s", (int)text.text.size, text.text.data);
+                json_t *again = join_messages(&join, prompt_text);
+                if (!json_equal(messages, again))
+                    TEST_FAIL("%s, dialogue %zu", chat_format_name((enum chat_format)format), i);
+                json_decref(again);
+                free(prompt_text);
+                read++;
+            }
+            chat_text_free(&text);
+            json_decref(messages);
+        }
+    }
+    EXPECT_INT(read, 3 * CHAT_FORMAT_COUNT - 1);  // HH has no system messages
+    join_free(&join);
+}
+
+/* Goal: a text that says its begin token does not get another. */
+static void test_one_begin_token(void)
+{
+    const char *path = test_data("tokenizers/llama2/tokenizer.json");
+    if (path == NULL)
+        TEST_SKIP("../shared/data is not here");
+    int code;
+    struct tokenizer *llama = tokenizer_open(path, &code);
+    EXPECT(llama != NULL);
+    if (llama == NULL)
+        return;
+    static const char *const prompts[] = { "Hello", "<s>Hello", "<s>[INST] Hello [/INST]" };
+    for (size_t i = 0; i < 3; i++) {
+        struct join join = join_of(i < 2 ? "concat" : "chat:llama-2", llama, 0);
+        struct join_input input;
+        char reason[256];
+        EXPECT_INT(join_encode(&join, &(struct scorer_text){ prompts[i], " you" }, &input, reason), 0);
+        EXPECT(input.ids.count > 2 && input.ids.at[0] == 1 && input.ids.at[1] != 1);
+        join_input_free(&input);
+        join_free(&join);
+    }
+    tokenizer_close(llama);
 }
 
 /* Goal: pair takes the texts as they are; last-turn takes the user's last message and the response without the spaces around. */
@@ -153,7 +206,16 @@ static void test_texts(void)
                       "<|im_start|>assistant\nGo on.<|im_end|>\n"));
     EXPECT(gives_text(join_of("chat:hh", chat_tokenizer, 0), "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n", "b",
                       "\n\nHuman: a\n\nAssistant: b"));
-    struct join join = join_of("chat:chatml", chat_tokenizer, 0);
+    // an encoder's begin and end stay around a chat
+    struct join join = join_of("chat:hh", pair_tokenizer, 0);
+    join.around = true;
+    struct join_input input;
+    char reason[256];
+    EXPECT_INT(join_encode(&join, &(struct scorer_text){ "a", "b" }, &input, reason), 0);
+    EXPECT(input.ids.count > 2 && input.ids.at[0] == 1 && input.ids.at[input.ids.count - 1] == 2);
+    join_input_free(&input);
+    join_free(&join);
+    join = join_of("chat:chatml", chat_tokenizer, 0);
     join.system = memory_text("be kind");
     EXPECT(gives_text(join, "a", "b", "<|im_start|>system\nbe kind<|im_end|>\n<|im_start|>user\na<|im_end|>\n"
                       "<|im_start|>assistant\nb<|im_end|>\n"));
@@ -310,6 +372,8 @@ int main(void)
         return 1;
     RUN(test_names);
     RUN(test_dialogues);
+    RUN(test_dialogues_as_rendered);
+    RUN(test_one_begin_token);
     RUN(test_pairs);
     RUN(test_texts);
     RUN(test_special_tokens_in_texts);
