@@ -49,3 +49,70 @@ expect "documents end with the end token" 1 '"prompt_tokens":\[0,.*,0\]' --end-t
 printf '%s\n' 'One day, Mia ran.' '' '  spaces  ' 'tab	café 😀 "quotes" \n' >"$scratch/lines"
 tokenize -m "$base" --encode <"$scratch/lines" >"$scratch/ids" && tokenize -m "$base" --decode <"$scratch/ids" >"$scratch/back"
 same "--encode and --decode give every line back" "$scratch/lines" "$scratch/back"
+
+# ---- messages ----
+
+cat >"$scratch/chat.jsonl" <<'JSON'
+{"messages": [{"role": "user", "content": "One day"}, {"role": "assistant", "content": "Mia ran."}, {"role": "user", "content": "Then?"}]}
+{"prompt": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "<|im_end|> stays text"}], "split": "eval"}
+{"prompt": "Once"}
+JSON
+expect "messages in the format that --chat names" 1 '"prompt":"<|im_start|>user\\nOne day<|im_end|>\\n<|im_start|>assistant\\nMia ran.<|im_end|>\\n<|im_start|>user\\nThen?<|im_end|>\\n<|im_start|>assistant\\n"' --chat chatml "$scratch/chat.jsonl"
+expect "a list of messages as prompt, with its split" 1 '"split":"eval"' --chat chatml "$scratch/chat.jsonl"
+expect "lines with and without messages" 3 '"type":"prompt"' --chat chatml "$scratch/chat.jsonl"
+head -n 1 "$scratch/chat.jsonl" >"$scratch/one.jsonl"
+expect "llama-2 with the begin token as its template writes it" 1 '"prompt":"<s>\[INST\] One day \[/INST\] Mia ran. </s><s>\[INST\] Then? \[/INST\]"' --chat llama-2 "$scratch/one.jsonl"
+expect "HH dialogues from messages" 1 '"prompt":"\\n\\nHuman: One day\\n\\nAssistant: Mia ran.\\n\\nHuman: Then?\\n\\nAssistant:"' --chat hh "$scratch/one.jsonl"
+
+# A model whose template is known: its own format without --chat, its own system message.
+mkdir "$scratch/model"
+cp "$base/tokenizer.json" "$base/config.json" "$scratch/model"
+cat >"$scratch/model/tokenizer_config.json" <<'JSON'
+{"chat_template": "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nBe kind.<|im_end|>\n' }}{% endif %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"}
+JSON
+tokenize -q -m "$scratch/model" "$scratch/one.jsonl" | tap >"$scratch/frames"
+grep -q '"prompt":"<|im_start|>system\\nBe kind.<|im_end|>\\n<|im_start|>user\\nOne day<|im_end|>' "$scratch/frames" && ok "the model's own chat template" ||
+    not_ok "the model's own chat template: $(head -c 300 "$scratch/frames")"
+
+refused "messages without a chat format" 64 'line 1: it has messages, and the model names no chat format that is known' tokenize -m "$base" --encode --format jsonl "$scratch/one.jsonl"
+refused "an unknown chat format" 64 '--chat is "llama", must be llama-2, llama-3, chatml, zephyr or hh' tokenize -m "$base" --chat llama "$scratch/one.jsonl"
+
+# bad NAME PATTERN LINE: the line is left out, named, and the others are used
+bad() {
+    printf '{"prompt": "Once"}\n%s\n' "$3" >"$scratch/bad.jsonl"
+    bad_code=0
+    tokenize -m "$base" --chat llama-2 --encode --format jsonl "$scratch/bad.jsonl" >"$scratch/ids" 2>"$scratch/err" || bad_code=$?
+    [ "$bad_code" = 65 ] && grep -q "line 2: $2" "$scratch/err" && [ "$(wc -l <"$scratch/ids")" = 1 ] && ok "$1" ||
+        not_ok "$1: code $bad_code, $(head -n 1 "$scratch/err")"
+}
+bad "two users in a row" 'message 2: messages must alternate' '{"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]}'
+bad "a role that nobody has" 'message 1: the role is not system, user or assistant but tool' '{"messages": [{"role": "tool", "content": "a"}]}'
+bad "content that is no text" 'message 1: "content" is no text' '{"messages": [{"role": "user", "content": 3}]}'
+bad "no messages" 'the messages are no list of at least one' '{"messages": []}'
+bad "messages that are no list" 'field "messages" is not a list' '{"messages": "a"}'
+bad "a prompt that is neither" 'field "prompt" is not a text' '{"prompt": 3}'
+
+# ---- tokenizers of every kind of file, there and back ----
+
+# back NAME FILE: lines in ordinary words come back from --encode and --decode
+back() {
+    if [ ! -e "$data/$2" ]; then
+        echo "skip $1: $data/$2 is not here"
+        return
+    fi
+    printf '%s\n' 'one day mia ran to the old garden' 'she was happy' >"$scratch/words"
+    tokenize -m "$data/$2" --encode <"$scratch/words" >"$scratch/ids" && tokenize -m "$data/$2" --decode <"$scratch/ids" >"$scratch/back"
+    same "$1" "$scratch/words" "$scratch/back"
+}
+back "a SentencePiece model there and back" tokenizers/llama2/tokenizer.model
+back "another, of 512 pieces" stories260K/tok512.model
+back "a Unigram model there and back" tokenizers/sentencepiece/test_model.model
+back "BERT's vocab.txt there and back" tokenizers/bert-uncased/vocab.txt
+back "vocab.json and merges.txt there and back" tokenizers/gpt2
+back "WordPiece in GGUF there and back" tokenizer-vectors/ggml-vocab-bert-bge.gguf
+mkdir "$scratch/empty"
+refused "a directory without a tokenizer" 66 'none of tokenizer.json, vocab.json, tokenizer.model and vocab.txt is there' tokenize -m "$scratch/empty" --encode
+printf 'nonsense' >"$scratch/x.model"
+refused "a file that is no SentencePiece model" 65 'no SentencePiece model' tokenize -m "$scratch/x.model" --encode
+: >"$scratch/y.model"
+refused "an empty one" 65 'no SentencePiece model: it has no pieces' tokenize -m "$scratch/y.model" --encode
