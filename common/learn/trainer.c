@@ -45,10 +45,8 @@ int lora_targets_read(const char *text, uint64_t *out)
         size_t i = 0;
         while (i < COUNT_OF(targets) && (strlen(targets[i].name) != size || strncmp(targets[i].name, at, size) != 0))
             i++;
-        if (i == COUNT_OF(targets)) {
-            log_error("lora target \"%.*s\" is none of q, k, v, o, gate, up, down", (int)size, at);
+        if (i == COUNT_OF(targets))
             return -1;
-        }
         *out |= (uint64_t)1 << targets[i].role;
         at += size;
         if (*at == '\0')

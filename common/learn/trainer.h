@@ -45,7 +45,7 @@ struct trainer_options {
 };
 struct trainer_options trainer_defaults(enum objective objective);
 
-/* "q,k,v,o" of a command line to targets.  0, or -1 for a name that is none of q, k, v, o, gate, up, down, logged. */
+/* "q,k,v,o" of a command line to targets.  0, or -1 for a name that is none of q, k, v, o, gate, up, down. */
 int lora_targets_read(const char *text, uint64_t *targets);
 /* "rank=8 alpha=16 targets=q,k,v,o", or "none".  The caller frees. */
 char *lora_text(const struct lora_options *lora);

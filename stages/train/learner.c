@@ -169,7 +169,7 @@ struct incoming {
     int64_t next_batch;  // the number of this batch, or of the one after the last
     int64_t taken;       // rollouts of this batch that have come, also those left out
     int64_t left_out;    // of all batches: longer than the model's context
-    bool final;          // the run's last batch has been trained on
+    bool final;          // the run's last batch has come, and its final checkpoint is given
 };
 
 /* 0 when the rollout was taken or left out, -1 when training cannot go on. */
@@ -197,10 +197,11 @@ static int incoming_train(struct learner *learner, struct incoming *incoming, in
     int code = EX_OK;
     progress->total = batches * learner->options.updates;
     incoming->next_batch++;
-    if (incoming->data.count > 0) {
-        incoming->final = incoming->next_batch == batches;
+    incoming->final = incoming->next_batch == batches;
+    if (incoming->data.count > 0)
         code = train_batch(learner, &incoming->data, incoming->next_batch, incoming->final, progress);
-    }
+    else if (incoming->final && give_final(learner, incoming->next_batch) != 0)
+        code = EX_DATAERR;
     dataset_reset(&incoming->data);
     incoming->taken = 0;
     return code;

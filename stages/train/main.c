@@ -94,7 +94,7 @@ static struct options options_read(int argc, char **argv)
     if (options.endpoint == NULL && learner->output == NULL)
         options_refuse("-o is missing: where to write the model?");
     if (lora_targets_read(options.lora_targets, &options.trainer.lora.targets) != 0)
-        options_refuse("--lora-targets is \"%s\"", options.lora_targets);
+        options_refuse("--lora-targets is \"%s\", must be some of q,k,v,o,gate,up,down", options.lora_targets);
     if (options.trainer.lora.rank > 0 && options.from_scratch)
         options_refuse("--lora keeps the weights of a model, and --from-scratch has none");
     if (options.trainer.lora.alpha > 0 && options.trainer.lora.rank == 0)

@@ -1,0 +1,90 @@
+#!/bin/sh
+# Goal: a run leaves out the rollouts that its model has no room for; adapters are trained, stopped, killed, resumed, and read as a model.
+set -u
+. tests/lib.sh
+tiny_model
+
+# ---- a run whose value model has less room than the rollouts need ----
+
+head -n 12 "$tiny/prompts.jsonl" >"$scratch/prompts.jsonl"
+db=$scratch/s.db
+VAS_STORE=ipc://$db.sock
+export VAS_STORE
+store serve -q --db "$db" &
+test_pids=$!
+tries=0
+until [ -S "$db.sock" ] || [ $tries = 100 ]; do
+    sleep 0.1
+    tries=$((tries + 1))
+done
+tokenize -q -m "$tiny/base" --split train "$scratch/prompts.jsonl" &&
+    rollout -q -m "$tiny/base" -n 4 --split train --max-new-tokens 24 && reward -q --name kind --lexicon pipelines/kind.txt --split train
+check "rollouts are scored" test -f "$db"
+
+# The context lets about half of them in.
+mkdir "$scratch/short"
+cp "$tiny/base/tokenizer.json" "$tiny/base/tokenizer_config.json" "$scratch/short/"
+sed 's/"max_position_embeddings": *[0-9]*/"max_position_embeddings": 55/' "$tiny/base/config.json" >"$scratch/short/config.json"
+cp "$tiny/base/model.safetensors" "$scratch/short/"
+
+short_run() {  # NAME LAMBDA: value-target and train together; what train said is in $scratch/NAME.err
+    timeout 60 value-target -q --run "$1" --reward kind --lambda "$2" &
+    targets=$!
+    code=0
+    timeout 60 train -m "$scratch/short" --run "$1" --batch 8 --epochs 1 -o "$scratch/$1" 2>"$scratch/$1.err" || code=$?
+    wait "$targets"
+}
+short_run whole_returns 1
+left_out=$(sed -n 's/.*left_out=\([0-9]*\).*/\1/p' "$scratch/whole_returns.err")
+[ $code = 0 ] && ok "a run with rollouts that are too long ends well" || not_ok "a run with rollouts that are too long says $code: $(tail -n 1 "$scratch/whole_returns.err")"
+[ "${left_out:-0}" -gt 0 ] && [ "$left_out" -lt 48 ] && ok "it says how many were left out" || not_ok "it says that '$left_out' of 48 were left out"
+check "and gives a value model" test -s "$scratch/whole_returns/model.safetensors"
+short_run lambda_returns 0.9
+[ $code = 0 ] && ok "so does one whose targets need values" || not_ok "with lambda 0.9 it says $code: $(tail -n 1 "$scratch/lambda_returns.err")"
+failed=$(store status --db "$db" | awk '$1 == "value-target" && $2 == "lambda_returns" { print $5 }')
+[ "$failed" = "$left_out" ] && ok "which keeps the same rollouts as failures" || not_ok "which keeps $failed failures, expected $left_out"
+
+# No room for any of the last batch, nor for any rollout at all: the run still ends.
+sed 's/"max_position_embeddings": *[0-9]*/"max_position_embeddings": 12/' "$tiny/base/config.json" >"$scratch/short/config.json"
+short_run nothing_fits 1
+[ $code = 0 ] && ok "a run in which no rollout fits ends" || not_ok "a run in which no rollout fits says $code: $(tail -n 1 "$scratch/nothing_fits.err")"
+grep -q 'left_out=48' "$scratch/nothing_fits.err" && ok "and says that all 48 were left out" || not_ok "and says $(tail -n 1 "$scratch/nothing_fits.err")"
+unset VAS_STORE
+
+# ---- adapters ----
+
+tokenize -q -m "$tiny/base" "$scratch/prompts.jsonl" | rollout -q -m "$tiny/base" -n 4 --max-new-tokens 24 |
+    reward -q --name kind --lexicon pipelines/kind.txt >"$scratch/scored"
+value-target -q <"$scratch/scored" >"$scratch/targets"
+train_lora() {  # NAME
+    train -q -m "$tiny/base" --batch 8 --epochs 60 --checkpoint-every 5 --lora 4 -o "$scratch/$1" <"$scratch/targets"
+}
+interrupt() {  # NAME SIGNAL: once some steps have been made; the exit code is in $code
+    train -q -m "$tiny/base" --batch 8 --epochs 60 --checkpoint-every 5 --lora 4 -o "$scratch/$1" <"$scratch/targets" &
+    pid=$! waited=0
+    until [ -f "$scratch/$1/checkpoint.safetensors" ] || [ $waited = 200 ]; do
+        sleep 0.05
+        waited=$((waited + 1))
+    done
+    kill "-$2" $pid
+    code=0
+    wait $pid 2>/dev/null || code=$?
+}
+train_lora whole
+interrupt stopped TERM
+[ $code = 75 ] && ok "a training of adapters that is stopped says 75" || not_ok "a training of adapters that is stopped says $code, expected 75"
+refused "its checkpoint is no other rank's" 78 'was trained with lora "rank=4' \
+    sh -c "train -q -m $tiny/base --batch 8 --epochs 60 --checkpoint-every 5 --lora 2 -o $scratch/stopped <$scratch/targets"
+check "it can be started again" train_lora stopped
+same "and gives the same adapters" "$scratch/whole/adapter/adapter_model.safetensors" "$scratch/stopped/adapter/adapter_model.safetensors"
+interrupt killed KILL
+check "a training of adapters that was killed can be started again" train_lora killed
+same "and gives the same merged model" "$scratch/whole/model.safetensors" "$scratch/killed/model.safetensors"
+
+value-target -q --lambda 0 -m "$scratch/whole" <"$scratch/scored" >"$scratch/merged"
+value-target -q --lambda 0 -m "$scratch/whole/adapter" <"$scratch/scored" >"$scratch/adapted"
+same "the adapter's directory is the merged model" "$scratch/merged" "$scratch/adapted"
+decode -q -m "$tiny/base" --value "$scratch/whole/adapter:3" --max-new-tokens 12 "One day, Mia the fox" >"$scratch/text"
+check "and steers" test -s "$scratch/text"
+refused "an adapter is not adapted" 65 'is an adapter itself' train -m "$scratch/whole/adapter" --lora 2 -o "$scratch/twice"
+refused "targets have names" 64 'lora-targets' train -m "$tiny/base" --lora 2 --lora-targets q,x -o "$scratch/none"
