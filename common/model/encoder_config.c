@@ -405,20 +405,24 @@ int encoder_config_from_json(struct encoder_config *config, const json_t *json, 
 
 json_t *encoder_config_to_json(const struct encoder_config *config)
 {
+    static const char *const activations[ENCODER_ACTIVATION_COUNT] = {
+        [ENCODER_GELU] = "gelu", [ENCODER_GELU_TANH] = "gelu_new", [ENCODER_RELU] = "relu", [ENCODER_SILU] = "silu",
+        [ENCODER_TANH] = "tanh",
+    };
     json_t *json = json_pack(
-        "{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:i, s:i, s:b, s:b, s:b, s:b, s:b, s:I, s:I, s:I, s:i}",
+        "{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:s, s:s, s:b, s:b, s:b, s:b, s:b, s:I, s:I, s:I, s:s}",
         "model_type", config->family->model_type, "vocab_size", (json_int_t)config->vocab_size,
         "channel_count", (json_int_t)config->channel_count, "layer_count", (json_int_t)config->layer_count,
         "head_count", (json_int_t)config->head_count, "ff_count", (json_int_t)config->ff_count,
         "embedding_size", (json_int_t)config->embedding_size, "position_count", (json_int_t)config->position_count,
         "position_first", (json_int_t)config->position_first, "padding", (json_int_t)config->padding,
         "type_count", (json_int_t)config->type_count, "label_count", (json_int_t)config->label_count,
-        "norm_epsilon", config->norm_epsilon, "activation", (int)config->activation,
-        "pool_activation", (int)config->pool_activation, "relative", (int)config->relative,
+        "norm_epsilon", config->norm_epsilon, "activation", activations[config->activation],
+        "pool_activation", activations[config->pool_activation], "relative", (int)config->relative,
         "content_to_position", (int)config->content_to_position, "position_to_content", (int)config->position_to_content,
         "shared_keys", (int)config->shared_keys, "relative_norm", (int)config->relative_norm,
         "buckets", (json_int_t)config->buckets, "relative_max", (json_int_t)config->relative_max,
-        "conv_size", (json_int_t)config->conv_size, "conv_activation", (int)config->conv_activation);
+        "conv_size", (json_int_t)config->conv_size, "conv_activation", activations[config->conv_activation]);
     CHECK(json != NULL);
     return json;
 }

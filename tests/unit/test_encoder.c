@@ -306,6 +306,9 @@ static void test_directories(void)
     directory_write("config.json", "{\"model_type\": \"bert\"", 21);
     EXPECT(!encoder_is(directory));
     EXPECT(refused(EX_DATAERR, "config.json"));
+    static const char not_a_number[] = "{\"model_type\": \"bert\", \"layer_norm_eps\": NaN}";
+    directory_write("config.json", not_a_number, sizeof not_a_number - 1);
+    EXPECT(refused(EX_DATAERR, "config.json"));
     directory_write("config.json", "[1]", 3);
     EXPECT(!encoder_is(directory));
     EXPECT(refused(EX_DATAERR, "is no encoder"));
