@@ -122,8 +122,8 @@ def spell_bare(directory):
     save_file(weights, path, metadata={"format": "pt"})
 
 
-def expect(model, directory, generator, length=T):
-    tokens = torch.randint(0, model.config.vocab_size, (B, length), generator=generator)
+def expect(model, directory, generator, length=None):
+    tokens = torch.randint(0, model.config.vocab_size, (B, length or T), generator=generator)
     with torch.no_grad():
         hidden = model.base_model(tokens).last_hidden_state
         out = torch.cat([model(row[None]).logits for row in tokens])  # a classifier without padding takes one text
