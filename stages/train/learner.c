@@ -167,6 +167,7 @@ static int train_batch(struct learner *learner, const struct dataset *batch, int
 struct incoming {
     struct dataset data;
     int64_t next_batch;  // the number of this batch, or of the one after the last
+    int64_t cursor;      // the batch after the last that was trained on: where a checkpoint of these weights resumes
     int64_t taken;       // rollouts of this batch that have come, also those left out
     int64_t left_out;    // of all batches: longer than the model's context
     bool final;          // the run's last batch has come, and its final checkpoint is given
@@ -198,10 +199,12 @@ static int incoming_train(struct learner *learner, struct incoming *incoming, in
     progress->total = batches * learner->options.updates;
     incoming->next_batch++;
     incoming->final = incoming->next_batch == batches;
-    if (incoming->data.count > 0)
-        code = train_batch(learner, &incoming->data, incoming->next_batch, incoming->final, progress);
-    else if (incoming->final && give_final(learner, incoming->next_batch) != 0)
+    if (incoming->data.count > 0) {
+        incoming->cursor = incoming->next_batch;
+        code = train_batch(learner, &incoming->data, incoming->cursor, incoming->final, progress);
+    } else if (incoming->final && give_final(learner, incoming->cursor) != 0) {
         code = EX_DATAERR;
+    }
     dataset_reset(&incoming->data);
     incoming->taken = 0;
     return code;
@@ -215,7 +218,7 @@ static int incoming_end(struct learner *learner, const struct incoming *incoming
                   (long long)incoming->left_out, (long long)learner->config->position_max);
     if (status != EDGE_END || incoming->final)
         return EX_OK;
-    return give_final(learner, incoming->next_batch) == 0 ? EX_OK : EX_DATAERR;
+    return give_final(learner, incoming->cursor) == 0 ? EX_OK : EX_DATAERR;
 }
 
 enum edge_status learner_run_store(struct learner *learner, int *code)
@@ -226,6 +229,7 @@ enum edge_status learner_run_store(struct learner *learner, int *code)
         *code = EX_DATAERR;
     if (*code != EX_OK)
         return EDGE_FAILED;
+    incoming.cursor = incoming.next_batch;
     dataset_init(&incoming.data);
     struct progress progress;
     progress_start(&progress, "trained", "steps", 0);
