@@ -1,4 +1,4 @@
-/* weights_role.c - which tensors of a file are the weights of a network, whether they fit it, and their digest; see weights.h. */
+/* weights_role.c - which tensors of a file are a network's weights, whether they fit it, and their digest; see weights.h. */
 #include <sodium.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,7 +35,8 @@ static bool has_canonical_names(const struct weights *weights, const struct fami
 }
 
 /* A role's name with %d for the layer; NULL where the format has none. */
-static const char *role_pattern(const struct weights *weights, const struct family *family, bool canonical, enum weight_role role)
+static const char *role_pattern(const struct weights *weights, const struct family *family, bool canonical,
+                                enum weight_role role)
 {
     if (weights->gguf != NULL)
         return family_weight(family->family, role)->gguf_name;

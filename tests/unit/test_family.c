@@ -245,7 +245,8 @@ static void test_refusals(void)
         { "llama_linear", "rope_scaling", "{\"rope_type\": \"longrope\", \"short_factor\": [1, 0], \"long_factor\": [1, 1]}" },
         { "llama_linear", "rope_scaling", "{\"rope_type\": \"longrope\", \"short_factor\": [1, \"1\"], \"long_factor\": [1, 1]}" },
         { "llama_linear", "rope_scaling", "{\"rope_type\": \"longrope\", \"short_factor\": 1, \"long_factor\": [1, 1]}" },
-        { "llama_llama3", "rope_parameters", "{\"rope_type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 4, \"high_freq_factor\": 4}" },
+        { "llama_llama3", "rope_parameters", "{\"rope_type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 4, "
+                                             "\"high_freq_factor\": 4}" },
         { "llama_llama3", "rope_parameters", "{\"rope_type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 1}" },
         { "llama_yarn", "rope_scaling", "{\"type\": \"yarn\", \"factor\": 2, \"beta_fast\": 1, \"beta_slow\": 2}" },
         { "llama_yarn", "rope_scaling", "{\"type\": \"yarn\", \"factor\": 2, \"truncate\": false}" },
@@ -270,7 +271,8 @@ static void test_refusals(void)
         { "gemma2_capped", "attn_logit_softcapping", "-3" }, { "gemma2_capped", "final_logit_softcapping", "\"30\"" },
         { "gemma2_capped", "query_pre_attn_scalar", "0" }, { "gemma2_capped", "query_pre_attn_scalar", "2.5" },
         { "gemma2_capped", "hidden_activation", "\"quick_gelu\"" }, { "gemma2_capped", "use_bidirectional_attention", "true" },
-        { "gemma2_capped", "rope_parameters", "{\"sliding_attention\": {\"rope_theta\": 1e4}, \"full_attention\": {\"rope_theta\": 2e4}}" },
+        { "gemma2_capped", "rope_parameters", "{\"sliding_attention\": {\"rope_theta\": 1e4}, "
+                                              "\"full_attention\": {\"rope_theta\": 2e4}}" },
         { "gemma2_capped", "rope_parameters", "{\"sliding_attention\": null, \"full_attention\": {\"rope_theta\": 2e4}}" },
         { "phi3_window", "rope_scaling", "{\"type\": \"linear\", \"factor\": 2}" },
         { "phi3_longrope", "partial_rotary_factor", "0.75" },
@@ -516,7 +518,8 @@ static void test_names_without_prefix(void)
             bool prefixed = strncmp(tensor->name, prefix, strlen(prefix)) == 0;
             float *data = memory_alloc(tensor_elements(tensor), sizeof *data);
             tensor_read(tensor, 0, tensor_elements(tensor), data);
-            list[k] = (struct tensor_out){ .name = tensor->name + (prefixed ? strlen(prefix) : 0), .rank = tensor->rank, .data = data };
+            list[k] = (struct tensor_out){ .name = tensor->name, .rank = tensor->rank, .data = data };
+            list[k].name += prefixed ? strlen(prefix) : 0;
             memcpy(list[k].shape, tensor->shape, sizeof tensor->shape);
         }
         struct buffer file = { 0 };

@@ -80,9 +80,9 @@ static int read_made(struct model_config *config, const char *architecture, cons
     CHECK(gguf != NULL);
     int result = config_from_gguf(config, gguf, "made");
     gguf_close(gguf);
-    struct weights *weights = weights_from_memory(file.data, file.size, "made");  // whatever it says of them, it comes to an end
-    if (result == 0 && weights != NULL)
-        EXPECT_INT(weights_check(weights, config), -1);
+    struct weights *weights = result == 0 ? weights_from_memory(file.data, file.size, "made") : NULL;
+    if (weights != NULL)
+        EXPECT_INT(weights_check(weights, config), -1);  // nearly all tensors are missing
     weights_close(weights);
     free(file.data);
     free(tensors.data);
@@ -192,10 +192,14 @@ static void test_refusals(void)
         { "llama", { NUMBER(".rope.dimension_count", 2) } }, { "llama", { NUMBER(".attention.head_count_kv", 3) } },
         { "llama", { NUMBER(".attention.sliding_window", -1) } }, { "llama", { NUMBER(".rope.freq_base", 0.5) } },
         { "llama", { TEXT(".rope.scaling.type", "dynamic") } }, { "llama", { NUMBER(".rope.scaling.factor", 0.5) } },
-        { "qwen2", { TEXT(".rope.scaling.type", "yarn"), NUMBER(".rope.scaling.factor", -2) } }, { "phi3", { TEXT(".rope.scaling.type", "longrope") } },
-        { "qwen2", { TEXT(".rope.scaling.type", "yarn"), NUMBER(".rope.scaling.factor", 2), TENSOR("rope_freqs.weight", 0, 2) } },
-        { "qwen2", { TEXT(".rope.scaling.type", "yarn"), NUMBER(".rope.scaling.factor", 2), NUMBER(".rope.scaling.yarn_beta_slow", 0) } },
-        { "qwen2", { TEXT(".rope.scaling.type", "yarn"), NUMBER(".rope.scaling.factor", 2), NUMBER(".rope.scaling.yarn_log_multiplier", 0.1) } },
+        { "phi3", { TEXT(".rope.scaling.type", "longrope") } },
+        { "qwen2", { TEXT(".rope.scaling.type", "yarn"), NUMBER(".rope.scaling.factor", -2) } },
+        { "qwen2", { TEXT(".rope.scaling.type", "yarn"), NUMBER(".rope.scaling.factor", 2),
+                     TENSOR("rope_freqs.weight", 0, 2) } },
+        { "qwen2", { TEXT(".rope.scaling.type", "yarn"), NUMBER(".rope.scaling.factor", 2),
+                     NUMBER(".rope.scaling.yarn_beta_slow", 0) } },
+        { "qwen2", { TEXT(".rope.scaling.type", "yarn"), NUMBER(".rope.scaling.factor", 2),
+                     NUMBER(".rope.scaling.yarn_log_multiplier", 0.1) } },
         { "phi3", { TEXT(".rope.scaling.type", "longrope"), NUMBER(".attention.key_length", 1024) } },
         { "qwen2", { TEXT(".rope.scaling.type", "yarn"), NUMBER(".rope.scaling.factor", 2),
                      NUMBER(".rope.scaling.original_context_length", 0) } },
@@ -207,16 +211,16 @@ static void test_refusals(void)
     struct model_config config;
     for (size_t i = 0; i < COUNT_OF(refused); i++) {
         size_t count = 0;
-        while (count < COUNT_OF(refused[i].pieces) && (refused[i].pieces[count].key != NULL || refused[i].pieces[count].tensor != NULL))
+        const struct piece *pieces = refused[i].pieces;
+        while (count < COUNT_OF(refused[i].pieces) && (pieces[count].key != NULL || pieces[count].tensor != NULL))
             count++;
-        log_open("test_family_gguf", -1);
         stderr_hold();
-        int result = read_made(&config, refused[i].architecture, refused[i].pieces, count);
+        int result = read_made(&config, refused[i].architecture, pieces, count);
         const char *message = stderr_release();
         if (result == 0)
             TEST_FAIL("variant %zu was accepted", i);
-        if (strncmp(message, "test_family_gguf: model \"made\": ", 31) != 0)
-            TEST_FAIL("variant %zu is refused by %s", i, message);
+        else if (strchr(message, '\n') == NULL || strchr(message, '\n')[1] != '\0')
+            TEST_FAIL("variant %zu did not give one line: %s", i, message);
     }
 }
 
