@@ -252,7 +252,7 @@ static bool uses_pre(const struct tokenizer *tokenizer, const struct pre *pre)
     }
     return steps->count == splits + 1 && steps->steps[splits].kind == PRETOKENIZER_BYTE_LEVEL && !steps->steps[splits].prefix_space
            && (steps->steps[splits].regex != NULL) == gpt2_split && tokenizer->bpe.ignore_merges == pre->ignore_merges
-           && tokenizer->pair.present == pre->pairs && normalizer->count == pre->composes
+           && (tokenizer->pair.middle.count > 0) == pre->pairs && normalizer->count == pre->composes
            && (normalizer->count == 0 || normalizer->steps[0].kind == NORMALIZER_NFC);
 }
 
