@@ -18,7 +18,7 @@ enum { PANEL = 16 };  // outputs that one panel of a packed matrix holds
 
 /*
  * A weight (N, K) packed as ceil(N / PANEL) panels, missing outputs zero.  Of float types a panel is (K, PANEL); of quantised
- * ones, see kernels.c: the blocks keep their numbers to the bit, and are never held as floats.
+ * ones, see panel.h: the blocks keep their numbers to the bit, and are never held as floats.
  */
 struct packed {
     enum tensor_type type;
@@ -33,9 +33,12 @@ size_t packed_size_bytes(enum tensor_type type, size_t N, size_t K);
 /* All zero.  Free with packed_free. */
 void packed_init(struct packed *w, enum tensor_type type, size_t N, size_t K);
 void packed_free(struct packed *w);
-/* Fills one panel from its rows, each K elements of w's type as in a file, at any alignment; NULL where the panel has no output. */
+/*
+ * Fills one panel from its rows, each K elements of w's type as in a file (of NF4 as quant_row of quant.h writes them), at any
+ * alignment; NULL where the panel has no output.
+ */
 void packed_set_panel(struct packed *w, size_t panel, const void *const rows[PANEL]);
-/* The same from float32 rows (K), rounded to w's type: F32, F16, BF16, Q8_0, Q4_0 or NF4. */
+/* The same from float32 rows (K), rounded to w's type: F32, F16, BF16, Q8_0, Q4_0 or NF4.  K may end inside a block. */
 void packed_quantise_panel(struct packed *w, size_t panel, const float *const rows[PANEL]);
 /* Row n as float32.  row: (K) out. */
 void packed_get_row(const struct packed *w, size_t n, float *row);

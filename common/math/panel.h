@@ -14,6 +14,9 @@
  * A plane of b bits is vectors of PANEL uint32, a lane for each output, with 32 / b successive elements: element k lies in
  * byte k % 4, there, unless it is the whole byte, from bit 4 * (k / 4 % 2) + b * (k / 8) % 4 on.  So a shift and a mask make
  * 4 elements 4 bytes, what dot products of bytes take, and a mask makes one element a number in its own lane.
+ *
+ * Bits for a weight, the file's in brackets where they differ: Q8_0 8.5, Q4_0 and IQ4_NL 4.5, Q4_1 5, Q5_0 5.5, Q5_1 6, Q2_K 2.625,
+ * Q3_K 3.5625 (3.4375), Q4_K 4.625 (4.5), Q5_K 5.625 (5.5), Q6_K 6.5625, NF4 4.125 + 64 / K.
  */
 #ifndef MATH_PANEL_H
 #define MATH_PANEL_H
