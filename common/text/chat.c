@@ -95,7 +95,7 @@ static bool is_of_style(const char *template, const struct style *style)
            && holds_one(template, begins, COUNT_OF(begins)) == style->bos;
 }
 
-/* The text between a turn of the system and its end where a template writes both in one literal; line breaks may be escaped there. */
+/* The text between a system turn and its end where a template writes both in one literal; line breaks may be escaped there. */
 static char *system_in_template(const char *template, const struct style *style)
 {
     const char *before = style->turns[ROLE_SYSTEM].before, *after = style->turns[ROLE_SYSTEM].after;

@@ -1,5 +1,6 @@
 /*
- * tokenizer_config.c - what stands beside a tokenizer's own file: which tokens begin and end a text, and what the file does not say.
+ * tokenizer_config.c - what stands beside a tokenizer's own file: which tokens begin and end a text, and what that file leaves
+ * open.
  *
  *     tokenizer_config.json, special_tokens_map.json   bos_token, eos_token (a text, or an object with "content");
  *                                                      add_bos_token, add_eos_token
@@ -79,8 +80,8 @@ static void set_around(struct token_list *list, const json_t *wanted, int32_t to
 }
 
 /*
- * "added_tokens_decoder": tokens by id that the tokenizer's own file need not have.  One that the file contradicts is left out, as a
- * template for another vocabulary.  0, or -1 when the table is no such thing, logged.
+ * "added_tokens_decoder": tokens by id that the tokenizer's own file need not have; one that the file contradicts is left
+ * out.  0, or -1 when the table is no such thing, logged.
  */
 static int use_added(struct tokenizer *tokenizer, const json_t *table)
 {
@@ -90,7 +91,8 @@ static int use_added(struct tokenizer *tokenizer, const json_t *table)
         const json_t *content = json_object_get(json, "content");
         char *end;
         long id = strtol(key, &end, 10);
-        if (*key < '0' || *key > '9' || *end != '\0' || id >= VOCABULARY_SIZE_MAX || !json_is_string(content) || json_string_length(content) == 0)
+        bool is_id = *key >= '0' && *key <= '9' && *end == '\0' && id < VOCABULARY_SIZE_MAX;
+        if (!is_id || json_string_length(content) == 0)
             return tokenizer_refuse(tokenizer, "added_tokens_decoder: \"%.64s\" is no id below %d with \"content\"", key,
                                     VOCABULARY_SIZE_MAX);
         const char *text = json_string_value(content);
@@ -162,13 +164,11 @@ int tokenizer_read_hints(struct tokenizer_hints *hints, const char *directory)
 int tokenizer_chat_template(const char *directory, char **template)
 {
     json_t *config;
-    *template = NULL;
     char *path = memory_printf("%s/chat_template.jinja", directory);
-    if (file_exists(path))
-        *template = file_read(path, NULL);
-    bool there = file_exists(path);
+    bool alone = file_exists(path);
+    *template = alone ? file_read(path, NULL) : NULL;
     free(path);
-    if (there)
+    if (alone)
         return *template != NULL ? 0 : -1;
     if (read_beside(directory, "tokenizer_config.json", &config) != 0)
         return -1;

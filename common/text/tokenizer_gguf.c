@@ -168,11 +168,12 @@ static int read_sentencepiece(struct tokenizer *tokenizer, const struct gguf *gg
 #define BLOOM " ?[^(\\s|.,!?\xe2\x80\xa6\xe3\x80\x82\xef\xbc\x8c\xe3\x80\x81\xe0\xa5\xa4\xdb\x94\xd8\x8c)]+"
 #define SEED SUFFIXES "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}\\r\\n]+|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 #define BAILING "'(?i:[sdmt]|ll|ve|re)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]|\\s+(?!\\S)|\\s+"
+#define DEEPSEEK_CJK "[\xe4\xb8\x80-\xe9\xbe\xa5\xe0\xa0\x80-\xe4\xb8\x80\xea\xb0\x80-\xed\x9f\xbf]+"
 #define QWEN35 SUFFIXES "|[^\\r\\n\\p{L}\\p{N}]?[\\p{L}\\p{M}]+|\\p{N}| ?[^\\s\\p{L}\\p{M}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 
 enum { PRE_PATTERNS_MAX = 5 };
 
-/* The pre-tokenizers that tokenizer.ggml.pre names, as llama.cpp's llama-vocab.cpp has them: patterns applied one after the other. */
+/* The pre-tokenizers that tokenizer.ggml.pre names, as in llama.cpp's llama-vocab.cpp: patterns applied one after the other. */
 static const struct pre {
     const char *name;
     const char *also;   // other names of it, a space before and after each; NULL: none
@@ -190,14 +191,14 @@ static const struct pre {
     { "llama-bpe", .also = " llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano ", .patterns = { LLAMA3 },
       .ignore_merges = true, .begins = true },
     { "dbrx", .also = " smaug-bpe chatglm-bpe glm4 ", .patterns = { LLAMA3 } },
-    { "qwen2", .also = " deepseek-r1-qwen stablelm2 megrez kormo f2llmv2 hunyuan solar-open ", .patterns = { QWEN2 }, .composes = true },
+    { "qwen2", .also = " deepseek-r1-qwen stablelm2 megrez kormo f2llmv2 hunyuan solar-open ", .patterns = { QWEN2 },
+      .composes = true },
     { "grok-2", .patterns = { QWEN2 } },
     { "qwen35", .patterns = { QWEN35 }, .composes = true },
     { "seed-coder", .patterns = { SEED } },
     { "bailingmoe", .also = " bailingmoe2 llada-moe ", .patterns = { BAILING } },
     { "deepseek-v3", .also = " hunyuan-dense joyai-llm hy_v4 ", .patterns = { "\\p{N}{1,3}", CJK, DEEPSEEK3 } },
-    { "deepseek-coder",
-      .patterns = { "[\\r\\n]", "\\s?\\p{L}+", "\\s?\\p{P}+", "[\xe4\xb8\x80-\xe9\xbe\xa5\xe0\xa0\x80-\xe4\xb8\x80\xea\xb0\x80-\xed\x9f\xbf]+", "\\p{N}" } },
+    { "deepseek-coder", .patterns = { "[\\r\\n]", "\\s?\\p{L}+", "\\s?\\p{P}+", DEEPSEEK_CJK, "\\p{N}" } },
     { "bloom", .also = " poro-chat gpt3-finnish ", .patterns = { BLOOM } },
     { "viking", .patterns = { BLOOM, "\\p{N}" } },
     { "tekken", .patterns = { TEKKEN }, .ignore_merges = true, .begins = true },
@@ -245,9 +246,9 @@ static bool uses_pre(const struct tokenizer *tokenizer, const struct pre *pre)
     bool gpt2_split = strcmp(pre->patterns[0], GPT2) == 0;
     size_t splits = 0;
     for (; !gpt2_split && splits < PRE_PATTERNS_MAX && pre->patterns[splits] != NULL; splits++) {
-        if (splits >= steps->count || steps->steps[splits].kind != PRETOKENIZER_SPLIT || regex_is_literal(steps->steps[splits].regex)
-            || strcmp(regex_pattern(steps->steps[splits].regex), pre->patterns[splits]) != 0
-            || steps->steps[splits].behavior != SPLIT_ISOLATED || steps->steps[splits].invert)
+        const struct pretokenizer_step *step = &steps->steps[splits];
+        if (splits >= steps->count || step->kind != PRETOKENIZER_SPLIT || step->behavior != SPLIT_ISOLATED || step->invert
+            || regex_is_literal(step->regex) || strcmp(regex_pattern(step->regex), pre->patterns[splits]) != 0)
             return false;
     }
     return steps->count == splits + 1 && steps->steps[splits].kind == PRETOKENIZER_BYTE_LEVEL && !steps->steps[splits].prefix_space
@@ -368,7 +369,7 @@ struct tokenizer *tokenizer_from_gguf(const struct gguf *gguf, const char *name)
     unsigned char *types = NULL;
     size_t kind = 0;
     gguf_text(gguf, KEY("model"), &model);
-    while (kind < COUNT_OF(kinds) && !(strlen(kinds[kind].name) == model.size && memcmp(kinds[kind].name, model.at, model.size) == 0))
+    while (kind < COUNT_OF(kinds) && (strlen(kinds[kind].name) != model.size || memcmp(kinds[kind].name, model.at, model.size) != 0))
         kind++;
     if (kind == COUNT_OF(kinds)) {
         tokenizer_refuse(tokenizer, "the model kind \"%.*s\" is not supported", (int)(model.size < 64 ? model.size : 64), model.at);

@@ -142,7 +142,8 @@ static struct text text_of(const struct field *field)
 
 static int refuse_wire(const struct tokenizer *tokenizer, const char *where, const char *trouble)
 {
-    return tokenizer_refuse(tokenizer, "no SentencePiece model: after %zu pieces, %s %s", tokenizer->vocabulary.count, where, trouble);
+    return tokenizer_refuse(tokenizer, "no SentencePiece model: after %zu pieces, %s %s", tokenizer->vocabulary.count, where,
+                            trouble);
 }
 
 static int read_piece(struct tokenizer *tokenizer, struct model *model, struct wire wire)
