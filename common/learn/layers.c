@@ -217,11 +217,13 @@ static void forward_feed_forward(const struct pass *pass, size_t l, size_t m, si
     const size_t row = l * pass->M + m, row_next = row + pass->M;
     float *mid = a->mid + row * s.C;
 
-    add_branch(pass, LINEAR_O, WEIGHT_ATTN_POST_NORM, l, mid, a->x + row * s.C, a->attn + row * s.A, a->attn_out, a->rstd_attn_post, m, count);
+    add_branch(pass, LINEAR_O, WEIGHT_ATTN_POST_NORM, l, mid, a->x + row * s.C, a->attn + row * s.A, a->attn_out,
+               a->rstd_attn_post, m, count);
     norm_rows(pass, WEIGHT_FF_NORM, l, a->norm_ff + row * s.C, a->rstd_ff + row, mid, count);
     linear_rows(pass, LINEAR_GATE_UP, l, a->gate_up + row * s.G, a->norm_ff + row * s.C, m, count, OP_SET);
     activate(pass, a->act + m * s.F, a->gate_up + row * s.G, count);
-    add_branch(pass, LINEAR_DOWN, WEIGHT_FF_POST_NORM, l, a->x + row_next * s.C, mid, a->act + m * s.F, a->ff_out, a->rstd_ff_post, m, count);
+    add_branch(pass, LINEAR_DOWN, WEIGHT_FF_POST_NORM, l, a->x + row_next * s.C, mid, a->act + m * s.F, a->ff_out,
+               a->rstd_ff_post, m, count);
 }
 
 /* All between two layers' attention: the end of layer l - 1 and the beginning of layer l, or of the heads. */

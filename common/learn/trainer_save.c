@@ -185,7 +185,8 @@ static bool same_lora(const struct trainer *trainer, const struct weights *check
         log_error("checkpoint \"%s\" was trained with lora \"%s\", this training has \"%s\"", name, text != NULL ? text : "none", expected);
     free(expected);
     if (same && lora->rank > 0 && (base == NULL || strcmp(base, lora->base_key) != 0)) {
-        log_error("checkpoint \"%s\" adapts the model with key \"%.40s\", this one has \"%s\"", name, base != NULL ? base : "", lora->base_key);
+        log_error("checkpoint \"%s\" adapts the model with key \"%.40s\", this one has \"%s\"", name, base != NULL ? base : "",
+                  lora->base_key);
         return false;
     }
     return same;

@@ -47,7 +47,10 @@ struct learner {
 enum edge_status learner_run_store(struct learner *learner, int *code);
 enum edge_status learner_run_pipe(struct learner *learner, int *code);
 
-/* Writes the model that was trained, with its tokenizer, as a Hugging Face directory; with LoRA merged, and in adapter/ the adapters. 0 or -1. */
+/*
+ * Writes the model that was trained, with its tokenizer, as a Hugging Face directory; with LoRA merged, and in adapter/ the
+ * adapters as PEFT reads them.  0 or -1.
+ */
 int learner_export(struct learner *learner);
 
 #endif
