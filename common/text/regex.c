@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/check.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/utf8.h"
@@ -27,20 +28,81 @@ struct regex {
  * code points are what Oniguruma adds: fractions and superscripts of Latin-1, letters in circles and squares.
  */
 #define SPACE_CLASS "\\t-\\r \\x{85}\\p{Z}"
-#define WORD_CLASS "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}" \
-    "\\x{24b6}-\\x{24e9}\\x{1f130}-\\x{1f149}\\x{1f150}-\\x{1f169}\\x{1f170}-\\x{1f189}"
+#define WORD_MORE "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}\\x{24b6}-\\x{24e9}\\x{1f130}-\\x{1f149}\\x{1f150}-\\x{1f169}" \
+    "\\x{1f170}-\\x{1f189}"
 
-/* Appends what an escape means; size is 2.  Inside a class \S and \W stay, which differ by U+180E and marks only. */
-static void translate_escape(struct buffer *out, const char *escape, bool in_class)
+struct newer {
+    uint32_t first, last;
+    char category[3];
+};
+#include "text/regex_tables.h"
+
+/* Appends a property of characters, "L" or "Lu", as what stands in a class. */
+static void append_category(struct buffer *out, const char *name, size_t size)
 {
-    const char *class = strchr("sS", escape[1]) ? SPACE_CLASS : strchr("wW", escape[1]) ? WORD_CLASS : NULL;
-    bool negated = escape[1] == 'S' || escape[1] == 'W';
-    if (class == NULL || (in_class && negated))
-        buffer_append(out, escape, 2);
-    else if (in_class)
-        buffer_append(out, class, strlen(class));
+    buffer_printf(out, "\\p{%.*s}", (int)size, name);
+    for (size_t i = 0; i < COUNT_OF(newer); i++) {
+        if (memcmp(newer[i].category, name, size) == 0)
+            buffer_printf(out, "\\x{%x}-\\x{%x}", newer[i].first, newer[i].last);
+    }
+}
+
+/* The size of "\p{L}", "\P{Lu}" or "\p{^L}" at the start of text, with what it says; 0: another property, or none. */
+static size_t read_category(const char *text, size_t size, const char **name, size_t *name_size, bool *negated)
+{
+    static const char majors[] = "LMNPSZC";
+    if (size < 5 || (text[1] != 'p' && text[1] != 'P') || text[2] != '{')
+        return 0;
+    bool caret = text[3] == '^';
+    *name = text + 3 + caret;
+    const char *end = memchr(*name, '}', (size_t)(text + size - *name));
+    *name_size = end != NULL ? (size_t)(end - *name) : 0;
+    *negated = caret != (text[1] == 'P');
+    if (*name_size < 1 || *name_size > 2 || memchr(majors, **name, sizeof majors - 1) == NULL)
+        return 0;
+    return (size_t)(end + 1 - text);
+}
+
+/* The class that an escape stands for, as what stands between brackets. */
+static void append_class(struct buffer *out, char letter)
+{
+    static const char *const word_categories[] = { "L", "M", "Nd", "Nl", "Pc" };
+    if (letter == 's') {
+        buffer_append(out, SPACE_CLASS, strlen(SPACE_CLASS));
+    } else if (letter == 'd') {
+        append_category(out, "Nd", 2);
+    } else {
+        for (size_t i = 0; i < COUNT_OF(word_categories); i++)
+            append_category(out, word_categories[i], strlen(word_categories[i]));
+        buffer_append(out, WORD_MORE, strlen(WORD_MORE));
+    }
+}
+
+/*
+ * Appends what the escape at the start of text means and returns its size.  Inside a class a negated one stays, which differs in
+ * few characters only.
+ */
+static size_t translate_escape(struct buffer *out, const char *text, size_t size, bool in_class)
+{
+    const char *name = "";
+    size_t name_size = 0;
+    bool negated = strchr("SWD", text[1]) != NULL;
+    size_t taken = read_category(text, size, &name, &name_size, &negated);
+    bool known = taken > 0 || strchr("sSwWdD", text[1]) != NULL;
+    taken = taken > 0 ? taken : 2;
+    if (!known || (in_class && negated)) {
+        buffer_append(out, text, taken);
+        return taken;
+    }
+    if (!in_class)
+        buffer_append(out, "[^", negated ? 2 : 1);
+    if (taken > 2)
+        append_category(out, name, name_size);
     else
-        buffer_printf(out, "[%s%s]", negated ? "^" : "", class);
+        append_class(out, (char)(text[1] | 0x20));
+    if (!in_class)
+        buffer_append(out, "]", 1);
+    return taken;
 }
 
 /* 0, or -1 with *what saying which construct has no translation. */
@@ -51,8 +113,7 @@ static int translate(struct buffer *out, const char *pattern, size_t size, const
     for (size_t i = 0; i < size; i++) {
         char c = pattern[i];
         if (c == '\\' && i + 1 < size) {
-            translate_escape(out, pattern + i, in_class);
-            i++;
+            i += translate_escape(out, pattern + i, size - i, in_class) - 1;
             continue;
         }
         if (!in_class && c == '[') {

@@ -14,9 +14,12 @@ static inline void tokenizer_use(const struct tokenizer *tokenizer)
 {
     static const char text[] = "The  caf\xc3\xa9 <s> 12'll\n\xe2\x96\x81\xed\x95\x9c\xff [A]x \xf0\x9f\x98\x80";
     size_t vocab_size = tokenizer_vocab_size(tokenizer);
-    struct token_list ids = { 0 };
+    static const struct text_span plain[] = { { 2, 12 }, { 12, 12 }, { 16, 31 } };  // "<s>" is cut, none, broken UTF-8
+    struct token_list ids = { 0 }, types = { 0 };
     struct buffer out = { 0 };
     tokenizer_encode(tokenizer, text, sizeof text - 1, ENCODE_SPECIAL | ENCODE_MARKUP, &ids);
+    tokenizer_encode_around(tokenizer, text, sizeof text - 1, ENCODE_SPECIAL | ENCODE_MARKUP, plain, COUNT_OF(plain), &ids);
+    tokenizer_encode_pair(tokenizer, text, sizeof text - 1, text, 9, &ids, &types);
     for (size_t i = 0; i < ids.count; i++)
         CHECK(ids.at[i] >= 0 && (size_t)ids.at[i] < vocab_size);
     for (size_t i = 0; i < vocab_size + 2 && i < 600; i++)
@@ -31,6 +34,7 @@ static inline void tokenizer_use(const struct tokenizer *tokenizer)
     CHECK(utf8_valid_prefix(out.data, out.size) == out.size);
     free(out.data);
     free(ids.at);
+    free(types.at);
 }
 
 /* Written and read again it is the same tokenizer. */

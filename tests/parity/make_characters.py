@@ -1,11 +1,14 @@
-"""Writes common/text/character_tables.h: where the tokenizers library's Unicode tables differ from utf8proc's.
+"""Writes common/text/character_tables.h: where the tokenizers library's Unicode tables differ from utf8proc's; or
+regex_tables.h: what its regular expressions know that PCRE2 10.42 does not.
 
-    python make_characters.py >common/text/character_tables.h
+    python make_characters.py characters >common/text/character_tables.h
+    python make_characters.py regex >common/text/regex_tables.h
 
-Python with tokenizers 0.23 and libutf8proc 2.8 where ctypes finds it.  Every code point is put through the library's own steps.
+Python 3.11, whose unicodedata has PCRE2's Unicode 14, with tokenizers 0.23 and libutf8proc 2.8 where ctypes finds it.  Every
+code point is put through the library's own steps.
 """
-import ctypes, ctypes.util
-from tokenizers import normalizers as N, pre_tokenizers as P
+import ctypes, ctypes.util, sys, unicodedata
+from tokenizers import Regex, normalizers as N, pre_tokenizers as P
 
 utf8proc = ctypes.CDLL(ctypes.util.find_library("utf8proc"))
 utf8proc.utf8proc_category_string.restype = ctypes.c_char_p
@@ -92,17 +95,33 @@ def table(name, comment, kind, rows):
     print(line + "\n};")
 
 
-other = removed(bert(clean_text=True))
-nonspacing, combining, punctuated = removed(bert(strip_accents=True)), removed(N.StripAccents()), punctuation()
-ascii_symbols = {c for c in classes("Sm", "Sc", "Sk", "So") if c < 128}
-print("/*\n * character_tables.h - made by tests/parity/make_characters.py: what character.c adds to utf8proc's categories.\n"
-      " *\n * xor: characters whose class is the other one of what the category says.\n */")
-table("control_xor", "Cc, Cf, Co", "range", ranges(classes("Cc", "Cf", "Co") ^ (other - {0xfffd}) - {9, 10, 13}))
-table("nonspacing_xor", "Mn", "range", ranges(classes("Mn") ^ nonspacing))
-table("combining_xor", "Mn, Mc, Me", "range", ranges(classes("Mn", "Mc", "Me") ^ combining))
-table("punctuation_xor", "P, and the symbols of ASCII", "range",
-      ranges((classes("Pc", "Pd", "Ps", "Pe", "Pi", "Pf", "Po") | ascii_symbols) ^ punctuated))
-table("word_xor", "L, M, Nd, Nl, Pc", "range",
-      ranges(classes("Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd", "Nl", "Pc") ^ words()))
-table("lower_more", "Letters whose small one is at a distance; U+0130 apart", "shift", lower())
-table("formless", "Characters that have no normal form but themselves", "range", ranges(without_form()))
+def write_characters():
+    other = removed(bert(clean_text=True))
+    nonspacing, combining, punctuated = removed(bert(strip_accents=True)), removed(N.StripAccents()), punctuation()
+    ascii_symbols = {c for c in classes("Sm", "Sc", "Sk", "So") if c < 128}
+    print("/*\n * character_tables.h - made by tests/parity/make_characters.py: what character.c adds to utf8proc's categories.\n"
+          " *\n * xor: characters whose class is the other one of what the category says.\n */")
+    table("control_xor", "Cc, Cf, Co", "range", ranges(classes("Cc", "Cf", "Co") ^ (other - {0xfffd}) - {9, 10, 13}))
+    table("nonspacing_xor", "Mn", "range", ranges(classes("Mn") ^ nonspacing))
+    table("combining_xor", "Mn, Mc, Me", "range", ranges(classes("Mn", "Mc", "Me") ^ combining))
+    table("punctuation_xor", "P, and the symbols of ASCII", "range",
+          ranges((classes("Pc", "Pd", "Ps", "Pe", "Pi", "Pf", "Po") | ascii_symbols) ^ punctuated))
+    table("word_xor", "L, M, Nd, Nl, Pc", "range",
+          ranges(classes("Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd", "Nl", "Pc") ^ words()))
+    table("lower_more", "Letters whose small one is at a distance; U+0130 apart", "shift", lower())
+    table("formless", "Characters that have no normal form but themselves", "range", ranges(without_form()))
+
+
+def write_regex():
+    """Characters that were not assigned in Unicode 14, by category."""
+    assert unicodedata.unidata_version == "14.0.0"
+    everything = "".join(map(chr, code_points))
+    rows = []
+    for name in "Lu Ll Lt Lm Lo Mn Mc Me Nd Nl No Pc Pd Ps Pe Pi Pf Po Sm Sc Sk So Cf".split():
+        known = N.Replace(Regex(rf"\P{{{name}}}"), "").normalize_str(everything)
+        rows += [[first, last, f'"{name}"'] for first, last in ranges(ord(c) for c in known if unicodedata.category(c) == "Cn")]
+    print("/* regex_tables.h - made by tests/parity/make_characters.py: what Unicode 15 and 16 added, by category. */")
+    table("newer", "Oniguruma knows them, PCRE2 10.42 does not", "newer", sorted(rows))
+
+
+{"characters": write_characters, "regex": write_regex}[sys.argv[1]]()

@@ -220,6 +220,11 @@ static void test_pretokenizers(void)
     expect_words("{'type':'Punctuation','behavior':'MergedWithNext'}", "a,.b", "[a][,][.b]");
     expect_words("{'type':'Punctuation','behavior':'Contiguous'}", "a,.b", "[a][,.][b]");
     expect_words("{'type':'CharDelimiterSplit','delimiter':'-'}", "a--b-c", "[a][b][c]");
+    // U+31350 and U+10D40 are a letter and a digit since Unicode 15 and 16, which the library knows and PCRE2 does not.
+    expect_words("{'type':'Split','pattern':{'Regex':'\\\\p{L}+|\\\\d'},'behavior':'Isolated'}", "a\xf0\xb1\x8d\x90-\xf0\x90\xb5\x80,",
+                 "[a\xf0\xb1\x8d\x90][-][\xf0\x90\xb5\x80][,]");
+    expect_words("{'type':'Split','pattern':{'Regex':'[^\\\\p{L}\\\\s]|\\\\P{L}'},'behavior':'Isolated'}", "a\xf0\xb1\x8d\x90- b",
+                 "[a\xf0\xb1\x8d\x90][-][ ][b]");
 }
 
 /* Goal: "first" puts the mark before what begins the text itself, as the library counts: not where a normalizer dropped it. */
