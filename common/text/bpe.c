@@ -81,7 +81,8 @@ void bpe_finish(struct bpe *bpe, const struct vocabulary *vocabulary)
     }
     for (unsigned byte = 0; byte < 256; byte++)
         bpe->bytes[byte] = token_of_byte(vocabulary, byte);
-    bpe->cut_at_mark = !bpe->ignore_merges && bpe->continuing == NULL && bpe->word_end == NULL && vocabulary_find_model(vocabulary, mark, MARK_SIZE) >= 0;
+    bool plain = !bpe->ignore_merges && bpe->continuing == NULL && bpe->word_end == NULL;
+    bpe->cut_at_mark = plain && vocabulary_find_model(vocabulary, mark, MARK_SIZE) >= 0;
     for (size_t i = 0; i < bpe->merge_count && bpe->cut_at_mark; i++)
         bpe->cut_at_mark = !has_inner_mark(vocabulary->pieces[bpe->merges[i].result]);
 }

@@ -168,7 +168,8 @@ static void decode_piece(const struct decoder *decoder, struct piece piece, bool
 }
 
 /* What each token gives at a place: as offsets into all, made pieces once all has stopped moving. */
-static struct piece *decode_pieces(const struct decoder *decoder, const struct vocabulary *vocabulary, bool first, struct buffer *all)
+static struct piece *decode_pieces(const struct decoder *decoder, const struct vocabulary *vocabulary, bool first,
+                                   struct buffer *all)
 {
     struct piece *pieces = memory_alloc(vocabulary->count + 1, sizeof *pieces);
     struct buffer text = { 0 };

@@ -4,8 +4,9 @@
  * Each piece is turned into its bytes once, when the tokenizer is opened; a text is these bytes in a row.  Where the first
  * token of a text gives other bytes than it gives later, both are kept.
  *
- * Less exact than the tokenizers library in one thing, for a text that comes token by token: of bytes that are no UTF-8 it makes
- * a U+FFFD for each token of the run of byte tokens around them, this one for each bad sequence.
+ * A text that comes token by token is the same text.  For that it differs from the tokenizers library where that looks at all
+ * tokens at once: of byte tokens that are no UTF-8 it makes a U+FFFD for each token of their run, here for each bad sequence.
+ * Where a text goes on from another, whether that one ended with a whole word (WORD_ENDS) is not known, and no space is put.
  */
 #ifndef TEXT_DECODER_H
 #define TEXT_DECODER_H

@@ -111,7 +111,8 @@ void tokenizer_use_bert(struct tokenizer *tokenizer, bool lowercase)
         NORMALIZER_CLEAN, NORMALIZER_CHINESE, NORMALIZER_BERT_ACCENTS, NORMALIZER_LOWERCASE,
     };
     static const struct pretokenizer_step splits[] = {
-        { .kind = PRETOKENIZER_SPACES, .behavior = SPLIT_REMOVED }, { .kind = PRETOKENIZER_PUNCTUATION, .behavior = SPLIT_ISOLATED },
+        { .kind = PRETOKENIZER_SPACES, .behavior = SPLIT_REMOVED },
+        { .kind = PRETOKENIZER_PUNCTUATION, .behavior = SPLIT_ISOLATED },
     };
     enum { WORD_MAX = 100 };
     for (size_t i = 0; i < (lowercase ? 4 : 2); i++)

@@ -113,7 +113,8 @@ static void encode_text(struct encoder *encoder, const char *text, size_t size)
 }
 
 /* Appends text with its plain spans moved to where they are once broken UTF-8 is repaired. */
-static struct text_span *repair(struct buffer *out, const char *text, size_t size, const struct text_span *plain, size_t plain_count)
+static struct text_span *repair(struct buffer *out, const char *text, size_t size, const struct text_span *plain,
+                                size_t plain_count)
 {
     struct text_span *moved = memory_alloc(plain_count, sizeof *moved);
     size_t done = 0;

@@ -188,7 +188,8 @@ static int read_pieces(struct tokenizer *tokenizer, const json_t *json, const ch
         } else if (name != NULL && texts[seen] != '\0' && name[0] == texts[seen] && name[1] == '\0') {
             text_types[seen++] = (int32_t)type;
         } else {
-            return tokenizer_refuse(tokenizer, "the template's \"%s\" is not the texts %s in order among special tokens", key, texts);
+            return tokenizer_refuse(tokenizer, "the template's \"%s\" is not the texts %s in order among special tokens", key,
+                                    texts);
         }
     }
     if (texts[seen] != '\0')

@@ -79,7 +79,8 @@ static int read_replace(struct tokenizer *tokenizer, const json_t *json)
             return -1;
         if (regex_may_be_empty(step.regex)) {
             regex_free(step.regex);
-            return tokenizer_refuse(tokenizer, "the pattern \"%.64s\" of a Replace may match nothing", json_string_value(expression));
+            return tokenizer_refuse(tokenizer, "the pattern \"%.64s\" of a Replace may match nothing",
+                                    json_string_value(expression));
         }
     }
     step.replacement = memory_text(to);

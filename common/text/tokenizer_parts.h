@@ -48,7 +48,7 @@ struct tokenizer {
 
 /* Empty, without begin and end. */
 struct tokenizer *tokenizer_new(const char *name);
-/* Once all parts are there: the tables that encoding needs, the well-known stop tokens, the pair rule if none is present, the key. */
+/* Once all parts are there: the tables that encoding needs, the well-known stop tokens, a pair rule where none is, the key. */
 void tokenizer_finish(struct tokenizer *tokenizer);
 void tokenizer_make_key(struct tokenizer *tokenizer);
 

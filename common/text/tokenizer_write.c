@@ -180,7 +180,8 @@ static void add_template_text(const char *name, int32_t type, json_t *pieces)
 static json_t *template_json(const struct tokenizer *tokenizer)
 {
     const struct pair_rule *rule = &tokenizer->pair;
-    size_t around = tokenizer->prefix.count + tokenizer->suffix.count + rule->prefix.count + rule->middle.count + rule->suffix.count;
+    size_t around = tokenizer->prefix.count + tokenizer->suffix.count + rule->prefix.count + rule->middle.count
+                    + rule->suffix.count;
     if (around == 0 && rule->first_type == 0 && rule->second_type == 1)
         return json_null();
     json_t *single = json_array(), *pair = json_array(), *specials = json_object();

@@ -53,7 +53,8 @@ static bool same_text(const struct tokenizer *tokenizer, const struct token_list
 }
 
 /* result: [ids] or [ids, the text they give], which is otherwise the text itself. */
-static bool same_result(const struct tokenizer *tokenizer, const json_t *text, const json_t *ids, const json_t *decoded, bool print)
+static bool same_result(const struct tokenizer *tokenizer, const json_t *text, const json_t *ids, const json_t *decoded,
+                        bool print)
 {
     struct token_list got = { 0 };
     tokenizer_encode(tokenizer, json_string_value(text), json_string_length(text), ENCODE_SPECIAL | ENCODE_MARKUP, &got);
@@ -175,7 +176,8 @@ static int compare(const char *stem)
     for (char *line = lines, *end; tokenizer != NULL && line != NULL && line < lines + size; line = end + 1, count++) {
         end = strchrnul(line, '\n');
         json_t *row = json_parse(line, (size_t)(end - line), lines_path);
-        if (!same_result(tokenizer, json_array_get(row, 0), json_array_get(row, 1), json_array_get(row, 2), differing < PRINTED_MAX))
+        if (!same_result(tokenizer, json_array_get(row, 0), json_array_get(row, 1), json_array_get(row, 2),
+                         differing < PRINTED_MAX))
             differing++;
         json_decref(row);
     }

@@ -1,4 +1,6 @@
-/* test_tokenizer_kinds.c - each kind of model, normalizer, pre-tokenizer, post-processor and decoder on cases worked by hand. */
+/*
+ * test_tokenizer_kinds.c - each kind of model, normalizer, pre-tokenizer, post-processor and decoder on cases worked by hand.
+ */
 #define _GNU_SOURCE
 #include "../check.h"
 #include "base/check.h"
@@ -63,10 +65,11 @@ static void expect_text(const struct tokenizer *tokenizer, const int32_t *ids, s
 
 /* ---- models ---- */
 
-/* Goal: the highest sum of scores; of equal sums the earlier last piece; unknown characters in one, at the least score minus 10. */
+/* Goal: the highest sum of scores; of equal sums the earlier last piece; unknown ones in one, at the least score less 10. */
 static void test_unigram_by_hand(void)
 {
-    struct tokenizer *tokenizer = from_text("{'model':{'type':'Unigram','unk_id':0,'vocab':[['<unk>',0],['a',-1],['b',-1],['ab',-3],"
+    struct tokenizer *tokenizer = from_text("{'model':{'type':'Unigram','unk_id':0,'vocab':[['<unk>',0],['a',-1],['b',-1],"
+                                            "['ab',-3],"
                                             "['abc',-30],['c',-2],['xy',-4],['aa',-2]]}}");
     EXPECT(tokenizer != NULL);
     expect_ids(tokenizer, "", 0, "");
@@ -101,8 +104,10 @@ static void test_unigram_bytes_and_special(void)
 static void test_wordpiece_by_hand(void)
 {
     struct tokenizer *tokenizer = from_text("{'model':{'type':'WordPiece','unk_token':'[UNK]','continuing_subword_prefix':'##',"
-                                            "'max_input_chars_per_word':6,'vocab':{'[UNK]':0,'un':1,'##aff':2,'##able':3,'##a':4,"
-                                            "'unaf':5,'\xc3\xa9':6,'##\xc3\xa9':7,'##f':8}},'pre_tokenizer':{'type':'WhitespaceSplit'},"
+                                            "'max_input_chars_per_word':6,'vocab':{'[UNK]':0,'un':1,'##aff':2,'##able':3,"
+                                            "'##a':4,"
+                                            "'unaf':5,'\xc3\xa9':6,'##\xc3\xa9':7,'##f':8}},"
+                                            "'pre_tokenizer':{'type':'WhitespaceSplit'},"
                                             "'decoder':{'type':'WordPiece','prefix':'##','cleanup':false}}");
     EXPECT(tokenizer != NULL);
     expect_ids(tokenizer, "unaff un", 0, "5 8 1");
@@ -129,14 +134,16 @@ static void test_wordlevel_by_hand(void)
 /* Goal: characters are named by their place in a word, and merges join the names. */
 static void test_bpe_affixes(void)
 {
-    struct tokenizer *tokenizer = from_text("{'model':{'type':'BPE','end_of_word_suffix':'</w>','vocab':{'l':0,'o':1,'w</w>':2,'ow</w>':3,"
+    struct tokenizer *tokenizer = from_text("{'model':{'type':'BPE','end_of_word_suffix':'</w>','vocab':{'l':0,'o':1,"
+                                            "'w</w>':2,'ow</w>':3,"
                                             "'low</w>':4,'w':5,'o</w>':6},'merges':['o w</w>','l ow</w>']},"
                                             "'pre_tokenizer':{'type':'Whitespace'},'decoder':{'type':'BPEDecoder'}}");
     EXPECT(tokenizer != NULL);
     expect_ids(tokenizer, "low lo wo", 0, "4 0 6 5 6");
     EXPECT_DECODED(tokenizer, "low lo", 4, 0, 6);  // no space behind the last word
     tokenizer_close(tokenizer);
-    tokenizer = from_text("{'model':{'type':'BPE','continuing_subword_prefix':'@@','vocab':{'l':0,'@@o':1,'lo':2,'@@w':3,'low':4},"
+    tokenizer = from_text("{'model':{'type':'BPE','continuing_subword_prefix':'@@','vocab':{'l':0,'@@o':1,'lo':2,'@@w':3,"
+                          "'low':4},"
                           "'merges':['l @@o','lo @@w']}}");
     EXPECT(tokenizer != NULL);
     expect_ids(tokenizer, "low", 0, "4");
@@ -171,7 +178,8 @@ static void test_normalizers(void)
     expect_normal("{'type':'BertNormalizer'}", "\xc3\x89t\xc3\xa9\x01\t\xe4\xbd\xa0x", "ete  \xe4\xbd\xa0 x");
     expect_normal("{'type':'BertNormalizer','lowercase':false}", "\xc3\x89\xe4\xbd\xa0", "\xc3\x89 \xe4\xbd\xa0 ");
     expect_normal("{'type':'BertNormalizer','lowercase':true,'strip_accents':false}", "\xc3\x89", "\xc3\xa9");
-    expect_normal("{'type':'BertNormalizer','clean_text':false,'handle_chinese_chars':false}", "A\t\xe4\xbd\xa0", "a\t\xe4\xbd\xa0");
+    expect_normal("{'type':'BertNormalizer','clean_text':false,'handle_chinese_chars':false}", "A\t\xe4\xbd\xa0",
+                  "a\t\xe4\xbd\xa0");
     expect_normal("{'type':'Lowercase'}", "A\xc3\x9f\xc4\xb0\xce\xa3", "a\xc3\x9fi\xcc\x87\xcf\x83");
     expect_normal("{'type':'Strip','strip_left':false,'strip_right':true}", " a\xe3\x80\x80\n", " a");
     expect_normal("{'type':'Strip'}", "\t a b ", "a b");
@@ -181,7 +189,8 @@ static void test_normalizers(void)
     expect_normal("{'type':'Replace','pattern':{'Regex':' {2,}'},'content':'_'}", "a  b c   ", "a_b c_");
     expect_normal("{'type':'Replace','pattern':{'String':'ab'},'content':''}", "abcab", "c");
     expect_normal("{'type':'ByteLevel'}", " \xc3\xa9", "\xc4\xa0\xc3\x83\xc2\xa9");
-    expect_normal("{'type':'Sequence','normalizers':[{'type':'Sequence','normalizers':[{'type':'NFD'},{'type':'StripAccents'}]},"
+    expect_normal("{'type':'Sequence','normalizers':[{'type':'Sequence','normalizers':[{'type':'NFD'},"
+                  "{'type':'StripAccents'}]},"
                   "{'type':'Prepend','prepend':'>'}]}", "\xc3\xa9", ">e");
 }
 
@@ -221,9 +230,11 @@ static void test_pretokenizers(void)
     expect_words("{'type':'Punctuation','behavior':'Contiguous'}", "a,.b", "[a][,.][b]");
     expect_words("{'type':'CharDelimiterSplit','delimiter':'-'}", "a--b-c", "[a][b][c]");
     // U+31350 and U+10D40 are a letter and a digit since Unicode 15 and 16, which the library knows and PCRE2 does not.
-    expect_words("{'type':'Split','pattern':{'Regex':'\\\\p{L}+|\\\\d'},'behavior':'Isolated'}", "a\xf0\xb1\x8d\x90-\xf0\x90\xb5\x80,",
+    expect_words("{'type':'Split','pattern':{'Regex':'\\\\p{L}+|\\\\d'},'behavior':'Isolated'}",
+                 "a\xf0\xb1\x8d\x90-\xf0\x90\xb5\x80,",
                  "[a\xf0\xb1\x8d\x90][-][\xf0\x90\xb5\x80][,]");
-    expect_words("{'type':'Split','pattern':{'Regex':'[^\\\\p{L}\\\\s]|\\\\P{L}'},'behavior':'Isolated'}", "a\xf0\xb1\x8d\x90- b",
+    expect_words("{'type':'Split','pattern':{'Regex':'[^\\\\p{L}\\\\s]|\\\\P{L}'},'behavior':'Isolated'}",
+                 "a\xf0\xb1\x8d\x90- b",
                  "[a\xf0\xb1\x8d\x90][-][ ][b]");
 }
 
@@ -264,13 +275,17 @@ static void expect_pair(const char *json, const char *expected_ids, const char *
 static void test_pairs(void)
 {
     expect_pair("{" TWO_MODEL "}", "1 2", "0 1");
-    expect_pair("{" TWO_MODEL ",'post_processor':{'type':'BertProcessing','cls':['<c>',3],'sep':['<s>',4]}}", "3 1 4 2 4", "0 0 0 1 1");
+    expect_pair("{" TWO_MODEL ",'post_processor':{'type':'BertProcessing','cls':['<c>',3],'sep':['<s>',4]}}", "3 1 4 2 4",
+                "0 0 0 1 1");
     expect_pair("{" TWO_MODEL ",'post_processor':{'type':'RobertaProcessing','cls':['<c>',3],'sep':['<s>',4]}}", "3 1 4 4 2 4",
                 "0 0 0 0 0 0");
-    expect_pair("{" TWO_MODEL ",'post_processor':{'type':'Sequence','processors':[{'type':'ByteLevel'},{'type':'TemplateProcessing',"
+    expect_pair("{" TWO_MODEL ",'post_processor':{'type':'Sequence','processors':[{'type':'ByteLevel'},"
+                "{'type':'TemplateProcessing',"
                 "'single':[{'Sequence':{'id':'A','type_id':0}}],'pair':[{'SpecialToken':{'id':'<c>','type_id':1}},"
-                "{'Sequence':{'id':'A','type_id':0}},{'Sequence':{'id':'B','type_id':2}},{'SpecialToken':{'id':'<s>','type_id':3}}],"
-                "'special_tokens':{'<c>':{'id':'<c>','ids':[3],'tokens':['<c>']},'<s>':{'id':'<s>','ids':[4,3],'tokens':['<s>','<c>']}}}]}}",
+                "{'Sequence':{'id':'A','type_id':0}},{'Sequence':{'id':'B','type_id':2}},{'SpecialToken':{'id':'<s>',"
+                "'type_id':3}}],"
+                "'special_tokens':{'<c>':{'id':'<c>','ids':[3],'tokens':['<c>']},'<s>':{'id':'<s>','ids':[4,3],"
+                "'tokens':['<s>','<c>']}}}]}}",
                 "3 1 2 4 3", "1 0 2 3 3");
 }
 
@@ -280,8 +295,9 @@ static void expect_around(const char *json, const char *text, size_t start, size
     EXPECT(tokenizer != NULL);
     if (tokenizer == NULL)
         return;
+    struct text_span plain = { start, end };
     struct token_list ids = { 0 };
-    tokenizer_encode_around(tokenizer, text, strlen(text), ENCODE_SPECIAL | ENCODE_MARKUP, &(struct text_span){ start, end }, 1, &ids);
+    tokenizer_encode_around(tokenizer, text, strlen(text), ENCODE_SPECIAL | ENCODE_MARKUP, &plain, 1, &ids);
     expect_list(&ids, expected);
     free(ids.at);
     tokenizer_close(tokenizer);
@@ -293,7 +309,8 @@ static void expect_around(const char *json, const char *text, size_t start, size
  */
 static void test_plain_parts(void)
 {
-#define AROUND(normalized) "{'model':{'type':'BPE','unk_token':'?','vocab':{'?':0,'<':1,'s':2,'>':3,'<s>':4,'" MARK "':5},'merges':[]}," \
+#define AROUND(normalized)                                                                                                 \
+    "{'model':{'type':'BPE','unk_token':'?','vocab':{'?':0,'<':1,'s':2,'>':3,'<s>':4,'" MARK "':5},'merges':[]},"          \
     "'normalizer':{'type':'Sequence','normalizers':[{'type':'Prepend','prepend':'" MARK "'},"                                  \
     "{'type':'Replace','pattern':{'String':' '},'content':'" MARK "'}]},"                                                      \
     "'added_tokens':[{'id':4,'content':'<s>','special':true,'normalized':" normalized "}]}"
@@ -310,11 +327,13 @@ static void test_plain_parts(void)
 
 /* ---- decoders ---- */
 
-/* Goal: WordPiece's clean-up, which looks at each token with the space before it; special tokens give nothing and begin nothing. */
+/* Goal: WordPiece's clean-up looks at each token with the space before it; special tokens give nothing and begin nothing. */
 static void test_wordpiece_decoder(void)
 {
-    struct tokenizer *tokenizer = from_text("{'model':{'type':'WordLevel','unk_token':'.','vocab':{'.':0,'do':1,'n\\u0027t':2,'[X]':3,'##s':4}},"
-                                            "'decoder':{'type':'WordPiece'},'added_tokens':[{'id':3,'content':'[X]','special':true}]}");
+    struct tokenizer *tokenizer = from_text("{'model':{'type':'WordLevel','unk_token':'.','vocab':{'.':0,'do':1,'n\\u0027t':2,"
+                                            "'[X]':3,'##s':4}},"
+                                            "'decoder':{'type':'WordPiece'},'added_tokens':[{'id':3,'content':'[X]',"
+                                            "'special':true}]}");
     EXPECT(tokenizer != NULL);
     EXPECT_DECODED(tokenizer, "don't dos.", 3, 1, 2, 3, 1, 4, 0);
     EXPECT_DECODED(tokenizer, ". do", 3, 0, 1);
@@ -325,7 +344,8 @@ static void test_wordpiece_decoder(void)
 /* Goal: Metaspace drops the marks of the first token, even where they are all of it; Strip counts over tokens, or by token. */
 static void test_other_decoders(void)
 {
-    static const char model[] = "{'model':{'type':'WordLevel','unk_token':'?','vocab':{'?':0,'" MARK "':1,'" MARK "a':2,'" MARK MARK "b':3,"
+    static const char model[] = "{'model':{'type':'WordLevel','unk_token':'?','vocab':{'?':0,'" MARK "':1,'" MARK "a':2,"
+                                "'" MARK MARK "b':3,"
                                 "'--':4,'-c':5}},'decoder':%s}";
     static const struct {
         const char *decoder, *text;
@@ -333,7 +353,8 @@ static void test_other_decoders(void)
     } cases[] = {
         { "{'type':'Metaspace'}", "a a", { 2, 2 } }, { "{'type':'Metaspace'}", " a", { 1, 2 } },
         { "{'type':'Metaspace'}", "b  b", { 3, 3 } }, { "{'type':'Metaspace','prepend_scheme':'never'}", " a a", { 2, 2 } },
-        { "{'type':'Sequence','decoders':[{'type':'Fuse'},{'type':'Strip','content':'-','start':3,'stop':0}]}", "c-c", { 4, 5, 5 } },
+        { "{'type':'Sequence','decoders':[{'type':'Fuse'},{'type':'Strip','content':'-','start':3,'stop':0}]}", "c-c",
+          { 4, 5, 5 } },
         { "{'type':'Strip','content':'-','start':1,'stop':0}", "-cc", { 4, 5, 5 } },
         { "null", "-- -c", { 4, 5 } },
     };
@@ -359,17 +380,20 @@ static void test_refusals(void)
 #define WORDS "'model':{'type':'WordLevel','unk_token':'?','vocab':{'?':0}}"
 #define SINGLE "'single':[{'Sequence':{'id':'A','type_id':0}}]"
     static const char *const refused[] = {
-        "{'model':{'type':'Unigram'}}", "{'model':{'type':'Unigram','vocab':{}}}", "{'model':{'type':'Unigram','vocab':[['a']]}}",
+        "{'model':{'type':'Unigram'}}", "{'model':{'type':'Unigram','vocab':{}}}",
+        "{'model':{'type':'Unigram','vocab':[['a']]}}",
         "{'model':{'type':'Unigram','vocab':[['a',-1],['a',-2]]}}", "{'model':{'type':'Unigram','vocab':[['a','b']]}}",
         "{'model':{'type':'Unigram','vocab':[[1,-1]]}}", "{'model':{'type':'Unigram','vocab':[['a',-1]],'unk_id':1}}",
-        "{'model':{'type':'Unigram','vocab':[['a',-1]],'unk_id':-1}}", "{'model':{'type':'Unigram','vocab':[['a',-1]],'unk_id':'a'}}",
+        "{'model':{'type':'Unigram','vocab':[['a',-1]],'unk_id':-1}}",
+        "{'model':{'type':'Unigram','vocab':[['a',-1]],'unk_id':'a'}}",
         "{'model':{'type':'Unigram','vocab':[['a',-1]],'byte_fallback':1}}",
         "{'model':{'type':'WordPiece','vocab':{'a':0}}}", "{'model':{'type':'WordPiece','vocab':[]}}",
         "{'model':{'type':'WordPiece','vocab':{'[UNK]':0},'max_input_chars_per_word':-1}}",
         "{'model':{'type':'WordPiece','vocab':{'[UNK]':0},'continuing_subword_prefix':7}}",
         "{'model':{'type':'WordLevel','vocab':{'a':0}}}", "{'model':{'type':'WordLevel','unk_token':'?'}}",
         "{'model':{'type':'BPE','continuing_subword_prefix':'@@','vocab':{'a':0,'b':1,'ab':2},'merges':['a b']}}",
-        "{" WORDS ",'normalizer':{'type':'Strip','strip_left':1}}", "{" WORDS ",'normalizer':{'type':'BertNormalizer','lowercase':'a'}}",
+        "{" WORDS ",'normalizer':{'type':'Strip','strip_left':1}}",
+        "{" WORDS ",'normalizer':{'type':'BertNormalizer','lowercase':'a'}}",
         "{" WORDS ",'normalizer':{'type':'Precompiled','precompiled_charsmap':'*'}}",
         "{" WORDS ",'normalizer':{'type':'Precompiled','precompiled_charsmap':''}}",
         "{" WORDS ",'normalizer':{'type':'Precompiled','precompiled_charsmap':'BAAAAA=='}}",
@@ -377,11 +401,13 @@ static void test_refusals(void)
         "{" WORDS ",'normalizer':{'type':'Replace','pattern':{'Regex':'('},'content':''}}",
         "{" WORDS ",'normalizer':{'type':'Replace','pattern':{'Regex':7},'content':''}}",
         "{" WORDS ",'normalizer':{'type':'Replace','pattern':{'Regex':'^'},'content':''}}",
-        "{" WORDS ",'normalizer':{'type':'Sequence'}}", "{" WORDS ",'normalizer':{'type':'Odd'}}", "{" WORDS ",'normalizer':{}}",
+        "{" WORDS ",'normalizer':{'type':'Sequence'}}", "{" WORDS ",'normalizer':{'type':'Odd'}}",
+        "{" WORDS ",'normalizer':{}}",
         "{" WORDS ",'pre_tokenizer':{'type':'Punctuation','behavior':'Odd'}}",
         "{" WORDS ",'pre_tokenizer':{'type':'CharDelimiterSplit','delimiter':'ab'}}",
         "{" WORDS ",'pre_tokenizer':{'type':'CharDelimiterSplit'}}", "{" WORDS ",'pre_tokenizer':{'type':'UnicodeScripts'}}",
-        "{" WORDS ",'post_processor':{'type':'BertProcessing'}}", "{" WORDS ",'post_processor':{'type':'BertProcessing','cls':['?',0]}}",
+        "{" WORDS ",'post_processor':{'type':'BertProcessing'}}",
+        "{" WORDS ",'post_processor':{'type':'BertProcessing','cls':['?',0]}}",
         "{" WORDS ",'post_processor':{'type':'TemplateProcessing','single':[]}}",
         "{" WORDS ",'post_processor':{'type':'TemplateProcessing'," SINGLE ",'pair':[{'Sequence':{'id':'A','type_id':0}}]}}",
         "{" WORDS ",'post_processor':{'type':'TemplateProcessing'," SINGLE ",'pair':[{'Sequence':{'id':'B','type_id':0}},"
@@ -458,7 +484,8 @@ static void test_long_words(void)
     enum { SIZE = 1 << 20 };
     static const char *const models[] = {
         "{'model':{'type':'Unigram','unk_id':0,'vocab':[['?',0],['a',-1],['aa',-1.5],['aaaaaaaa',-3]]}}",
-        "{'model':{'type':'WordPiece','unk_token':'?','vocab':{'?':0,'a':1,'##a':2,'##aaaaaaaa':3},'max_input_chars_per_word':1048576}}",
+        "{'model':{'type':'WordPiece','unk_token':'?','vocab':{'?':0,'a':1,'##a':2,'##aaaaaaaa':3},"
+        "'max_input_chars_per_word':1048576}}",
     };
     char *text = memory_alloc(SIZE, 1);
     memset(text, 'a', SIZE);
