@@ -119,6 +119,8 @@ static void run_split(const struct flow *flow, size_t step, const char *text, si
     size_t done = 0, start, end;
     while (regex_next(split->regex, &flow->scratch->regex, text, size, done, &start, &end)) {
         split_part(flow, step, text, at_start, &pending, done, start, split->invert);
+        if (start == end)  // a match of nothing, between two characters, is a cut
+            split_flush(flow, step, text, at_start, &pending);
         split_part(flow, step, text, at_start, &pending, start, end, !split->invert);
         done = end;
     }

@@ -231,8 +231,8 @@ static int run(const struct regex *regex, struct regex_scratch *scratch, const c
 bool regex_next(const struct regex *regex, struct regex_scratch *scratch, const char *text, size_t size, size_t from,
                 size_t *start, size_t *end)
 {
-    while (from < size) {
-        int found = run(regex, scratch, text, size, from);
+    for (size_t at = from; at < size; at += utf8_size((unsigned char)text[at])) {
+        int found = run(regex, scratch, text, size, at);
         if (found < 0) {
             if (found != PCRE2_ERROR_NOMATCH)
                 log_error("could not split a text of %zu bytes by the pattern \"%s\": error %d of PCRE2", size,
@@ -240,15 +240,12 @@ bool regex_next(const struct regex *regex, struct regex_scratch *scratch, const 
             return false;
         }
         const PCRE2_SIZE *match = pcre2_get_ovector_pointer(scratch->match);
-        if (match[0] < match[1]) {
-            *start = match[0];
+        if (match[1] > from && match[0] <= match[1]) {
+            *start = match[0] < from ? from : match[0];
             *end = match[1];
             return true;
         }
-        // Empty: look on behind the next character.  (\K may even put the start behind the end.)
-        from = match[1] > from ? match[1] : from;
-        if (from < size)
-            from += utf8_size((unsigned char)text[from]);
+        // Nothing, at from: look on behind the next character.  (\K may even put the start behind the end.)
     }
     return false;
 }

@@ -27,7 +27,8 @@ struct regex_scratch {
 void regex_scratch_free(struct regex_scratch *scratch);
 
 /*
- * The first non-empty match in text (valid UTF-8) at or after from, as [*start, *end).  False when there is none.
+ * The first match in text (valid UTF-8) at or after from, as [*start, *end): an empty one only behind from, as Oniguruma goes
+ * on from the end of a match.  False when there is none.
  * An expression that backtracks without end is cut short: one logged line, and no match.
  */
 bool regex_next(const struct regex *regex, struct regex_scratch *scratch, const char *text, size_t size, size_t from,

@@ -229,6 +229,9 @@ static void test_pretokenizers(void)
     expect_words("{'type':'Punctuation','behavior':'MergedWithNext'}", "a,.b", "[a][,][.b]");
     expect_words("{'type':'Punctuation','behavior':'Contiguous'}", "a,.b", "[a][,.][b]");
     expect_words("{'type':'CharDelimiterSplit','delimiter':'-'}", "a--b-c", "[a][b][c]");
+    // A match of nothing is a cut.
+    expect_words("{'type':'Split','pattern':{'Regex':'(?=[A-Z])'},'behavior':'Isolated'}", "aBCd", "[a][B][Cd]");
+    expect_words("{'type':'Split','pattern':{'Regex':'(?=[A-Z])'},'behavior':'Contiguous'}", "aBCd", "[a][B][Cd]");
     // U+31350 and U+10D40 are a letter and a digit since Unicode 15 and 16, which the library knows and PCRE2 does not.
     expect_words("{'type':'Split','pattern':{'Regex':'\\\\p{L}+|\\\\d'},'behavior':'Isolated'}",
                  "a\xf0\xb1\x8d\x90-\xf0\x90\xb5\x80,",
