@@ -170,6 +170,7 @@ static void answer(char worker, const struct frame *item, enum frame_type type, 
         frame.scored.batch = frame.scored.step = -1;
         frame.scored.batch_size = frame.scored.batches = 0;
     } else {
+        frame.target.state_tokenizer = "";
         frame.target.values = (struct floats){ targets, 4 };
         frame.target.targets = (struct floats){ targets, 4 };
     }

@@ -96,6 +96,7 @@ static int give_target(struct edge *edge, const struct frame *item)
     float score = (float)item->scored.score + (float)item->scored.step;  // shows which snapshot was meant
     struct frame frame = *item;
     frame.type = FRAME_target;
+    frame.target.state_tokenizer = "";
     frame.target.values = (struct floats){ (float[]){ score, 0, 0, 0, 0 }, 5 };
     frame.target.targets = (struct floats){ (float[]){ score, score, score, score, score }, 5 };
     return edge_give(edge, &frame);

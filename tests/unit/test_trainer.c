@@ -502,13 +502,13 @@ static void test_lora_learns(void)
     struct buffer base = random_model(OBJECTIVE_VALUE, pool);
     struct weights *weights = weights_from_memory(base.data, base.size, "base");
     struct trainer_options options = trainer_defaults(OBJECTIVE_VALUE);
-    options.learning_rate = 1e-2;
+    options.learning_rate = 3e-3;
     options.warmup_steps = 10;
     options.lora = (struct lora_options){ .rank = config.channel_count, .alpha = 2.0 * (double)config.channel_count, .base_key = "k" };
     EXPECT_INT(lora_targets_read("q,k,v,o,gate,up,down", &options.lora.targets), 0);
     struct trainer *trainer = trainer_open(&options, &config, weights, "", pool, &code);
     struct step_metrics metrics;
-    for (int step = 0; step < 300; step++)
+    for (int step = 0; step < 600; step++)
         EXPECT_INT(trainer_step(trainer, batch.examples + 5, 1, &metrics), 0);
     EXPECT(trainer_loss(trainer, batch.examples + 5, 1) < 0.02);
     trainer_close(trainer);
