@@ -73,8 +73,8 @@ same() {
     fi
 }
 
-# A base policy of a few ten thousand parameters, trained for some seconds on stories of the grammar: $tiny/base.  Made once in
-# each run of the tests (kept beside the build) and real in every part.
+# A base policy of a few ten thousand parameters, trained for some seconds on stories of the grammar, so that its texts have
+# words that score: $tiny/base.  Made once in each run of the tests (kept beside the build) and real in every part.
 tiny=$BIN/.tiny
 tiny_model() {
     [ -f "$tiny/base/model.safetensors" ] && return
@@ -92,6 +92,6 @@ tiny_model() {
 }
 JSON
     tokenize -q -m "$tiny/config" --field text --end-token "$tiny/stories.jsonl" |
-        train -q -m "$tiny/config" --from-scratch --objective lm --batch 16 --epochs 2 -o "$tiny/base"
+        train -q -m "$tiny/config" --from-scratch --objective lm --batch 16 --epochs 6 --lr 1e-2 -o "$tiny/base"
 }
 

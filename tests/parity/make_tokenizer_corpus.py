@@ -4,7 +4,7 @@
     python make_tokenizer_corpus.py DATA DIRECTORY COUNT     COUNT texts each: DIRECTORY/NAME.json the tokenizer,
                                                              DIRECTORY/NAME.jsonl a text, its ids and their text a line
 
-Python with tokenizers, transformers and sentencepiece.  DATA holds tokenizers/, hh-rlhf/ and text/.  The small tokenizers are
+Python with tokenizers, transformers, sentencepiece and protobuf.  DATA holds tokenizers/, hh-rlhf/ and text/.  The small tokenizers are
 trained anew each time, where the library breaks ties by chance; they stand in the fixture beside what was recorded of them.
 """
 import gzip, json, pathlib, random, sys, tempfile, unicodedata
