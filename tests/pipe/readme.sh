@@ -4,6 +4,7 @@ set -u
 . tests/lib.sh
 tiny_model
 root=$PWD
+hh=tests/parity/hh
 
 # What the page names, and nothing else: the demo's directory on a small scale, programs, pipelines.
 here=$scratch/here
@@ -12,6 +13,7 @@ cp -r "$tiny/base" "$here/demo/base"
 { head -n 20 "$tiny/prompts.jsonl" | sed 's/"split":"[a-z]*"/"split":"train"/'
   tail -n 4 "$tiny/prompts.jsonl" | sed 's/"split":"[a-z]*"/"split":"eval"/'; } >"$here/demo/prompts.jsonl"
 ln -s "$root/pipelines" "$here/pipelines"
+gzip -c tests/parity/hh/dialogues.jsonl >"$here/harmless-base.jsonl.gz"
 
 # In the middle of a pipe a failure would stay unseen, so each program but the store, which is killed, runs in a script that notes it.
 for program in "$BIN"/*; do
@@ -42,7 +44,7 @@ example() {
     shift
     : >"$scratch/failures"
     example_code=0
-    README_TEST=$scratch PATH=$scratch/bin:$PATH MAKEFLAGS=n timeout 60 "$@" >"$scratch/out" 2>"$scratch/err" </dev/null || example_code=$?
+    README_TEST=$scratch PATH=$scratch/bin:$PATH MAKEFLAGS=n timeout 300 "$@" >"$scratch/out" 2>"$scratch/err" </dev/null || example_code=$?
     tries=0
     while test_pids=$(started_here) && [ -n "$test_pids" ] && [ $tries -lt 50 ]; do
         sleep 0.1
@@ -81,10 +83,13 @@ END
 done
 
 # The pipelines, on the small model and at small sizes.
-sed -n '/^```console$/,/^```$/s/^\$ //p' README.md | grep -E '^pipelines/(align|replay)\.sh ' >"$scratch/commands"
+sed -e :line -e '/\\$/{N;s/\\\n *//;b line' -e '}' README.md | sed -n '/^```console$/,/^```$/s/^\$ //p' |
+    grep -E '^pipelines/(align|replay)\.sh ' >"$scratch/commands"
 while IFS= read -r line <&3; do
-    small=$(printf '%s\n' "$line" | sed "s|TinyLlama-1.1B|$here/demo/base|; s| prompts.jsonl| $here/demo/prompts.jsonl|
-        s| ./my_scorer| $here/my_scorer|; s|--work run1|--work $here/run1|")
+    small=$(printf '%s\n' "$line" | sed "s|--model Llama-2-7b-hf|--model $hh/base|; s|--value-model TinyLlama-1.1B|--value-model $hh/value|
+        s|reward-model-deberta-v3-large-v2|$hh/reward|; s|harmless-base.jsonl.gz|$here/&|
+        s|TinyLlama-1.1B|$here/demo/base|; s| prompts.jsonl| $here/demo/prompts.jsonl|
+        s| ./my_scorer| $here/my_scorer|; s|--work run|--work $here/run|")
     example "$line" sh -c "$small --samples 2 --eval-samples 2 --base-samples 2 --max-new-tokens 8 --betas 3 --epochs 1"
 done 3<"$scratch/commands"
 [ -s "$scratch/commands" ] || not_ok "readme: no pipeline is shown"
