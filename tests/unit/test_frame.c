@@ -41,16 +41,18 @@ static void finish(void)
 /* The field's value made small and valid, but different from absence. */
 static void fill_field(struct frame *frame, const struct field_spec *field, size_t turn)
 {
-    static char *texts[16];
+    enum { FIELDS_MAX = 64 };
+    static char *texts[FIELDS_MAX];
+    CHECK(turn < FIELDS_MAX);
     void *at = field_at(frame, field);
     size_t count = (size_t)field->low > 0 ? (size_t)field->low : 1;
     count += count < field->high && turn % 2;
     switch (field->kind) {
     case FIELD_TEXT:
-        free(texts[turn % 16]);
-        texts[turn % 16] = memory_alloc(count + 1, 1);
-        memset(texts[turn % 16], 'a' + (int)(turn % 26), count);
-        *(frame_TEXT *)at = texts[turn % 16];
+        free(texts[turn]);
+        texts[turn] = memory_alloc(count + 1, 1);
+        memset(texts[turn], 'a' + (int)(turn % 26), count);
+        *(frame_TEXT *)at = texts[turn];
         break;
     case FIELD_INT: *(frame_INT *)at = (int64_t)field->low + 1; break;
     case FIELD_NUMBER: *(frame_NUMBER *)at = -0.1; break;
