@@ -52,13 +52,16 @@ $(BUILD)/lib%.a:
 	$(call say,AR,$@)
 	$(Q)rm -f $@ && ar rcs $@ $^
 
-$(BUILD)/common/math/kernels_avx512.o: ISA_FLAGS = -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c -O3
-$(BUILD)/common/math/kernels_avx2.o: ISA_FLAGS = -mavx2 -mfma -mf16c -O3
-$(BUILD)/common/math/kernels_portable.o: ISA_FLAGS = -O3
+# The compiler needs minutes for their unrolled loops under sanitizers: then they have -O1, and of ASan and UBSan together only the first.
+KERNEL_LEVEL = $(if $(findstring -fsanitize,$(CFLAGS)),-O1,-O3)
+comma = ,
+$(BUILD)/common/math/kernels_avx512.o: ISA_FLAGS = -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c
+$(BUILD)/common/math/kernels_avx2.o: ISA_FLAGS = -mavx2 -mfma -mf16c
+$(BUILD)/common/math/kernels_portable.o: ISA_FLAGS =
 $(KERNEL_OBJECTS): $(BUILD)/common/math/kernels_%.o: common/math/kernels_isa.c
 	$(call say,CC,$@)
 	@mkdir -p $(@D)
-	$(Q)$(CC) $(ALL_CFLAGS) $(ISA_FLAGS) -DKERNELS_ISA=$* -c -o $@ $<
+	$(Q)$(CC) $(subst =address$(comma)undefined,=address,$(ALL_CFLAGS)) $(KERNEL_LEVEL) $(ISA_FLAGS) -DKERNELS_ISA=$* -c -o $@ $<
 
 # The versions of the store's format as C strings, one for each text between "-- version" markers.
 $(BUILD)/store_sql.h: schemas/store.sql
