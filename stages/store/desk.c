@@ -10,6 +10,7 @@
 #include "base/check.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "base/map.h"
 #include "base/memory.h"
 #include "store/checkpoint.h"
 #include "store/lines.h"
@@ -19,7 +20,7 @@
 #include "wire/frame.h"
 
 enum {
-    WORKERS_MAX = 4096,
+    WORKERS_MAX = 1 << 14,
     WANT_MAX = 1 << 20,
     HAND_OUT_ITEMS = 16,           // to one worker before the next one's turn
     HAND_OUT_BYTES = 64 << 20,     // in one turn
@@ -30,6 +31,7 @@ static const double BEAT_S = 2;
 struct worker {
     void *peer;
     size_t peer_size;
+    size_t at;                // in the desk's workers
     char *name;
     struct settings settings;
     struct line *line;        // NULL: takes no items
@@ -45,6 +47,7 @@ struct worker {
     bool told_final;
     int32_t *acks;            // (ack_count) outputs to acknowledge after the commit
     size_t ack_count, ack_capacity;
+    struct buffer fetch;      // the latest fetch frame, until it is answered
     /* Items that went back while it was silent, in case it has vanished. */
     bool silent, blamed;
     struct work_item *lost;   // (lost_count)
@@ -60,6 +63,7 @@ struct desk {
     struct desk_options options;
     struct lines lines;
     struct worker **workers;  // (worker_count)
+    struct map by_peer;       // the same
     size_t worker_count, turn;
     struct arena arena;
     struct buffer replies;
@@ -122,12 +126,15 @@ static void refuse(struct desk *desk, const void *peer, size_t peer_size, int64_
 
 /* ---- workers ---- */
 
-static struct worker *worker_find(struct desk *desk, const void *peer, size_t peer_size)
+static struct worker *worker_find(const struct desk *desk, const void *peer, size_t peer_size)
 {
-    for (size_t i = 0; i < desk->worker_count; i++)
-        if (desk->workers[i]->peer_size == peer_size && memcmp(desk->workers[i]->peer, peer, peer_size) == 0)
-            return desk->workers[i];
-    return NULL;
+    return map_find(&desk->by_peer, peer, peer_size);
+}
+
+/* Much that was sent to it has not left the store. */
+static bool is_crowded(const struct desk *desk, const struct worker *worker)
+{
+    return desk->options.crowded != NULL && desk->options.crowded(desk->options.of, worker->peer, worker->peer_size);
 }
 
 /* What it holds goes back to its line, last item first, so that the order stays. */
@@ -154,7 +161,16 @@ static void worker_free(struct worker *worker)
     free(worker->name);
     free(worker->acks);
     free(worker->lost);
+    free(worker->fetch.data);
     free(worker);
+}
+
+static void worker_add(struct desk *desk, struct worker *worker)
+{
+    worker->at = desk->worker_count;
+    desk->workers = memory_grow(desk->workers, desk->worker_count + 1, sizeof *desk->workers);
+    desk->workers[desk->worker_count++] = worker;
+    map_add(&desk->by_peer, worker->peer, worker->peer_size, worker);
 }
 
 /* Forgets a conversation: what it held is offered to others, and nothing is held against anything. */
@@ -166,10 +182,10 @@ static void worker_end(struct desk *desk, struct worker *worker)
     if (worker->settings.stage == STAGE_TOKENIZE)
         desk->lines.sources--;
     lines_changed(&desk->lines);
-    size_t i = 0;
-    while (desk->workers[i] != worker)
-        i++;
-    desk->workers[i] = desk->workers[--desk->worker_count];
+    struct worker *last = desk->workers[--desk->worker_count];
+    desk->workers[worker->at] = last;
+    last->at = worker->at;
+    map_remove(&desk->by_peer, worker->peer, worker->peer_size);
     worker_free(worker);
 }
 
@@ -199,6 +215,7 @@ void desk_unreachable(struct desk *desk, const void *peer, size_t peer_size, dou
     worker_remember_items(worker);
     worker->silent = true;
     worker->want = 0;
+    worker->fetch.size = 0;
     worker_blame(desk, worker);
 }
 
@@ -384,8 +401,7 @@ static void take_hello(struct desk *desk, const void *peer, size_t peer_size, co
             desk->failed = true;
         worker_free(worker);
     } else {
-        desk->workers = memory_grow(desk->workers, desk->worker_count + 1, sizeof *desk->workers);
-        desk->workers[desk->worker_count++] = worker;
+        worker_add(desk, worker);
         if (worker->line != NULL)
             worker->line->workers++;
         desk->lines.sources += settings.stage == STAGE_TOKENIZE;
@@ -509,7 +525,7 @@ static void take_failed(struct desk *desk, struct worker *worker, int64_t lease,
     fail_item(desk, item, reason);
 }
 
-static void take_fetch(struct desk *desk, struct worker *worker, const struct frame_fetch *fetch, double now_s)
+static void answer_fetch(struct desk *desk, struct worker *worker, const struct frame_fetch *fetch, double now_s)
 {
     struct frame chunk;
     int found = checkpoint_fetch(desk->db, fetch, &desk->arena, &chunk);
@@ -571,7 +587,8 @@ static void take_known(struct desk *desk, struct worker *worker, struct frame *f
         worker->idle_due = true;
         return;
     case FRAME_fetch:
-        take_fetch(desk, worker, &frame->fetch, now_s);
+        worker->fetch.size = 0;
+        frame_encode(frame, &worker->fetch);
         return;
     case FRAME_bye:
         take_bye(desk, worker);
@@ -716,6 +733,23 @@ static int tell_idle(struct desk *desk, struct worker *worker, double now_s)
     return 0;
 }
 
+/* A piece of a file is large: one for each worker in a turn, and none while the last is still on its way. */
+static void answer_fetches(struct desk *desk, double now_s)
+{
+    for (size_t i = 0; i < desk->worker_count && desk->replies.size < HAND_OUT_BYTES && !desk->failed; i++) {
+        struct worker *worker = desk->workers[(desk->turn + i) % desk->worker_count];
+        struct frame frame;
+        char reason[STORE_REASON_BYTES];
+        if (worker->fetch.size == 0 || is_crowded(desk, worker))
+            continue;
+        arena_reset(&desk->arena);
+        int decoded = frame_decode(&frame, worker->fetch.data, worker->fetch.size, &desk->arena, reason);
+        CHECK(decoded == 0);  // it was read when it arrived
+        worker->fetch.size = 0;
+        answer_fetch(desk, worker, &frame.fetch, now_s);
+    }
+}
+
 static int hand_out_all(struct desk *desk, double now_s)
 {
     bool more = true;
@@ -723,7 +757,7 @@ static int hand_out_all(struct desk *desk, double now_s)
         more = false;
         for (size_t i = 0; i < desk->worker_count; i++) {
             struct worker *worker = desk->workers[(desk->turn + i) % desk->worker_count];
-            if (worker->line == NULL || worker->want == 0 || worker->silent)
+            if (worker->line == NULL || worker->want == 0 || worker->silent || is_crowded(desk, worker))
                 continue;
             int given = hand_out(desk, worker, now_s);
             if (given < 0)
@@ -765,6 +799,7 @@ enum desk_status desk_turn(struct desk *desk, double now_s)
         if (db_changed(desk->db))
             lines_rescan(&desk->lines);
     }
+    answer_fetches(desk, now_s);
     if (desk->failed || lines_plan(&desk->lines) != 0 || hand_out_all(desk, now_s) != 0 || db_commit(desk->db) != 0)
         return give_back(desk);
     return DESK_FINE;
@@ -798,7 +833,7 @@ size_t desk_parcel_bytes(const struct desk *desk)
 bool desk_waits(const struct desk *desk)
 {
     for (size_t i = 0; i < desk->worker_count; i++)
-        if (desk->workers[i]->line != NULL && desk->workers[i]->want > 0)
+        if ((desk->workers[i]->line != NULL && desk->workers[i]->want > 0) || desk->workers[i]->fetch.size > 0)
             return true;
     return false;
 }
@@ -831,6 +866,7 @@ void desk_close(struct desk *desk)
     lines_close(&desk->lines);
     arena_free(&desk->arena);
     free(desk->workers);
+    map_free(&desk->by_peer);
     free(desk->replies.data);
     free(desk->index);
     free(desk);

@@ -23,6 +23,9 @@ struct desk;
 struct desk_options {
     double silent_s;  // the items of a worker that was silent so long are offered to others (default 15)
     double lease_s;   // a worker that was silent so long has vanished, and its items are counted against it (default 60)
+    /* Whether to send a worker no items and no pieces of files now, since it has not read the last; NULL: never. */
+    bool (*crowded)(const void *of, const void *peer, size_t peer_size);
+    const void *of;
 };
 
 enum desk_status {

@@ -722,6 +722,54 @@ static void test_store_cannot_be_written(void)
     close_desk();
 }
 
+static bool crowded_now;
+
+static bool is_crowded(const void *of, const void *peer, size_t peer_size)
+{
+    EXPECT(of == &crowded_now && peer_size == 1);
+    return crowded_now && *(const char *)peer == 'd';
+}
+
+static void fetch(char worker, int64_t step)
+{
+    struct frame frame = frame_make(FRAME_fetch);
+    frame.fetch.run = "r";
+    frame.fetch.step = step;
+    frame.fetch.kind = "weights";
+    say(worker, &frame);
+}
+
+/*
+ * Goal: however often a worker asks for a piece of a file, it gets one in a turn, of its latest question, and neither that nor
+ * items while what it was sent before is unread; others are served meanwhile.
+ */
+static void test_one_piece_at_a_time(void)
+{
+    open_desk();
+    desk_close(desk);
+    desk = desk_open(db, &(struct desk_options){ .silent_s = 15, .lease_s = 60, .crowded = is_crowded, .of = &crowded_now });
+    hello('d', "decode", "{}");
+    hello('e', "decode", "{}");
+    turn();
+    for (int64_t step = 1; step <= 100; step++)
+        fetch('d', step);
+    turn();
+    EXPECT_INT(count_replies('d', FRAME_refusal), 1);  // there is no such checkpoint
+    EXPECT(strstr(reply('d', FRAME_refusal, 0)->refusal.reason, "step 100,") != NULL);
+    crowded_now = true;
+    fetch('d', 7);
+    fetch('e', 8);
+    turn();
+    EXPECT_INT(reply_count, 1);
+    EXPECT_INT(count_replies('e', FRAME_refusal), 1);
+    EXPECT(desk_waits(desk));
+    crowded_now = false;
+    turn();
+    EXPECT_INT(count_replies('d', FRAME_refusal), 1);
+    EXPECT(!desk_waits(desk));
+    close_desk();
+}
+
 int main(void)
 {
     log_open("test", -1);
@@ -741,5 +789,6 @@ int main(void)
     RUN(test_failed_member_is_left_out);
     RUN(test_refused_outputs);
     RUN(test_store_cannot_be_written);
+    RUN(test_one_piece_at_a_time);
     return tests_end();
 }

@@ -7,6 +7,7 @@
 
 #include "base/digest.h"
 #include "base/file.h"
+#include "base/map.h"
 #include "base/memory.h"
 #include "base/philox.h"
 #include "base/pool.h"
@@ -168,6 +169,36 @@ static void test_utf8(void)
     EXPECT(!utf8_is_valid("\xf4\x90\x80\x80", 4));  // past U+10FFFF
 }
 
+/* Goal: a map holds exactly what was added and not removed, in whatever order that happened. */
+static void test_map(void)
+{
+    enum { KEYS = 500, MOVES = 20000 };
+    static uint16_t keys[KEYS];
+    static bool there[KEYS];
+    struct map map = { 0 };
+    size_t count = 0;
+    EXPECT(map_find(&map, "a", 1) == NULL && map_remove(&map, "a", 1) == NULL);
+    for (uint32_t i = 0; i < MOVES; i++) {
+        uint32_t random[4];
+        philox4x32(random, (const uint32_t[]){ i, 0, 0, 0 }, (const uint32_t[]){ 1, 2 });
+        size_t k = random[0] % KEYS;
+        keys[k] = (uint16_t)k;
+        EXPECT(map_find(&map, &keys[k], 2) == (there[k] ? &keys[k] : NULL));
+        if (there[k])
+            EXPECT(map_remove(&map, &keys[k], 2) == &keys[k]);
+        else
+            map_add(&map, &keys[k], 2, &keys[k]);
+        there[k] = !there[k];
+        count = there[k] ? count + 1 : count - 1;
+    }
+    EXPECT_INT(map.count, count);
+    size_t at = 0, seen = 0;
+    for (uint16_t *key; (key = map_next(&map, &at)) != NULL; seen++)
+        EXPECT(there[*key]);
+    EXPECT_INT(seen, count);
+    map_free(&map);
+}
+
 int main(void)
 {
     RUN(test_philox_known_answers);
@@ -177,6 +208,7 @@ int main(void)
     RUN(test_arena);
     RUN(test_pool);
     RUN(test_file_write);
+    RUN(test_map);
     RUN(test_utf8);
     return tests_end();
 }
