@@ -16,6 +16,8 @@
 
 static const struct edge_times ordinary_times = { .beat = 2, .lost = 15, .open = 30, .give_up = 600, .stop = 10 };
 
+struct edge_keys edge_keys;
+
 static char *text_copy(const char *text)
 {
     return text != NULL ? memory_text(text) : NULL;

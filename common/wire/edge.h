@@ -30,8 +30,23 @@ struct edge_options {
 };
 
 /*
+ * Files with the keys of this process, for stores at tcp:// that want some (curve.h); both or neither.  NULL: the
+ * environment's VAS_KEY and VAS_STORE_KEY.
+ */
+struct edge_keys {
+    const char *own, *store;
+};
+extern struct edge_keys edge_keys;
+
+/* The options that set them, for the table of a program (option.h). */
+#define EDGE_KEY_OPTIONS \
+    { 0, "key", "FILE", OPTION_TEXT, &edge_keys.own, 0, 0, "this worker's secret key, for a store that wants keys\n(default VAS_KEY)" }, \
+    { 0, "store-key", "FILE", OPTION_TEXT, &edge_keys.store, 0, 0, "that store's public key (default VAS_STORE_KEY)" }
+
+/*
  * NULL on failure, logged; *code is then the exit code: 64 standard input is a terminal or the endpoint is none, 69 no store
- * answers within 30 s, 78 the store refused the settings, 75 a signal came first.  Installs stop.h.
+ * answers within 30 s, 77 the store refuses our key, or we the store's, 78 the store refused the settings, 75 a signal came
+ * first, or what is wrong with a key file.  Installs stop.h.
  */
 struct edge *edge_open(const struct edge_options *options, int *code);
 
@@ -91,8 +106,8 @@ int edge_give_checkpoint(struct edge *edge, const char *run, int64_t step, int64
  *
  *     0   all was handled                         74  standard output could not be written
  *     64  standard output is a terminal           75  stopped before the end, or no store for 10 minutes
- *     65  frames or outputs were refused,         78  the store refused to talk further
- *         or EDGE_FAILED without another reason
+ *     65  frames or outputs were refused,         77  the store refuses our key
+ *         or EDGE_FAILED without another reason   78  the store refused to talk further
  *
  * In a pipe an item given to edge_fail makes it 65; a store keeps such items as failures.
  */

@@ -5,7 +5,9 @@
  * relied on: credit is 0 again, items that the stage has not seen are forgotten since they will be offered again,
  * and outputs without an ack are sent again, without their leases.
  */
+#define _GNU_SOURCE
 #include <errno.h>
+#include <netdb.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,12 +21,21 @@
 #include "base/memory.h"
 #include "base/progress.h"
 #include "base/stop.h"
+#include "wire/curve.h"
 #include "wire/edge_parts.h"
+#include "wire/handshake.h"
 
 /* A store that is just starting answers within this time; a longer silence is worth a line. */
 static const double TELL_S = 2;
 
-enum { NUMBERS = 1 << 30, RECEIVE_MAX = 1024, LINGER_MS = 1000, FETCH_TRIES = 3 };
+enum {
+    NUMBERS = 1 << 30,
+    RECEIVE_MAX = 1024,
+    LINGER_MS = 1000,
+    FETCH_TRIES = 3,
+    HANDSHAKE_TRIES = 3,    // that may break for the link's sake before the store's key is doubted
+    CONNECT_MS = 5000,      // for one attempt
+};
 
 _Static_assert(NUMBERS % KEPT_MAX == 0, "a number tells the place in kept");
 
@@ -66,6 +77,11 @@ struct edge_store {
     struct edge_times times;
     char worker[128];
     void *context, *socket;
+    struct handshakes handshakes;
+    const char *key_file, *store_key_file;  // NULL: no keys
+    struct curve_pair key;
+    char store_key[CURVE_KEY_SIZE];
+    int broken_handshakes;  // since the last that did not break
     struct arena scratch;  // of the frame being read
     struct buffer sending;
 
@@ -184,28 +200,92 @@ static void send_fetch(struct edge_store *store)
 
 /* ---- conversations ---- */
 
-/* Leaves the socket in *socket, or logs and returns an exit code. */
-static int connect_socket(struct edge *edge, void **socket)
+static bool is_tcp(const struct edge *edge)
+{
+    return strncmp(edge->options.endpoint, "tcp://", 6) == 0;
+}
+
+/* An exit code. */
+static int read_keys(struct edge *edge)
+{
+    struct edge_store *store = edge->store;
+    const char *own = edge_keys.own ? edge_keys.own : getenv("VAS_KEY");
+    const char *other = edge_keys.store ? edge_keys.store : getenv("VAS_STORE_KEY");
+    if (!is_tcp(edge) || (own == NULL && other == NULL))
+        return EX_OK;
+    if (own == NULL || other == NULL) {
+        log_error("%s is missing: a worker with a key needs its own and the store's", own == NULL ? "--key" : "--store-key");
+        return EX_USAGE;
+    }
+    store->key_file = own;
+    store->store_key_file = other;
+    int code = curve_read_pair(&store->key, own);
+    return code == EX_OK ? curve_read_public(store->store_key, other) : code;
+}
+
+/* Whether the endpoint's host is an IPv6 address, or a name that has no other.  (Of names with both kinds ZeroMQ would take only the first.) */
+static bool is_ipv6_only(const char *endpoint)
+{
+    char host[256];
+    struct addrinfo *found = NULL;
+    if (strchr(endpoint, '[') != NULL)
+        return true;
+    const char *name = endpoint + strlen("tcp://"), *colon = strrchr(name, ':');
+    if (colon == NULL || (size_t)(colon - name) >= sizeof host)
+        return false;
+    memcpy(host, name, (size_t)(colon - name));
+    host[colon - name] = '\0';
+    if (getaddrinfo(host, NULL, &(struct addrinfo){ .ai_family = AF_INET }, &found) == 0) {
+        freeaddrinfo(found);
+        return false;
+    }
+    if (getaddrinfo(host, NULL, &(struct addrinfo){ .ai_family = AF_INET6 }, &found) != 0)
+        return false;
+    freeaddrinfo(found);
+    return true;
+}
+
+static int tcp_options(struct edge *edge, void *socket)
+{
+    struct edge_store *store = edge->store;
+    int ipv6 = is_ipv6_only(edge->options.endpoint), connect_ms = CONNECT_MS;
+    if (zmq_setsockopt(socket, ZMQ_IPV6, &ipv6, sizeof ipv6) != 0
+        || zmq_setsockopt(socket, ZMQ_CONNECT_TIMEOUT, &connect_ms, sizeof connect_ms) != 0)
+        return -1;
+    if (store->key_file != NULL && curve_join(socket, &store->key, store->store_key) != 0)
+        return -1;
+    return handshakes_open(&store->handshakes, store->context, socket);
+}
+
+static void close_socket(struct edge_store *store)
+{
+    handshakes_close(&store->handshakes);
+    if (store->socket != NULL)
+        zmq_close(store->socket);
+    store->socket = NULL;
+}
+
+/* Logs and returns an exit code. */
+static int connect_socket(struct edge *edge)
 {
     struct edge_store *store = edge->store;
     int linger_ms = 0, immediate = 1;
     int64_t size_max = FRAME_SIZE_MAX;
     int receive_max = (int)edge->options.hold_max + RECEIVE_MAX;
-    *socket = zmq_socket(store->context, ZMQ_DEALER);
-    if (*socket == NULL) {
+    store->socket = zmq_socket(store->context, ZMQ_DEALER);
+    if (store->socket == NULL) {
         log_error("could not make a socket: %s", zmq_strerror(errno));
         return EX_OSERR;
     }
-    zmq_setsockopt(*socket, ZMQ_LINGER, &linger_ms, sizeof linger_ms);
-    zmq_setsockopt(*socket, ZMQ_IMMEDIATE, &immediate, sizeof immediate);  // nothing waits in the socket for a store that is away
-    zmq_setsockopt(*socket, ZMQ_MAXMSGSIZE, &size_max, sizeof size_max);
-    zmq_setsockopt(*socket, ZMQ_RCVHWM, &receive_max, sizeof receive_max);
-    if (zmq_connect(*socket, edge->options.endpoint) == 0)
+    zmq_setsockopt(store->socket, ZMQ_LINGER, &linger_ms, sizeof linger_ms);
+    zmq_setsockopt(store->socket, ZMQ_IMMEDIATE, &immediate, sizeof immediate);  // nothing waits in the socket for a store that is away
+    zmq_setsockopt(store->socket, ZMQ_MAXMSGSIZE, &size_max, sizeof size_max);
+    zmq_setsockopt(store->socket, ZMQ_RCVHWM, &receive_max, sizeof receive_max);
+    if ((!is_tcp(edge) || tcp_options(edge, store->socket) == 0) && zmq_connect(store->socket, edge->options.endpoint) == 0)
         return EX_OK;
     log_error("cannot connect to store \"%s\": %s", edge->options.endpoint, zmq_strerror(errno));
     log_hint("an endpoint is ipc://FILE or tcp://HOST:PORT");
-    zmq_close(*socket);
-    *socket = NULL;
+    close_socket(store);
     return EX_USAGE;
 }
 
@@ -288,10 +368,34 @@ static void connect_again(struct edge *edge)
     if (!store->was_lost)
         log_error("store \"%s\" has not answered for %.0f s, connecting again", edge->options.endpoint, store->times.lost);
     store->was_lost = true;
-    zmq_close(store->socket);
-    edge->failure = connect_socket(edge, &store->socket);
+    close_socket(store);
+    edge->failure = connect_socket(edge);
     store->connected_s = clock_s();
     begin_conversation(edge);
+}
+
+static void refuse_keys(struct edge *edge, const char *what, const char *which)
+{
+    log_error("store \"%s\" %s%s%s%s", edge->options.endpoint, what, which ? " \"" : "", which ? which : "", which ? "\"" : "");
+    edge->failure = EX_NOPERM;
+}
+
+static void judge_handshake(struct edge *edge, enum handshake handshake)
+{
+    struct edge_store *store = edge->store;
+    bool has_key = store->key_file != NULL;
+    store->broken_handshakes = handshake == HANDSHAKE_BROKEN ? store->broken_handshakes + 1 : 0;
+    if (handshake == HANDSHAKE_REFUSED) {
+        refuse_keys(edge, "refuses the key in", store->key_file);
+        log_hint("its public key %s must be among those of the store's --allow", store->key.public_key);
+    } else if (handshake == HANDSHAKE_OTHER && has_key) {
+        refuse_keys(edge, "takes no keys, and this worker has", store->key_file);
+    } else if (handshake == HANDSHAKE_OTHER) {
+        refuse_keys(edge, "wants keys, and this worker has none", NULL);
+        log_hint("give it --key and --store-key, or VAS_KEY and VAS_STORE_KEY");
+    } else if (has_key && store->broken_handshakes == HANDSHAKE_TRIES) {
+        log_error("store \"%s\" does not prove that it has the key in \"%s\"", edge->options.endpoint, store->store_key_file);
+    }
 }
 
 /* ---- receiving ---- */
@@ -534,6 +638,9 @@ static void serve(struct edge *edge, int wait_ms)
         return;
     double now_s = clock_s();
     forgive_absence(store, now_s);
+    enum handshake handshake;
+    while (edge->failure == 0 && (handshake = handshakes_next(&store->handshakes)) != HANDSHAKE_NONE)
+        judge_handshake(edge, handshake);
     receive_all(edge);
     if (edge->failure == 0)
         judge_silence(edge, now_s);
@@ -563,8 +670,10 @@ int store_open(struct edge *edge, const struct edge_times *times)
     store->leases = memory_alloc(edge->options.hold_max, sizeof *store->leases);
     arena_init(&store->scratch, "frame", 2 * (size_t)FRAME_SIZE_MAX);
     store->context = zmq_ctx_new();  // NULL: the socket cannot be made
-    edge->failure = connect_socket(edge, &store->socket);
     double start_s = clock_s();
+    edge->failure = read_keys(edge);
+    if (edge->failure == 0)
+        edge->failure = connect_socket(edge);
     store->served_s = store->connected_s = start_s;
     begin_conversation(edge);
     bool told = false;
@@ -577,6 +686,11 @@ int store_open(struct edge *edge, const struct edge_times *times)
         if (stop_requested()) {
             edge->failure = EX_TEMPFAIL;
         } else if (!store->talks && edge->failure == 0 && is_due(start_s, times->open, clock_s())) {
+            bool no_proof = store->key_file != NULL && store->broken_handshakes >= HANDSHAKE_TRIES;  // that was said
+            if (no_proof) {
+                edge->failure = EX_NOPERM;
+                break;
+            }
             log_error("no store answers at \"%s\", waited %.0f s", edge->options.endpoint, times->open);
             log_hint("start one with 'store serve --db FILE --listen %s'", edge->options.endpoint);
             edge->failure = EX_UNAVAILABLE;
@@ -757,7 +871,7 @@ void store_close(struct edge *edge)
         if (store->talks && !cut_short)
             send_frame(store, &bye);
         zmq_setsockopt(store->socket, ZMQ_LINGER, &linger_ms, sizeof linger_ms);
-        zmq_close(store->socket);
+        close_socket(store);
     }
     while (zmq_ctx_term(store->context) != 0 && errno == EINTR) {
     }

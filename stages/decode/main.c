@@ -18,6 +18,7 @@
 #include "decode/values.h"
 #include "sample/serve.h"
 #include "score/scorer.h"
+#include "wire/edge.h"
 #include "wire/frame.h"
 
 struct options {
@@ -104,6 +105,7 @@ static struct options options_read(int argc, char **argv)
         { 0, "json", NULL, OPTION_FLAG, &options.json, 0, 0, "JSON lines with tokens, logprob and KL instead of text" },
         { 0, "score", NULL, OPTION_FLAG, &options.score, 0, 0, "sample nothing: JSON lines of {\"tokens\"} or {\"prompt\",\n\"response\"} in, their logprobs (and values) out" },
         { 's', "store", "ENDPOINT", OPTION_TEXT, &serve->endpoint, 0, 0, "store with the training runs; without a prompt: the store\nto work for (default VAS_STORE)" },
+        EDGE_KEY_OPTIONS,
         { 0, "policy", "NAME", OPTION_NAME, &serve->policy, 1, NAME_BYTES, "what the steered policy is called in the store\n(default \"vas NAME:BETA\"; without --value: base)" },
         { 0, "split", "NAME", OPTION_NAME, &serve->split, 1, NAME_BYTES, "in a store: prompts of this split (default eval)" },
         { 0, "follow", NULL, OPTION_FLAG, &serve->follow, 0, 0, "in a store: wait for more prompts when all are answered" },
@@ -122,7 +124,7 @@ static struct options options_read(int argc, char **argv)
                    "A FILE has a prompt a line, or JSON lines with \"prompt\".  The empty prompt '' is the begin token alone.",
         .exit_codes = "  0   every prompt was answered\n  64  usage\n  65  a prompt is bad (others were answered), or a model is or does not fit\n"
                       "  66  a file is missing\n  69  no store answers\n  71  a model needs more memory than there is\n  74  output could not be written\n  75  stopped before the end\n"
-                      "  78  the policy's name already means something else\n",
+                      "  77  the store refuses this worker's key\n  78  the policy's name already means something else\n",
     };
     int first = options_parse(&usage, specs, COUNT_OF(specs), argc, argv);
     options.operands = argv + first;

@@ -19,6 +19,7 @@
 #include "base/progress.h"
 #include "base/stop.h"
 #include "reward/scoring.h"
+#include "wire/edge.h"
 
 struct options {
     struct scorer_options scorer;
@@ -36,6 +37,7 @@ static struct options options_read(int argc, char **argv)
         SCORER_OPTION_SPECS(options.scorer, 'm', ""),
         { 's', "store", "ENDPOINT", OPTION_TEXT, &options.endpoint, 0, 0,
           "store to work for (default VAS_STORE; without: frames on\nstdin and stdout)" },
+        EDGE_KEY_OPTIONS,
         { 0, "follow", NULL, OPTION_FLAG, &options.follow, 0, 0, "in a store: wait for more rollouts when all are scored" },
         { 0, "split", "NAME", OPTION_NAME, &options.split, 1, NAME_BYTES, "in a store: only prompts of this split" },
         { 0, "policy", "NAME", OPTION_NAME, &options.policy, 1, NAME_BYTES, "in a store: only rollouts of this policy" },
@@ -50,7 +52,7 @@ static struct options options_read(int argc, char **argv)
         .exit_codes = "  0   every rollout has its score, or is kept as a failure\n  64  usage\n"
                       "  65  a frame, the lexicon or the model is bad; between pipes also: a response could not be scored\n"
                       "  66  the lexicon or the model is missing\n  69  no store answers, or the command is of no use\n"
-                      "  74  output could not be written\n  75  stopped before the end\n  78  the reward's name already means something else\n",
+                      "  74  output could not be written\n  75  stopped before the end\n  77  the store refuses this worker's key\n  78  the reward's name already means something else\n",
     };
     int first = options_parse(&usage, specs, COUNT_OF(specs), argc, argv);
     if (first < argc)

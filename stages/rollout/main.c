@@ -15,6 +15,7 @@
 #include "base/pool.h"
 #include "base/stop.h"
 #include "sample/serve.h"
+#include "wire/edge.h"
 #include "wire/frame.h"
 
 struct options {
@@ -38,6 +39,7 @@ static struct options options_read(int argc, char **argv)
         { 0, "tokenizer", "DIR|FILE", OPTION_TEXT, &options.tokenizer, 0, 0, "its tokenizer where the model brings none (llama2.c's\nfiles), or another than its own" },
         { 0, "quant", "TYPE", OPTION_TEXT, &options.quant_name, 0, 0, "round the model's matrices to q8_0, q4_0 or nf4 on load: less\nmemory, another policy (default: as in the file)" },
         { 's', "store", "ENDPOINT", OPTION_TEXT, &serve->endpoint, 0, 0, "store to work for (default VAS_STORE; without: frames on\nstdin and stdout)" },
+        EDGE_KEY_OPTIONS,
         { 0, "policy", "NAME", OPTION_NAME, &serve->policy, 1, NAME_BYTES, "what the rollouts' policy is called (default base)" },
         { 0, "split", "NAME", OPTION_NAME, &serve->split, 1, NAME_BYTES, "in a store: prompts of this split (default train)" },
         { 0, "follow", NULL, OPTION_FLAG, &serve->follow, 0, 0, "in a store: wait for more prompts when all are answered" },
@@ -60,7 +62,7 @@ static struct options options_read(int argc, char **argv)
         .summary = "Samples responses to prompts from the base policy.",
         .exit_codes = "  0   every prompt has its rollouts\n  64  usage\n  65  a frame, a prompt or the model is bad\n  66  the model is missing\n"
                       "  69  no store answers\n  71  the model needs more memory than there is\n  74  output could not be written\n  75  stopped before the end\n"
-                      "  78  the policy's name already means something else\n",
+                      "  77  the store refuses this worker's key\n  78  the policy's name already means something else\n",
     };
     int first = options_parse(&usage, specs, COUNT_OF(specs), argc, argv);
     if (first < argc)

@@ -44,34 +44,46 @@ static void command_options(const struct option_usage *usage, const struct optio
 int command_serve(int argc, char **argv)
 {
     const char *db = NULL;
+    const char *key = NULL, *allow = NULL;
     struct option_list listen = { 0 };
     double lease_s = 60;
     const struct option_spec specs[] = {
         { 0, "db", "FILE", OPTION_TEXT, &db, 0, 0, "the SQLite file; made when it is missing" },
         { 0, "listen", "ENDPOINT", OPTION_LIST, &listen, 0, 0, "where workers connect, may be given again\n(default ipc://FILE.sock)" },
+        { 0, "key", "FILE", OPTION_TEXT, &key, 0, 0, "the store's secret key ('store keygen'): workers at tcp:// must\nhave its public key, and one of their own in --allow" },
+        { 0, "allow", "FILE|DIR", OPTION_TEXT, &allow, 0, 0, "public keys of workers, or a directory with their *.pub files;\nread again when it changes" },
         { 0, "lease-s", "SECONDS", OPTION_NUMBER, &lease_s, 0.1, 86400, "a worker that is silent so long has vanished (default 60);\nafter 15 its items are offered to others" },
     };
     static const struct option_usage usage = {
         .program = "vas-store",
         .example = "store serve --db vas.db",
-        .synopsis = "store serve --db FILE [--listen ENDPOINT]...",
+        .synopsis = "store serve --db FILE [--listen ENDPOINT]... [--key FILE --allow FILE|DIR]",
         .summary = "Keeps prompts, rollouts, scores, targets and checkpoints, and gives workers what is missing.\n"
-                   "Workers find it through -s or the environment variable VAS_STORE: ipc://FILE.sock, or tcp://127.0.0.1:PORT.\n"
+                   "Workers find it through -s or the environment variable VAS_STORE: ipc://FILE.sock, or tcp://ADDRESS:PORT,\n"
+                   "which takes keys unless the address is a loopback one.\n"
                    "It may be killed at any time; what was acknowledged is in the file.",
         .exit_codes = "  0   stopped by SIGTERM or SIGINT\n  64  usage\n  65  the file is not a store, or of a newer version\n"
-                      "  69  another process serves it, or the endpoint is taken\n  74  the store could not be written, and waiting does not help\n",
+                      "  69  another process serves it, or the endpoint is taken\n  74  the store could not be written, and waiting does not help\n"
+                      "  77  the key file can be read by others\n",
     };
     command_options(&usage, specs, COUNT_OF(specs), argc, argv, &db);
+    if ((key == NULL) != (allow == NULL))
+        options_refuse("%s is missing: a store with keys needs its own and those of its workers", key == NULL ? "--key" : "--allow");
+    bool has_tcp = false;
     for (size_t i = 0; i < listen.count; i++) {
         char reason[STORE_REASON_BYTES];
-        if (endpoint_check(listen.items[i], reason) != 0)
+        has_tcp = has_tcp || strncmp(listen.items[i], "tcp://", 6) == 0;
+        if (endpoint_check(listen.items[i], key != NULL, reason) != 0)
             options_refuse("%s", reason);
     }
+    if (key != NULL && !has_tcp)
+        options_refuse("--key is for an endpoint at tcp://, which --listen names");
     stop_install();
     signal(SIGXFSZ, SIG_IGN);  // a limit on file sizes is a full disk, not the end
 
     int code;
     struct server *server = server_open(&(struct server_options){ .db = db, .endpoints = listen.items, .endpoint_count = listen.count,
+                                            .key = key, .allow = allow,
                                             .desk = { .silent_s = lease_s < 15 ? lease_s : 15, .lease_s = lease_s } }, &code);
     if (server == NULL)
         return code;

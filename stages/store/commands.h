@@ -9,5 +9,6 @@ int command_status(int argc, char **argv);
 int command_export(int argc, char **argv);
 int command_retry(int argc, char **argv);
 int command_digest(int argc, char **argv);
+int command_keygen(int argc, char **argv);
 
 #endif

@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "store/server.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdbool.h>
@@ -9,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/resource.h>
 #include <sys/un.h>
 #include <sysexits.h>
 #include <time.h>
@@ -20,6 +22,9 @@
 #include "base/memory.h"
 #include "base/progress.h"
 #include "base/stop.h"
+#include "store/admit.h"
+#include "store/peers.h"
+#include "wire/curve.h"
 #include "wire/frame.h"
 
 enum {
@@ -27,29 +32,55 @@ enum {
     GROUP_BYTES = 64 << 20,     // so many bytes of them or of replies to them,
     SEND_QUEUE_FRAMES = 200000, // a worker that leaves more than these unread is cut off
     LINGER_MS = 500,
+    HANDSHAKE_MS = 10000,       // who has not shown a key until then is cut off
+    PING_MS = 5000, PONG_MS = 60000,  // tcp: a peer is asked so often, and gone when nothing comes for so long
+    BACKLOG = 4096,             // connections that wait to be accepted
 };
 static const double GROUP_S = 0.02;        // and from so long a time
 static const double REPORT_S = 60;         // between two lines about what was done
+static const double WATCH_S = 1;           // between two looks at every connection
 static const double TROUBLE_PAUSE_S = 0.25;
 
 struct server {
     struct db *db;
     struct desk *desk;
     void *context, *socket;
+    struct peers *peers;
+    struct curve_pair key;
+    struct admit *admit;  // NULL: no keys are wanted
     int *locks;        // (lock_count) of ipc paths
     size_t lock_count;
-    double reported_s;
+    double reported_s, watched_s;
     long long reported_taken;
 };
 
 /* ---- endpoints ---- */
 
-static bool is_loopback(const char *address)
+static bool is_tcp(const char *endpoint)
 {
-    return strncmp(address, "127.", 4) == 0 || strncmp(address, "[::1]:", 6) == 0 || strncmp(address, "localhost:", 10) == 0;
+    return strncmp(endpoint, "tcp://", 6) == 0;
 }
 
-int endpoint_check(const char *endpoint, char *reason)
+/* An address and a port; names are looked up elsewhere, so none is known to stay on this machine. */
+static bool is_loopback(const char *address)
+{
+    char host[INET6_ADDRSTRLEN + 2] = "";
+    const char *colon = strrchr(address, ':');
+    struct in_addr four;
+    struct in6_addr six;
+    if (colon == NULL || (size_t)(colon - address) >= sizeof host)
+        return false;
+    memcpy(host, address, (size_t)(colon - address));
+    if (inet_pton(AF_INET, host, &four) == 1)
+        return ntohl(four.s_addr) >> 24 == 127;
+    size_t size = strlen(host);
+    if (size < 2 || host[0] != '[' || host[size - 1] != ']')
+        return false;
+    host[size - 1] = '\0';
+    return inet_pton(AF_INET6, host + 1, &six) == 1 && IN6_IS_ADDR_LOOPBACK(&six);
+}
+
+int endpoint_check(const char *endpoint, bool wants_keys, char *reason)
 {
     enum { PATH_BYTES_MAX = sizeof ((struct sockaddr_un *)0)->sun_path - 1 };
     if (strncmp(endpoint, "ipc://", 6) == 0 && endpoint[6] != '\0') {
@@ -57,12 +88,13 @@ int endpoint_check(const char *endpoint, char *reason)
             return 0;
         snprintf(reason, STORE_REASON_BYTES, "endpoint \"%s\" has a path of %zu bytes, a socket's may have %d", endpoint, strlen(endpoint + 6),
                  PATH_BYTES_MAX);
-    } else if (strncmp(endpoint, "tcp://", 6) == 0) {
-        if (is_loopback(endpoint + 6))
+    } else if (is_tcp(endpoint)) {
+        if (wants_keys || is_loopback(endpoint + 6))
             return 0;
-        snprintf(reason, STORE_REASON_BYTES, "endpoint \"%s\" is not a loopback address: a store there would be open to everybody", endpoint);
+        snprintf(reason, STORE_REASON_BYTES, "endpoint \"%s\" is not a loopback address: a store there would be open to everybody without "
+                 "--key and --allow", endpoint);
     } else {
-        snprintf(reason, STORE_REASON_BYTES, "endpoint \"%s\" must be ipc://PATH or tcp://127.0.0.1:PORT", endpoint);
+        snprintf(reason, STORE_REASON_BYTES, "endpoint \"%s\" must be ipc://PATH or tcp://ADDRESS:PORT", endpoint);
     }
     return -1;
 }
@@ -89,7 +121,7 @@ static int path_lock(struct server *server, const char *path)
 static int endpoint_bind(struct server *server, const char *endpoint)
 {
     char reason[STORE_REASON_BYTES];
-    if (endpoint_check(endpoint, reason) != 0) {
+    if (endpoint_check(endpoint, server->admit != NULL, reason) != 0) {
         log_error("%s", reason);
         return EX_USAGE;
     }
@@ -98,11 +130,16 @@ static int endpoint_bind(struct server *server, const char *endpoint)
         return EX_UNAVAILABLE;
     if (path != NULL)
         unlink(path);  // left by a store that was killed: the lock says that nobody serves it
-    if (zmq_bind(server->socket, endpoint) != 0) {
+    bool keyed = is_tcp(endpoint) && server->admit != NULL;
+    int ping_ms = is_tcp(endpoint) ? PING_MS : 0, pong_ms = PONG_MS;
+    if (curve_serve(server->socket, keyed ? &server->key : NULL) != 0
+        || zmq_setsockopt(server->socket, ZMQ_HEARTBEAT_IVL, &ping_ms, sizeof ping_ms) != 0
+        || zmq_setsockopt(server->socket, ZMQ_HEARTBEAT_TIMEOUT, &pong_ms, sizeof pong_ms) != 0
+        || zmq_bind(server->socket, endpoint) != 0) {
         log_error("could not bind endpoint \"%s\": %s", endpoint, zmq_strerror(zmq_errno()));
         return EX_UNAVAILABLE;
     }
-    log_event("serving \"%s\" at \"%s\"", db_path(server->db), endpoint);
+    log_event("serving \"%s\" at \"%s\"%s", db_path(server->db), endpoint, keyed ? " with keys" : "");
     return EX_OK;
 }
 
@@ -120,21 +157,46 @@ static int endpoints_bind(struct server *server, const struct server_options *op
 
 /* ---- opening ---- */
 
+/* A connection is a file: as many as this process may have. */
+static void files_raise(void)
+{
+    struct rlimit files;
+    if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
+        files.rlim_cur = files.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &files);
+    }
+}
+
+static int keys_open(struct server *server, const struct server_options *options)
+{
+    int code = curve_read_pair(&server->key, options->key);
+    if (code == EX_OK)
+        server->admit = admit_open(server->context, options->allow, &code);
+    return code;
+}
+
 static int socket_open(struct server *server)
 {
     server->context = zmq_ctx_new();
     server->socket = server->context ? zmq_socket(server->context, ZMQ_ROUTER) : NULL;
-    int on = 1, linger_ms = LINGER_MS, queue = SEND_QUEUE_FRAMES;
+    int on = 1, linger_ms = LINGER_MS, queue = SEND_QUEUE_FRAMES, handshake_ms = HANDSHAKE_MS, backlog = BACKLOG;
     int64_t size_max = FRAME_SIZE_MAX;
     if (server->socket != NULL
         && zmq_setsockopt(server->socket, ZMQ_ROUTER_MANDATORY, &on, sizeof on) == 0
         && zmq_setsockopt(server->socket, ZMQ_IPV6, &on, sizeof on) == 0
         && zmq_setsockopt(server->socket, ZMQ_LINGER, &linger_ms, sizeof linger_ms) == 0
         && zmq_setsockopt(server->socket, ZMQ_SNDHWM, &queue, sizeof queue) == 0
+        && zmq_setsockopt(server->socket, ZMQ_HANDSHAKE_IVL, &handshake_ms, sizeof handshake_ms) == 0
+        && zmq_setsockopt(server->socket, ZMQ_BACKLOG, &backlog, sizeof backlog) == 0
         && zmq_setsockopt(server->socket, ZMQ_MAXMSGSIZE, &size_max, sizeof size_max) == 0)
         return EX_OK;
     log_error("could not open a socket: %s", zmq_strerror(zmq_errno()));
     return EX_OSERR;
+}
+
+static bool is_crowded(const void *of, const void *peer, size_t peer_size)
+{
+    return peers_crowded(of, peer, peer_size);
 }
 
 struct server *server_open(const struct server_options *options, int *code)
@@ -143,8 +205,16 @@ struct server *server_open(const struct server_options *options, int *code)
     server->db = db_open(options->db, DB_SERVE, code);
     if (server->db == NULL)
         goto close_server;
-    server->desk = desk_open(server->db, &options->desk);
+    files_raise();
     *code = socket_open(server);
+    if (*code != EX_OK)
+        goto close_server;
+    struct desk_options desk = options->desk;
+    desk.crowded = is_crowded;
+    desk.of = server->peers = peers_open(server->socket);
+    server->desk = desk_open(server->db, &desk);
+    if (options->key != NULL)
+        *code = keys_open(server, options);
     if (*code == EX_OK)
         *code = endpoints_bind(server, options);
     if (*code != EX_OK)
@@ -163,9 +233,11 @@ void server_close(struct server *server)
         return;
     if (server->socket != NULL)
         zmq_close(server->socket);
+    admit_close(server->admit);  // last, so that nobody is let in without being asked for
     if (server->context != NULL)
         while (zmq_ctx_term(server->context) != 0 && zmq_errno() == EINTR)
             ;
+    peers_close(server->peers);
     desk_close(server->desk);
     db_close(server->db);
     for (size_t i = 0; i < server->lock_count; i++)
@@ -175,6 +247,18 @@ void server_close(struct server *server)
 }
 
 /* ---- the loop ---- */
+
+static void take(struct server *server, zmq_msg_t *peer, zmq_msg_t *data)
+{
+    double now_s = clock_s();
+    const char *key = server->admit != NULL ? zmq_msg_gets(data, "User-Id") : NULL;
+    if (key != NULL && !admit_allows(server->admit, key)) {
+        connection_cut(data);  // it was allowed once
+        return;
+    }
+    peers_hear(server->peers, zmq_msg_data(peer), zmq_msg_size(peer), data, now_s);
+    desk_take(server->desk, zmq_msg_data(peer), zmq_msg_size(peer), zmq_msg_data(data), zmq_msg_size(data), now_s);
+}
 
 /* One frame with its routing id before it.  Bytes of it, 0 when none is there. */
 static size_t receive_one(struct server *server)
@@ -187,7 +271,7 @@ static size_t receive_one(struct server *server)
         size = 1;
         if (zmq_msg_more(&peer) && zmq_msg_recv(&data, server->socket, ZMQ_DONTWAIT) >= 0) {
             size += zmq_msg_size(&data);
-            desk_take(server->desk, zmq_msg_data(&peer), zmq_msg_size(&peer), zmq_msg_data(&data), zmq_msg_size(&data), clock_s());
+            take(server, &peer, &data);
             while (zmq_msg_more(&data) && zmq_msg_recv(&data, server->socket, ZMQ_DONTWAIT) >= 0)
                 ;  // a frame is one part: others are not ours
         }
@@ -213,22 +297,38 @@ static size_t receive_group(struct server *server)
     return count;
 }
 
+/* Its conversation is over. */
+static void peer_gone(void *of, const void *peer, size_t peer_size)
+{
+    struct server *server = of;
+    desk_unreachable(server->desk, peer, peer_size, clock_s());
+}
+
 static void send_parcels(struct server *server)
 {
+    double now_s = clock_s();
     for (size_t i = 0; i < desk_parcel_count(server->desk); i++) {
         struct parcel parcel = desk_parcel(server->desk, i);
-        int sent;
-        do
-            sent = zmq_send(server->socket, parcel.peer, parcel.peer_size, ZMQ_SNDMORE | ZMQ_DONTWAIT);
-        while (sent < 0 && zmq_errno() == EINTR);
-        if (sent < 0) {  // it has gone, or reads nothing: its conversation is over
-            desk_unreachable(server->desk, parcel.peer, parcel.peer_size, clock_s());
-            continue;
-        }
-        while (zmq_send(server->socket, parcel.data, parcel.size, ZMQ_DONTWAIT) < 0 && zmq_errno() == EINTR)
-            ;
+        if (peers_send(server->peers, parcel.peer, parcel.peer_size, parcel.data, parcel.size, now_s) != 0)
+            peer_gone(server, parcel.peer, parcel.peer_size);
     }
     desk_sent(server->desk);
+}
+
+static bool is_allowed(const void *by, const char *key)
+{
+    return admit_allows(by, key);
+}
+
+static void watch_peers(struct server *server)
+{
+    double now_s = clock_s();
+    if (server->admit != NULL && admit_turn(server->admit, now_s))
+        peers_judge(server->peers, is_allowed, server->admit, peer_gone, server);
+    if (now_s - server->watched_s < WATCH_S)
+        return;
+    server->watched_s = now_s;
+    peers_turn(server->peers, now_s, peer_gone, server);
 }
 
 static void report(struct server *server)
@@ -253,11 +353,16 @@ int server_run(struct server *server)
 {
     enum desk_status status = DESK_FINE;
     while (!stop_requested() && status != DESK_BROKEN) {
-        zmq_pollitem_t item = { .socket = server->socket, .events = ZMQ_POLLIN };
-        if (zmq_poll(&item, 1, desk_waits(server->desk) ? 20 : 200) < 0 && zmq_errno() != EINTR) {
+        zmq_pollitem_t items[] = { { .socket = server->socket, .events = ZMQ_POLLIN }, { .events = ZMQ_POLLIN } };
+        if (server->admit != NULL)
+            items[1].socket = admit_socket(server->admit);
+        if (zmq_poll(items, server->admit != NULL ? 2 : 1, desk_waits(server->desk) ? 20 : 200) < 0 && zmq_errno() != EINTR) {
             log_error("could not wait for frames: %s", zmq_strerror(zmq_errno()));
             return EX_OSERR;
         }
+        if (server->admit != NULL)
+            admit_answer(server->admit);
+        watch_peers(server);
         receive_group(server);
         status = desk_commit(server->desk, clock_s());
         if (status == DESK_FINE)

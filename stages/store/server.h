@@ -7,6 +7,7 @@
 #ifndef STORE_SERVER_H
 #define STORE_SERVER_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "store/desk.h"
@@ -17,6 +18,7 @@ struct server_options {
     const char *db;                // path
     const char *const *endpoints;  // (endpoint_count); none: ipc://DB.sock
     size_t endpoint_count;
+    const char *key, *allow;       // files, see curve.h and admit.h: tcp:// endpoints want keys; NULL: they do not
     struct desk_options desk;
 };
 
@@ -27,9 +29,9 @@ int server_run(struct server *server);
 void server_close(struct server *server);
 
 /*
- * Whether a store may bind there: ipc:// with a path that fits a socket's name, tcp:// on a loopback address.  0, or -1 with
- * a line in reason (512 bytes).
+ * Whether a store may bind there: ipc:// with a path that fits a socket's name; tcp:// on a loopback address, or anywhere when
+ * the store wants keys.  0, or -1 with a line in reason (512 bytes).
  */
-int endpoint_check(const char *endpoint, char *reason);
+int endpoint_check(const char *endpoint, bool wants_keys, char *reason);
 
 #endif

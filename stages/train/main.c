@@ -21,6 +21,7 @@
 #include "model/weights.h"
 #include "text/tokenizer.h"
 #include "train/learner.h"
+#include "wire/edge.h"
 
 struct options {
     const char *model, *endpoint, *objective, *lora_targets;
@@ -45,6 +46,7 @@ static struct options options_read(int argc, char **argv)
         { 'm', "model", "DIR|FILE", OPTION_TEXT, &options.model, 0, 0, "model to start from; a value model gets a zero value head" },
         { 'o', "output", "DIR", OPTION_TEXT, &learner->output, 0, 0, "write the trained model here as a Hugging Face directory" },
         { 's', "store", "ENDPOINT", OPTION_TEXT, &options.endpoint, 0, 0, "store to work for (default VAS_STORE; without: frames on stdin)" },
+        EDGE_KEY_OPTIONS,
         { 0, "run", "NAME", OPTION_NAME, &learner->run, 1, NAME_BYTES, "training run in the store" },
         { 0, "objective", "NAME", OPTION_TEXT, &options.objective, 0, 0, "value, or lm: next-token prediction on documents (default value)" },
         { 0, "from-scratch", NULL, OPTION_FLAG, &options.from_scratch, 0, 0, "random weights: -m needs only config.json and tokenizer.json" },
@@ -75,7 +77,7 @@ static struct options options_read(int argc, char **argv)
         .summary = "Trains a value model on lambda-returns, or a language model on documents.",
         .exit_codes = "  0   the run is complete\n  64  usage\n  65  a model or a frame is bad\n  66  the model is missing\n  69  no store answers\n"
                       "  70  the loss is not finite\n  71  this machine has less memory than training takes\n  74  output could not be written\n  75  stopped before the end: the same command resumes\n"
-                      "  78  the run or checkpoint was begun with other settings\n",
+                      "  77  the store refuses this worker's key\n  78  the run or checkpoint was begun with other settings\n",
     };
     int first = options_parse(&usage, specs, COUNT_OF(specs), argc, argv);
     if (first < argc)

@@ -41,6 +41,7 @@ static struct options options_read(int argc, char **argv)
     options.endpoint = getenv("VAS_STORE");
     const struct option_spec specs[] = {
         { 's', "store", "ENDPOINT", OPTION_TEXT, &options.endpoint, 0, 0, "store to work for (default VAS_STORE; without: frames on stdin and stdout)" },
+        EDGE_KEY_OPTIONS,
         { 0, "run", "NAME", OPTION_NAME, &options.run, 1, NAME_BYTES, "training run in the store" },
         { 0, "reward", "NAME", OPTION_NAME, &options.reward, 1, NAME_BYTES, "which reward's scores the run is trained on" },
         { 0, "policy", "NAME", OPTION_NAME, &options.policy, 1, NAME_BYTES, "whose rollouts (default base)" },
@@ -60,7 +61,7 @@ static struct options options_read(int argc, char **argv)
         .synopsis = "value-target -s ENDPOINT --run NAME --reward NAME [options]\n          value-target [--lambda X -m VALUE] < scored > targets",
         .summary = "Computes lambda-returns, the targets that a value model is trained on.",
         .exit_codes = "  0   the run has all its targets, or the input ended\n  64  usage\n  65  a frame or a model is bad\n  69  no store answers\n"
-                      "  71  the value model needs more memory than there is\n  74  output could not be written\n  75  stopped before the end\n  78  the run was begun with other settings\n",
+                      "  71  the value model needs more memory than there is\n  74  output could not be written\n  75  stopped before the end\n  77  the store refuses this worker's key\n  78  the run was begun with other settings\n",
     };
     int first = options_parse(&usage, specs, COUNT_OF(specs), argc, argv);
     if (first < argc)

@@ -1,0 +1,47 @@
+/*
+ * peers.h - the connections of the store's socket: what is still here of what was sent to each, whose key each came with, and
+ * cutting one off.
+ *
+ * ZeroMQ queues what a peer does not read, and counts frames only.  Here the bytes are counted, of each peer and of all, so that
+ * neither one that never reads nor ten thousand that seldom do can make the store grow:
+ *
+ *     a peer with PEER_CROWDED bytes, or any while all have PEERS_CROWDED, gets no more items and pieces of files
+ *     a peer that would have more than PEER_MAX, or PEER_LEAST while all have PEERS_MAX, is cut off
+ *     so is one that has taken nothing for PEER_STALLED_S
+ */
+#ifndef STORE_PEERS_H
+#define STORE_PEERS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <zmq.h>
+
+enum {
+    PEER_CROWDED = 4 << 20,
+    PEERS_CROWDED = 256 << 20,
+    PEER_MAX = 256 << 20,    // above what one turn of the desk can hand out
+    PEERS_MAX = 512 << 20,
+    PEER_LEAST = 16 << 10,
+};
+
+struct peers;
+
+struct peers *peers_open(void *router);
+/* After the socket's context has ended: until then ZeroMQ has what was sent. */
+void peers_close(struct peers *peers);
+
+/* A frame has come from there. */
+void peers_hear(struct peers *peers, const void *id, size_t id_size, zmq_msg_t *frame, double now_s);
+/* Copies.  0, or -1: nobody is there, or not any more. */
+int peers_send(struct peers *peers, const void *id, size_t id_size, const void *data, size_t size, double now_s);
+bool peers_crowded(const struct peers *peers, const void *id, size_t id_size);
+
+/* Now and then: cuts off the stalled, forgets those that are long quiet.  gone is told of each that was cut off. */
+void peers_turn(struct peers *peers, double now_s, void (*gone)(void *of, const void *id, size_t id_size), void *of);
+/* Cuts off every peer that came with a key for which allowed is false. */
+void peers_judge(struct peers *peers, bool (*allowed)(const void *by, const char *key), const void *by,
+                 void (*gone)(void *of, const void *id, size_t id_size), void *of);
+/* Ends the connection on which this frame came. */
+void connection_cut(zmq_msg_t *frame);
+
+#endif
