@@ -608,7 +608,7 @@ static void take_known(struct desk *desk, struct worker *worker, struct frame *f
     }
 }
 
-void desk_take(struct desk *desk, const void *peer, size_t peer_size, const void *data, size_t size, double now_s)
+bool desk_take(struct desk *desk, const void *peer, size_t peer_size, const void *data, size_t size, double now_s)
 {
     struct frame frame;
     char reason[STORE_REASON_BYTES];
@@ -617,7 +617,9 @@ void desk_take(struct desk *desk, const void *peer, size_t peer_size, const void
     desk->counters.taken++;
     if (frame_decode(&frame, data, size, &desk->arena, reason) != 0) {
         refuse(desk, peer, peer_size, 0, 0, false, reason);
-    } else if (frame.type == FRAME_hello) {
+        return false;
+    }
+    if (frame.type == FRAME_hello) {
         take_hello(desk, peer, peer_size, &frame.hello, now_s);
     } else if (worker != NULL) {
         take_known(desk, worker, &frame, now_s);
@@ -625,6 +627,7 @@ void desk_take(struct desk *desk, const void *peer, size_t peer_size, const void
         struct frame stranger = frame_make(FRAME_stranger);
         reply_to(desk, peer, peer_size, &stranger);
     }
+    return true;
 }
 
 /* Rolls back, and forgets every conversation that took part: it begins anew with what was not acknowledged. */
@@ -699,7 +702,7 @@ static int next_frame(struct desk *desk, struct worker *worker, double now_s, st
 static int hand_out(struct desk *desk, struct worker *worker, double now_s)
 {
     int given = 0;
-    while (worker->want > 0 && given < HAND_OUT_ITEMS) {
+    while (worker->want > 0 && given < HAND_OUT_ITEMS && desk->replies.size < HAND_OUT_BYTES) {
         struct frame frame;
         arena_reset(&desk->arena);
         int made = next_frame(desk, worker, now_s, &frame);

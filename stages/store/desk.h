@@ -46,8 +46,8 @@ struct parcel {
 struct desk *desk_open(struct db *db, const struct desk_options *options);
 void desk_close(struct desk *desk);
 
-/* now_s: of a clock that never goes back. */
-void desk_take(struct desk *desk, const void *peer, size_t peer_size, const void *data, size_t size, double now_s);
+/* now_s: of a clock that never goes back.  False: the frame could not be read, which its sender has been told. */
+bool desk_take(struct desk *desk, const void *peer, size_t peer_size, const void *data, size_t size, double now_s);
 enum desk_status desk_commit(struct desk *desk, double now_s);
 enum desk_status desk_turn(struct desk *desk, double now_s);
 

@@ -24,6 +24,7 @@ struct peer {
     double moved_s;         // when it was last seen to take something, or had nothing to take
     size_t given, moved;    // bytes put into the queue, and of these taken when last looked
     atomic_size_t taken;    // bytes that have left it
+    int nonsense;           // frames
     bool cut;
     char id[];
 };
@@ -110,6 +111,7 @@ static void peer_disconnect(struct peers *peers, struct peer *peer)
 static void peer_connect(struct peers *peers, struct peer *peer, int connection)
 {
     peer->cut = false;
+    peer->nonsense = 0;
     if (connection < 0)
         return;
     size_t need = (size_t)connection + 1, count = peers->connection_count;
@@ -124,7 +126,7 @@ static void peer_connect(struct peers *peers, struct peer *peer, int connection)
     peer->connection = connection;
 }
 
-void peers_hear(struct peers *peers, const void *id, size_t id_size, zmq_msg_t *frame, double now_s)
+bool peers_hear(struct peers *peers, const void *id, size_t id_size, zmq_msg_t *frame, double now_s)
 {
     struct peer *peer = peer_of(peers, id, id_size, now_s);
     const char *key = zmq_msg_gets(frame, "User-Id");
@@ -137,6 +139,16 @@ void peers_hear(struct peers *peers, const void *id, size_t id_size, zmq_msg_t *
     peer->key[0] = '\0';
     if (key != NULL)
         strncat(peer->key, key, sizeof peer->key - 1);
+    return !peer->cut;
+}
+
+void peers_distrust(struct peers *peers, const void *id, size_t id_size, size_t frame_size)
+{
+    struct peer *peer = map_find(&peers->by_id, id, id_size);
+    if (peer == NULL || peer->cut || (++peer->nonsense < NONSENSE_MAX && frame_size <= NONSENSE_BYTES))
+        return;
+    log_event("cut off a peer that sent nonsense frames=%d bytes=%zu", peer->nonsense, frame_size);
+    peer_cut(peer);
 }
 
 /* 0, or -1 with the frame given back by ZeroMQ. */

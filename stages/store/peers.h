@@ -7,7 +7,8 @@
  *
  *     a peer with PEER_CROWDED bytes, or any while all have PEERS_CROWDED, gets no more items and pieces of files
  *     a peer that would have more than PEER_MAX, or PEER_LEAST while all have PEERS_MAX, is cut off
- *     so is one that has taken nothing for PEER_STALLED_S
+ *     so is one that has taken nothing for PEER_STALLED_S,
+ *     and one that sends frames that cannot be read: NONSENSE_MAX of them, or one larger than NONSENSE_BYTES
  */
 #ifndef STORE_PEERS_H
 #define STORE_PEERS_H
@@ -18,10 +19,12 @@
 
 enum {
     PEER_CROWDED = 4 << 20,
-    PEERS_CROWDED = 256 << 20,
-    PEER_MAX = 256 << 20,    // above what one turn of the desk can hand out
-    PEERS_MAX = 512 << 20,
+    PEERS_CROWDED = 128 << 20,
+    PEER_MAX = 192 << 20,    // more than one turn of the desk gives
+    PEERS_MAX = 320 << 20,   // the same for all, crowded as they are
     PEER_LEAST = 16 << 10,
+    NONSENSE_MAX = 32,
+    NONSENSE_BYTES = 1 << 20,
 };
 
 struct peers;
@@ -30,8 +33,10 @@ struct peers *peers_open(void *router);
 /* After the socket's context has ended: until then ZeroMQ has what was sent. */
 void peers_close(struct peers *peers);
 
-/* A frame has come from there. */
-void peers_hear(struct peers *peers, const void *id, size_t id_size, zmq_msg_t *frame, double now_s);
+/* A frame has come from there.  False: its sender was cut off before, and it does not count. */
+bool peers_hear(struct peers *peers, const void *id, size_t id_size, zmq_msg_t *frame, double now_s);
+/* And it could not be read. */
+void peers_distrust(struct peers *peers, const void *id, size_t id_size, size_t frame_size);
 /* Copies.  0, or -1: nobody is there, or not any more. */
 int peers_send(struct peers *peers, const void *id, size_t id_size, const void *data, size_t size, double now_s);
 bool peers_crowded(const struct peers *peers, const void *id, size_t id_size);

@@ -30,10 +30,12 @@
 enum {
     GROUP_FRAMES = 2048,        // at most so many are committed together,
     GROUP_BYTES = 64 << 20,     // so many bytes of them or of replies to them,
-    SEND_QUEUE_FRAMES = 200000, // a worker that leaves more than these unread is cut off
+    SEND_QUEUE_FRAMES = 200000, // a worker that leaves more than these unread is cut off (peers.h counts bytes)
+    RECEIVE_QUEUE_FRAMES = 128, // of one worker, until its connection waits
     LINGER_MS = 500,
     HANDSHAKE_MS = 10000,       // who has not shown a key until then is cut off
-    PING_MS = 5000, PONG_MS = 60000,  // tcp: a peer is asked so often, and gone when nothing comes for so long
+    KEEPALIVE_S = 30, KEEPALIVE_AGAIN_S = 10, KEEPALIVE_COUNT = 3,  // tcp: a link cut without a word is closed after 60 s,
+    UNANSWERED_MS = 60000,      // with something on its way too
     BACKLOG = 4096,             // connections that wait to be accepted
 };
 static const double GROUP_S = 0.02;        // and from so long a time
@@ -131,11 +133,7 @@ static int endpoint_bind(struct server *server, const char *endpoint)
     if (path != NULL)
         unlink(path);  // left by a store that was killed: the lock says that nobody serves it
     bool keyed = is_tcp(endpoint) && server->admit != NULL;
-    int ping_ms = is_tcp(endpoint) ? PING_MS : 0, pong_ms = PONG_MS;
-    if (curve_serve(server->socket, keyed ? &server->key : NULL) != 0
-        || zmq_setsockopt(server->socket, ZMQ_HEARTBEAT_IVL, &ping_ms, sizeof ping_ms) != 0
-        || zmq_setsockopt(server->socket, ZMQ_HEARTBEAT_TIMEOUT, &pong_ms, sizeof pong_ms) != 0
-        || zmq_bind(server->socket, endpoint) != 0) {
+    if (curve_serve(server->socket, keyed ? &server->key : NULL) != 0 || zmq_bind(server->socket, endpoint) != 0) {
         log_error("could not bind endpoint \"%s\": %s", endpoint, zmq_strerror(zmq_errno()));
         return EX_UNAVAILABLE;
     }
@@ -175,20 +173,35 @@ static int keys_open(struct server *server, const struct server_options *options
     return code;
 }
 
+/*
+ * A worker that is cut off is noticed by its silence (desk.c), its connection by TCP's own keepalive: with ZeroMQ's heartbeats each
+ * frame would cost a search through the timers of all connections.
+ */
 static int socket_open(struct server *server)
 {
+    static const struct {
+        int option, value;
+    } options[] = {
+        { ZMQ_ROUTER_MANDATORY, 1 },
+        { ZMQ_IPV6, 1 },
+        { ZMQ_LINGER, LINGER_MS },
+        { ZMQ_SNDHWM, SEND_QUEUE_FRAMES },
+        { ZMQ_RCVHWM, RECEIVE_QUEUE_FRAMES },
+        { ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS },
+        { ZMQ_BACKLOG, BACKLOG },
+        { ZMQ_TCP_KEEPALIVE, 1 },
+        { ZMQ_TCP_KEEPALIVE_IDLE, KEEPALIVE_S },
+        { ZMQ_TCP_KEEPALIVE_INTVL, KEEPALIVE_AGAIN_S },
+        { ZMQ_TCP_KEEPALIVE_CNT, KEEPALIVE_COUNT },
+        { ZMQ_TCP_MAXRT, UNANSWERED_MS },
+    };
+    int64_t size_max = FRAME_SIZE_MAX;
     server->context = zmq_ctx_new();
     server->socket = server->context ? zmq_socket(server->context, ZMQ_ROUTER) : NULL;
-    int on = 1, linger_ms = LINGER_MS, queue = SEND_QUEUE_FRAMES, handshake_ms = HANDSHAKE_MS, backlog = BACKLOG;
-    int64_t size_max = FRAME_SIZE_MAX;
-    if (server->socket != NULL
-        && zmq_setsockopt(server->socket, ZMQ_ROUTER_MANDATORY, &on, sizeof on) == 0
-        && zmq_setsockopt(server->socket, ZMQ_IPV6, &on, sizeof on) == 0
-        && zmq_setsockopt(server->socket, ZMQ_LINGER, &linger_ms, sizeof linger_ms) == 0
-        && zmq_setsockopt(server->socket, ZMQ_SNDHWM, &queue, sizeof queue) == 0
-        && zmq_setsockopt(server->socket, ZMQ_HANDSHAKE_IVL, &handshake_ms, sizeof handshake_ms) == 0
-        && zmq_setsockopt(server->socket, ZMQ_BACKLOG, &backlog, sizeof backlog) == 0
-        && zmq_setsockopt(server->socket, ZMQ_MAXMSGSIZE, &size_max, sizeof size_max) == 0)
+    bool set = server->socket != NULL && zmq_setsockopt(server->socket, ZMQ_MAXMSGSIZE, &size_max, sizeof size_max) == 0;
+    for (size_t i = 0; i < COUNT_OF(options) && set; i++)
+        set = zmq_setsockopt(server->socket, options[i].option, &options[i].value, sizeof options[i].value) == 0;
+    if (set)
         return EX_OK;
     log_error("could not open a socket: %s", zmq_strerror(zmq_errno()));
     return EX_OSERR;
@@ -256,8 +269,11 @@ static void take(struct server *server, zmq_msg_t *peer, zmq_msg_t *data)
         connection_cut(data);  // it was allowed once
         return;
     }
-    peers_hear(server->peers, zmq_msg_data(peer), zmq_msg_size(peer), data, now_s);
-    desk_take(server->desk, zmq_msg_data(peer), zmq_msg_size(peer), zmq_msg_data(data), zmq_msg_size(data), now_s);
+    const void *id = zmq_msg_data(peer);
+    size_t id_size = zmq_msg_size(peer), size = zmq_msg_size(data);
+    if (peers_hear(server->peers, id, id_size, data, now_s)
+        && !desk_take(server->desk, id, id_size, zmq_msg_data(data), size, now_s))
+        peers_distrust(server->peers, id, id_size, size);
 }
 
 /* One frame with its routing id before it.  Bytes of it, 0 when none is there. */
