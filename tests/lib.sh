@@ -7,7 +7,7 @@ BIN=${BIN:-$PWD/bin}
 case $BIN in /*) ;; *) BIN=$PWD/$BIN ;; esac
 PATH=$BIN:$PATH
 export BIN PATH
-unset VAS_STORE
+unset VAS_STORE VAS_KEY VAS_STORE_KEY
 data=${VAS_TEST_DATA:-../shared/data}
 scratch=$(mktemp -d)
 test_failed=

@@ -13,7 +13,7 @@
 #include "wire/curve.h"
 
 enum { FRAME_COST = 256 };               // bytes that a queued frame takes beside its content
-static const double PEER_STALLED_S = 60;
+static const double PEER_STALLED_S = 60, PEER_STALLED_CROWDED_S = 10;
 static const double PEER_QUIET_S = 600;  // an unused entry is forgotten
 
 struct peer {
@@ -204,13 +204,14 @@ void peers_turn(struct peers *peers, double now_s, void (*gone)(void *of, const 
 {
     struct peer **quiet = NULL;
     size_t quiet_count = 0, at = 0;
+    double patience_s = queued_all(peers) < PEERS_CROWDED ? PEER_STALLED_S : PEER_STALLED_CROWDED_S;
     for (struct peer *peer; (peer = map_next(&peers->by_id, &at)) != NULL; ) {
         size_t taken = atomic_load(&peer->taken);
         if (taken != peer->moved || taken == peer->given)
             peer->moved_s = now_s;
         peer->moved = taken;
-        if (!peer->cut && now_s - peer->moved_s >= PEER_STALLED_S) {
-            log_event("cut off a peer that has left %zu bytes unread for %.0f s", queued(peer), PEER_STALLED_S);
+        if (!peer->cut && now_s - peer->moved_s >= patience_s) {
+            log_event("cut off a peer that has left %zu bytes unread for %.0f s", queued(peer), patience_s);
             peer_cut(peer);
             gone(of, peer->id, peer->id_size);
         }

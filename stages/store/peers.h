@@ -7,7 +7,7 @@
  *
  *     a peer with PEER_CROWDED bytes, or any while all have PEERS_CROWDED, gets no more items and pieces of files
  *     a peer that would have more than PEER_MAX, or PEER_LEAST while all have PEERS_MAX, is cut off
- *     so is one that has taken nothing for PEER_STALLED_S,
+ *     so is one that has taken nothing for PEER_STALLED_S; while all have PEERS_CROWDED, so that others get on, sooner,
  *     and one that sends frames that cannot be read: NONSENSE_MAX of them, or one larger than NONSENSE_BYTES
  */
 #ifndef STORE_PEERS_H

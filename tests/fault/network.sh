@@ -7,7 +7,6 @@
 # The hosts are network namespaces, joined by veth to one more in which hub.c is the wire.
 set -u
 . tests/lib.sh
-unset VAS_KEY VAS_STORE_KEY
 delay_ms=10 loss=1 cut_s=6 samples=32
 if [ "${1:-}" = --long ]; then
     delay_ms=40 loss=3 cut_s=30 samples=64

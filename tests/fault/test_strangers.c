@@ -300,6 +300,25 @@ static void give_checkpoint(void)
     edge_close(edge, EDGE_STOPPED);
 }
 
+/* A worker that reads gets the checkpoint too. */
+static void expect_checkpoint(void)
+{
+    int code;
+    int64_t step;
+    double start_s = clock_s();
+    struct buffer content = { 0 };
+    struct edge *edge = edge_open(&(struct edge_options){ .endpoint = endpoint, .stage = "decode", .takes = FRAME_prompt, .hold_max = 1,
+                                      .settings = "{}" }, &code);
+    EXPECT(edge != NULL);
+    if (edge == NULL)
+        return;
+    EXPECT_INT(edge_fetch(edge, "r", -1, "weights", &content, &step), 0);
+    EXPECT_INT(content.size, 8 << 20);
+    edge_close(edge, EDGE_END);
+    free(content.data);
+    fprintf(stderr, "a worker got a checkpoint in %.2f s\n", clock_s() - start_s);
+}
+
 /* Goal: two hundred that ask for megabytes again and again, and read nothing, get little and make the store keep little. */
 static void test_asking_and_never_reading(void)
 {
@@ -321,6 +340,7 @@ static void test_asking_and_never_reading(void)
             push_frame(strangers[i], &beat);
         }
     expect_service();
+    expect_checkpoint();
     expect_memory("200 that ask and never read", 400);
     for (int i = 0; i < STRANGERS; i++)
         close(strangers[i]);

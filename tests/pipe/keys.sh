@@ -3,7 +3,6 @@
 # one line and ends with the code for it; the list may change while the store serves.
 set -u
 . tests/lib.sh
-unset VAS_KEY VAS_STORE_KEY
 awk -v count=600 -v seed=1 -f pipelines/stories.awk >"$scratch/stories.jsonl"
 mkdir "$scratch/model"
 tokenize -q --train-vocab 300 --field text -o "$scratch/model" "$scratch/stories.jsonl"
