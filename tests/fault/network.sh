@@ -31,6 +31,7 @@ network_down() {
     test_cleanup
 }
 trap network_down EXIT
+trap 'exit 75' INT TERM HUP
 
 for name in wire $hosts; do
     ip netns add "$net$name" 2>"$scratch/err" || skip "no network namespaces here: $(tail -n 1 "$scratch/err")"
@@ -89,6 +90,10 @@ done_rollouts() {  # done_rollouts DATABASE
     store status --db "$scratch/$1.db" --json | grep -o '{[^}]*"rollout"[^}]*}' | grep -o '"done": *[0-9]*' | grep -o '[0-9]*$'
 }
 
+are_here() {  # are_here COUNT: so many workers have been welcomed
+    [ "$(grep -c ' is here ' "$scratch/store.log")" -ge "$1" ]
+}
+
 pipeline() {  # pipeline PREFIX HOST HOST
     start "$2" "$1tokenize" tokenize -m "$tiny/base" "$tiny/prompts.jsonl"
     start "$2" "$1rollout" rollout --follow -m "$tiny/base" -n $samples --max-new-tokens 64 -t 1
@@ -133,7 +138,7 @@ refused "a worker without a key" 77 'wants keys' ip netns exec ${net}b env -u VA
 refused "a worker with a wrong key" 77 'refuses the key' ip netns exec ${net}b tokenize -q --key "$scratch/other" -m "$tiny/base" "$tiny/prompts.jsonl"
 check "a key that is still allowed" ip netns exec ${net}c reward -q --key "$scratch/old" --name kind --lexicon $lexicon
 start c oldster reward --follow --key "$scratch/old" --name kind --lexicon $lexicon
-wait_for "the worker with the old key" 30 sh -c "[ \$(grep -c stage=reward '$scratch/store.log') -ge 3 ]"
+wait_for "the worker with the old key" 30 are_here 2
 cat "$scratch/worker.pub" >"$scratch/allow"
 code=0
 wait $oldster_pid || code=$?
@@ -149,7 +154,9 @@ start c stranger "${BUILD:-build}/tests/fault/test_strangers" 10.77.0.1 7070
 has_rollouts() {
     [ "$(done_rollouts far)" -gt 0 ] 2>/dev/null
 }
+before=$(grep -c ' is here ' "$scratch/store.log")
 pipeline far_ b c
+wait_for "six workers" 120 are_here $((before + 6))
 wait_for "the first rollouts" 120 has_rollouts
 kill -USR1 $wire
 sleep $cut_s
