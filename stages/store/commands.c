@@ -85,9 +85,8 @@ int command_serve(int argc, char **argv)
     struct server *server = server_open(&(struct server_options){ .db = db, .endpoints = listen.items, .endpoint_count = listen.count,
                                             .key = key, .allow = allow,
                                             .desk = { .silent_s = lease_s < 15 ? lease_s : 15, .lease_s = lease_s } }, &code);
-    if (server == NULL)
-        return code;
-    code = server_run(server);
+    if (server != NULL)
+        code = server_run(server);
     server_close(server);
     free(listen.items);
     return code;

@@ -146,6 +146,7 @@ wait $oldster_pid || code=$?
     not_ok "a worker whose key was taken away: code $code: $(tail -n 1 "$scratch/oldster.log")"
 refused "a worker with an old key" 77 'refuses the key' ip netns exec ${net}c reward -q --key "$scratch/old" --name kind --lexicon $lexicon
 start b doubt tokenize --store-key "$scratch/other.pub" -m "$tiny/base" "$tiny/prompts.jsonl"  # waits 30 s for the right store
+wait_for "a worker that expects another store" 25 grep -q 'does not prove that it has the key' "$scratch/doubt.log"
 start c stranger "${BUILD:-build}/tests/fault/test_strangers" 10.77.0.1 7070
 [ "$(store status --db "$scratch/far.db" --json | grep -o '"done": *[1-9][0-9]*')" = '' ] && ok "they have given nothing" || not_ok "they have given something"
 
