@@ -162,3 +162,22 @@ CREATE TABLE failure (
 CREATE UNIQUE INDEX failure_sample ON failure (policy, prompt, sample) WHERE policy IS NOT NULL;
 CREATE UNIQUE INDEX failure_score ON failure (reward, rollout) WHERE reward IS NOT NULL;
 CREATE UNIQUE INDEX failure_target ON failure (run, batch, rollout) WHERE run IS NOT NULL;
+
+-- version 2
+-- Models that workers may fetch.  Their bytes stay in the files in which they were when the model was shared.
+CREATE TABLE model (
+    id           INTEGER PRIMARY KEY,
+    name         TEXT    NOT NULL UNIQUE,
+    digest       TEXT    NOT NULL          -- of the names and digests of its files
+) STRICT;
+
+CREATE TABLE model_file (
+    model        INTEGER NOT NULL REFERENCES model (id) ON DELETE CASCADE,
+    name         TEXT    NOT NULL,
+    size         INTEGER NOT NULL CHECK (size >= 0),           -- bytes
+    sha256       TEXT    NOT NULL CHECK (length(sha256) = 64),
+    path         TEXT    NOT NULL,         -- absolute, on the store's machine
+    changed_ns   INTEGER NOT NULL,         -- its mtime then, since 1970: a file that was written later is not given out
+    PRIMARY KEY (model, name)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX model_file_sha256 ON model_file (sha256);

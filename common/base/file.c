@@ -122,6 +122,16 @@ int file_write(const char *path, const void *data, size_t size)
     return file_out_end(&file, true);
 }
 
+int file_state(int fd, struct file_state *state)
+{
+    struct stat status;
+    if (fstat(fd, &status) != 0)
+        return -1;
+    *state = (struct file_state){ status.st_size, (int64_t)status.st_mtim.tv_sec * 1000000000 + status.st_mtim.tv_nsec };
+    errno = S_ISDIR(status.st_mode) ? EISDIR : EINVAL;
+    return S_ISREG(status.st_mode) ? 0 : -1;
+}
+
 bool file_is_directory(const char *path)
 {
     struct stat status;

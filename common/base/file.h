@@ -8,6 +8,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 struct file_map {
     const unsigned char *data;  // NULL for an empty file
@@ -36,6 +37,13 @@ int file_out_end(struct file_out *file, bool keep);           // 0, or -1: some 
 
 /* The whole of it at once.  0, or -1 with the old file untouched. */
 int file_write(const char *path, const void *data, size_t size);
+
+/* What says that an open file is still the one that was read before.  0, or -1 with errno; EISDIR or EINVAL: no regular file. */
+struct file_state {
+    int64_t size;        // bytes
+    int64_t changed_ns;  // last write (mtime), since 1970
+};
+int file_state(int fd, struct file_state *state);
 
 bool file_is_directory(const char *path);
 bool file_exists(const char *path);

@@ -170,11 +170,6 @@ int edge_fail(struct edge *edge, int64_t item, const char *reason)
     return store_give(edge, &frame);
 }
 
-int edge_fetch(struct edge *edge, const char *run, int64_t step, const char *kind, struct buffer *out, int64_t *found_step)
-{
-    return edge->store != NULL ? store_fetch(edge, run, step, kind, out, found_step) : 1;
-}
-
 int edge_give_checkpoint(struct edge *edge, const char *run, int64_t step, int64_t batch, const char *kind, bool final,
                          const struct buffer *content)
 {

@@ -96,6 +96,17 @@ int edge_fail(struct edge *edge, int64_t item, const char *reason);
  * 0 and *found_step; 1 when there is none (always in pipes); -1 on failure, logged.
  */
 int edge_fetch(struct edge *edge, const char *run, int64_t step, const char *kind, struct buffer *out, int64_t *found_step);
+/*
+ * The files of a model that the store shares, by name or digest: appends the JSON array of the frame "model".  A store's edge only.
+ * 0; 1 when the store has no such model, -1 on failure, logged.
+ */
+int edge_fetch_model(struct edge *edge, const char *model, struct buffer *files);
+/*
+ * Bytes [offset, size) of the file that has this SHA-256, piece by piece in order; take returns 0 to go on.  The bytes are not
+ * verified.  0; 1 when the store refuses it, logged; -1 on failure, logged; or what take returned.
+ */
+typedef int file_taker(void *context, const void *data, size_t size);
+int edge_fetch_file(struct edge *edge, const char *sha256, int64_t offset, int64_t size, file_taker *take, void *context);
 /* Sends a checkpoint in chunks and returns when it is committed.  0, or -1 logged. */
 int edge_give_checkpoint(struct edge *edge, const char *run, int64_t step, int64_t batch, const char *kind, bool final,
                          const struct buffer *content);

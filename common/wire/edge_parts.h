@@ -62,8 +62,22 @@ void store_done(struct edge *edge, const struct batch_memory *memory);
 int store_give(struct edge *edge, struct frame *output);
 /* Until every output is acknowledged.  0, or -1 when one was refused or cannot arrive. */
 int store_settle(struct edge *edge);
-int store_fetch(struct edge *edge, const char *run, int64_t step, const char *kind, struct buffer *out, int64_t *found_step);
 const char *store_welcome(const struct edge *edge);
 int64_t store_missing(const struct edge *edge);
+/* False when it could not be sent now. */
+bool store_send(struct edge *edge, const struct frame *frame);
+
+/* What a worker asks a store beside work (edge_fetch.c). */
+struct question {
+    void (*ask)(struct question *question, struct edge *edge);  // sends what is still to be asked; called in every turn
+    void (*forget)(struct question *question);                  // what was asked may never be answered
+    bool (*answer)(struct question *question, struct edge *edge, const struct frame *frame);  // false: the frame is no answer
+    void (*refused)(struct question *question, const char *reason);
+    bool ended;
+    int64_t conversation;  // in which it was asked; -1: not yet
+    double heard_s;        // when it was asked or an answer came
+};
+/* Until it has ended.  0, or -1: the store is gone or a signal came first, logged. */
+int store_ask(struct edge *edge, struct question *question);
 
 #endif

@@ -32,7 +32,6 @@ enum {
     NUMBERS = 1 << 30,
     RECEIVE_MAX = 1024,
     LINGER_MS = 1000,
-    FETCH_TRIES = 3,
     HANDSHAKE_TRIES = 3,    // that may break for the link's sake before the store's key is doubted
     CONNECT_MS = 5000,      // for one attempt
 };
@@ -56,21 +55,6 @@ struct lease {
 struct kept {
     char *bytes;  // NULL once acknowledged
     size_t size;
-};
-
-/* A checkpoint on its way here; lives as long as store_fetch runs. */
-struct fetch {
-    const char *run, *kind;
-    int64_t step;            // asked for
-    int64_t found_step;      // -1 until the first piece
-    struct buffer *out;
-    size_t start;            // in out, where the file begins
-    int64_t size;            // bytes of the file
-    char sha256[DIGEST_HEX_SIZE];
-    int64_t conversation;    // in which the next piece was asked for; -1: not yet
-    double asked_s;
-    int tries;
-    enum { FETCH_GOES_ON, FETCH_NONE, FETCH_WHOLE, FETCH_BROKEN } state;
 };
 
 struct edge_store {
@@ -108,7 +92,7 @@ struct edge_store {
     size_t kept_bytes;
     double acked_s;                   // when the last ack came, or something to acknowledge
     double output_s;                  // when the last output was sent
-    struct fetch *fetch;              // NULL: none
+    struct question *question;        // NULL: none
 };
 
 /* ---- sending ---- */
@@ -135,6 +119,11 @@ static bool send_frame(struct edge_store *store, const struct frame *frame)
     store->sending.size = 0;
     frame_encode(frame, &store->sending);
     return send_bytes(store, store->sending.data, store->sending.size);
+}
+
+bool store_send(struct edge *edge, const struct frame *frame)
+{
+    return send_frame(edge->store, frame);
 }
 
 static void send_hello(struct edge *edge)
@@ -181,20 +170,6 @@ static void send_outputs(struct edge_store *store)
         if (!send_bytes(store, kept->bytes, kept->size))
             return;
         store->output_s = store->sent_s;
-    }
-}
-
-static void send_fetch(struct edge_store *store)
-{
-    struct fetch *fetch = store->fetch;
-    struct frame frame = frame_make(FRAME_fetch);
-    frame.fetch.run = fetch->run;
-    frame.fetch.kind = fetch->kind;
-    frame.fetch.step = fetch->found_step >= 0 ? fetch->found_step : fetch->step;
-    frame.fetch.offset = (int64_t)(fetch->out->size - fetch->start);
-    if (send_frame(store, &frame)) {
-        fetch->conversation = store->conversation;
-        fetch->asked_s = store->sent_s;
     }
 }
 
@@ -438,9 +413,9 @@ static void receive_refusal(struct edge *edge, const struct frame_refusal *refus
 {
     struct edge_store *store = edge->store;
     bool answers_output = refusal->output != 0;
-    if (!refusal->fatal && !answers_output && store->fetch != NULL && store->talks) {
+    if (!refusal->fatal && !answers_output && store->question != NULL && store->talks) {
         log_debug("store \"%s\": %s", edge->options.endpoint, refusal->reason);
-        store->fetch->state = FETCH_NONE;
+        store->question->refused(store->question, refusal->reason);
         return;
     }
     log_error("store \"%s\" refused%s: %s", edge->options.endpoint, answers_output ? " an output" : "", refusal->reason);
@@ -459,49 +434,6 @@ static void receive_refusal(struct edge *edge, const struct frame_refusal *refus
     } else if (!store->talks && !answers_output) {
         edge->failure = EX_DATAERR;
     }
-}
-
-static void fetch_again(struct edge *edge, struct fetch *fetch, const char *why)
-{
-    fetch->out->size = fetch->start;
-    fetch->found_step = -1;
-    fetch->conversation = -1;
-    if (++fetch->tries < FETCH_TRIES)
-        return;
-    log_error("cannot fetch checkpoint run=%s kind=%s step=%lld from store \"%s\": %s", fetch->run, fetch->kind,
-              (long long)fetch->step, edge->options.endpoint, why);
-    fetch->state = FETCH_BROKEN;
-}
-
-static void receive_checkpoint(struct edge *edge, const struct frame_checkpoint *piece)
-{
-    struct fetch *fetch = edge->store->fetch;
-    if (fetch == NULL || strcmp(piece->run, fetch->run) != 0 || strcmp(piece->kind, fetch->kind) != 0
-        || (fetch->step >= 0 && piece->step != fetch->step) || piece->offset != (int64_t)(fetch->out->size - fetch->start))
-        return;  // the answer to a question that was asked again
-    if (fetch->found_step < 0) {
-        fetch->found_step = piece->step;
-        fetch->size = piece->size;
-        memcpy(fetch->sha256, piece->sha256, sizeof fetch->sha256);
-    }
-    if (piece->step != fetch->found_step || piece->size != fetch->size || strcmp(piece->sha256, fetch->sha256) != 0) {
-        fetch_again(edge, fetch, "it keeps changing");
-        return;
-    }
-    buffer_append(fetch->out, piece->data.at, piece->data.size);
-    fetch->conversation = -1;
-    int64_t got = (int64_t)(fetch->out->size - fetch->start);
-    if (got < fetch->size)
-        return;
-    struct digest digest;
-    char sha256[DIGEST_HEX_SIZE];
-    digest_init(&digest);
-    digest_add(&digest, fetch->out->data + fetch->start, (size_t)got);
-    digest_hex(&digest, sha256);
-    if (got == fetch->size && strcmp(sha256, fetch->sha256) == 0)
-        fetch->state = FETCH_WHOLE;
-    else
-        fetch_again(edge, fetch, "its bytes do not have the digest they should have");
 }
 
 /* Takes the message over. */
@@ -543,8 +475,8 @@ static void receive_message(struct edge *edge, zmq_msg_t *message)
         receive_ack(store, &frame.ack);
     else if (frame.type == FRAME_refusal)
         receive_refusal(edge, &frame.refusal);
-    else if (frame.type == FRAME_checkpoint)
-        receive_checkpoint(edge, &frame.checkpoint);
+    else if (store->question != NULL && store->question->answer(store->question, edge, &frame))
+        store->question->heard_s = store->heard_s;
     else if (frame.type == edge->options.takes && !edge->options.takes_nothing)
         receive_item(edge, &frame, message);
     else if (frame.type == FRAME_idle) {
@@ -612,6 +544,17 @@ static void judge_silence(struct edge *edge, double now_s)
     }
 }
 
+static void ask(struct edge *edge, struct question *question, double now_s)
+{
+    struct edge_store *store = edge->store;
+    if (question->conversation != store->conversation || is_due(question->heard_s, store->times.lost, now_s)) {
+        question->conversation = store->conversation;
+        question->heard_s = now_s;
+        question->forget(question);
+    }
+    question->ask(question, edge);
+}
+
 static void send_all(struct edge *edge, double now_s)
 {
     struct edge_store *store = edge->store;
@@ -621,9 +564,8 @@ static void send_all(struct edge *edge, double now_s)
         return;
     }
     send_outputs(store);
-    if (store->fetch != NULL
-        && (store->fetch->conversation != store->conversation || is_due(store->fetch->asked_s, store->times.lost, now_s)))
-        send_fetch(store);
+    if (store->question != NULL)
+        ask(edge, store->question, now_s);
     send_want(edge);
     double quiet_since_s = store->sent_s < store->heard_s ? store->sent_s : store->heard_s;
     if (is_due(quiet_since_s, store->times.beat, now_s) && is_due(store->beat_s, store->times.beat, now_s))
@@ -839,25 +781,21 @@ int store_settle(struct edge *edge)
     return edge->failure == 0 && edge->refused == refused ? 0 : -1;
 }
 
-int store_fetch(struct edge *edge, const char *run, int64_t step, const char *kind, struct buffer *out, int64_t *found_step)
+int store_ask(struct edge *edge, struct question *question)
 {
     struct edge_store *store = edge->store;
-    struct fetch fetch = { .run = run, .kind = kind, .step = step, .found_step = -1, .out = out, .start = out->size,
-                           .conversation = -1 };
-    store->fetch = &fetch;
-    while (edge->failure == 0 && fetch.state == FETCH_GOES_ON && !stop_requested())
+    question->conversation = -1;
+    store->question = question;
+    while (edge->failure == 0 && !question->ended && !stop_requested())
         serve(edge, SLICE_MS);
-    store->fetch = NULL;
-    *found_step = fetch.state == FETCH_WHOLE ? fetch.found_step : -1;
-    if (fetch.state == FETCH_NONE) {
-        out->size = fetch.start;
-        return 1;
-    }
-    if (fetch.state == FETCH_GOES_ON && edge->failure == 0) {
-        log_error("stopped while fetching checkpoint run=%s kind=%s step=%lld", run, kind, (long long)step);
+    store->question = NULL;
+    if (question->ended)
+        return 0;
+    if (edge->failure == 0) {
+        log_error("stopped while fetching from store \"%s\"", edge->options.endpoint);
         edge->failure = EX_TEMPFAIL;
     }
-    return fetch.state == FETCH_WHOLE ? 0 : -1;
+    return -1;
 }
 
 void store_close(struct edge *edge)

@@ -20,6 +20,7 @@
 #include "score/scorer.h"
 #include "wire/edge.h"
 #include "wire/frame.h"
+#include "wire/remote_model.h"
 
 struct options {
     struct serve_options serve;
@@ -81,11 +82,11 @@ static struct options options_read(int argc, char **argv)
     struct serve_options *serve = &options.serve;
     serve->endpoint = getenv("VAS_STORE");
     const struct option_spec specs[] = {
-        { 'm', "model", "DIR|FILE", OPTION_TEXT, &options.model, 0, 0, "base policy: model directory, GGUF file or llama2.c's .bin" },
+        { 'm', "model", "DIR|FILE", OPTION_TEXT, &options.model, 0, 0, "base policy: model directory, GGUF file or llama2.c's .bin,\nor store:NAME, which is fetched (store share)" },
         { 0, "tokenizer", "DIR|FILE", OPTION_TEXT, &options.tokenizer, 0, 0, "its tokenizer where the model brings none (llama2.c's\nfiles), or another than its own" },
         { 0, "quant", "TYPE", OPTION_TEXT, &options.quant_name, 0, 0, "round the model's matrices to q8_0, q4_0 or nf4 on load: less\nmemory, another policy (default: as in the file)" },
         { 0, NULL, NULL, OPTION_HEADING, NULL, 0, 0, "steering" },
-        { 0, "value", "NAME[:BETA]", OPTION_LIST, &options.values, 0, 0, "value model: a directory, or a training run of the store;\nmay be given several times, each with its own weight" },
+        { 0, "value", "NAME[:BETA]", OPTION_LIST, &options.values, 0, 0, "value model: a directory, or a training run or shared model\n(store:NAME) of the store; may be given several times,\neach with its own weight" },
         { 0, "beta", "B", OPTION_NUMBER, &options.beta, -1e6, 1e6, "weight of value models that name none; 0 is the base\npolicy, negative steers away (default 3)" },
         { 0, "value-tokenizer", "DIR|FILE", OPTION_LIST, &options.value_tokenizers, 0, 0, "tokenizer of a value model that does not share the base\npolicy's: it is asked about the text of each candidate" },
         { 0, "value-quant", "TYPE", OPTION_TEXT, &options.value_quant_name, 0, 0, "round the value models' matrices, as --quant does the base\npolicy's" },
@@ -161,12 +162,28 @@ static int run_serve(const struct options *options, const struct generate_option
     return code;
 }
 
+/* Those of the store become paths; value models are fetched where they are opened. */
+static int models_fetch(struct options *options)
+{
+    const char *endpoint = options->serve.endpoint;
+    int code = model_fetch(&options->model, endpoint);
+    if (code == EX_OK)
+        code = model_fetch(&options->tokenizer, endpoint);
+    if (code == EX_OK)
+        code = model_fetch(&options->scorer.model, endpoint);
+    for (size_t i = 0; i < options->value_tokenizers.count && code == EX_OK; i++)
+        code = model_fetch(&options->value_tokenizers.items[i], endpoint);
+    return code;
+}
+
 int main(int argc, char **argv)
 {
     struct options options = options_read(argc, argv);
     stop_install();
 
-    int code;
+    int code = models_fetch(&options);
+    if (code != EX_OK)
+        return code;
     struct pool *pool = pool_open((size_t)options.threads);
     struct tokenizer *tokenizer = tokenizer_open(options.tokenizer != NULL ? options.tokenizer : options.model, &code);
     struct model *model = tokenizer != NULL ? model_open_policy(options.model, options.quant, pool, &code) : NULL;

@@ -12,6 +12,7 @@
 #include "base/memory.h"
 #include "model/weights.h"
 #include "wire/edge.h"
+#include "wire/remote_model.h"
 
 /* NAME[:BETA].  A colon that no number follows belongs to the name. */
 static char *split_spec(const char *spec, double *beta)
@@ -46,12 +47,15 @@ static char *key_of_path(const char *path, int *code)
     return key;
 }
 
-static int open_path(struct value_model *value, enum tensor_type quant, struct pool *pool)
+static int open_path(struct value_model *value, enum tensor_type quant, const char *endpoint, struct pool *pool)
 {
-    int code;
-    value->tokenizer_key = key_of_path(value->name, &code);
+    const char *path = value->name;
+    int code = model_fetch(&path, endpoint);
+    if (code != EX_OK)
+        return code;
+    value->tokenizer_key = key_of_path(path, &code);
     if (value->tokenizer_key != NULL)
-        value->model = model_open_quantised(value->name, quant, pool, &code);
+        value->model = model_open_quantised(path, quant, pool, &code);
     return value->model != NULL ? EX_OK : code;
 }
 
@@ -104,8 +108,8 @@ int values_open(struct values *values, const struct option_list *specs, double b
         value->name = split_spec(specs->items[i], &value->beta);
         if (value->beta == 0)
             continue;
-        if (is_path(value->name)) {
-            code = open_path(value, quant, pool);
+        if (is_path(value->name) || model_is_remote(value->name)) {
+            code = open_path(value, quant, endpoint, pool);
         } else if (endpoint == NULL) {
             log_error("could not open value model \"%s\": no such file or directory", value->name);
             log_hint("for a training run name its store with --store");

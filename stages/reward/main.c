@@ -20,6 +20,7 @@
 #include "base/stop.h"
 #include "reward/scoring.h"
 #include "wire/edge.h"
+#include "wire/remote_model.h"
 
 struct options {
     struct scorer_options scorer;
@@ -84,7 +85,9 @@ int main(int argc, char **argv)
     struct options options = options_read(argc, argv);
     stop_install();
 
-    int code;
+    int code = model_fetch(&options.scorer.model, options.endpoint);
+    if (code != EX_OK)
+        return code;
     struct scoring scoring = { .reward = options.reward };
     options.scorer.wait = scoring_wait;
     options.scorer.wait_context = &scoring;

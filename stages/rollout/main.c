@@ -17,6 +17,7 @@
 #include "sample/serve.h"
 #include "wire/edge.h"
 #include "wire/frame.h"
+#include "wire/remote_model.h"
 
 struct options {
     struct serve_options serve;
@@ -35,7 +36,7 @@ static struct options options_read(int argc, char **argv)
     struct serve_options *serve = &options.serve;
     serve->endpoint = getenv("VAS_STORE");
     const struct option_spec specs[] = {
-        { 'm', "model", "DIR|FILE", OPTION_TEXT, &options.model, 0, 0, "base policy: model directory, GGUF file or llama2.c's .bin" },
+        { 'm', "model", "DIR|FILE", OPTION_TEXT, &options.model, 0, 0, "base policy: model directory, GGUF file or llama2.c's .bin,\nor store:NAME, which is fetched (store share)" },
         { 0, "tokenizer", "DIR|FILE", OPTION_TEXT, &options.tokenizer, 0, 0, "its tokenizer where the model brings none (llama2.c's\nfiles), or another than its own" },
         { 0, "quant", "TYPE", OPTION_TEXT, &options.quant_name, 0, 0, "round the model's matrices to q8_0, q4_0 or nf4 on load: less\nmemory, another policy (default: as in the file)" },
         { 's', "store", "ENDPOINT", OPTION_TEXT, &serve->endpoint, 0, 0, "store to work for (default VAS_STORE; without: frames on\nstdin and stdout)" },
@@ -79,7 +80,11 @@ int main(int argc, char **argv)
     struct options options = options_read(argc, argv);
     stop_install();
 
-    int code;
+    int code = model_fetch(&options.model, options.serve.endpoint);
+    if (code == EX_OK)
+        code = model_fetch(&options.tokenizer, options.serve.endpoint);
+    if (code != EX_OK)
+        return code;
     struct pool *pool = pool_open((size_t)options.threads);
     struct tokenizer *tokenizer = tokenizer_open(options.tokenizer != NULL ? options.tokenizer : options.model, &code);
     struct model *model = tokenizer != NULL ? model_open_policy(options.model, options.quant, pool, &code) : NULL;

@@ -10,5 +10,6 @@ int command_export(int argc, char **argv);
 int command_retry(int argc, char **argv);
 int command_digest(int argc, char **argv);
 int command_keygen(int argc, char **argv);
+int command_share(int argc, char **argv);
 
 #endif

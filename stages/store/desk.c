@@ -17,6 +17,7 @@
 #include "store/pin.h"
 #include "store/put.h"
 #include "store/settings.h"
+#include "store/shared.h"
 #include "wire/frame.h"
 
 enum {
@@ -24,6 +25,8 @@ enum {
     WANT_MAX = 1 << 20,
     HAND_OUT_ITEMS = 16,           // to one worker before the next one's turn
     HAND_OUT_BYTES = 64 << 20,     // in one turn
+    PIECES_BYTES = 4 << 20,        // of files, to one worker in one turn
+    ASKED_BYTES = 16 << 10,        // of frames that ask for them
 };
 
 static const double BEAT_S = 2;
@@ -47,7 +50,7 @@ struct worker {
     bool told_final;
     int32_t *acks;            // (ack_count) outputs to acknowledge after the commit
     size_t ack_count, ack_capacity;
-    struct buffer fetch;      // the latest fetch frame, until it is answered
+    struct buffer asked;      // fetch, find and read frames, until they are answered
     /* Items that went back while it was silent, in case it has vanished. */
     bool silent, blamed;
     struct work_item *lost;   // (lost_count)
@@ -161,7 +164,7 @@ static void worker_free(struct worker *worker)
     free(worker->name);
     free(worker->acks);
     free(worker->lost);
-    free(worker->fetch.data);
+    free(worker->asked.data);
     free(worker);
 }
 
@@ -215,7 +218,7 @@ void desk_unreachable(struct desk *desk, const void *peer, size_t peer_size, dou
     worker_remember_items(worker);
     worker->silent = true;
     worker->want = 0;
-    worker->fetch.size = 0;
+    worker->asked.size = 0;
     worker_blame(desk, worker);
 }
 
@@ -348,10 +351,12 @@ static enum greeting greet(struct desk *desk, struct worker *worker, json_t *wel
     case STAGE_VALUE_TARGET:
     case STAGE_TRAIN:
         return greet_run(desk, worker, welcome, missing, now_s, reason);
+    case STAGE_FETCH:
+        return WELCOME;
     case STAGE_COUNT:
         break;
     }
-    CHECK(!"settings_read gives one of the six stages");
+    CHECK(!"settings_read gives one of the seven stages");
     return FAILED;
 }
 
@@ -541,6 +546,36 @@ static void answer_fetch(struct desk *desk, struct worker *worker, const struct 
     }
 }
 
+/* Answers one frame that asks. */
+static void answer(struct desk *desk, struct worker *worker, const struct frame *asked, double now_s)
+{
+    struct frame frame;
+    char reason[STORE_REASON_BYTES];
+    if (asked->type == FRAME_fetch) {
+        answer_fetch(desk, worker, &asked->fetch, now_s);
+        return;
+    }
+    int found = asked->type == FRAME_find ? shared_model(desk->db, &asked->find, &desk->arena, &frame, reason)
+                                          : shared_file(desk->db, &asked->read, &desk->arena, &frame, reason);
+    if (found > 0)
+        reply(desk, worker, &frame, now_s);
+    else if (found < 0)
+        desk->failed = true;
+    else
+        refuse(desk, worker->peer, worker->peer_size, 0, 0, false, reason);
+}
+
+/* Answers come when the worker has read what was sent before.  Of fetches the last one counts. */
+static void take_question(struct desk *desk, struct worker *worker, const struct frame *frame)
+{
+    if (frame->type == FRAME_fetch)
+        worker->asked.size = 0;
+    if (worker->asked.size < ASKED_BYTES)
+        frame_encode(frame, &worker->asked);
+    else
+        refuse(desk, worker->peer, worker->peer_size, 0, 0, false, "this worker asks for more pieces than it reads");
+}
+
 /* ---- frames ---- */
 
 static void take_bye(struct desk *desk, struct worker *worker)
@@ -586,9 +621,8 @@ static void take_known(struct desk *desk, struct worker *worker, struct frame *f
         beat(desk, worker, now_s);
         worker->idle_due = true;
         return;
-    case FRAME_fetch:
-        worker->fetch.size = 0;
-        frame_encode(frame, &worker->fetch);
+    case FRAME_fetch: case FRAME_find: case FRAME_read:
+        take_question(desk, worker, frame);
         return;
     case FRAME_bye:
         take_bye(desk, worker);
@@ -736,20 +770,30 @@ static int tell_idle(struct desk *desk, struct worker *worker, double now_s)
     return 0;
 }
 
-/* A piece of a file is large: one for each worker in a turn, and none while the last is still on its way. */
-static void answer_fetches(struct desk *desk, double now_s)
+/* What one worker asked for, first things first. */
+static void answer_worker(struct desk *desk, struct worker *worker, double now_s)
 {
-    for (size_t i = 0; i < desk->worker_count && desk->replies.size < HAND_OUT_BYTES && !desk->failed; i++) {
-        struct worker *worker = desk->workers[(desk->turn + i) % desk->worker_count];
+    size_t before = desk->replies.size;
+    while (worker->asked.size > 0 && desk->replies.size - before < PIECES_BYTES && !desk->failed) {
         struct frame frame;
         char reason[STORE_REASON_BYTES];
-        if (worker->fetch.size == 0 || is_crowded(desk, worker))
-            continue;
+        size_t size = (size_t)frame_extent(worker->asked.data, worker->asked.size);
         arena_reset(&desk->arena);
-        int decoded = frame_decode(&frame, worker->fetch.data, worker->fetch.size, &desk->arena, reason);
+        int decoded = frame_decode(&frame, worker->asked.data, size, &desk->arena, reason);
         CHECK(decoded == 0);  // it was read when it arrived
-        worker->fetch.size = 0;
-        answer_fetch(desk, worker, &frame.fetch, now_s);
+        worker->asked.size -= size;
+        memmove(worker->asked.data, worker->asked.data + size, worker->asked.size);
+        answer(desk, worker, &frame, now_s);
+    }
+}
+
+/* Pieces of files are large: a few for each worker in a turn, and none while the last are still on their way. */
+static void answer_workers(struct desk *desk, double now_s)
+{
+    for (size_t i = 0; i < desk->worker_count && desk->replies.size < HAND_OUT_BYTES; i++) {
+        struct worker *worker = desk->workers[(desk->turn + i) % desk->worker_count];
+        if (worker->asked.size > 0 && !is_crowded(desk, worker))
+            answer_worker(desk, worker, now_s);
     }
 }
 
@@ -802,7 +846,7 @@ enum desk_status desk_turn(struct desk *desk, double now_s)
         if (db_changed(desk->db))
             lines_rescan(&desk->lines);
     }
-    answer_fetches(desk, now_s);
+    answer_workers(desk, now_s);
     if (desk->failed || lines_plan(&desk->lines) != 0 || hand_out_all(desk, now_s) != 0 || db_commit(desk->db) != 0)
         return give_back(desk);
     return DESK_FINE;
@@ -836,7 +880,7 @@ size_t desk_parcel_bytes(const struct desk *desk)
 bool desk_waits(const struct desk *desk)
 {
     for (size_t i = 0; i < desk->worker_count; i++)
-        if ((desk->workers[i]->line != NULL && desk->workers[i]->want > 0) || desk->workers[i]->fetch.size > 0)
+        if ((desk->workers[i]->line != NULL && desk->workers[i]->want > 0) || desk->workers[i]->asked.size > 0)
             return true;
     return false;
 }

@@ -7,7 +7,7 @@
 #include "base/check.h"
 #include "store/db.h"
 
-static const char *const stage_names[STAGE_COUNT] = { "tokenize", "rollout", "reward", "value-target", "train", "decode" };
+static const char *const stage_names[STAGE_COUNT] = { "tokenize", "rollout", "reward", "value-target", "train", "decode", "fetch" };
 
 const char *stage_name(enum worker_stage stage)
 {
@@ -83,10 +83,12 @@ static int read_fields(struct settings *settings, char *reason)
         if (read_name(settings, "run", MUST, &settings->run, reason) != 0)
             return -1;
         return read_object(settings, settings->stage == STAGE_TRAIN ? "train" : "target", &settings->part, reason);
+    case STAGE_FETCH:
+        return 0;
     case STAGE_COUNT:
         break;
     }
-    CHECK(!"a stage is one of the six");
+    CHECK(!"a stage is one of the seven");
     return -1;
 }
 
@@ -96,7 +98,8 @@ int settings_read(struct settings *settings, const struct frame_hello *hello, ch
     while (settings->stage < STAGE_COUNT && strcmp(hello->stage, stage_names[settings->stage]) != 0)
         settings->stage++;
     if (settings->stage == STAGE_COUNT) {
-        snprintf(reason, STORE_REASON_BYTES, "field \"stage\" is \"%s\", must be tokenize, rollout, reward, value-target, train or decode",
+        snprintf(reason, STORE_REASON_BYTES, "field \"stage\" is \"%s\", must be tokenize, rollout, reward, value-target, train, decode"
+                 " or fetch",
                  hello->stage);
         return -1;
     }

@@ -9,7 +9,7 @@
 
 #include "wire/frame.h"
 
-enum worker_stage { STAGE_TOKENIZE, STAGE_ROLLOUT, STAGE_REWARD, STAGE_VALUE_TARGET, STAGE_TRAIN, STAGE_DECODE, STAGE_COUNT };
+enum worker_stage { STAGE_TOKENIZE, STAGE_ROLLOUT, STAGE_REWARD, STAGE_VALUE_TARGET, STAGE_TRAIN, STAGE_DECODE, STAGE_FETCH, STAGE_COUNT };
 
 struct settings {
     enum worker_stage stage;
@@ -24,7 +24,8 @@ struct settings {
 const char *stage_name(enum worker_stage stage);
 
 /*
- * 0, or -1 with a line in reason (512 bytes).  A rollout, decode, value-target or train worker that names nothing may fetch only.
+ * 0, or -1 with a line in reason (512 bytes).  A rollout, decode, value-target or train worker that names nothing may fetch only,
+ * and so does a fetch worker.
  * The caller settings_free()s in both cases.
  */
 int settings_read(struct settings *settings, const struct frame_hello *hello, char *reason);

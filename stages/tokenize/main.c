@@ -25,6 +25,7 @@
 #include "tokenize/prompt.h"
 #include "tokenize/reader.h"
 #include "wire/edge.h"
+#include "wire/remote_model.h"
 
 struct options {
     const char *model, *format, *field, *chat, *split, *endpoint, *policy, *reward, *output;
@@ -40,7 +41,7 @@ static struct options options_read(int argc, char **argv)
     static struct options options = { .field = "prompt", .policy = "stored", .reward = "stored", .max_tokens = 0 };
     options.endpoint = getenv("VAS_STORE");
     const struct option_spec specs[] = {
-        { 'm', "model", "DIR|FILE", OPTION_TEXT, &options.model, 0, 0, "whose tokenizer to use: model directory, tokenizer file\nor GGUF file" },
+        { 'm', "model", "DIR|FILE", OPTION_TEXT, &options.model, 0, 0, "whose tokenizer to use: model directory, tokenizer file or\nGGUF file, or store:NAME of one that the store shares" },
         { 's', "store", "ENDPOINT", OPTION_TEXT, &options.endpoint, 0, 0, "store to give the prompts to (default VAS_STORE; without: frames on stdout)" },
         EDGE_KEY_OPTIONS,
         { 0, "format", "NAME", OPTION_TEXT, &options.format, 0, 0, "jsonl, text (a text a line), lines (empty ones too),\nhh (HH dialogues) or rollouts\n(default: text for *.txt, else jsonl); files may be gzipped" },
@@ -364,8 +365,8 @@ int main(int argc, char **argv)
     if (options.train_vocab != 0)
         return train_tokenizer(&options);
 
-    int code;
-    struct tokenizer *tokenizer = tokenizer_open(options.model, &code);
+    int code = model_fetch(&options.model, options.endpoint);
+    struct tokenizer *tokenizer = code == EX_OK ? tokenizer_open(options.model, &code) : NULL;
     if (tokenizer == NULL)
         return code;
     struct prompt_style style;

@@ -22,6 +22,7 @@
 #include "text/tokenizer.h"
 #include "train/learner.h"
 #include "wire/edge.h"
+#include "wire/remote_model.h"
 
 struct options {
     const char *model, *endpoint, *objective, *lora_targets;
@@ -43,7 +44,7 @@ static struct options options_read(int argc, char **argv)
     options.endpoint = getenv("VAS_STORE");
     struct learner_options *learner = &options.learner;
     const struct option_spec specs[] = {
-        { 'm', "model", "DIR|FILE", OPTION_TEXT, &options.model, 0, 0, "model to start from; a value model gets a zero value head" },
+        { 'm', "model", "DIR|FILE", OPTION_TEXT, &options.model, 0, 0, "model to start from, store:NAME for one that the store shares;\na value model gets a zero value head" },
         { 'o', "output", "DIR", OPTION_TEXT, &learner->output, 0, 0, "write the trained model here as a Hugging Face directory" },
         { 's', "store", "ENDPOINT", OPTION_TEXT, &options.endpoint, 0, 0, "store to work for (default VAS_STORE; without: frames on stdin)" },
         EDGE_KEY_OPTIONS,
@@ -101,7 +102,6 @@ static struct options options_read(int argc, char **argv)
         options_refuse("--lora keeps the weights of a model, and --from-scratch has none");
     if (options.trainer.lora.alpha > 0 && options.trainer.lora.rank == 0)
         options_refuse("--lora-alpha needs --lora");
-    learner->model = options.model;
     learner->objective = lm ? OBJECTIVE_LM : OBJECTIVE_VALUE;
     learner->seed = (uint64_t)options.seed;
     if (learner->updates == 0)
@@ -157,8 +157,12 @@ int main(int argc, char **argv)
     struct options options = options_read(argc, argv);
     stop_install();
 
+    int code = model_fetch(&options.model, options.endpoint);
+    if (code != EX_OK)
+        return code;
+    options.learner.model = options.model;
     struct model_config config;
-    int code = config_open(&config, options.model);
+    code = config_open(&config, options.model);
     struct tokenizer *tokenizer = code == EX_OK ? tokenizer_open(options.model, &code) : NULL;
     if (tokenizer == NULL)
         return code;

@@ -24,6 +24,7 @@
 #include "text/retokenize.h"
 #include "value-target/valuer.h"
 #include "wire/edge.h"
+#include "wire/remote_model.h"
 
 struct options {
     const char *model, *endpoint, *run, *reward, *policy, *split;
@@ -208,7 +209,11 @@ int main(int argc, char **argv)
     struct options options = options_read(argc, argv);
     stop_install();
 
-    int code;
+    int code = model_fetch(&options.model, options.endpoint);
+    if (code == EX_OK)
+        code = model_fetch(&options.value_tokenizer, options.endpoint);
+    if (code != EX_OK)
+        return code;
     struct tokenizer *own = NULL;
     if (options.value_tokenizer != NULL && (own = tokenizer_open(options.value_tokenizer, &code)) == NULL)
         return code;

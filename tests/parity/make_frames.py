@@ -71,6 +71,10 @@ frames = [
     ("stranger", {}),
     ("bye", {}),
     ("fetch", {"run": "r", "step": -1, "kind": "full", "offset": 4194304}),
+    ("find", {"model": "base"}),
+    ("model", {"model": "base", "files": '[{"name":"a.gguf","size":3,"sha256":"%s"}]' % HEX64}),
+    ("read", {"sha256": HEX64, "offset": 262144, "size": 4194304}),
+    ("piece", {"sha256": HEX64, "offset": 0, "data": b"\0\1\xff"}),
 ]
 
 cases = []

@@ -5,11 +5,13 @@
 #include "../check.h"
 #include "base/check.h"
 #include "base/digest.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "store/db.h"
 #include "store/desk.h"
 #include "store/put.h"
+#include "store/shared.h"
 #include "wire/frame.h"
 
 /* ---- a desk with workers named by one letter ---- */
@@ -245,7 +247,7 @@ static void test_strangers_and_nonsense(void)
     EXPECT_INT(count_replies('y', FRAME_refusal), 1);
     struct frame *refusal = reply('z', FRAME_refusal, 0);
     EXPECT_INT(refusal->refusal.fatal, 1);
-    EXPECT_TEXT(refusal->refusal.reason, "field \"stage\" is \"cook\", must be tokenize, rollout, reward, value-target, train or decode");
+    EXPECT_TEXT(refusal->refusal.reason, "field \"stage\" is \"cook\", must be tokenize, rollout, reward, value-target, train, decode or fetch");
     EXPECT_TEXT(reply('q', FRAME_refusal, 0)->refusal.reason, "setting \"reward\" of stage \"reward\" must be a text of 1 to 128 bytes");
     close_desk();
 }
@@ -266,6 +268,78 @@ static void test_pinning(void)
     EXPECT_TEXT(refusal->refusal.reason, "policy \"base\" has temperature 1, this worker has 0.7");
     EXPECT_TEXT(reply('c', FRAME_refusal, 0)->refusal.reason,
                 "split \"train\" has prompts of tokenizer T, not of the tokenizer of policy \"other\"");
+    close_desk();
+}
+
+/* Goal: a worker that only fetches finds shared models and reads their bytes, gets no work, and can store nothing. */
+static void test_fetch_worker(void)
+{
+    char path[96];
+    struct manifest manifest;
+    open_desk();
+    snprintf(path, sizeof path, "%s/model.gguf", directory);
+    EXPECT_INT(file_write(path, "0123456789", 10), 0);
+    EXPECT_INT(manifest_of_path(&manifest, path), 0);
+    EXPECT_INT(share_model(db, "base", &manifest, (char *[]){ path }), 0);
+    store_prompts(1);
+    hello('f', "fetch", "{}");
+    want('f', 4);
+    struct frame find = frame_make(FRAME_find), read = frame_make(FRAME_read);
+    find.find.model = "base";
+    say('f', &find);
+    find.find.model = "none";
+    say('f', &find);
+    read.read.sha256 = manifest.files[0].sha256;
+    read.read.offset = 4;
+    read.read.size = 3;
+    say('f', &read);
+    say('x', &read);
+    give_prompt('f', "a", 1);
+    turn();
+    EXPECT_INT(count_replies('f', FRAME_welcome), 1);
+    EXPECT_TEXT(reply('f', FRAME_model, 0)->model.model, "base");
+    EXPECT(strstr(reply('f', FRAME_refusal, 1)->refusal.reason, "shares no model") != NULL);
+    struct frame *piece = reply('f', FRAME_piece, 0);
+    EXPECT_INT(piece->piece.offset, 4);
+    EXPECT(piece->piece.data.size == 3 && memcmp(piece->piece.data.at, "456", 3) == 0);
+    EXPECT_INT(count_replies('x', FRAME_stranger), 1);
+    EXPECT_TEXT(reply('f', FRAME_refusal, 0)->refusal.reason, "stage \"fetch\" with these settings does not send prompt frames");
+    EXPECT_INT(count_replies('f', FRAME_prompt), 0);
+    manifest_free(&manifest);
+    close_desk();
+}
+
+/* Goal: a worker that asks for more pieces than it reads is refused the rest, gets those that fit into a turn, and the others later. */
+static void test_pieces_are_bounded(void)
+{
+    char path[96];
+    struct manifest manifest;
+    enum { SIZE = 1 << 20, READS = 1000 };
+    open_desk();
+    snprintf(path, sizeof path, "%s/model.gguf", directory);
+    char *content = memory_alloc(SIZE, 1);
+    EXPECT_INT(file_write(path, content, SIZE), 0);
+    free(content);
+    EXPECT_INT(manifest_of_path(&manifest, path), 0);
+    EXPECT_INT(share_model(db, "base", &manifest, (char *[]){ path }), 0);
+    hello('f', "fetch", "{}");
+    struct frame read = frame_make(FRAME_read);
+    read.read.sha256 = manifest.files[0].sha256;
+    read.read.size = SIZE;
+    for (int i = 0; i < READS; i++)
+        say('f', &read);
+    turn();
+    size_t refused = count_replies('f', FRAME_refusal), given = count_replies('f', FRAME_piece), left = READS - refused - given;
+    EXPECT(refused > 0 && left > 0);
+    EXPECT_INT(given, 4);
+    for (int turns = 0; turns < READS && left > 0; turns++) {
+        turn();
+        given = count_replies('f', FRAME_piece);
+        EXPECT(given == 4 || given == left);
+        left -= given;
+    }
+    EXPECT_INT(left, 0);
+    manifest_free(&manifest);
     close_desk();
 }
 
@@ -776,6 +850,8 @@ int main(void)
     RUN(test_hello_and_acks);
     RUN(test_strangers_and_nonsense);
     RUN(test_pinning);
+    RUN(test_fetch_worker);
+    RUN(test_pieces_are_bounded);
     RUN(test_credit_and_order);
     RUN(test_items_come_back);
     RUN(test_silence);

@@ -51,6 +51,7 @@ static struct hub {
     bool wanted_too_much, wrong_lease, acked_any;
     struct buffer received; // of a checkpoint
     int pieces_sent, pieces_until_restart;
+    int64_t read_ahead_max; // highest offset that was asked for
     double silent_until_s;
 } hub;
 
@@ -228,6 +229,40 @@ static void hub_answer_fetch(const struct frame_fetch *fetch)
         hub_restart();
 }
 
+static void hub_answer_find(const struct frame_find *find)
+{
+    if (hub.checkpoint == NULL) {
+        hub_refuse(0, "no such model", false);
+        return;
+    }
+    struct frame frame = frame_make(FRAME_model);
+    frame.model.model = find->model;
+    frame.model.files = "[]";
+    hub_send(frame);
+}
+
+static void hub_answer_read(const struct frame_read *read)
+{
+    size_t left = hub.checkpoint_size - (size_t)read->offset;
+    if (hub.checkpoint == NULL) {
+        hub_refuse(0, "no such file", false);
+        return;
+    }
+    struct frame frame = frame_make(FRAME_piece);
+    frame.piece.sha256 = read->sha256;
+    frame.piece.offset = read->offset;
+    frame.piece.data = (struct bytes){ (const unsigned char *)hub.checkpoint + read->offset, left < (size_t)read->size ? left : (size_t)read->size };
+    hub.read_ahead_max = read->offset > hub.read_ahead_max ? read->offset : hub.read_ahead_max;
+    if (hub.vanish) {
+        if (++hub.pieces_sent == 16)
+            hub.silent_until_s = INFINITY;
+        return;
+    }
+    hub_send(frame);
+    if (++hub.pieces_sent == hub.pieces_until_restart)
+        hub_restart();
+}
+
 static void hub_take_checkpoint(const struct frame_checkpoint *piece)
 {
     if ((size_t)piece->offset == hub.received.size)
@@ -272,6 +307,8 @@ static void hub_hear(const struct frame *frame)
         hub_ack(frame->failed.output);
         break;
     case FRAME_fetch: hub_answer_fetch(&frame->fetch); break;
+    case FRAME_find: hub_answer_find(&frame->find); break;
+    case FRAME_read: hub_answer_read(&frame->read); break;
     case FRAME_checkpoint: hub_take_checkpoint(&frame->checkpoint); break;
     case FRAME_bye: hub.byes++; break;
     default: break;
@@ -614,7 +651,7 @@ static void test_fetch(void)
     EXPECT_INT(out.size, 2 * size);  // appended
     EXPECT_INT(edge_close(edge, EDGE_END), 0);
     hub_stop();
-    EXPECT_INT(hub.hellos, 2);
+    EXPECT(hub.hellos >= 2);
     free(out.data);
     free(content);
 }
@@ -636,6 +673,65 @@ static void test_fetch_nothing_or_damaged(void)
     EXPECT_INT(edge_fetch(edge, "r", -1, "full", &out, &step), -1);
     EXPECT_INT(edge_close(edge, EDGE_FAILED), EX_DATAERR);
     hub_stop();
+    free(out.data);
+}
+
+static const char file_sha256[] = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+
+static int append_piece(void *context, const void *data, size_t size)
+{
+    buffer_append(context, data, size);
+    return 0;
+}
+
+static int refuse_piece(void *context, const void *data, size_t size)
+{
+    (void)context, (void)data, (void)size;
+    return 7;
+}
+
+/* Goal: a file arrives whole and in order from any byte on, though the store is restarted on the way. */
+static void test_fetch_file(void)
+{
+    size_t size = (9 << 20) + 12345, begin = 54321;
+    char *content = random_bytes(size);
+    hub_start((struct hub){ .checkpoint = content, .checkpoint_size = size, .pieces_until_restart = 3, .refuse_output = -1 });
+    int code;
+    struct edge *edge = open_worker(false, &code);
+    struct buffer files = { 0 }, out = { 0 };
+    EXPECT_INT(edge_fetch_model(edge, "m", &files), 0);
+    EXPECT(files.size == 2 && memcmp(files.data, "[]", 2) == 0);
+    EXPECT_INT(edge_fetch_file(edge, file_sha256, (int64_t)begin, (int64_t)size, append_piece, &out), 0);
+    EXPECT(out.size == size - begin && memcmp(out.data, content + begin, out.size) == 0);
+    EXPECT_INT(edge_fetch_file(edge, file_sha256, (int64_t)size, (int64_t)size, refuse_piece, NULL), 0);  // nothing to take
+    EXPECT_INT(edge_fetch_file(edge, file_sha256, 0, (int64_t)size, refuse_piece, NULL), 7);
+    EXPECT_INT(edge_close(edge, EDGE_END), 0);
+    hub_stop();
+    EXPECT(hub.hellos >= 2);
+    free(files.data);
+    free(out.data);
+    free(content);
+}
+
+/* Goal: what the store does not share is told from a store that is gone, and no more than 4 MiB are asked for in advance. */
+static void test_fetch_no_file(void)
+{
+    int code;
+    struct buffer out = { 0 };
+    hub_start((struct hub){ .refuse_output = -1 });
+    struct edge *edge = open_worker(false, &code);
+    EXPECT_INT(edge_fetch_model(edge, "m", &out), 1);
+    EXPECT_INT(edge_fetch_file(edge, file_sha256, 0, 1 << 30, append_piece, &out), 1);
+    EXPECT_INT(edge_close(edge, EDGE_END), 0);
+    hub_stop();
+
+    hub_start((struct hub){ .checkpoint = "", .vanish = true, .refuse_output = -1 });
+    edge = open_worker(false, &code);
+    EXPECT_INT(edge_fetch_file(edge, file_sha256, 0, 1 << 30, append_piece, &out), -1);
+    EXPECT_INT(edge_close(edge, EDGE_FAILED), EX_TEMPFAIL);
+    hub_stop();
+    EXPECT_INT(out.size, 0);
+    EXPECT_INT(hub.read_ahead_max, (4 << 20) - (256 << 10));
     free(out.data);
 }
 
@@ -703,6 +799,8 @@ int main(void)
     RUN(test_follow);
     RUN(test_fetch);
     RUN(test_fetch_nothing_or_damaged);
+    RUN(test_fetch_file);
+    RUN(test_fetch_no_file);
     RUN(test_give_checkpoint);
     RUN(test_stop);
     return tests_end();

@@ -123,7 +123,7 @@ static void test_foreign_files_are_refused(void)
 {
     int code;
     struct db *db = fresh_open();
-    EXPECT_INT(count_of(db, "PRAGMA user_version"), 1);
+    EXPECT_INT(count_of(db, "PRAGMA user_version"), 2);
     EXPECT_INT(sql(db, "PRAGMA user_version = 7"), 0);
     db_close(db);
     EXPECT(db_open(path, DB_SERVE, &code) == NULL);
