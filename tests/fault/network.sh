@@ -1,6 +1,6 @@
 #!/bin/sh
 # Goal: workers on other hosts, over a wire that delays, loses and is cut for a while, make the same content as one run on one
-# machine; who has no key, a wrong one or an old one gets nothing and says why, and strangers get nothing at all.
+# machine, with models that they fetch from the store; who has no key, a wrong one or an old one gets nothing and says why, and strangers get nothing at all.
 #
 #     tests/fault/network.sh [--long]      --long: a worse wire, cut for 30 s instead of 6
 #
@@ -90,17 +90,21 @@ done_rollouts() {  # done_rollouts DATABASE
     store status --db "$scratch/$1.db" --json | grep -o '{[^}]*"rollout"[^}]*}' | grep -o '"done": *[0-9]*' | grep -o '[0-9]*$'
 }
 
-are_here() {  # are_here COUNT: so many workers have been welcomed
-    [ "$(grep -c ' is here ' "$scratch/store.log")" -ge "$1" ]
+here() {  # workers that were welcomed to work
+    grep ' is here ' "$scratch/store.log" | grep -vc 'stage=fetch'
 }
 
-pipeline() {  # pipeline PREFIX HOST HOST
-    start "$2" "$1tokenize" tokenize -m "$tiny/base" "$tiny/prompts.jsonl"
-    start "$2" "$1rollout" rollout --follow -m "$tiny/base" -n $samples --max-new-tokens 64 -t 1
-    start "$3" "$1second" rollout --follow -m "$tiny/base" -n $samples --max-new-tokens 64 -t 1
+are_here() {  # are_here COUNT
+    [ "$(here)" -ge "$1" ]
+}
+
+pipeline() {  # pipeline PREFIX HOST HOST MODEL
+    start "$2" "$1tokenize" tokenize -m "$4" "$tiny/prompts.jsonl"
+    start "$2" "$1rollout" rollout --follow -m "$4" -n $samples --max-new-tokens 64 -t 1
+    start "$3" "$1second" rollout --follow -m "$4" -n $samples --max-new-tokens 64 -t 1
     start "$3" "$1reward" reward --follow --name kind --lexicon pipelines/kind.txt
     start "$3" "$1values" value-target --run kind --reward kind
-    start "$2" "$1train" train -m "$tiny/base" --run kind --epochs 1 --batch 32 -t 1 -o "$scratch/$1value"
+    start "$2" "$1train" train -m "$4" --run kind --epochs 1 --batch 32 -t 1 -o "$scratch/$1value"
 }
 
 pipeline_end() {  # pipeline_end PREFIX
@@ -116,7 +120,7 @@ pipeline_end() {  # pipeline_end PREFIX
 VAS_STORE=ipc://$scratch/calm.sock
 export VAS_STORE
 start here store store serve --db "$scratch/calm.db" --listen "$VAS_STORE"
-pipeline calm_ here here
+pipeline calm_ here here "$tiny/base"
 pipeline_end calm_
 kill $store_pid
 ended store
@@ -155,8 +159,11 @@ start c stranger "${BUILD:-build}/tests/fault/test_strangers" 10.77.0.1 7070
 has_rollouts() {
     [ "$(done_rollouts far)" -gt 0 ] 2>/dev/null
 }
-before=$(grep -c ' is here ' "$scratch/store.log")
-pipeline far_ b c
+store share -q --db "$scratch/far.db" "$tiny/base" >"$scratch/digest"
+VAS_CACHE=$scratch/cache
+export VAS_CACHE
+before=$(here)
+pipeline far_ b c store:base
 wait_for "six workers" 120 are_here $((before + 6))
 wait_for "the first rollouts" 120 has_rollouts
 kill -USR1 $wire
@@ -176,6 +183,28 @@ store digest --db "$scratch/calm.db" >"$scratch/calm.digest"
 store digest --db "$scratch/far.db" >"$scratch/far.digest"
 same "the store holds what an undisturbed run on one host makes" "$scratch/calm.digest" "$scratch/far.digest"
 same "the value model has the same bytes" "$scratch/calm_value/model.safetensors" "$scratch/far_value/model.safetensors"
+
+# ---- a model that is on its way when the wire is cut ----
+
+mkdir "$scratch/large"
+cp "$tiny"/base/* "$scratch/large"
+head -c 6000000 /dev/urandom >"$scratch/large/noise.txt"
+large=$(store share -q --db "$scratch/far.db" "$scratch/large")
+echo Once | tokenize -q -m "$tiny/base" --encode >"$scratch/expected"
+echo Once >"$scratch/line"
+start b fetch sh -c "tokenize -m store:large --encode <'$scratch/line' >'$scratch/encoded'"
+part=$VAS_CACHE/models/$large/.noise.txt.part
+part_arrives() {
+    [ -s "$part" ]
+}
+wait_for "the first bytes of the model" 60 part_arrives
+kill -USR1 $wire
+sleep $cut_s
+[ -s "$part" ] && ok "the wire was cut after $(stat -c %s "$part") bytes of the model" || not_ok "the cut came too late for the model"
+kill -USR2 $wire
+ended fetch
+same "the model has the same bytes" "$scratch/large/noise.txt" "$VAS_CACHE/models/$large/noise.txt"
+same "the model can be used" "$scratch/expected" "$scratch/encoded"
 
 code=0
 wait $stranger_pid || code=$?
