@@ -4,8 +4,9 @@
  * The digest is the key (base/digest.h) of the text that sha256sum prints for the files, "SHA256  NAME\n" for each, sorted by
  * name.  So whoever knows a digest needs to trust nobody for the bytes.
  *
- * As JSON it is an array of {"name", "size", "sha256"}, for a model that lies here also "changed_ns".  One that comes from elsewhere is checked: a name is a plain file name of
- * printable ASCII that does not begin with a point, names ascend, sizes and their number have limits.
+ * As JSON it is an array of {"name", "size", "sha256"}, for a model that lies here also "changed_ns".  One that comes from
+ * elsewhere is checked: a name is a plain file name of printable ASCII that does not begin with a point, names ascend, sizes and
+ * their number have limits.
  */
 #ifndef MODEL_MANIFEST_H
 #define MODEL_MANIFEST_H
