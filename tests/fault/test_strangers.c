@@ -319,10 +319,10 @@ static void expect_checkpoint(void)
     fprintf(stderr, "a worker got a checkpoint in %.2f s\n", clock_s() - start_s);
 }
 
-/* Goal: two hundred that ask for megabytes again and again, and read nothing, get little and make the store keep little. */
+/* Goal: eighty that ask for megabytes again and again, and read nothing, get little and make the store keep little. */
 static void test_asking_and_never_reading(void)
 {
-    enum { STRANGERS = 200, QUESTIONS = 50 };
+    enum { STRANGERS = 80, QUESTIONS = 50 };
     int strangers[STRANGERS];
     store_start(false);
     give_checkpoint();
@@ -341,7 +341,7 @@ static void test_asking_and_never_reading(void)
         }
     expect_service();
     expect_checkpoint();
-    expect_memory("200 that ask and never read", 400);
+    expect_memory("80 that ask and never read", 400);
     for (int i = 0; i < STRANGERS; i++)
         close(strangers[i]);
     expect_service();

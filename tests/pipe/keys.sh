@@ -48,7 +48,7 @@ refused "a key that others can read" 77 'its mode is 644, must be 600' store ser
 # The port: one that nobody has.
 port=$((20000 + $$ % 20000))
 while :; do
-    store serve --db "$db" --listen "tcp://0.0.0.0:$port" --listen "tcp://[::1]:$port" --key store --allow allow >serve.log 2>&1 &
+    store serve --db "$db" --listen "tcp://0.0.0.0:$port" --listen "tcp://[::1]:$port" --listen "ipc://$scratch/sock" --key store --allow allow >serve.log 2>&1 &
     store=$!
     test_pids=$store
     until [ "$(grep -c 'with keys' serve.log)" = 2 ] || ! kill -0 $store 2>/dev/null; do
@@ -77,13 +77,14 @@ tokenize -q -s $here --key other --store-key store.pub -m model prompts.jsonl 2>
 tokenize -s $here --key worker --store-key other.pub -m model prompts.jsonl 2>doubt.log &
 doubt=$!
 test_pids="$store $doubt"
-wait_for "a store without the key that the worker expects" grep -q 'does not prove that it has the key in "other.pub"' doubt.log
+wait_for "a store without the key that the worker expects" grep -qs 'does not prove that it has the key in "other.pub"' doubt.log
 kill $doubt
 wait $doubt
 test_pids=$store
 
 # Goal: who is on it works, by options or by the environment, over IPv6 too.
 check "a worker with an allowed key" tokenize -s $here --key worker --store-key store.pub -m model prompts.jsonl
+check "a worker on the store's own machine needs none" tokenize -s "ipc://$scratch/sock" -m model prompts.jsonl
 check "its key in the environment, over IPv6" env VAS_KEY=worker VAS_STORE_KEY=store.pub VAS_STORE="tcp://[::1]:$port" tokenize -m model prompts.jsonl
 store status --db "$db" --json | grep -q '"done":[1-9]' && ok "its prompts are stored" || not_ok "its prompts are stored: $(store status --db "$db" --json)"
 
