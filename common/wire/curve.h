@@ -2,7 +2,7 @@
  * curve.h - CURVE keys: their files, and sockets that use them.
  *
  * A key pair is two files.  FILE has the secret key (and the public one) and is readable by its owner only; FILE.pub has the
- * public key.  Both are in the form of czmq's and pyzmq's certificates, so those read them too:
+ * public key.  Both are in the form of pyzmq's certificates, so that it reads them too:
  *
  *     curve
  *         public-key = "40 characters of Z85"

@@ -188,8 +188,10 @@ int peers_send(struct peers *peers, const void *id, size_t id_size, const void *
     peers->given += cost;
     if (send_both(peers->router, peer, &message) == 0)
         return 0;
-    if (zmq_errno() == EAGAIN)  // it leaves too many frames unread
+    if (zmq_errno() == EAGAIN) {
+        log_event("cut off a peer that leaves too many frames unread, %zu bytes", waits);
         peer_cut(peer);
+    }
     zmq_msg_close(&message);  // which counts it as having left
     return -1;
 }

@@ -348,6 +348,32 @@ static void test_asking_and_never_reading(void)
     store_stop();
 }
 
+/* Goal: one that is answered again and again, and reads nothing, is cut off. */
+static void test_beating_and_never_reading(void)
+{
+    enum { BEATS_MAX = 5000000 };
+    store_start(false);
+    struct frame hello = hello_of("decode", "{}"), beat = frame_make(FRAME_beat);
+    struct buffer beats = { 0 };
+    int stranger = stranger_open(), sent = 0;
+    EXPECT_INT(push_frame(stranger, &hello), 0);
+    for (int i = 0; i < 1000; i++) {  // short frames
+        size_t head = beats.size;
+        buffer_append(&beats, "\0", 2);
+        frame_encode(&beat, &beats);
+        beats.data[head + 1] = (char)(beats.size - head - 2);
+    }
+    while (sent < BEATS_MAX && push(stranger, beats.data, beats.size) == 0)
+        sent += 1000;
+    fprintf(stderr, "cut off after %d beats\n", sent);
+    EXPECT(sent < BEATS_MAX);
+    close(stranger);
+    free(beats.data);
+    expect_memory("one that beats and never reads", 200);
+    expect_service();
+    store_stop();
+}
+
 /* Goal: ten thousand that are welcomed at once are served, and cost little each. */
 static void test_ten_thousand_workers(void)
 {
@@ -445,6 +471,7 @@ int main(int argc, char **argv)
     RUN(test_frames_of_1_GiB);
     RUN(test_nonsense);
     RUN(test_asking_and_never_reading);
+    RUN(test_beating_and_never_reading);
     RUN(test_ten_thousand_workers);
     RUN(test_strangers_without_a_key);
     return tests_end();
