@@ -170,22 +170,30 @@ static int lock_take(struct remote *remote)
 
 /* ---- what is there ---- */
 
+/* False: there is no file. */
+static bool path_state(const char *path, struct file_state *state)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    bool is_there = fd >= 0 && file_state(fd, state) == 0;
+    if (fd >= 0)
+        close(fd);
+    return is_there;
+}
+
 /* A file under its name: right, or taken away.  checked_ns: when it was changed the last time that its bytes were right; 0: never. */
 static int file_check(struct remote *remote, struct manifest_file *file, int64_t checked_ns)
 {
     char *path = path_of(remote, "", file->name, "");
-    int fd = open(path, O_RDONLY | O_CLOEXEC), code = EX_OK;
     struct file_state state;
-    bool is_there = fd >= 0 && file_state(fd, &state) == 0;
-    if (fd >= 0)
-        close(fd);
     struct manifest_file found = { .size = -1 };
-    if (is_there && state.size == file->size && state.changed_ns == checked_ns)
-        found = *file, found.changed_ns = checked_ns;
-    else if (is_there && state.size == file->size)
+    bool is_there = path_state(path, &state), is_right = is_there && state.size == file->size && state.changed_ns == checked_ns;
+    int code = EX_OK;
+    if (is_there && state.size == file->size && !is_right) {
         code = manifest_file_read(&found, path, NULL);
-    if (code == EX_OK && found.size == file->size && strcmp(found.sha256, file->sha256) == 0) {
-        file->changed_ns = found.changed_ns;
+        is_right = found.size == file->size && strcmp(found.sha256, file->sha256) == 0;
+    }
+    if (code == EX_OK && is_right) {
+        file->changed_ns = state.changed_ns;
         remote->done += file->size;
     } else if (code == EX_OK && is_there) {
         log_event("\"%s\" is not as the store has it: fetching it again", path);
@@ -200,10 +208,14 @@ static int files_check(struct remote *remote)
     struct manifest checked = { 0 };
     checked_read(remote, remote->manifest.digest, &checked);
     int code = EX_OK;
-    for (size_t i = 0; i < remote->manifest.count && code == EX_OK; i++)
-        code = file_check(remote, &remote->manifest.files[i], checked.count > 0 ? checked.files[i].changed_ns : 0);
+    bool news = false;
+    for (size_t i = 0; i < remote->manifest.count && code == EX_OK; i++) {
+        int64_t checked_ns = checked.count > 0 ? checked.files[i].changed_ns : 0;
+        code = file_check(remote, &remote->manifest.files[i], checked_ns);
+        news |= remote->manifest.files[i].changed_ns != checked_ns;
+    }
     manifest_free(&checked);
-    return code;
+    return code == EX_OK && news ? checked_write(remote) : code;
 }
 
 /* ---- what is lacking ---- */
@@ -315,12 +327,9 @@ static int room_check(const struct remote *remote)
     int64_t lacks = remote->manifest.size - remote->done;
     for (size_t i = 0; i < remote->manifest.count; i++) {
         char *part = path_of(remote, ".", remote->manifest.files[i].name, ".part");
-        struct file_state state = { 0 };
-        int fd = open(part, O_RDONLY | O_CLOEXEC);
-        if (fd >= 0 && file_state(fd, &state) == 0)
+        struct file_state state;
+        if (path_state(part, &state))
             lacks -= state.size;
-        if (fd >= 0)
-            close(fd);
         free(part);
     }
     struct statvfs disk;

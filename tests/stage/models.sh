@@ -161,6 +161,13 @@ check a_damaged_file_is_fetched_again settled
 fetch
 check nothing_is_fetched_twice test ! -s "$work/err"
 
+# Goal: a file that was touched is read once more, not fetched, and known from then on.
+touch "$VAS_CACHE/models/$large/noise.txt"
+fetch
+check a_touched_file_is_not_fetched test ! -s "$work/err"
+stamp=$(stat -c %Y "$VAS_CACHE/models/$large/noise.txt")
+check a_touched_file_is_known grep -q "changed_ns\":$stamp[0-9]*,\"name\":\"noise.txt" "$VAS_CACHE/models/$large/.checked"
+
 # Goal: a begun file with wrong bytes is not used, and one that is longer than the file neither.
 rm "$VAS_CACHE/models/$large/noise.txt"
 head -c 1000000 /dev/zero >"$part"

@@ -17,6 +17,7 @@
 #include "base/progress.h"
 #include "../check.h"
 #include "wire/edge_parts.h"
+#include "wire/remote_model.h"
 
 enum { ITEMS_MAX = 4000, HOLD_MAX = 32 };
 
@@ -52,6 +53,7 @@ static struct hub {
     struct buffer received; // of a checkpoint
     int pieces_sent, pieces_until_restart;
     int64_t read_ahead_max; // highest offset that was asked for
+    const char *files;      // that every model has; NULL: none
     double silent_until_s;
 } hub;
 
@@ -237,7 +239,7 @@ static void hub_answer_find(const struct frame_find *find)
     }
     struct frame frame = frame_make(FRAME_model);
     frame.model.model = find->model;
-    frame.model.files = "[]";
+    frame.model.files = hub.files != NULL ? hub.files : "[]";
     hub_send(frame);
 }
 
@@ -735,6 +737,35 @@ static void test_fetch_no_file(void)
     free(out.data);
 }
 
+/* Fetches "store:NAME" from a store that says these are its files, and that each has this content. */
+static int fetch_from(const char *name, const char *files, const char *content)
+{
+    const char *model = name;
+    hub_start((struct hub){ .checkpoint = content, .checkpoint_size = strlen(content), .files = files, .refuse_output = -1 });
+    int code = model_fetch(&model, hub.endpoint);
+    hub_stop();
+    return code;
+}
+
+/* Goal: a store that lies can neither write outside the cache, nor have other bytes used than those that were asked for. */
+static void test_lying_store(void)
+{
+    char cache[] = "/tmp/test_cache.XXXXXX", outside[64], command[64];
+    EXPECT(mkdtemp(cache) != NULL);
+    setenv("VAS_CACHE", cache, 1);
+    snprintf(outside, sizeof outside, "%s/evil", cache);
+#define FILES(name, sha256) "[{\"name\": \"" name "\", \"size\": 3, \"sha256\": \"" sha256 "\"}]"
+#define ABC "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  /* SHA-256 of "abc" */
+    EXPECT_INT(fetch_from("store:m", FILES("../../evil", ABC), "abc"), EX_DATAERR);
+    EXPECT(access(outside, F_OK) != 0);
+    EXPECT_INT(fetch_from("store:m", "no JSON", "abc"), EX_DATAERR);
+    EXPECT_INT(fetch_from("store:m", FILES("a.gguf", ABC), "abd"), EX_DATAERR);
+    EXPECT_INT(fetch_from("store:0123456789abcdef0123456789abcdef", FILES("a.gguf", ABC), "abc"), EX_DATAERR);
+    EXPECT_INT(fetch_from("store:m", FILES("a.gguf", ABC), "abc"), EX_OK);
+    snprintf(command, sizeof command, "rm -rf %s", cache);
+    EXPECT_INT(system(command), 0);
+}
+
 /* Goal: a checkpoint of three chunks is stored whole when giving it returns, though the store is restarted after the first. */
 static void test_give_checkpoint(void)
 {
@@ -801,6 +832,7 @@ int main(void)
     RUN(test_fetch_nothing_or_damaged);
     RUN(test_fetch_file);
     RUN(test_fetch_no_file);
+    RUN(test_lying_store);
     RUN(test_give_checkpoint);
     RUN(test_stop);
     return tests_end();
