@@ -604,9 +604,10 @@ int line_missing(struct line *line, double now_s, int64_t *missing)
 {
     struct lines *lines = line->lines;
     bool run = line->kind == LINE_TARGETS || line->kind == LINE_BATCHES;
+    bool unseen = !run && line->filled_change != lines->change;  // rows that nobody has looked through may hold work
     if (line->kind == LINE_SAMPLES) {
         line->counted = lines->sources > 0;
-    } else if (line->counted_change != lines->change && (line->counted_change == 0 || now_s - line->counted_s >= COUNT_PAUSE_S)) {
+    } else if (!unseen && line->counted_change != lines->change && (line->counted_change == 0 || now_s - line->counted_s >= COUNT_PAUSE_S)) {
         uint64_t change = lines->change;
         int64_t counted = run ? count_run(line) : count_coming(line);
         if (counted < 0)
@@ -615,6 +616,7 @@ int line_missing(struct line *line, double now_s, int64_t *missing)
         line->counted_change = change;
         line->counted_s = now_s;
     }
-    *missing = line->counted + (run ? 0 : (int64_t)(line->ready.count + line->suspects.count + line->leased));
+    unseen |= line->kind == LINE_SCORES && line->counted_change != lines->change;
+    *missing = line->counted + (run ? 0 : (int64_t)(line->ready.count + line->suspects.count + line->leased) + unseen);
     return 0;
 }

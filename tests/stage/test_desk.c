@@ -575,6 +575,26 @@ static void test_reward_waits_for_rollouts(void)
     close_desk();
 }
 
+/* Goal: nobody is told that nothing is missing while what was stored a moment ago has not been looked through. */
+static void test_fresh_rows_count(void)
+{
+    open_desk();
+    hello('t', "tokenize", "{\"tokenizer\": \"T\"}");
+    hello('a', "rollout", BASE);
+    want('a', 2);
+    turn();
+    EXPECT_INT(reply('a', FRAME_idle, 0)->idle.missing, 1);
+    now_s -= 0.5;  // the next turn is too soon for another look
+    give_prompt('t', "p", 1);
+    plain('t', FRAME_bye);
+    plain('a', FRAME_beat);
+    turn();
+    EXPECT(reply('a', FRAME_idle, 0)->idle.missing > 0);
+    turn();
+    EXPECT_INT(count_replies('a', FRAME_prompt), 2);
+    close_desk();
+}
+
 /* Rollouts and scores of count prompts of 2 samples. */
 static void make_scored(int count)
 {
@@ -860,6 +880,7 @@ int main(void)
     RUN(test_lost_frames);
     RUN(test_failed_item);
     RUN(test_reward_waits_for_rollouts);
+    RUN(test_fresh_rows_count);
     RUN(test_training_run);
     RUN(test_take_over);
     RUN(test_failed_member_is_left_out);
