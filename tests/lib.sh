@@ -73,6 +73,31 @@ same() {
     fi
 }
 
+# wait_for FILE: until it is there, at most a minute
+wait_for() {
+    wait_for_tries=0
+    until [ -e "$1" ] || [ $wait_for_tries = 1200 ]; do
+        sleep 0.05
+        wait_for_tries=$((wait_for_tries + 1))
+    done
+}
+
+# store_up DATABASE: a store of its own, at VAS_STORE; its log is beside the database
+store_up() {
+    VAS_STORE=ipc://$1.sock
+    export VAS_STORE
+    store serve --db "$1" 2>"$1.log" &
+    store_pid=$!
+    test_pids="${test_pids:-} $store_pid"
+    wait_for "$1.sock"
+}
+
+store_down() {
+    kill -TERM $store_pid
+    wait $store_pid
+    unset VAS_STORE
+}
+
 # A base policy of a few ten thousand parameters, trained for some seconds on stories of the grammar, so that its texts have
 # words that score: $tiny/base.  Made once in each run of the tests (kept beside the build) and real in every part.
 tiny=$BIN/.tiny

@@ -8,15 +8,7 @@ tiny_model
 
 head -n 12 "$tiny/prompts.jsonl" >"$scratch/prompts.jsonl"
 db=$scratch/s.db
-VAS_STORE=ipc://$db.sock
-export VAS_STORE
-store serve -q --db "$db" &
-test_pids=$!
-tries=0
-until [ -S "$db.sock" ] || [ $tries = 100 ]; do
-    sleep 0.1
-    tries=$((tries + 1))
-done
+store_up "$db"
 tokenize -q -m "$tiny/base" --split train "$scratch/prompts.jsonl" &&
     rollout -q -m "$tiny/base" -n 4 --split train --max-new-tokens 24 && reward -q --name kind --lexicon pipelines/kind.txt --split train
 check "rollouts are scored" test -f "$db"
@@ -49,7 +41,7 @@ sed 's/"max_position_embeddings": *[0-9]*/"max_position_embeddings": 12/' "$tiny
 short_run nothing_fits 1
 [ $code = 0 ] && ok "a run in which no rollout fits ends" || not_ok "a run in which no rollout fits says $code: $(tail -n 1 "$scratch/nothing_fits.err")"
 grep -q 'left_out=48' "$scratch/nothing_fits.err" && ok "and says that all 48 were left out" || not_ok "and says $(tail -n 1 "$scratch/nothing_fits.err")"
-unset VAS_STORE
+store_down
 
 # ---- adapters ----
 
