@@ -33,8 +33,9 @@ STAGE_PARTS = $(patsubst %.c,$(BUILD)/%.o,$(filter-out %/main.c,$(wildcard stage
 STAGE_MAINS = $(STAGES:%=$(BUILD)/stages/%/main.o)
 PROGRAMS = $(STAGES:%=$(BIN)/%)
 
-TEST_SOURCES = $(wildcard tests/unit/*.c tests/grad/*.c tests/parity/*.c tests/stage/*.c tests/fault/*.c)
+TEST_SOURCES = $(wildcard $(addsuffix /test_*.c,tests/unit tests/grad tests/parity tests/stage tests/fault))
 TEST_PROGRAMS = $(TEST_SOURCES:%.c=$(BUILD)/%)
+TEST_TOOLS = $(BUILD)/tests/fault/relay
 FUZZ_SOURCES = $(wildcard tests/fuzz/fuzz_*.c)
 FUZZ_PROGRAMS = $(FUZZ_SOURCES:%.c=$(BUILD)/%)
 
@@ -74,7 +75,7 @@ $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(ALL_CFLAGS) -c -o $@ $<
 
-$(TEST_PROGRAMS): $(BUILD)/%: $(BUILD)/%.o $(BUILD)/libstages.a $(BUILD)/libvas.a
+$(TEST_PROGRAMS) $(TEST_TOOLS): $(BUILD)/%: $(BUILD)/%.o $(BUILD)/libstages.a $(BUILD)/libvas.a
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(CFLAGS) -o $@ $^ $(ALL_LIBS)
 
@@ -92,7 +93,7 @@ $(BENCH_PROGRAMS): $(BUILD)/%: $(BUILD)/%.o $(BUILD)/libstages.a $(BUILD)/libvas
 bench-programs: all $(BENCH_PROGRAMS)  ## what tests/bench/*.sh need
 
 .PHONY: test-programs
-test-programs: all $(TEST_PROGRAMS) $(FUZZ_PROGRAMS)
+test-programs: all $(TEST_PROGRAMS) $(TEST_TOOLS) $(FUZZ_PROGRAMS)
 
 .PHONY: demo
 demo:  ## the main job on data of its own (pipelines/demo.sh)

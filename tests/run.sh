@@ -56,7 +56,7 @@ fuzz_all() {  # fuzz_all BUILD DAMAGES
 }
 
 c_tests() {  # c_tests BUILD
-    for source in tests/unit/*.c tests/grad/*.c tests/parity/*.c tests/stage/*.c tests/fault/*.c; do
+    for source in tests/unit/test_*.c tests/grad/test_*.c tests/parity/test_*.c tests/stage/test_*.c tests/fault/test_*.c; do
         [ -f "$source" ] || continue
         run "$1/${source%.c}" 600 "$1/${source%.c}"
     done
