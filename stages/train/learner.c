@@ -216,9 +216,12 @@ static int incoming_end(struct learner *learner, const struct incoming *incoming
     if (incoming->left_out > 0)
         log_event("run \"%s\" left_out=%lld rollouts longer than the model's context of %lld tokens", learner->options.run,
                   (long long)incoming->left_out, (long long)learner->config->position_max);
-    if (status != EDGE_END || incoming->final)
-        return EX_OK;
-    return give_final(learner, incoming->cursor) == 0 ? EX_OK : EX_DATAERR;
+    int given = 0;
+    if (status == EDGE_END && !incoming->final)
+        given = give_final(learner, incoming->cursor);
+    else if (status == EDGE_STOPPED && trainer_steps(learner->trainer) > 0)
+        given = give_checkpoint(learner, "full", incoming->cursor, false);  // nothing is trained again
+    return given == 0 ? EX_OK : EX_DATAERR;
 }
 
 enum edge_status learner_run_store(struct learner *learner, int *code)
