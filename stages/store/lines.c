@@ -159,7 +159,7 @@ static int item_give_up(struct item *item, const char *reason, double wall_s)
 
 static void item_queue(struct item *item)
 {
-    list_put_first(item->attempts >= ITEM_ATTEMPTS - 1 ? &item->line->suspects : &item->line->ready, item);
+    list_put_first(item->attempts >= ITEM_SUSPECT ? &item->line->suspects : &item->line->ready, item);
 }
 
 void item_return(struct item *item)
@@ -459,7 +459,7 @@ static int line_fill(struct line *line, double now_s)
 int line_take(struct line *line, struct item_list *holder, double now_s, struct item **item)
 {
     *item = NULL;
-    if (holder->first != NULL && holder->first->attempts == ITEM_ATTEMPTS - 1)
+    if (holder->first != NULL && holder->first->attempts >= ITEM_SUSPECT)
         return 0;  // a suspect is held alone
     if (line->lines->free_count == 0 && line->lines->lease_capacity == (size_t)1 << LEASE_SLOT_BITS)
         return 0;  // no more can be out at once

@@ -24,7 +24,10 @@
 #include "store/work.h"
 #include "wire/frame.h"
 
-enum { ITEM_ATTEMPTS = 3 };
+enum {
+    ITEM_ATTEMPTS = 4,
+    ITEM_SUSPECT = 2,  // after so many it is held alone, so that what the last two tell is about this item
+};
 
 enum line_kind {
     LINE_SAMPLES,  // prompts to rollout and decode

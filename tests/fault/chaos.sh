@@ -36,9 +36,10 @@ END_OF_SCORER
 chmod +x "$scratch/scorer"
 
 samples=8
-awk -v count=$((rollouts / samples * 2 + 200)) -v seed=3 -v prompts=1 -f pipelines/stories.awk | awk '!seen[$0]++' >"$scratch/many.jsonl"
+awk -v count=$((rollouts / samples * 2 + 6 * faults + 200)) -v seed=3 -v prompts=1 -f pipelines/stories.awk | awk '!seen[$0]++' >"$scratch/many.jsonl"
 grep '"train"' "$scratch/many.jsonl" | head -n $((rollouts / samples)) >"$scratch/prompts.jsonl"
-grep '"eval"' "$scratch/many.jsonl" | head -n 24 >>"$scratch/prompts.jsonl"
+eval_prompts=$((16 + faults / 3))
+grep '"eval"' "$scratch/many.jsonl" | head -n $eval_prompts >>"$scratch/prompts.jsonl"
 
 tokenize="tokenize -m $tiny/base"
 rollout="rollout -m $tiny/base -n $samples --max-new-tokens 48"
@@ -263,7 +264,7 @@ disturb $((faults * 8 / 10)) train
 ended train
 leave rollout1 rollout2 rollout3 reward1 reward2
 
-PACE=$(pace $((faults - struck)) 1.2 $((24 * samples)))
+PACE=$(pace $((faults - struck)) 1.2 $((eval_prompts * samples)))
 rm -f "$scratch/done/reward1" "$scratch/done/reward2" "$scratch/leave/reward1" "$scratch/leave/reward2"
 start reward1 $reward -s "ipc://$link2" --follow --batch 2
 start reward2 $reward -s "ipc://$direct" --follow --batch 7

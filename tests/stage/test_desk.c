@@ -444,33 +444,33 @@ static void test_silence(void)
     close_desk();
 }
 
-/* Goal: an item whose worker vanishes three times is given up with a reason; before the last try it is alone, so what was held beside it is not condemned. */
+/* Goal: an item whose worker vanishes four times is given up with a reason; the last two times it is alone, so what was held beside it is not condemned. */
 static void test_deadly_item(void)
 {
     open_desk();
     store_prompts(1);
-    for (int death = 0; death < 3; death++) {
+    for (int death = 0; death < 4; death++) {
         char worker = (char)('a' + death);
         hello(worker, "rollout", BASE);
         want(worker, 2);
         turn();
         /* Both are held the first two times, then one at a time. */
         EXPECT_INT(count_replies(worker, FRAME_prompt), death < 2 ? 2 : 1);
-        if (death == 2)
+        if (death >= 2)
             EXPECT_INT(reply(worker, FRAME_prompt, 0)->prompt.sample, 0);
         desk_unreachable(desk, &worker, 1, now_s);
     }
-    hello('d', "rollout", BASE);
-    want('d', 2);
+    hello('e', "rollout", BASE);
+    want('e', 2);
     turn();
-    EXPECT_INT(count_replies('d', FRAME_prompt), 1);
-    struct frame item = *reply('d', FRAME_prompt, 0);
+    EXPECT_INT(count_replies('e', FRAME_prompt), 1);
+    struct frame item = *reply('e', FRAME_prompt, 0);
     EXPECT_INT(item.prompt.sample, 1);
-    answer('d', &item, FRAME_rollout, 1);
-    want('d', 1);
+    answer('e', &item, FRAME_rollout, 1);
+    want('e', 1);
     turn();
-    EXPECT_INT(reply('d', FRAME_idle, 0)->idle.missing, 0);
-    EXPECT_INT(db_int(db, db_query(db, "SELECT attempts FROM failure WHERE reason LIKE 'its worker vanished%'", ""), 0), 3);
+    EXPECT_INT(reply('e', FRAME_idle, 0)->idle.missing, 0);
+    EXPECT_INT(db_int(db, db_query(db, "SELECT attempts FROM failure WHERE reason LIKE 'its worker vanished%'", ""), 0), 4);
     close_desk();
 }
 
@@ -512,14 +512,14 @@ static void test_lost_frames(void)
     close_desk();
 }
 
-/* Goal: an item that workers say they cannot do is given up after three times, and offered again after retry. */
+/* Goal: an item that workers say they cannot do is given up after four times, and offered again after retry. */
 static void test_failed_item(void)
 {
     open_desk();
     store_prompts(1);
     hello('a', "rollout", BASE);
     want('a', 1);
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 4; i++) {
         turn();
         EXPECT_INT(count_replies('a', FRAME_prompt), 1);
         EXPECT_INT(reply('a', FRAME_prompt, 0)->prompt.sample, 0);
@@ -528,7 +528,7 @@ static void test_failed_item(void)
     }
     turn();
     EXPECT_INT(reply('a', FRAME_prompt, 0)->prompt.sample, 1);
-    EXPECT_INT(db_int(db, db_query(db, "SELECT count(*) FROM failure WHERE reason = 'does not fit' AND attempts = 3", ""), 0), 1);
+    EXPECT_INT(db_int(db, db_query(db, "SELECT count(*) FROM failure WHERE reason = 'does not fit' AND attempts = 4", ""), 0), 1);
 
     char path[96];
     int code;
@@ -725,11 +725,11 @@ static void test_failed_member_is_left_out(void)
     for (size_t i = 1; i < 4; i++)
         answer('a', &items[i], FRAME_rollout, (int64_t)i);
     int64_t lease = items[0].prompt.item;
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 4; i++) {
         fail('a', lease);
         want('a', 1);
         turn();
-        if (i < 2)
+        if (i < 3)
             lease = reply('a', FRAME_prompt, 0)->prompt.item;
     }
     hello('w', "reward", REWARD);
