@@ -52,6 +52,7 @@ decode="decode -m $tiny/base --value short:4 --split eval -n $samples --max-new-
 cat >"$scratch/feed" <<END
 mkfifo "$scratch/fifo.\$\$"
 { head -n 20 "$scratch/prompts.jsonl"; sleep 0.5; tail -n +21 "$scratch/prompts.jsonl"; } >"$scratch/fifo.\$\$" &
+echo \$! >"$scratch/pid/feeder.\$\$"
 exec $tokenize -s "ipc://$scratch/link1.sock" "$scratch/fifo.\$\$"
 END
 
@@ -119,6 +120,7 @@ supervise() {  # supervise NAME COMMAND...
     while :; do
         "$@" 2>>"$scratch/log/$name" &
         echo $! >"$scratch/pid/$name"
+        [ ! -e "$scratch/leave/$name" ] || kill -TERM $!  # asked to leave while it was started again
         code=0
         wait $! || code=$?
         [ ! -e "$scratch/leave/$name" ] || break
@@ -129,7 +131,7 @@ supervise() {  # supervise NAME COMMAND...
         esac
     done
     case $code in
-    0 | 75 | 137) ;;
+    0 | 75 | 137 | 143) ;;
     *) echo "$name ended with code $code: $(tail -n 1 "$scratch/log/$name")" >>"$scratch/bad" ;;
     esac
     touch "$scratch/done/$name"
@@ -169,7 +171,7 @@ chaos_cleanup() {
         [ -e "$scratch/done/${file##*/}" ] || kill -KILL "$(cat "$file")" 2>/dev/null
     done
     wait 2>/dev/null
-    [ "$disk" != tmpfs ] || umount "$scratch/disk"
+    [ "$disk" != tmpfs ] || umount -l "$scratch/disk"
     ( exit $chaos_code )
     test_cleanup
 }
