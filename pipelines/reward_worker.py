@@ -14,6 +14,7 @@ import time
 
 import msgpack
 import zmq
+import zmq.auth
 
 
 def score(prompt, response):
@@ -34,6 +35,9 @@ while not ended:
     if time.monotonic() - heard > 15:  # at first, and when the store has been silent: a new connection is a new conversation
         socket = zmq.Context.instance().socket(zmq.DEALER)
         socket.linger = 1000
+        if "VAS_KEY" in os.environ:  # for a store on a network
+            socket.curve_publickey, socket.curve_secretkey = zmq.auth.load_certificate(os.environ["VAS_KEY"])
+            socket.curve_serverkey, _ = zmq.auth.load_certificate(os.environ["VAS_STORE_KEY"])
         socket.connect(endpoint)
         heard, talks = time.monotonic(), False
         send(hello)

@@ -74,5 +74,19 @@ wait $worker || code=$?
 scores killed >"$scratch/killed"
 same "its scores are the same after kills" "$scratch/exec" "$scratch/killed"
 
+store_down
+
+store keygen -q -o "$scratch/store.key" && store keygen -q -o "$scratch/worker.key" && mkdir "$scratch/allowed" && cp "$scratch/worker.key.pub" "$scratch/allowed"
+port=$((20000 + $$ % 10000))
+store serve --db "$db" --listen "ipc://$db.sock" --listen "tcp://127.0.0.1:$port" --key "$scratch/store.key" --allow "$scratch/allowed" 2>"$db.log" &
+store_pid=$!
+test_pids=$store_pid
+wait_for "$db.sock"
+check "it works over a network with keys" env VAS_KEY="$scratch/worker.key" VAS_STORE_KEY="$scratch/store.key.pub" \
+    timeout 120 "$python" pipelines/reward_worker.py "tcp://127.0.0.1:$port" far
+scores far >"$scratch/far"
+same "and gives the same scores" "$scratch/exec" "$scratch/far"
+VAS_STORE=ipc://$db.sock
+export VAS_STORE
 refused "the name of another reward is refused to it" 78 'reward "exec"' "$python" pipelines/reward_worker.py "$VAS_STORE" exec
 store_down
