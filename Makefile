@@ -68,7 +68,7 @@ $(KERNEL_OBJECTS): $(BUILD)/common/math/kernels_%.o: common/math/kernels_isa.c
 $(BUILD)/store_sql.h: schemas/store.sql
 	@mkdir -p $(@D)
 	$(Q)sed 's/\\/\\\\/g; s/"/\\"/g; s/.*/"&\\n"/; s/^"-- version/,\n&/' $< >$@
-$(BUILD)/common/store/db.o: $(BUILD)/store_sql.h
+$(BUILD)/common/store/db.o $(BUILD)/tests/unit/test_scale.o: $(BUILD)/store_sql.h
 
 $(BUILD)/%.o: %.c
 	$(call say,CC,$@)

@@ -181,3 +181,117 @@ CREATE TABLE model_file (
     PRIMARY KEY (model, name)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX model_file_sha256 ON model_file (sha256);
+
+-- version 3
+-- Counts, so that a store of any size knows at once how much is missing and where the first of it is.  The triggers below keep them
+-- in the transaction of the rows that they count.  A block is 4096 row ids that follow each other.
+CREATE TABLE prompt_count (
+    split        TEXT    NOT NULL,
+    block        INTEGER NOT NULL,         -- of prompts
+    tokenizer    TEXT    NOT NULL,
+    prompts      INTEGER NOT NULL,
+    PRIMARY KEY (split, block, tokenizer)
+) STRICT, WITHOUT ROWID;
+
+-- Where a policy lacks samples.
+CREATE TABLE sample_count (
+    policy       INTEGER NOT NULL,
+    split        TEXT    NOT NULL,
+    block        INTEGER NOT NULL,         -- of prompts
+    sample       INTEGER NOT NULL,
+    rollouts     INTEGER NOT NULL,
+    failed       INTEGER NOT NULL,
+    PRIMARY KEY (policy, split, block, sample)
+) STRICT, WITHOUT ROWID;
+
+-- Where a reward lacks scores.
+CREATE TABLE rollout_count (
+    block        INTEGER NOT NULL,         -- of rollouts
+    policy       INTEGER NOT NULL,
+    split        TEXT    NOT NULL,
+    rollouts     INTEGER NOT NULL,
+    PRIMARY KEY (block, policy, split)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE score_count (
+    reward       INTEGER NOT NULL,
+    block        INTEGER NOT NULL,         -- of rollouts
+    policy       INTEGER NOT NULL,
+    split        TEXT    NOT NULL,
+    scores       INTEGER NOT NULL,
+    failed       INTEGER NOT NULL,
+    PRIMARY KEY (reward, block, policy, split)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE target_count (
+    run          INTEGER PRIMARY KEY,
+    targets      INTEGER NOT NULL,
+    failed       INTEGER NOT NULL
+) STRICT;
+
+-- An item is done or given up, never both.
+DELETE FROM failure WHERE EXISTS (SELECT 1 FROM rollout r WHERE r.policy = failure.policy AND r.prompt = failure.prompt AND r.sample = failure.sample)
+                       OR EXISTS (SELECT 1 FROM score s WHERE s.reward = failure.reward AND s.rollout = failure.rollout)
+                       OR EXISTS (SELECT 1 FROM target t WHERE t.run = failure.run AND t.batch = failure.batch AND t.rollout = failure.rollout);
+
+CREATE TRIGGER failure_of_what_is_done BEFORE INSERT ON failure
+WHEN EXISTS (SELECT 1 FROM rollout WHERE policy = NEW.policy AND prompt = NEW.prompt AND sample = NEW.sample)
+  OR EXISTS (SELECT 1 FROM score WHERE reward = NEW.reward AND rollout = NEW.rollout)
+  OR EXISTS (SELECT 1 FROM target WHERE run = NEW.run AND batch = NEW.batch AND rollout = NEW.rollout)
+BEGIN
+    SELECT RAISE(IGNORE);
+END;
+
+INSERT INTO prompt_count SELECT split, id / 4096, tokenizer, count(*) FROM prompt GROUP BY 1, 2, 3;
+
+INSERT INTO sample_count SELECT policy, split, prompt / 4096, sample, sum(done), sum(NOT done)
+    FROM (SELECT policy, prompt, sample, 1 AS done FROM rollout
+          UNION ALL SELECT policy, prompt, sample, 0 FROM failure WHERE policy IS NOT NULL) o JOIN prompt p ON p.id = o.prompt GROUP BY 1, 2, 3, 4;
+
+INSERT INTO rollout_count SELECT r.id / 4096, policy, split, count(*) FROM rollout r JOIN prompt p ON p.id = r.prompt GROUP BY 1, 2, 3;
+
+INSERT INTO score_count SELECT reward, rollout / 4096, policy, split, sum(done), sum(NOT done)
+    FROM (SELECT reward, rollout, 1 AS done FROM score UNION ALL SELECT reward, rollout, 0 FROM failure WHERE reward IS NOT NULL) o
+    JOIN rollout r ON r.id = o.rollout JOIN prompt p ON p.id = r.prompt GROUP BY 1, 2, 3, 4;
+
+INSERT INTO target_count SELECT run, sum(done), sum(NOT done)
+    FROM (SELECT run, 1 AS done FROM target UNION ALL SELECT run, 0 FROM failure WHERE run IS NOT NULL) GROUP BY 1;
+
+CREATE TRIGGER prompt_counted AFTER INSERT ON prompt BEGIN
+    INSERT INTO prompt_count VALUES (NEW.split, NEW.id / 4096, NEW.tokenizer, 1) ON CONFLICT DO UPDATE SET prompts = prompts + 1;
+END;
+
+CREATE TRIGGER rollout_counted AFTER INSERT ON rollout BEGIN
+    DELETE FROM failure WHERE policy = NEW.policy AND prompt = NEW.prompt AND sample = NEW.sample;
+    INSERT INTO sample_count SELECT NEW.policy, split, NEW.prompt / 4096, NEW.sample, 1, 0 FROM prompt WHERE id = NEW.prompt
+        ON CONFLICT DO UPDATE SET rollouts = rollouts + 1;
+    INSERT INTO rollout_count SELECT NEW.id / 4096, NEW.policy, split, 1 FROM prompt WHERE id = NEW.prompt
+        ON CONFLICT DO UPDATE SET rollouts = rollouts + 1;
+END;
+
+CREATE TRIGGER score_counted AFTER INSERT ON score BEGIN
+    DELETE FROM failure WHERE reward = NEW.reward AND rollout = NEW.rollout;
+    INSERT INTO score_count SELECT NEW.reward, NEW.rollout / 4096, r.policy, p.split, 1, 0 FROM rollout r JOIN prompt p ON p.id = r.prompt
+        WHERE r.id = NEW.rollout ON CONFLICT DO UPDATE SET scores = scores + 1;
+END;
+
+CREATE TRIGGER target_counted AFTER INSERT ON target BEGIN
+    DELETE FROM failure WHERE run = NEW.run AND batch = NEW.batch AND rollout = NEW.rollout;
+    INSERT INTO target_count VALUES (NEW.run, 1, 0) ON CONFLICT DO UPDATE SET targets = targets + 1;
+END;
+
+CREATE TRIGGER failure_counted AFTER INSERT ON failure BEGIN
+    INSERT INTO sample_count SELECT NEW.policy, split, NEW.prompt / 4096, NEW.sample, 0, 1 FROM prompt
+        WHERE NEW.policy IS NOT NULL AND id = NEW.prompt ON CONFLICT DO UPDATE SET failed = failed + 1;
+    INSERT INTO score_count SELECT NEW.reward, NEW.rollout / 4096, r.policy, p.split, 0, 1 FROM rollout r JOIN prompt p ON p.id = r.prompt
+        WHERE NEW.reward IS NOT NULL AND r.id = NEW.rollout ON CONFLICT DO UPDATE SET failed = failed + 1;
+    INSERT INTO target_count SELECT NEW.run, 0, 1 WHERE NEW.run IS NOT NULL ON CONFLICT DO UPDATE SET failed = failed + 1;
+END;
+
+CREATE TRIGGER failure_forgotten AFTER DELETE ON failure BEGIN
+    UPDATE sample_count SET failed = failed - 1 WHERE policy = OLD.policy AND block = OLD.prompt / 4096 AND sample = OLD.sample
+        AND split = (SELECT split FROM prompt WHERE id = OLD.prompt);
+    UPDATE score_count SET failed = failed - 1 WHERE reward = OLD.reward AND block = OLD.rollout / 4096
+        AND (policy, split) = (SELECT r.policy, p.split FROM rollout r JOIN prompt p ON p.id = r.prompt WHERE r.id = OLD.rollout);
+    UPDATE target_count SET failed = failed - 1 WHERE run = OLD.run;
+END;

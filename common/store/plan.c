@@ -152,10 +152,15 @@ static enum plan_status facts_policy(struct db *db, const struct plan_target *ta
     return facts->reward == 0 ? waits(reason, "a worker of reward", target->reward) : PLAN_MADE;
 }
 
-static const char count_prompts[] = "SELECT count(*), max(prompt.id) FROM prompt, policy WHERE policy.id = ?1 AND split = ?2"
-                                    " AND policy.tokenizer IN ('', prompt.tokenizer)";
-static const char count_imported[] = "SELECT count(*), max(r.id), max(p.id) FROM rollout r JOIN prompt p ON p.id = r.prompt"
-                                     " WHERE r.policy = ?1 AND p.split = ?2";
+/* How many there are, and the last row ids of prompt and rollout.  ?1 policy, ?2 split. */
+static const char count_prompts[] =
+    "SELECT (SELECT sum(prompts) FROM prompt_count c WHERE c.split = ?2 AND o.tokenizer IN ('', c.tokenizer)),"
+    " (SELECT p.id FROM prompt p WHERE p.split = ?2 AND o.tokenizer IN ('', p.tokenizer) ORDER BY p.id DESC LIMIT 1), 0"
+    " FROM policy o WHERE o.id = ?1";
+static const char count_imported[] =
+    "SELECT (SELECT sum(rollouts) FROM rollout_count WHERE policy = ?1 AND split = ?2),"
+    " (SELECT r.prompt FROM rollout r JOIN prompt p ON p.id = r.prompt WHERE r.policy = ?1 AND p.split = ?2 ORDER BY r.prompt DESC LIMIT 1),"
+    " (SELECT r.id FROM rollout r JOIN prompt p ON p.id = r.prompt WHERE r.policy = ?1 AND p.split = ?2 ORDER BY r.id DESC LIMIT 1)";
 
 static enum plan_status facts_set(struct db *db, const struct plan_target *target, const struct plan_train *train,
                                   struct plan_facts *facts, char *reason)
@@ -164,8 +169,8 @@ static enum plan_status facts_set(struct db *db, const struct plan_target *targe
     if (db_step(db, query) <= 0)
         return PLAN_FAILED;
     int64_t rows = sqlite3_column_int64(query, 0);
-    facts->rollout_last = facts->imported ? sqlite3_column_int64(query, 1) : 0;
-    facts->prompt_last = sqlite3_column_int64(query, facts->imported ? 2 : 1);
+    facts->prompt_last = sqlite3_column_int64(query, 1);
+    facts->rollout_last = sqlite3_column_int64(query, 2);
     db_end(query);
     facts->samples = facts->imported ? 0 : facts->samples;
     facts->rollouts = facts->imported ? rows : rows * facts->samples;
@@ -230,24 +235,31 @@ static const char load_prompts[] = "SELECT p.id FROM prompt p, policy WHERE poli
 static const char load_imported[] = "SELECT r.prompt, r.sample FROM rollout r JOIN prompt p ON p.id = r.prompt"
                                     " WHERE r.policy = ?1 AND p.split = ?2 AND r.prompt <= ?3 AND r.id <= ?4 ORDER BY r.prompt, r.sample";
 
-static int members_load(struct db *db, struct plan *plan, const char *split, int64_t samples, int64_t prompt_last, int64_t rollout_last)
+static int members_load(struct db *db, struct plan *plan, const char *split, int64_t prompt_last, int64_t rollout_last)
 {
-    sqlite3_stmt *query = samples > 0 ? db_query(db, load_prompts, "iti", plan->policy, split, prompt_last)
-                                      : db_query(db, load_imported, "itii", plan->policy, split, prompt_last, rollout_last);
-    size_t expected = plan->count;
-    int64_t prompts = -1, last = 0;
+    bool imported = plan->samples == 0;
+    sqlite3_stmt *query = imported ? db_query(db, load_imported, "itii", plan->policy, split, prompt_last, rollout_last)
+                                   : db_query(db, load_prompts, "iti", plan->policy, split, prompt_last);
+    size_t count = 0, prompts = 0, prompts_max = imported ? plan->count : plan->count / (size_t)plan->samples;
+    plan->prompts = memory_alloc(prompts_max, sizeof *plan->prompts);
+    plan->window_ends = memory_alloc(prompts_max / PLAN_WINDOW_PROMPTS + 1, sizeof *plan->window_ends);
+    if (imported)
+        plan->places = memory_alloc(plan->count, sizeof *plan->places);
     int stepped;
-    plan->count = 0;
-    while ((stepped = db_step(db, query)) > 0) {
+    while ((stepped = db_step(db, query)) > 0 && count < plan->count) {
         int64_t prompt = sqlite3_column_int64(query, 0);
-        prompts += prompt != last;
-        last = prompt;
-        for (int64_t sample = 0; sample < (samples > 0 ? samples : 1) && plan->count < expected; sample++)
-            plan->members[plan->count++] = (struct plan_member){ .prompt = prompt, .window = (int32_t)(prompts / PLAN_WINDOW_PROMPTS),
-                .sample = samples > 0 ? (int32_t)sample : sqlite3_column_int(query, 1) };
+        if (prompts == 0 || plan->prompts[prompts - 1] != prompt)
+            plan->prompts[prompts++] = prompt;
+        if (imported)
+            plan->places[count] = (struct plan_place){ (uint32_t)(prompts - 1), sqlite3_column_int(query, 1) };
+        count += imported ? 1 : (size_t)plan->samples;
+        plan->window_ends[(prompts - 1) / PLAN_WINDOW_PROMPTS] = (uint32_t)count;
     }
-    CHECK(stepped < 0 || plan->count == expected);  // prompts and rollouts are never deleted
-    return stepped;
+    if (stepped > 0)
+        db_end(query);
+    plan->prompt_count = prompts;
+    CHECK(stepped < 0 || count == plan->count);  // prompts and rollouts are never deleted
+    return stepped < 0 ? -1 : 0;
 }
 
 struct plan *plan_load(struct db *db, int64_t run)
@@ -261,8 +273,8 @@ struct plan *plan_load(struct db *db, int64_t run)
     plan->name = memory_text((const char *)sqlite3_column_text(query, 0));
     plan->policy = sqlite3_column_int64(query, 1);
     plan->reward = sqlite3_column_int64(query, 2);
-    int64_t samples = sqlite3_column_int64(query, 3), prompt_last = sqlite3_column_int64(query, 4);
-    int64_t rollout_last = sqlite3_column_int64(query, 5);
+    plan->samples = sqlite3_column_int64(query, 3);
+    int64_t prompt_last = sqlite3_column_int64(query, 4), rollout_last = sqlite3_column_int64(query, 5);
     plan->count = (size_t)sqlite3_column_int64(query, 6);
     plan->batches = sqlite3_column_int64(query, 7);
     plan->imported = sqlite3_column_int(query, 10);
@@ -284,10 +296,9 @@ struct plan *plan_load(struct db *db, int64_t run)
         plan->lambda = target.lambda;
         plan->state_tokenizer = memory_text(target.state_tokenizer);
         plan->epoch_batches = plan->batches / plan->epochs;
-        plan->members = memory_alloc(plan->count, sizeof *plan->members);
         for (int i = 0; i < PLAN_ORDERS; i++)
             plan->orders[i].epoch = -1;
-        readable = members_load(db, plan, target.split, samples, prompt_last, rollout_last) == 0;
+        readable = members_load(db, plan, target.split, prompt_last, rollout_last) == 0;
     }
     json_decref(target_json);
     json_decref(train_json);
@@ -304,24 +315,27 @@ void plan_free(struct plan *plan)
         return;
     for (int i = 0; i < PLAN_ORDERS; i++)
         free(plan->orders[i].order);
-    free(plan->members);
+    free(plan->prompts);
+    free(plan->places);
+    free(plan->window_ends);
     free(plan->state_tokenizer);
     free(plan->name);
     free(plan);
 }
 
-void plan_permute(uint32_t *order, const struct plan_member *members, size_t count, uint64_t seed, int64_t epoch)
+void plan_permute(uint32_t *order, size_t count, const uint32_t *window_ends, uint64_t seed, int64_t epoch)
 {
     if (epoch > 0) {
         philox_shuffle(order, count, seed, (uint64_t)epoch << 32);
         return;
     }
-    for (size_t start = 0, end; start < count; start = end) {
-        for (end = start; end < count && members[end].window == members[start].window; end++)
-            ;
-        philox_shuffle(order + start, end - start, seed, (uint64_t)members[start].window);
+    size_t start = 0;
+    for (uint64_t window = 0; start < count; window++) {
+        size_t end = window_ends[window];
+        philox_shuffle(order + start, end - start, seed, window);
         for (size_t i = start; i < end; i++)
             order[i] += (uint32_t)start;
+        start = end;
     }
 }
 
@@ -338,7 +352,7 @@ static const uint32_t *plan_order(struct plan *plan, int64_t epoch)
     }
     if (oldest->order == NULL)
         oldest->order = memory_alloc(plan->count, sizeof *oldest->order);
-    plan_permute(oldest->order, plan->members, plan->count, plan->seed, epoch);
+    plan_permute(oldest->order, plan->count, plan->window_ends, plan->seed, epoch);
     oldest->epoch = epoch;
     oldest->used = ++plan->clock;
     return oldest->order;
@@ -350,13 +364,20 @@ size_t plan_batch_size(const struct plan *plan, int64_t b)
     return left < (size_t)plan->batch ? left : (size_t)plan->batch;
 }
 
-size_t plan_batch(struct plan *plan, int64_t b, const struct plan_member **members)
+struct plan_member plan_member(const struct plan *plan, size_t i)
+{
+    if (plan->places != NULL)
+        return (struct plan_member){ plan->prompts[plan->places[i].prompt], plan->places[i].sample };
+    return (struct plan_member){ plan->prompts[i / (size_t)plan->samples], (int64_t)(i % (size_t)plan->samples) };
+}
+
+size_t plan_batch(struct plan *plan, int64_t b, struct plan_member *members)
 {
     CHECK(b >= 0 && b < plan->batches);
     const uint32_t *order = plan_order(plan, b / plan->epoch_batches) + b % plan->epoch_batches * plan->batch;
     size_t count = plan_batch_size(plan, b);
     for (size_t i = 0; i < count; i++)
-        members[i] = &plan->members[order[i]];
+        members[i] = plan_member(plan, order[i]);
     return count;
 }
 

@@ -1,8 +1,8 @@
 /*
  * plan.h - which rollouts make up each batch of a training run, fixed when the run is planned.
  *
- * schemas/README.md, "The plan of a run", is the specification.  Memory: 16 bytes for each rollout of the set, and 4 for each
- * of up to four epochs.
+ * schemas/README.md, "The plan of a run", is the specification.  Memory: 8 bytes for each prompt of the set and 4 for each rollout
+ * in each of up to four epochs that are being worked on; 8 more for each rollout that was imported.
  */
 #ifndef STORE_PLAN_H
 #define STORE_PLAN_H
@@ -18,8 +18,13 @@ enum { PLAN_WINDOW_PROMPTS = 64, PLAN_ORDERS = 4 };
 
 struct plan_member {
     int64_t prompt;  // row id
+    int64_t sample;
+};
+
+/* An imported rollout. */
+struct plan_place {
+    uint32_t prompt;  // which of the plan's
     int32_t sample;
-    int32_t window;  // of epoch 0
 };
 
 struct plan_order {
@@ -33,8 +38,12 @@ struct plan {
     char *name;                   // of the run
     char *state_tokenizer;        // of the states of its targets; "": the prompts'
     bool imported;                // the policy's rollouts came from elsewhere
-    size_t count;                 // members
-    struct plan_member *members;  // (count) by prompt, sample
+    size_t count;                 // members, by prompt, sample
+    int64_t *prompts;             // (prompt_count) row ids
+    size_t prompt_count;
+    int64_t samples;              // of each prompt; 0: places says which
+    struct plan_place *places;    // (count) of an imported policy, else NULL
+    uint32_t *window_ends;        // (prompt_count / PLAN_WINDOW_PROMPTS, rounded up) members before the end of each window
     int64_t batch, epochs, updates, refresh;
     uint64_t seed;
     double lambda;
@@ -62,16 +71,20 @@ enum plan_status plan_make(struct db *db, int64_t run, char *reason);
 struct plan *plan_load(struct db *db, int64_t run);
 void plan_free(struct plan *plan);
 
+/* Member i of 0 .. count-1. */
+struct plan_member plan_member(const struct plan *plan, size_t i);
+
 /* The members of batch b, 0 <= b < batches, in training order, into members; returns plan_batch_size. */
-size_t plan_batch(struct plan *plan, int64_t b, const struct plan_member **members);
+size_t plan_batch(struct plan *plan, int64_t b, struct plan_member *members);
 
 /* How many that are. */
 size_t plan_batch_size(const struct plan *plan, int64_t b);
 
 /*
- * The order of one epoch, a permutation of 0 .. count-1.  window: (count) of each member, growing from 0; used for epoch 0 only.
+ * The order of one epoch, a permutation of 0 .. count-1.  window_ends: of the windows that make up the members, ascending up to count;
+ * used for epoch 0 only.
  */
-void plan_permute(uint32_t *order, const struct plan_member *members, size_t count, uint64_t seed, int64_t epoch);
+void plan_permute(uint32_t *order, size_t count, const uint32_t *window_ends, uint64_t seed, int64_t epoch);
 
 /* Step of the snapshot that gives the values of a batch before which so many updates were made; -1 when lambda is 1. */
 int64_t plan_snapshot(const struct plan *plan, int64_t updates_before);

@@ -65,9 +65,16 @@ enum put_status put_rollout(struct db *db, const struct frame_rollout *rollout, 
         return refuse(reason, "field \"logprobs\" has %zu elements, the response has %zu tokens", rollout->logprobs.count, R);
     if (db_begin(db) != 0)
         return PUT_FAILED;
-    int64_t prompt = db_int(db, db_query(db, "SELECT id FROM prompt WHERE key = ?1", "t", rollout->prompt_key), 0);
-    if (prompt == 0)
-        return refuse(reason, "field \"prompt_key\" is \"%s\", the store has no such prompt", rollout->prompt_key);
+    sqlite3_stmt *query = db_query(db, "SELECT p.id, o.tokenizer IN ('', p.tokenizer) FROM prompt p, policy o WHERE p.key = ?1 AND o.id = ?2", "ti",
+                                   rollout->prompt_key, policy);
+    int stepped = db_step(db, query);
+    if (stepped <= 0)
+        return stepped < 0 ? PUT_FAILED : refuse(reason, "field \"prompt_key\" is \"%s\", the store has no such prompt", rollout->prompt_key);
+    int64_t prompt = sqlite3_column_int64(query, 0);
+    bool fits = sqlite3_column_int(query, 1);
+    db_end(query);
+    if (!fits)
+        return refuse(reason, "field \"prompt_key\" is \"%s\", a prompt of another tokenizer than the policy's", rollout->prompt_key);
     return insert(db, db_query(db, "INSERT INTO rollout (policy, prompt, sample, stopped, kl, token_count, tokens, logprobs, text)"
                                    " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (policy, prompt, sample) DO NOTHING", "iiiiribbt",
                                policy, prompt, rollout->sample, rollout->stopped, rollout->kl, (int64_t)R, rollout->response_tokens.at,
@@ -111,9 +118,9 @@ enum put_status put_score(struct db *db, const struct frame_scored *scored, int6
 
 static bool batch_holds(struct plan *plan, int64_t batch, int64_t prompt, int64_t sample)
 {
-    const struct plan_member **members = memory_alloc((size_t)plan->batch, sizeof *members);
+    struct plan_member *members = memory_alloc((size_t)plan->batch, sizeof *members);
     size_t count = plan_batch(plan, batch, members), i = 0;
-    while (i < count && (members[i]->prompt != prompt || members[i]->sample != sample))
+    while (i < count && (members[i].prompt != prompt || members[i].sample != sample))
         i++;
     free(members);
     return i < count;

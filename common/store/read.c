@@ -73,12 +73,11 @@ struct read *read_policies(struct db *db)
 {
     return read_begin(db,
         "SELECT o.name, o.spec, k.split, coalesce(n.samples, 0),"
-        " (SELECT count(*) FROM prompt p WHERE p.split = k.split AND o.tokenizer IN ('', p.tokenizer)),"
-        " (SELECT count(*) FROM rollout r JOIN prompt p ON p.id = r.prompt WHERE r.policy = o.id AND p.split = k.split),"
-        " (SELECT count(*) FROM failure f JOIN prompt p ON p.id = f.prompt WHERE f.policy = o.id AND p.split = k.split)"
-        " FROM policy o JOIN (SELECT policy, split FROM sampling UNION"
-        "   SELECT o2.id, s.split FROM policy o2, (SELECT DISTINCT split FROM prompt) s WHERE EXISTS"
-        "     (SELECT 1 FROM rollout r JOIN prompt p ON p.id = r.prompt WHERE r.policy = o2.id AND p.split = s.split)) k ON k.policy = o.id"
+        " (SELECT coalesce(sum(prompts), 0) FROM prompt_count c WHERE c.split = k.split AND o.tokenizer IN ('', c.tokenizer)) AS prompts,"
+        " (SELECT sum(rollouts) FROM sample_count WHERE policy = o.id AND split = k.split),"
+        " (SELECT sum(failed) FROM sample_count WHERE policy = o.id AND split = k.split),"
+        " (SELECT sum(rollouts + failed) FROM sample_count WHERE policy = o.id AND split = k.split AND sample < n.samples)"
+        " FROM policy o JOIN (SELECT policy, split FROM sampling UNION SELECT policy, split FROM sample_count) k ON k.policy = o.id"
         " LEFT JOIN sampling n ON n.policy = o.id AND n.split = k.split ORDER BY o.name, k.split");
 }
 
@@ -88,13 +87,14 @@ bool read_policy_next(struct read *rows, struct read_policy *row)
         return false;
     *row = (struct read_policy){ .name = text_at(rows, 0), .spec = text_at(rows, 1), .split = text_at(rows, 2), .samples = int_at(rows, 3),
                                  .prompts = int_at(rows, 4), .rollouts = int_at(rows, 5), .failed = int_at(rows, 6) };
+    row->missing = row->prompts * row->samples - int_at(rows, 7);
     return true;
 }
 
 struct read *read_rewards(struct db *db)
 {
-    return read_begin(db, "SELECT name, spec, (SELECT count(*) FROM score WHERE reward = w.id),"
-                          " (SELECT count(*) FROM failure WHERE reward = w.id) FROM reward w ORDER BY name");
+    return read_begin(db, "SELECT name, spec, coalesce(sum(scores), 0), coalesce(sum(failed), 0) FROM reward w"
+                          " LEFT JOIN score_count c ON c.reward = w.id GROUP BY w.id ORDER BY name");
 }
 
 bool read_reward_next(struct read *rows, struct read_reward *row)
@@ -107,7 +107,7 @@ bool read_reward_next(struct read *rows, struct read_reward *row)
 
 struct read *read_splits(struct db *db)
 {
-    return read_begin(db, "SELECT split, count(*) FROM prompt GROUP BY split ORDER BY split");
+    return read_begin(db, "SELECT split, sum(prompts) FROM prompt_count GROUP BY split ORDER BY split");
 }
 
 bool read_split_next(struct read *rows, struct read_split *row)
@@ -153,19 +153,22 @@ bool read_score_next(struct read *rows, struct read_score *row)
     return true;
 }
 
+/* ?1 policy, ?2 reward, ?3 split, '' for any; ?4 prompt. */
+#define TEXTS(of_prompt) \
+    "SELECT p.id, r.sample, o.name, p.split, p.text, r.text, w.name, s.score, r.kl, r.stopped, r.token_count" \
+    " FROM policy o JOIN rollout r ON r.policy = o.id JOIN prompt p ON p.id = r.prompt" \
+    " LEFT JOIN score s ON s.rollout = r.id AND (?2 = '' OR s.reward = (SELECT id FROM reward WHERE name = ?2))" \
+    " LEFT JOIN reward w ON w.id = s.reward" \
+    " WHERE ?1 IN ('', o.name) AND ?3 IN ('', p.split)" of_prompt " AND (?2 = '' OR s.score IS NOT NULL)" \
+    " ORDER BY o.name, r.prompt, r.sample, w.name"
+
 struct read *read_texts(struct db *db, const char *policy, const char *reward, const char *split, int64_t prompt)
 {
-    struct read *rows = read_begin(db,
-        "SELECT p.id, r.sample, o.name, p.split, p.text, r.text, w.name, s.score, r.kl, r.stopped, r.token_count"
-        " FROM policy o JOIN rollout r ON r.policy = o.id JOIN prompt p ON p.id = r.prompt"
-        " LEFT JOIN score s ON s.rollout = r.id AND (?2 = '' OR s.reward = (SELECT id FROM reward WHERE name = ?2))"
-        " LEFT JOIN reward w ON w.id = s.reward"
-        " WHERE ?1 IN ('', o.name) AND ?3 IN ('', p.split) AND ?4 IN (0, r.prompt) AND (?2 = '' OR s.score IS NOT NULL)"
-        " ORDER BY o.name, r.prompt, r.sample, w.name");
+    struct read *rows = read_begin(db, prompt == 0 ? TEXTS("") : TEXTS(" AND r.prompt = ?4"));
     bind_text(rows, 1, policy);
     bind_text(rows, 2, reward);
     bind_text(rows, 3, split);
-    if (rows->query != NULL)
+    if (rows->query != NULL && prompt != 0)
         sqlite3_bind_int64(rows->query, 4, prompt);
     return rows;
 }
@@ -184,10 +187,10 @@ struct read *read_runs(struct db *db)
 {
     return read_begin(db,
         "SELECT r.name, target, train, o.name, w.name, coalesce(rollouts, 0), coalesce(batches, 0),"
-        " (SELECT count(*) FROM target WHERE run = r.id), (SELECT count(*) FROM failure WHERE run = r.id), c.batch, c.step,"
+        " coalesce(n.targets, 0), coalesce(n.failed, 0), c.batch, c.step,"
         " EXISTS (SELECT 1 FROM checkpoint WHERE run = r.id AND complete AND final)"
         " FROM run r LEFT JOIN policy o ON o.id = r.policy LEFT JOIN reward w ON w.id = r.reward"
-        " LEFT JOIN checkpoint c ON c.id = (SELECT id FROM checkpoint WHERE run = r.id AND complete ORDER BY step DESC LIMIT 1)"
+        " LEFT JOIN target_count n ON n.run = r.id LEFT JOIN checkpoint c ON c.id = (SELECT id FROM checkpoint WHERE run = r.id AND complete ORDER BY step DESC LIMIT 1)"
         " ORDER BY r.name");
 }
 

@@ -34,6 +34,7 @@ struct read_policy {
     int64_t prompts;   // in the split, of the policy's tokenizer
     int64_t rollouts;  // in the split
     int64_t failed;    // samples given up
+    int64_t missing;   // of the samples that were last asked for
 };
 struct read *read_policies(struct db *db);
 bool read_policy_next(struct read *rows, struct read_policy *row);

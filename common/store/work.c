@@ -5,15 +5,36 @@
 #include <stdio.h>
 #include <string.h>
 
+/* Row ids in a block of the tables of counts (schemas/store.sql). */
+#define BLOCK_ROWS 4096
+#define BLOCK_ROWS_TEXT "4096"
+
+/* The block in the first row, if there is one.  1, 0, -1. */
+static int block_read(struct db *db, sqlite3_stmt *query, int64_t *block)
+{
+    int stepped = db_step(db, query);
+    if (stepped > 0) {
+        *block = sqlite3_column_int64(query, 0);
+        db_end(query);
+    }
+    return stepped;
+}
+
 /* ---- samples ---- */
 
-/* ?1 policy, ?2 split, ?3 samples, ?4 cursor. */
+/* ?1 policy, ?2 split, ?3 samples, ?4 block: the first from there on whose prompts lack samples. */
+static const char next_prompt_block[] =
+    "SELECT c.block FROM prompt_count c WHERE c.split = ?2 AND c.block >= ?4"
+    " AND (SELECT tokenizer FROM policy WHERE id = ?1) IN ('', c.tokenizer) GROUP BY c.block"
+    " HAVING sum(c.prompts) * ?3 > coalesce((SELECT sum(rollouts + failed) FROM sample_count"
+    "   WHERE policy = ?1 AND split = ?2 AND block = c.block AND sample < ?3), 0) ORDER BY c.block LIMIT 1";
+
+/* ?1 policy, ?2 split, ?3 samples, ?4 block, ?5 cursor. */
 static const char next_prompt[] =
-    "SELECT p.id FROM prompt p WHERE p.split = ?2 AND p.id > ?4"
+    "SELECT p.id FROM prompt p WHERE p.split = ?2 AND p.id > max(?5, ?4 * " BLOCK_ROWS_TEXT " - 1) AND p.id < (?4 + 1) * " BLOCK_ROWS_TEXT
     " AND (SELECT tokenizer FROM policy WHERE id = ?1) IN ('', p.tokenizer)"
     " AND (SELECT count(*) FROM rollout r WHERE r.policy = ?1 AND r.prompt = p.id AND r.sample < ?3)"
-    "   + (SELECT count(*) FROM failure f WHERE f.policy = ?1 AND f.prompt = p.id AND f.sample < ?3"
-    "      AND NOT EXISTS (SELECT 1 FROM rollout r WHERE r.policy = ?1 AND r.prompt = p.id AND r.sample = f.sample)) < ?3"
+    "   + (SELECT count(*) FROM failure f WHERE f.policy = ?1 AND f.prompt = p.id AND f.sample < ?3) < ?3"
     " ORDER BY p.id LIMIT 1";
 
 static const char samples_present[] =
@@ -44,19 +65,32 @@ static int64_t scan_prompt(struct db *db, struct work_samples *key, int64_t firs
     return (int64_t)count;
 }
 
-int64_t work_samples_scan(struct db *db, struct work_samples *key, struct work_item *items, size_t max)
+/* Moves the cursor to the next prompt that lacks samples.  1, 0 when there is none, -1. */
+static int next_prompt_find(struct db *db, struct work_samples *key)
 {
-    size_t count = 0;
-    while (count < max) {
-        if (!key->inside) {
-            sqlite3_stmt *query = db_query(db, next_prompt, "itii", key->policy, key->split, key->samples, key->prompt);
-            int stepped = db_step(db, query);
-            if (stepped <= 0)
-                return stepped < 0 ? -1 : (int64_t)count;
+    for (int64_t block = key->prompt / BLOCK_ROWS; ; block++) {
+        int found = block_read(db, db_query(db, next_prompt_block, "itii", key->policy, key->split, key->samples, block), &block);
+        if (found <= 0)
+            return found;
+        sqlite3_stmt *query = db_query(db, next_prompt, "itiii", key->policy, key->split, key->samples, block, key->prompt);
+        int stepped = db_step(db, query);
+        if (stepped > 0) {
             key->prompt = sqlite3_column_int64(query, 0);
             key->sample = 0;
             db_end(query);
         }
+        if (stepped != 0)
+            return stepped;
+    }
+}
+
+int64_t work_samples_scan(struct db *db, struct work_samples *key, struct work_item *items, size_t max)
+{
+    size_t count = 0;
+    while (count < max) {
+        int next = key->inside ? 1 : next_prompt_find(db, key);
+        if (next <= 0)
+            return next < 0 ? -1 : (int64_t)count;
         int64_t found = scan_prompt(db, key, key->sample, items + count, max - count);
         if (found < 0)
             return -1;
@@ -67,25 +101,17 @@ int64_t work_samples_scan(struct db *db, struct work_samples *key, struct work_i
 
 int64_t work_samples_count(struct db *db, const struct work_samples *key)
 {
-    int64_t prompts = db_int(db, db_query(db, "SELECT count(*) FROM prompt p, policy WHERE policy.id = ?1 AND p.split = ?2"
-                                              " AND policy.tokenizer IN ('', p.tokenizer)", "it", key->policy, key->split), -1);
-    int64_t done = db_int(db, db_query(db, "SELECT count(*) FROM rollout r JOIN prompt p ON p.id = r.prompt"
-                                           " WHERE r.policy = ?1 AND r.sample < ?3 AND p.split = ?2", "iti", key->policy, key->split,
-                                       key->samples), -1);
-    int64_t failed = db_int(db, db_query(db, "SELECT count(*) FROM failure f JOIN prompt p ON p.id = f.prompt"
-                                             " WHERE f.policy = ?1 AND f.sample < ?3 AND p.split = ?2 AND NOT EXISTS (SELECT 1 FROM rollout r"
-                                             " WHERE r.policy = ?1 AND r.prompt = f.prompt AND r.sample = f.sample)", "iti", key->policy,
-                                         key->split, key->samples), -1);
-    if (prompts < 0 || done < 0 || failed < 0)
-        return -1;
-    int64_t missing = prompts * key->samples - done - failed;
-    return missing > 0 ? missing : 0;
+    return db_int(db, db_query(db,
+        "SELECT coalesce((SELECT sum(prompts) FROM prompt_count c, policy o WHERE o.id = ?1 AND split = ?2"
+        "                 AND o.tokenizer IN ('', c.tokenizer)), 0) * ?3"
+        " - coalesce((SELECT sum(rollouts + failed) FROM sample_count WHERE policy = ?1 AND split = ?2 AND sample < ?3), 0)", "iti",
+        key->policy, key->split, key->samples), -1);
 }
 
 int work_split_foreign(struct db *db, int64_t policy, const char *split, char *tokenizer, size_t size)
 {
-    sqlite3_stmt *query = db_query(db, "SELECT p.tokenizer FROM prompt p WHERE p.split = ?2 AND NOT EXISTS (SELECT 1 FROM prompt q, policy o"
-                                       " WHERE o.id = ?1 AND q.split = ?2 AND o.tokenizer IN ('', q.tokenizer)) LIMIT 1", "it", policy, split);
+    sqlite3_stmt *query = db_query(db, "SELECT c.tokenizer FROM prompt_count c WHERE c.split = ?2 AND NOT EXISTS (SELECT 1 FROM prompt_count k, policy o"
+                                       " WHERE o.id = ?1 AND k.split = ?2 AND o.tokenizer IN ('', k.tokenizer)) LIMIT 1", "it", policy, split);
     int stepped = db_step(db, query);
     if (stepped > 0) {
         snprintf(tokenizer, size, "%s", (const char *)sqlite3_column_text(query, 0));
@@ -102,38 +128,48 @@ int work_samples_done(struct db *db, const struct work_samples *key, struct work
 
 /* ---- scores ---- */
 
-static const char next_rollouts[] =
-    "SELECT r.id FROM rollout r WHERE r.id > ?4"
-    " AND (?3 = '' OR (SELECT split FROM prompt WHERE id = r.prompt) = ?3)"
-    " AND NOT EXISTS (SELECT 1 FROM score WHERE reward = ?1 AND rollout = r.id)"
-    " AND NOT EXISTS (SELECT 1 FROM failure WHERE reward = ?1 AND rollout = r.id) ORDER BY r.id LIMIT ?5";
+/* ?1 reward, ?2 policy or 0, ?3 split or '', ?4 block: the first from there on of whose rollouts some lack a score. */
+static const char next_rollout_block[] =
+    "SELECT c.block FROM rollout_count c WHERE c.block >= ?4 AND ?2 IN (0, c.policy) AND ?3 IN ('', c.split)"
+    " AND c.rollouts > coalesce((SELECT scores + failed FROM score_count s WHERE s.reward = ?1 AND s.block = c.block AND s.policy = c.policy"
+    "   AND s.split = c.split), 0) ORDER BY c.block LIMIT 1";
 
-static const char next_rollouts_of_policy[] =
-    "SELECT r.id FROM rollout r WHERE r.policy = ?2 AND r.id > ?4"
-    " AND (?3 = '' OR (SELECT split FROM prompt WHERE id = r.prompt) = ?3)"
-    " AND NOT EXISTS (SELECT 1 FROM score WHERE reward = ?1 AND rollout = r.id)"
-    " AND NOT EXISTS (SELECT 1 FROM failure WHERE reward = ?1 AND rollout = r.id) ORDER BY r.id LIMIT ?5";
+/* ?1 reward, ?2 policy, ?3 split or '', ?4 block, ?5 cursor, ?6 how many at most. */
+#define NEXT_ROLLOUTS(of_policy) \
+    "SELECT r.id FROM rollout r WHERE " of_policy "r.id > max(?5, ?4 * " BLOCK_ROWS_TEXT " - 1) AND r.id < (?4 + 1) * " BLOCK_ROWS_TEXT \
+    " AND (?3 = '' OR (SELECT split FROM prompt WHERE id = r.prompt) = ?3)" \
+    " AND NOT EXISTS (SELECT 1 FROM score WHERE reward = ?1 AND rollout = r.id)" \
+    " AND NOT EXISTS (SELECT 1 FROM failure WHERE reward = ?1 AND rollout = r.id) ORDER BY r.id LIMIT ?6"
+static const char next_rollouts[] = NEXT_ROLLOUTS("");
+static const char next_rollouts_of_policy[] = NEXT_ROLLOUTS("r.policy = ?2 AND ");
 
 int64_t work_scores_scan(struct db *db, struct work_scores *key, struct work_item *items, size_t max)
 {
-    sqlite3_stmt *query = db_query(db, key->policy ? next_rollouts_of_policy : next_rollouts, "iitii", key->reward, key->policy, key->split,
-                                   key->rollout, (int64_t)max);
     size_t count = 0;
-    int stepped;
-    while ((stepped = db_step(db, query)) > 0) {
-        key->rollout = sqlite3_column_int64(query, 0);
-        items[count++] = (struct work_item){ key->rollout, 0 };
+    int64_t block = key->rollout / BLOCK_ROWS;
+    for (; count < max; block++) {
+        int found = block_read(db, db_query(db, next_rollout_block, "iiti", key->reward, key->policy, key->split, block), &block);
+        if (found <= 0)
+            return found < 0 ? -1 : (int64_t)count;
+        sqlite3_stmt *query = db_query(db, key->policy ? next_rollouts_of_policy : next_rollouts, "iitiii", key->reward, key->policy,
+                                       key->split, block, key->rollout, (int64_t)(max - count));
+        int stepped;
+        while ((stepped = db_step(db, query)) > 0) {
+            key->rollout = sqlite3_column_int64(query, 0);
+            items[count++] = (struct work_item){ key->rollout, 0 };
+        }
+        if (stepped < 0)
+            return -1;
     }
-    return stepped < 0 ? -1 : (int64_t)count;
+    return (int64_t)count;
 }
 
 int64_t work_scores_count(struct db *db, const struct work_scores *key)
 {
-    return db_int(db, db_query(db, "SELECT count(*) FROM rollout r WHERE ?2 IN (0, r.policy)"
-                                   " AND (?3 = '' OR (SELECT split FROM prompt WHERE id = r.prompt) = ?3)"
-                                   " AND NOT EXISTS (SELECT 1 FROM score WHERE reward = ?1 AND rollout = r.id)"
-                                   " AND NOT EXISTS (SELECT 1 FROM failure WHERE reward = ?1 AND rollout = r.id)", "iit", key->reward,
-                               key->policy, key->split), -1);
+    return db_int(db, db_query(db,
+        "SELECT coalesce((SELECT sum(rollouts) FROM rollout_count WHERE ?2 IN (0, policy) AND ?3 IN ('', split)), 0)"
+        " - coalesce((SELECT sum(scores + failed) FROM score_count WHERE reward = ?1 AND ?2 IN (0, policy) AND ?3 IN ('', split)), 0)",
+        "iit", key->reward, key->policy, key->split), -1);
 }
 
 int work_scores_done(struct db *db, const struct work_scores *key, struct work_item item)
@@ -152,7 +188,7 @@ int work_member(struct db *db, const struct plan *plan, int64_t batch, const str
         " EXISTS (SELECT 1 FROM failure WHERE reward = ?2 AND rollout = r.id),"
         " EXISTS (SELECT 1 FROM failure WHERE run = ?3 AND batch = ?4 AND rollout = r.id)"
         " FROM rollout r WHERE r.policy = ?1 AND r.prompt = ?5 AND r.sample = ?6", "iiiiii", plan->policy, plan->reward, plan->run, batch,
-        member->prompt, (int64_t)member->sample);
+        member->prompt, member->sample);
     int stepped = db_step(db, query);
     *state = (struct work_member){ .rollout = 0 };
     if (stepped < 0)
@@ -165,7 +201,7 @@ int work_member(struct db *db, const struct plan *plan, int64_t batch, const str
         return 0;
     }
     int64_t failed = db_int(db, db_query(db, "SELECT EXISTS (SELECT 1 FROM failure WHERE policy = ?1 AND prompt = ?2 AND sample = ?3)", "iii",
-                                         plan->policy, member->prompt, (int64_t)member->sample), -1);
+                                         plan->policy, member->prompt, member->sample), -1);
     state->failed = failed > 0;
     return failed < 0 ? -1 : 0;
 }
@@ -178,7 +214,7 @@ int work_target_done(struct db *db, int64_t run, struct work_item item)
 
 int64_t work_targets_count(struct db *db, int64_t run)
 {
-    return db_int(db, db_query(db, "SELECT count(*) FROM target WHERE run = ?1", "i", run), -1);
+    return db_int(db, db_query(db, "SELECT targets FROM target_count WHERE run = ?1", "i", run), 0);
 }
 
 /* ---- frames ---- */

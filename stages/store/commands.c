@@ -118,9 +118,7 @@ static int status_policies(struct db *db, json_t *lines, int64_t *rollouts)
     struct read *rows = read_policies(db);
     struct read_policy policy;
     while (read_policy_next(rows, &policy)) {
-        int64_t wanted = policy.prompts * policy.samples;
-        json_array_append_new(lines, stage_line("rollout", policy.name, policy.split, policy.rollouts,
-                                                wanted - policy.rollouts - policy.failed, policy.failed));
+        json_array_append_new(lines, stage_line("rollout", policy.name, policy.split, policy.rollouts, policy.missing, policy.failed));
         *rollouts += policy.rollouts;
     }
     return read_end(rows);

@@ -360,12 +360,12 @@ int lines_plan(struct lines *lines)
 static int fill_batch(struct line *line, int64_t b, int64_t step, bool ready, bool *empty)
 {
     struct plan *plan = line->plan;
-    const struct plan_member **members = memory_alloc((size_t)plan->batch, sizeof *members);
+    struct plan_member *members = memory_alloc((size_t)plan->batch, sizeof *members);
     size_t count = plan_batch(plan, b, members), failed = 0;
     int complete = 1;
     for (size_t i = 0; i < count && complete >= 0; i++) {
         struct work_member state;
-        if (work_member(line->lines->db, plan, b, members[i], &state) != 0) {
+        if (work_member(line->lines->db, plan, b, &members[i], &state) != 0) {
             complete = -1;
         } else if (state.failed) {
             failed++;
@@ -517,14 +517,14 @@ int line_restart(struct line *line)
 static int gather_batch(struct line *line)
 {
     struct plan *plan = line->plan;
-    const struct plan_member **members = memory_alloc((size_t)plan->batch, sizeof *members);
+    struct plan_member *members = memory_alloc((size_t)plan->batch, sizeof *members);
     size_t count = plan_batch(plan, line->head, members);
     int complete = 1;
     line->batch_rollouts = memory_grow(line->batch_rollouts, (size_t)plan->batch, sizeof *line->batch_rollouts);
     line->batch_count = line->batch_sent = 0;
     for (size_t i = 0; i < count && complete > 0; i++) {
         struct work_member state;
-        if (work_member(line->lines->db, plan, line->head, members[i], &state) != 0)
+        if (work_member(line->lines->db, plan, line->head, &members[i], &state) != 0)
             complete = -1;
         else if (state.target)
             line->batch_rollouts[line->batch_count++] = state.rollout;
