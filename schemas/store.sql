@@ -295,3 +295,14 @@ CREATE TRIGGER failure_forgotten AFTER DELETE ON failure BEGIN
         AND (policy, split) = (SELECT r.policy, p.split FROM rollout r JOIN prompt p ON p.id = r.prompt WHERE r.id = OLD.rollout);
     UPDATE target_count SET failed = failed - 1 WHERE run = OLD.run;
 END;
+
+-- What the workers of a policy, reward, run or tokenizer did with their time, as they reported it.
+CREATE TABLE effort (
+    stage        TEXT    NOT NULL,
+    name         TEXT    NOT NULL,
+    compute_ms   INTEGER NOT NULL,         -- model arithmetic, or scoring or tokenizing
+    wait_ms      INTEGER NOT NULL,         -- for items
+    wire_ms      INTEGER NOT NULL,         -- frames, the socket, commits
+    other_ms     INTEGER NOT NULL,
+    PRIMARY KEY (stage, name)
+) STRICT, WITHOUT ROWID;

@@ -14,6 +14,7 @@
 #include <sysexits.h>
 
 #include "base/check.h"
+#include "base/effort.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/progress.h"
@@ -112,6 +113,23 @@ struct generator {
     struct sample_scratch *scratch;  // (threads)
     struct generate_stats stats;
 };
+
+/* Model arithmetic, timed. */
+struct span {
+    double begun_s;
+    enum effort before;
+};
+
+static struct span span_begin(void)
+{
+    return (struct span){ clock_s(), effort_enter(EFFORT_COMPUTE) };
+}
+
+static void span_end(struct span span, double *spent_s)
+{
+    effort_enter(span.before);
+    *spent_s += clock_s() - span.begun_s;
+}
 
 static size_t pages_for(size_t positions)
 {
@@ -485,7 +503,7 @@ static struct prompt *prompt_oldest(struct generator *generator, const struct pr
 static struct prompt *prompt_run(struct generator *generator, const struct generate_job *order)
 {
     const struct generate_options *options = &generator->options;
-    double begun_s = clock_s();
+    struct span span = span_begin();
     size_t i = 0;
     while (i < options->batch && generator->prompts[i].tokens != NULL)
         i++;
@@ -512,7 +530,7 @@ static struct prompt *prompt_run(struct generator *generator, const struct gener
                          prompt->count, NULL, NULL);
     generator->pages_used += pages_for(prompt->count);
     generator->stats.prompt_tokens += (int64_t)prompt->count;
-    generator->stats.prompt_s += clock_s() - begun_s;
+    span_end(span, &generator->stats.prompt_s);
     return prompt;
 }
 
@@ -555,7 +573,7 @@ static bool start_one(struct generator *generator)
 static void turns_base(struct generator *generator, size_t count)
 {
     const struct generate_options *options = &generator->options;
-    double begun_s = clock_s();
+    struct span span = span_begin();
     size_t M = 0;
     for (size_t g = 0; g < count; g++) {
         struct live *live = generator->turns[g].live;
@@ -577,7 +595,7 @@ static void turns_base(struct generator *generator, size_t count)
             memcpy(generator->turns[g].logits, live->prompt->logits, generator->V * sizeof(float));
         }
     }
-    generator->stats.base_s += clock_s() - begun_s;
+    span_end(span, &generator->stats.base_s);
 }
 
 static void turn_candidates(void *context, size_t task, size_t thread)
@@ -706,7 +724,7 @@ static void group_step(struct generator *generator, struct live *live, size_t co
         generator->turns[g].live = &live[g];
     turns_base(generator, count);
     if (generator->I > 0) {
-        double begun_s = clock_s();
+        struct span span = span_begin();
         pool_run(generator->options.pool, count, turn_candidates, generator);
         for (size_t i = 0; i < generator->I; i++) {
             if (generator->text_values[i] != NULL)
@@ -714,11 +732,11 @@ static void group_step(struct generator *generator, struct live *live, size_t co
             else
                 turns_values(generator, count, i);
         }
-        generator->stats.value_s += clock_s() - begun_s;
+        span_end(span, &generator->stats.value_s);
     }
-    double begun_s = clock_s();
+    struct span span = span_begin();
     pool_run(generator->options.pool, count, turn_sample, generator);
-    generator->stats.sample_s += clock_s() - begun_s;
+    span_end(span, &generator->stats.sample_s);
     for (size_t g = 0; g < count; g++) {
         turn_end(generator, &generator->turns[g]);
         if (generator->I > 0 && !live[g].ended)

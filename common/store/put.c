@@ -9,7 +9,6 @@
 #include "base/json.h"
 #include "base/memory.h"
 
-
 /* Runs an INSERT; a constraint that we did not foresee is a refusal too. */
 static enum put_status insert(struct db *db, sqlite3_stmt *query, char *reason)
 {
@@ -175,6 +174,16 @@ enum put_status put_metric(struct db *db, const struct frame_metric *metric, dou
     return insert(db, db_query(db, "INSERT INTO metric (subject, step, numbers, at_s) VALUES (?1, ?2, ?3, ?4)"
                                    " ON CONFLICT (subject, step) DO UPDATE SET numbers = ?3, at_s = ?4", "titr", metric->subject,
                                metric->step, metric->numbers, now_s), reason);
+}
+
+int put_effort(struct db *db, const char *stage, const char *name, const int64_t ms[EFFORT_COUNT])
+{
+    if (db_begin(db) != 0)
+        return -1;
+    return db_run(db, db_query(db, "INSERT INTO effort (stage, name, compute_ms, wait_ms, wire_ms, other_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6)"
+                                   " ON CONFLICT DO UPDATE SET compute_ms = compute_ms + ?3, wait_ms = wait_ms + ?4, wire_ms = wire_ms + ?5,"
+                                   " other_ms = other_ms + ?6", "ttiiii", stage, name, ms[EFFORT_COMPUTE], ms[EFFORT_WAIT], ms[EFFORT_WIRE],
+                               ms[EFFORT_OTHER]));
 }
 
 /* ---- failures ---- */

@@ -9,6 +9,7 @@
 
 #include <stdint.h>
 
+#include "base/effort.h"
 #include "store/db.h"
 #include "store/plan.h"
 #include "wire/frame.h"
@@ -28,6 +29,9 @@ enum put_status put_score(struct db *db, const struct frame_scored *scored, int6
 enum put_status put_target(struct db *db, const struct frame_target *target, struct plan *plan, char *reason);
 /* A later report of the same subject and step replaces the earlier one.  now_s: seconds since 1970. */
 enum put_status put_metric(struct db *db, const struct frame_metric *metric, double now_s, char *reason);
+
+/* Adds to what the workers of this stage and name did with their time.  0 or -1. */
+int put_effort(struct db *db, const char *stage, const char *name, const int64_t ms[EFFORT_COUNT]);
 
 /* Which item, by the keys of its output. */
 struct failure_key {

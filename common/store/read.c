@@ -221,6 +221,21 @@ bool read_metric_next(struct read *rows, struct read_metric *row)
     return true;
 }
 
+struct read *read_efforts(struct db *db)
+{
+    return read_begin(db, "SELECT stage, name, compute_ms, wait_ms, wire_ms, other_ms FROM effort ORDER BY stage, name");
+}
+
+bool read_effort_next(struct read *rows, struct read_effort *row)
+{
+    if (!read_next(rows))
+        return false;
+    *row = (struct read_effort){ .stage = text_at(rows, 0), .name = text_at(rows, 1),
+        .seconds = { [EFFORT_COMPUTE] = 1e-3 * number_at(rows, 2), [EFFORT_WAIT] = 1e-3 * number_at(rows, 3),
+                     [EFFORT_WIRE] = 1e-3 * number_at(rows, 4), [EFFORT_OTHER] = 1e-3 * number_at(rows, 5) } };
+    return true;
+}
+
 struct read *read_failures(struct db *db)
 {
     return read_begin(db, "SELECT stage, coalesce(o.name, w.name, r.name), attempts, reason FROM failure f LEFT JOIN policy o ON o.id = f.policy"

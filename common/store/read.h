@@ -20,6 +20,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/effort.h"
 #include "store/db.h"
 
 struct read;
@@ -100,6 +101,14 @@ struct read_metric {
 };
 struct read *read_metrics(struct db *db, const char *subject);
 bool read_metric_next(struct read *rows, struct read_metric *row);
+
+/* What workers did with their time, by stage and name of policy, reward, run or tokenizer. */
+struct read_effort {
+    const char *stage, *name;
+    double seconds[EFFORT_COUNT];
+};
+struct read *read_efforts(struct db *db);
+bool read_effort_next(struct read *rows, struct read_effort *row);
 
 struct read_failure {
     const char *stage, *name;  // name of the policy, reward or run

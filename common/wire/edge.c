@@ -8,6 +8,7 @@
 
 #include "base/check.h"
 #include "base/digest.h"
+#include "base/effort.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/stop.h"
@@ -54,7 +55,9 @@ struct edge *edge_open_timed(const struct edge_options *options, const struct ed
     edge->options.stage = text_copy(options->stage);
     edge->options.settings = text_copy(options->settings);
     stop_install();
+    enum effort before = effort_enter(EFFORT_WIRE);
     *code = options->endpoint != NULL ? store_open(edge, times) : pipe_open(edge);
+    effort_enter(before);
     if (*code == EX_OK)
         return edge;
     edge_free(edge);
@@ -137,15 +140,20 @@ void edge_done(struct edge *edge, struct batch *batch)
 
 enum edge_status edge_take(struct edge *edge, struct batch *batch, size_t max, bool wait)
 {
+    enum effort before = effort_enter(EFFORT_WIRE);
     *batch = (struct batch){ 0 };
-    return edge->store != NULL ? store_take(edge, batch, max, wait) : pipe_take(edge, batch, max, wait);
+    enum edge_status status = edge->store != NULL ? store_take(edge, batch, max, wait) : pipe_take(edge, batch, max, wait);
+    effort_enter(before);
+    return status;
 }
 
 int edge_give(struct edge *edge, struct frame *output)
 {
     CHECK(frame_output(output) != NULL);
+    enum effort before = effort_enter(EFFORT_WIRE);
     int result = edge->store != NULL ? store_give(edge, output) : pipe_give(edge, output);
     edge->given += result == 0;
+    effort_enter(before);
     return result;
 }
 
@@ -170,10 +178,9 @@ int edge_fail(struct edge *edge, int64_t item, const char *reason)
     return store_give(edge, &frame);
 }
 
-int edge_give_checkpoint(struct edge *edge, const char *run, int64_t step, int64_t batch, const char *kind, bool final,
-                         const struct buffer *content)
+static int give_chunks(struct edge *edge, const char *run, int64_t step, int64_t batch, const char *kind, bool final,
+                       const struct buffer *content)
 {
-    CHECK(content->size > 0);
     char sha256[DIGEST_HEX_SIZE];
     struct digest digest;
     digest_init(&digest);
@@ -198,12 +205,36 @@ int edge_give_checkpoint(struct edge *edge, const char *run, int64_t step, int64
     return edge->store != NULL ? store_settle(edge) : 0;
 }
 
+int edge_give_checkpoint(struct edge *edge, const char *run, int64_t step, int64_t batch, const char *kind, bool final,
+                         const struct buffer *content)
+{
+    CHECK(content->size > 0);
+    enum effort before = effort_enter(EFFORT_WIRE);
+    int result = give_chunks(edge, run, step, batch, kind, final, content);
+    effort_enter(before);
+    return result;
+}
+
+/* One line about a worker's life, once it ends. */
+static void effort_say(void)
+{
+    double seconds[EFFORT_COUNT];
+    char text[128];
+    effort_read(seconds);
+    effort_text(text, sizeof text, seconds);
+    log_event("spent %s", text);
+}
+
 int edge_close(struct edge *edge, enum edge_status status)
 {
+    enum effort before = effort_enter(EFFORT_WIRE);
     if (edge->store != NULL)
         store_close(edge);
     else
         pipe_close(edge);
+    effort_enter(before);
+    if (edge->options.endpoint != NULL)
+        effort_say();
     log_debug("edge of %s: taken=%lld given=%lld failed=%lld refused=%lld passed=%lld", edge->options.stage,
               (long long)edge->taken, (long long)edge->given, (long long)edge->failed, (long long)edge->refused,
               (long long)edge->passed);

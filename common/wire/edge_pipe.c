@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/check.h"
+#include "base/effort.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/stop.h"
@@ -155,7 +156,10 @@ static enum edge_status fill_batch(struct edge *edge, struct batch_memory *memor
         } else {
             if (pipe_flush(edge) != 0)
                 return EDGE_FAILED;
-            if (input_is_ready(SLICE_MS))
+            enum effort before = effort_enter(EFFORT_WAIT);
+            bool ready = input_is_ready(SLICE_MS);
+            effort_enter(before);
+            if (ready)
                 read_input(edge);
         }
     }

@@ -17,6 +17,7 @@
 
 #include "base/check.h"
 #include "base/digest.h"
+#include "base/effort.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/progress.h"
@@ -27,6 +28,9 @@
 
 /* A store that is just starting answers within this time; a longer silence is worth a line. */
 static const double TELL_S = 2;
+
+/* A worker that has no reason to beat says after so many beats' time what it did with it. */
+static const double BUSY_BEATS = 5;
 
 enum {
     NUMBERS = 1 << 30,
@@ -76,6 +80,7 @@ struct edge_store {
     double asked_s;         // when the first frame since heard_s was sent; 0: none
     char *welcome;          // settings of the first one
     int64_t missing;
+    int64_t told_ms[EFFORT_COUNT];  // of this process's time, to the store
 
     struct pending *pending;          // ring of hold_max
     size_t pending_first, pending_count;
@@ -137,12 +142,38 @@ static void send_hello(struct edge *edge)
         store->hello_s = clock_s();
 }
 
+/* A beat or a bye, with what became of the time since the last one. */
+static void send_effort(struct edge_store *store, struct frame *frame)
+{
+    double seconds[EFFORT_COUNT];
+    int64_t since[EFFORT_COUNT];  // ms
+    effort_read(seconds);
+    for (int i = 0; i < EFFORT_COUNT; i++) {
+        since[i] = (int64_t)(1000 * seconds[i]) - store->told_ms[i];
+        since[i] = since[i] < EFFORT_MS_HIGH ? since[i] : EFFORT_MS_HIGH;
+    }
+    if (frame->type == FRAME_beat) {
+        frame->beat.compute_ms = since[EFFORT_COMPUTE];
+        frame->beat.wait_ms = since[EFFORT_WAIT];
+        frame->beat.wire_ms = since[EFFORT_WIRE];
+        frame->beat.other_ms = since[EFFORT_OTHER];
+    } else {
+        frame->bye.compute_ms = since[EFFORT_COMPUTE];
+        frame->bye.wait_ms = since[EFFORT_WAIT];
+        frame->bye.wire_ms = since[EFFORT_WIRE];
+        frame->bye.other_ms = since[EFFORT_OTHER];
+    }
+    if (send_frame(store, frame))
+        for (int i = 0; i < EFFORT_COUNT; i++)
+            store->told_ms[i] += since[i];
+}
+
 static void send_beat(struct edge_store *store)
 {
     struct frame frame = frame_make(FRAME_beat);
     frame.beat.held = (int64_t)(store->lease_count + store->unleased + store->pending_count);
     store->beat_s = clock_s();
-    send_frame(store, &frame);
+    send_effort(store, &frame);
 }
 
 /* In portions, so that an item more or less is not a message each. */
@@ -568,12 +599,13 @@ static void send_all(struct edge *edge, double now_s)
         ask(edge, store->question, now_s);
     send_want(edge);
     double quiet_since_s = store->sent_s < store->heard_s ? store->sent_s : store->heard_s;
-    if (is_due(quiet_since_s, store->times.beat, now_s) && is_due(store->beat_s, store->times.beat, now_s))
+    if ((is_due(quiet_since_s, store->times.beat, now_s) && is_due(store->beat_s, store->times.beat, now_s))
+        || is_due(store->beat_s, BUSY_BEATS * store->times.beat, now_s))
         send_beat(store);
 }
 
-/* Sends what is due, waits up to wait_ms for the store, and takes in all that it has sent. */
-static void serve(struct edge *edge, int wait_ms)
+/* Sends what is due, waits up to wait_ms for the store, which is time spent on waits_as, and takes in all that it has sent. */
+static void serve(struct edge *edge, int wait_ms, enum effort waits_as)
 {
     struct edge_store *store = edge->store;
     if (edge->failure != 0)
@@ -593,7 +625,9 @@ static void serve(struct edge *edge, int wait_ms)
         return;
     bool has_more = store->talks ? store->unsent < store->next : store->hello_s == 0;
     zmq_pollitem_t item = { .socket = store->socket, .events = (short)(ZMQ_POLLIN | (has_more ? ZMQ_POLLOUT : 0)) };
+    enum effort before = effort_enter(waits_as);
     zmq_poll(&item, 1, wait_ms);
+    effort_enter(before);
     receive_all(edge);
     store->served_s = clock_s();
 }
@@ -620,7 +654,7 @@ int store_open(struct edge *edge, const struct edge_times *times)
     begin_conversation(edge);
     bool told = false;
     while (edge->failure == 0 && !store->talks) {
-        serve(edge, SLICE_MS);
+        serve(edge, SLICE_MS, EFFORT_WIRE);
         if (!told && is_due(start_s, TELL_S, clock_s())) {
             log_event("waiting for a store at \"%s\"", edge->options.endpoint);
             told = true;
@@ -709,7 +743,7 @@ enum edge_status store_take(struct edge *edge, struct batch *batch, size_t max, 
 {
     struct edge_store *store = edge->store;
     for (int wait_ms = 0; ; wait_ms = SLICE_MS) {
-        serve(edge, wait_ms);
+        serve(edge, wait_ms, EFFORT_WAIT);
         if (edge->failure != 0)
             return EDGE_FAILED;
         if (max == 0)
@@ -754,9 +788,9 @@ int store_give(struct edge *edge, struct frame *output)
     struct edge_store *store = edge->store;
     bool is_full = store->next - store->first >= KEPT_MAX || store->kept_bytes >= KEPT_BYTES_MAX;
     if (is_full || is_due(store->served_s, 0.05, clock_s()))
-        serve(edge, 0);
+        serve(edge, 0, EFFORT_WIRE);
     while (edge->failure == 0 && (store->next - store->first >= KEPT_MAX || store->kept_bytes >= KEPT_BYTES_MAX))
-        serve(edge, SLICE_MS);
+        serve(edge, SLICE_MS, EFFORT_WIRE);
     if (edge->failure != 0)
         return -1;
     struct frame copy = *output;
@@ -777,7 +811,7 @@ int store_settle(struct edge *edge)
     struct edge_store *store = edge->store;
     int64_t refused = edge->refused;
     while (edge->failure == 0 && store->first < store->next)
-        serve(edge, SLICE_MS);
+        serve(edge, SLICE_MS, EFFORT_WIRE);
     return edge->failure == 0 && edge->refused == refused ? 0 : -1;
 }
 
@@ -786,8 +820,10 @@ int store_ask(struct edge *edge, struct question *question)
     struct edge_store *store = edge->store;
     question->conversation = -1;
     store->question = question;
+    enum effort before = effort_enter(EFFORT_WIRE);
     while (edge->failure == 0 && !question->ended && !stop_requested())
-        serve(edge, SLICE_MS);
+        serve(edge, SLICE_MS, EFFORT_WIRE);
+    effort_enter(before);
     store->question = NULL;
     if (question->ended)
         return 0;
@@ -807,7 +843,7 @@ void store_close(struct edge *edge)
         struct frame bye = frame_make(FRAME_bye);
         bool cut_short = edge->options.takes_nothing && stop_requested();  // a source that says bye has given everything
         if (store->talks && !cut_short)
-            send_frame(store, &bye);
+            send_effort(store, &bye);
         zmq_setsockopt(store->socket, ZMQ_LINGER, &linger_ms, sizeof linger_ms);
         close_socket(store);
     }

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "base/check.h"
+#include "base/effort.h"
 #include "base/memory.h"
 #include "base/progress.h"
 #include "base/stop.h"
@@ -38,8 +39,10 @@ enum scoring_status score_rollouts(struct scoring *scoring, const struct batch *
         texts[i] = (struct scorer_text){ rollouts->frames[i].rollout.prompt, rollouts->frames[i].rollout.response };
 
     enum scoring_status status = SCORING_DONE;
+    enum effort before = effort_enter(EFFORT_COMPUTE);
     if (scorer_score(scoring->scorer, texts, rollouts->count, results) != 0)
         status = SCORING_BROKEN;
+    effort_enter(before);
     bool edge_works = true;
     for (size_t i = 0; i < rollouts->count && edge_works; i++) {
         switch (results[i].status) {

@@ -8,6 +8,7 @@
 #include <sys/time.h>
 
 #include "base/check.h"
+#include "base/effort.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "base/map.h"
@@ -43,6 +44,7 @@ struct worker {
     struct item_list held;
     double heard_s, said_s;
     bool spoke;               // since the last commit
+    int64_t effort_ms[EFFORT_COUNT], unstored_ms[EFFORT_COUNT];  // as it reported: in this conversation, and not yet stored of that
     bool taken_over;          // another train has its run
     bool told;                // that nothing can be handed out now
     bool idle_due;
@@ -576,10 +578,32 @@ static void take_question(struct desk *desk, struct worker *worker, const struct
         refuse(desk, worker->peer, worker->peer_size, 0, 0, false, "this worker asks for more pieces than it reads");
 }
 
+static void take_effort(struct worker *worker, const int64_t ms[EFFORT_COUNT])
+{
+    for (int i = 0; i < EFFORT_COUNT; i++) {
+        worker->effort_ms[i] += ms[i];
+        worker->unstored_ms[i] += ms[i];
+    }
+}
+
+/* In the transaction of other rows, so that idle workers cause none.  0 or -1. */
+static int store_effort(struct desk *desk, struct worker *worker)
+{
+    int64_t sum = 0;
+    for (int i = 0; i < EFFORT_COUNT; i++)
+        sum += worker->unstored_ms[i];
+    if (sum == 0)
+        return 0;
+    int put = put_effort(desk->db, stage_name(worker->settings.stage), settings_name(&worker->settings), worker->unstored_ms);
+    memset(worker->unstored_ms, 0, sizeof worker->unstored_ms);
+    return put;
+}
+
 /* ---- frames ---- */
 
 static void take_bye(struct desk *desk, struct worker *worker)
 {
+    desk->failed |= store_effort(desk, worker) != 0;
     log_event("worker \"%s\" left stage=%s", worker->name, stage_name(worker->settings.stage));
     const char *tokenizer = worker->settings.tokenizer;
     bool alone = worker->settings.stage == STAGE_TOKENIZE;
@@ -618,6 +642,8 @@ static void take_known(struct desk *desk, struct worker *worker, struct frame *f
         worker->told = false;
         return;
     case FRAME_beat:
+        take_effort(worker, (int64_t[]){ [EFFORT_COMPUTE] = frame->beat.compute_ms, [EFFORT_WAIT] = frame->beat.wait_ms,
+                                         [EFFORT_WIRE] = frame->beat.wire_ms, [EFFORT_OTHER] = frame->beat.other_ms });
         beat(desk, worker, now_s);
         worker->idle_due = true;
         return;
@@ -625,6 +651,8 @@ static void take_known(struct desk *desk, struct worker *worker, struct frame *f
         take_question(desk, worker, frame);
         return;
     case FRAME_bye:
+        take_effort(worker, (int64_t[]){ [EFFORT_COMPUTE] = frame->bye.compute_ms, [EFFORT_WAIT] = frame->bye.wait_ms,
+                                         [EFFORT_WIRE] = frame->bye.wire_ms, [EFFORT_OTHER] = frame->bye.other_ms });
         take_bye(desk, worker);
         return;
     case FRAME_failed:
@@ -685,6 +713,8 @@ static enum desk_status give_back(struct desk *desk)
 enum desk_status desk_commit(struct desk *desk, double now_s)
 {
     bool wrote = db_writing(desk->db);
+    for (size_t i = 0; wrote && i < desk->worker_count; i++)
+        desk->failed |= store_effort(desk, desk->workers[i]) != 0;
     if (desk->failed || db_commit(desk->db) != 0) {
         desk_sent(desk);
         return give_back(desk);

@@ -14,6 +14,17 @@ const char *stage_name(enum worker_stage stage)
     return stage_names[stage];
 }
 
+const char *settings_name(const struct settings *settings)
+{
+    switch (settings->stage) {
+    case STAGE_TOKENIZE: return settings->tokenizer;
+    case STAGE_REWARD:   return settings->reward;
+    case STAGE_ROLLOUT:
+    case STAGE_DECODE:   return settings->policy;
+    default:             return settings->run;
+    }
+}
+
 enum presence { MAY, MUST };
 
 /* A name: a text of 1 to NAME_BYTES bytes. */

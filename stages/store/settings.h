@@ -22,6 +22,8 @@ struct settings {
 };
 
 const char *stage_name(enum worker_stage stage);
+/* The name of what it makes: of its policy, reward, run or tokenizer; "" when it only fetches. */
+const char *settings_name(const struct settings *settings);
 
 /*
  * 0, or -1 with a line in reason (512 bytes).  A rollout, decode, value-target or train worker that names nothing may fetch only,

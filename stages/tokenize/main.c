@@ -13,6 +13,7 @@
 #include <sysexits.h>
 
 #include "base/check.h"
+#include "base/effort.h"
 #include "base/digest.h"
 #include "base/file.h"
 #include "base/json.h"
@@ -247,7 +248,9 @@ static int give_frames(const struct options *options, const struct prompt_style 
     struct giver giver = { .options = options, .style = style, .edge = edge };
     arena_init(&giver.arena, "record", 64 << 20);
     progress_start(&giver.progress, "tokenized", "prompts", 0);
+    enum effort before = effort_enter(EFFORT_COMPUTE);
     code = read_files(options, give_record, &giver);
+    effort_enter(before);
     if (code == EX_OK && giver.left_out > 0)
         code = EX_DATAERR;
     if (code == EX_OK || giver.given > 0)

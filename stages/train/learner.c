@@ -11,6 +11,7 @@
 
 #include "base/check.h"
 #include "base/digest.h"
+#include "base/effort.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "base/log.h"
@@ -43,6 +44,14 @@ static char *metrics_text(enum objective objective, const struct step_metrics *m
 static void progress_note(struct progress *progress, const struct step_metrics *metrics)
 {
     snprintf(progress->note, sizeof progress->note, "loss=%.4f lr=%.2g", metrics->loss, metrics->learning_rate);
+}
+
+static int compute_step(struct learner *learner, const struct example *batch, size_t count, struct step_metrics *metrics)
+{
+    enum effort before = effort_enter(EFFORT_COMPUTE);
+    int result = trainer_step(learner->trainer, batch, count, metrics);
+    effort_enter(before);
+    return result;
 }
 
 /* EX_OK, or the exit code. */
@@ -136,7 +145,7 @@ static int train_batch(struct learner *learner, const struct dataset *batch, int
     const struct learner_options *options = &learner->options;
     for (int64_t update = 0; update < options->updates; update++) {
         struct step_metrics metrics;
-        if (trainer_step(learner->trainer, batch->examples, batch->count, &metrics) != 0)
+        if (compute_step(learner, batch->examples, batch->count, &metrics) != 0)
             return EX_SOFTWARE;
         int64_t step = trainer_steps(learner->trainer);
         char *numbers = metrics_text(options->objective, &metrics);
@@ -367,7 +376,7 @@ static int train_data(struct learner *learner, const struct dataset *data, const
     for (int64_t step; code == EX_OK && !stop_requested() && (step = trainer_steps(learner->trainer)) < steps; ) {
         size_t count = gather(learner, data, step / options->updates, order, &order_epoch, batch);
         struct step_metrics metrics;
-        if (trainer_step(learner->trainer, batch, count, &metrics) != 0) {
+        if (compute_step(learner, batch, count, &metrics) != 0) {
             code = EX_SOFTWARE;
             break;
         }

@@ -13,6 +13,7 @@
 #include <sysexits.h>
 
 #include "base/check.h"
+#include "base/effort.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "base/option.h"
@@ -161,7 +162,10 @@ static int compute_values(struct snapshot *snapshot, struct edge *edge, const st
         snprintf(reason, 256, "the item names no snapshot to compute values with");
         return 1;
     }
-    if (valuer_values(snapshot->valuer, values, states->ids.at, P, states->ids.at + P, R, reason) != 0)
+    enum effort before = effort_enter(EFFORT_COMPUTE);
+    int valued = valuer_values(snapshot->valuer, values, states->ids.at, P, states->ids.at + P, R, reason);
+    effort_enter(before);
+    if (valued != 0)
         return 1;
     for (size_t n = 0; n <= R; n++) {
         if (!isfinite(values[n])) {

@@ -11,6 +11,7 @@
 #include "store/db.h"
 #include "store/desk.h"
 #include "store/put.h"
+#include "store/read.h"
 #include "store/shared.h"
 #include "wire/frame.h"
 
@@ -230,6 +231,50 @@ static void test_hello_and_acks(void)
     EXPECT_INT(ack->ack.outputs.count, 3);
     EXPECT(ack->ack.outputs.count == 3 && ack->ack.outputs.at[2] == 3);
     EXPECT_INT(desk_count(desk).duplicates, 1);
+    close_desk();
+}
+
+static void beat_effort(char worker, int64_t compute_ms, int64_t wait_ms)
+{
+    struct frame frame = frame_make(FRAME_beat);
+    frame.beat.compute_ms = compute_ms;
+    frame.beat.wait_ms = wait_ms;
+    say(worker, &frame);
+}
+
+/* Goal: what workers say of their time adds up by stage and name, once, however they end, and by itself causes no transaction. */
+static void test_effort_adds_up(void)
+{
+    open_desk();
+    store_prompts(1);
+    hello('p', "rollout", BASE);
+    hello('q', "rollout", BASE);
+    turn();
+    beat_effort('p', 1000, 500);
+    EXPECT(!db_writing(db));
+    turn();
+    want('p', 1);
+    turn();
+    answer('p', reply('p', FRAME_prompt, 0), FRAME_rollout, 1);
+    beat_effort('p', 200, 0);
+    turn();
+    beat_effort('q', 30, 7);
+    struct frame bye = frame_make(FRAME_bye);
+    bye.bye.wire_ms = 5;
+    bye.bye.other_ms = 3;
+    say('q', &bye);
+    turn();
+    struct read *rows = read_efforts(db);
+    struct read_effort effort;
+    EXPECT(read_effort_next(rows, &effort));
+    EXPECT_TEXT(effort.stage, "rollout");
+    EXPECT_TEXT(effort.name, "base");
+    EXPECT_NEAR(effort.seconds[EFFORT_COMPUTE], 1.23, 1e-9);
+    EXPECT_NEAR(effort.seconds[EFFORT_WAIT], 0.507, 1e-9);
+    EXPECT_NEAR(effort.seconds[EFFORT_WIRE], 0.005, 1e-9);
+    EXPECT_NEAR(effort.seconds[EFFORT_OTHER], 0.003, 1e-9);
+    EXPECT(!read_effort_next(rows, &effort));
+    EXPECT_INT(read_end(rows), 0);
     close_desk();
 }
 
@@ -868,6 +913,7 @@ int main(void)
 {
     log_open("test", -1);
     RUN(test_hello_and_acks);
+    RUN(test_effort_adds_up);
     RUN(test_strangers_and_nonsense);
     RUN(test_pinning);
     RUN(test_fetch_worker);

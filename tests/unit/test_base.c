@@ -6,11 +6,13 @@
 #include <unistd.h>
 
 #include "base/digest.h"
+#include "base/effort.h"
 #include "base/file.h"
 #include "base/map.h"
 #include "base/memory.h"
 #include "base/philox.h"
 #include "base/pool.h"
+#include "base/progress.h"
 #include "base/utf8.h"
 
 /* Goal: the generator is Philox4x32-10; the numbers are Random123's known-answer vectors. */
@@ -199,6 +201,33 @@ static void test_map(void)
     map_free(&map);
 }
 
+/* Goal: each moment is counted once, in the innermost of the states that were entered. */
+static void test_effort(void)
+{
+    double before[EFFORT_COUNT], after[EFFORT_COUNT], begun_s = clock_s();
+    char text[128];
+    effort_read(before);
+    enum effort outside = effort_enter(EFFORT_COMPUTE);
+    EXPECT_INT(outside, EFFORT_OTHER);
+    usleep(20000);
+    enum effort computing = effort_enter(EFFORT_WIRE);
+    EXPECT_INT(computing, EFFORT_COMPUTE);
+    usleep(10000);
+    effort_enter(computing);
+    usleep(20000);
+    effort_enter(outside);
+    effort_read(after);
+    double all = 0, taken_s = clock_s() - begun_s;
+    for (int i = 0; i < EFFORT_COUNT; i++)
+        all += after[i] - before[i];
+    EXPECT(after[EFFORT_COMPUTE] - before[EFFORT_COMPUTE] >= 0.04);
+    EXPECT(after[EFFORT_WIRE] - before[EFFORT_WIRE] >= 0.01);
+    EXPECT_NEAR(after[EFFORT_WAIT], before[EFFORT_WAIT], 0);
+    EXPECT(all >= 0.05 && all <= taken_s);
+    effort_text(text, sizeof text, (double[]){ [EFFORT_COMPUTE] = 9, [EFFORT_WAIT] = 0.5, [EFFORT_WIRE] = 0.25, [EFFORT_OTHER] = 0.25 });
+    EXPECT_TEXT(text, "10.0 s: compute 90.0 %, wait 5.0 %, wire 2.5 %, other 2.5 %");
+}
+
 int main(void)
 {
     RUN(test_philox_known_answers);
@@ -210,5 +239,6 @@ int main(void)
     RUN(test_file_write);
     RUN(test_map);
     RUN(test_utf8);
+    RUN(test_effort);
     return tests_end();
 }

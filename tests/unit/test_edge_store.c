@@ -13,6 +13,7 @@
 
 #include "base/check.h"
 #include "base/digest.h"
+#include "base/effort.h"
 #include "base/memory.h"
 #include "base/progress.h"
 #include "../check.h"
@@ -44,6 +45,7 @@ static struct hub {
     pthread_t thread;
     void *context, *socket;
     volatile bool ends;
+    int64_t told_ms[EFFORT_COUNT];  // by beats and byes
 
     unsigned char worker[64];
     size_t worker_size;     // 0: knows nobody
@@ -275,6 +277,14 @@ static void hub_take_checkpoint(const struct frame_checkpoint *piece)
         hub_ack(piece->output);
 }
 
+static void hub_hear_effort(int64_t compute_ms, int64_t wait_ms, int64_t wire_ms, int64_t other_ms)
+{
+    hub.told_ms[EFFORT_COMPUTE] += compute_ms;
+    hub.told_ms[EFFORT_WAIT] += wait_ms;
+    hub.told_ms[EFFORT_WIRE] += wire_ms;
+    hub.told_ms[EFFORT_OTHER] += other_ms;
+}
+
 static void hub_hear(const struct frame *frame)
 {
     struct frame welcome = frame_make(FRAME_welcome);
@@ -298,6 +308,7 @@ static void hub_hear(const struct frame *frame)
         break;
     case FRAME_beat:
         hub.beats++;
+        hub_hear_effort(frame->beat.compute_ms, frame->beat.wait_ms, frame->beat.wire_ms, frame->beat.other_ms);
         hub_send(frame_make(FRAME_beat));
         hub_hand_out();
         break;
@@ -312,7 +323,10 @@ static void hub_hear(const struct frame *frame)
     case FRAME_find: hub_answer_find(&frame->find); break;
     case FRAME_read: hub_answer_read(&frame->read); break;
     case FRAME_checkpoint: hub_take_checkpoint(&frame->checkpoint); break;
-    case FRAME_bye: hub.byes++; break;
+    case FRAME_bye:
+        hub.byes++;
+        hub_hear_effort(frame->bye.compute_ms, frame->bye.wait_ms, frame->bye.wire_ms, frame->bye.other_ms);
+        break;
     default: break;
     }
 }
@@ -598,6 +612,35 @@ static void test_whole_batches(void)
     EXPECT(!hub.wanted_too_much);
 }
 
+/* Goal: with its beats and its bye a worker tells all of its time, also one that is too busy to beat for any other reason. */
+static void test_effort_is_told(void)
+{
+    hub_start((struct hub){ .items = 200, .refuse_output = -1 });
+    int code;
+    double before[EFFORT_COUNT], after[EFFORT_COUNT];
+    struct edge *edge = open_worker(false, &code);
+    effort_read(before);
+    struct batch batch;
+    enum edge_status status;
+    int beats = 0;
+    while ((status = edge_take(edge, &batch, 1, true)) == EDGE_BATCH) {
+        enum effort outside = effort_enter(EFFORT_COMPUTE);
+        usleep(5000);
+        effort_enter(outside);
+        EXPECT_INT(give_rollout(edge, &batch.frames[0].prompt), 0);
+        edge_done(edge, &batch);
+        beats = hub.beats;
+    }
+    EXPECT(beats > 0);
+    effort_read(after);
+    EXPECT(after[EFFORT_COMPUTE] - before[EFFORT_COMPUTE] >= 200 * 0.005);
+    EXPECT_INT(edge_close(edge, status), 0);
+    hub_stop();
+    EXPECT_NEAR((double)hub.told_ms[EFFORT_COMPUTE], 1000 * after[EFFORT_COMPUTE], 2);
+    EXPECT_NEAR((double)hub.told_ms[EFFORT_WAIT], 1000 * after[EFFORT_WAIT], 2);
+    EXPECT((double)hub.told_ms[EFFORT_OTHER] >= 1000 * after[EFFORT_OTHER] - 2);
+}
+
 /* Goal: a worker that follows stays when nothing is missing, beating, and leaves when nothing can be missing again. */
 static void test_follow(void)
 {
@@ -653,7 +696,7 @@ static void test_fetch(void)
     EXPECT_INT(out.size, 2 * size);  // appended
     EXPECT_INT(edge_close(edge, EDGE_END), 0);
     hub_stop();
-    EXPECT(hub.hellos >= 2);
+    EXPECT(hub.hellos >= 2);  // more where a piece takes longer than the worker waits
     free(out.data);
     free(content);
 }
@@ -828,6 +871,7 @@ int main(void)
     RUN(test_outputs_are_bounded);
     RUN(test_whole_batches);
     RUN(test_follow);
+    RUN(test_effort_is_told);
     RUN(test_fetch);
     RUN(test_fetch_nothing_or_damaged);
     RUN(test_fetch_file);
