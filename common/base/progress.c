@@ -25,7 +25,7 @@ void progress_erase(void)
     line_is_open = false;
 }
 
-static void format_duration(char text[16], double s)
+void duration_text(char text[16], double s)
 {
     if (s < 100)
         snprintf(text, 16, "%.0f s", s);
@@ -43,10 +43,10 @@ static void progress_show(struct progress *progress, bool last)
     if (progress->total > 0)
         snprintf(total, sizeof total, "/%lld", (long long)progress->total);
     if (last) {
-        format_duration(duration, elapsed_s);
+        duration_text(duration, elapsed_s);
         snprintf(left, sizeof left, ", took %s", duration);
     } else if (progress->total > progress->done && rate > 0) {
-        format_duration(duration, (double)(progress->total - progress->done) / rate);
+        duration_text(duration, (double)(progress->total - progress->done) / rate);
         snprintf(left, sizeof left, ", %s left", duration);
     }
     progress_erase();

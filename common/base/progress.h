@@ -26,6 +26,9 @@ void progress_end(struct progress *progress);
 /* Clears a line left by progress_set, so that a message can take its place. */
 void progress_erase(void);
 
+/* "12 s", "12 min", "12.3 h". */
+void duration_text(char text[16], double s);
+
 /* Seconds of a clock that never goes back. */
 double clock_s(void);
 

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sysexits.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/check.h"
@@ -20,10 +21,12 @@
 #include "base/memory.h"
 #include "base/option.h"
 #include "base/stop.h"
+#include "store/ask.h"
 #include "store/content.h"
 #include "store/put.h"
 #include "store/read.h"
 #include "store/server.h"
+#include "store/status.h"
 
 #define EXIT_CODES_READ "  0   done\n  64  usage\n  65  the file is not a store, or of a newer version\n  66  there is no such file\n" \
                         "  74  it could not be read or written\n"
@@ -94,147 +97,127 @@ int command_serve(int argc, char **argv)
 
 /* ---- status ---- */
 
-static json_t *stage_line(const char *stage, const char *key, const char *split, int64_t done, int64_t missing, int64_t failed)
+struct status_source {
+    struct db *db;         // NULL: the file is not ours to read
+    struct asker *asker;   // NULL: nobody to ask
+    double wait_s;
+};
+
+/* From who serves the store, or from its file. */
+static json_t *status_get(const struct status_source *source)
 {
-    json_t *line = json_pack("{s:s, s:s, s:I, s:I, s:I}", "stage", stage, "key", key, "done", (json_int_t)done, "missing",
-                             (json_int_t)(missing > 0 ? missing : 0), "failed", (json_int_t)failed);
-    if (split[0] != '\0')
-        json_object_set_new(line, "split", json_string(split));
-    return line;
+    json_t *status = source->asker != NULL ? asker_ask(source->asker, source->wait_s) : NULL;
+    return status != NULL || source->db == NULL ? status : status_read(source->db, NULL, 0);
 }
 
-static int status_prompts(struct db *db, json_t *lines)
+/* Line over line on a terminal, so that nothing flickers; line after line elsewhere. */
+static void status_show(const struct buffer *text, bool again)
 {
-    struct read *rows = read_splits(db);
-    struct read_split split;
-    while (read_split_next(rows, &split))
-        json_array_append_new(lines, stage_line("tokenize", "prompts", split.split, split.prompts, 0, 0));
-    return read_end(rows);
-}
-
-/* rollouts: of all policies. */
-static int status_policies(struct db *db, json_t *lines, int64_t *rollouts)
-{
-    struct read *rows = read_policies(db);
-    struct read_policy policy;
-    while (read_policy_next(rows, &policy)) {
-        json_array_append_new(lines, stage_line("rollout", policy.name, policy.split, policy.rollouts, policy.missing, policy.failed));
-        *rollouts += policy.rollouts;
+    bool terminal = again && isatty(STDOUT_FILENO);
+    fputs(terminal ? "\033[H" : "", stdout);
+    for (size_t i = 0; i < text->size; i++) {
+        if (terminal && text->data[i] == '\n')
+            fputs("\033[K", stdout);
+        putchar(text->data[i]);
     }
-    return read_end(rows);
+    fputs(terminal ? "\033[J" : "", stdout);
+    fflush(stdout);
 }
 
-static int status_rewards(struct db *db, json_t *lines, int64_t rollouts)
+static int status_once(const struct status_source *source, bool as_json, bool again)
 {
-    struct read *rows = read_rewards(db);
-    struct read_reward reward;
-    while (read_reward_next(rows, &reward))
-        json_array_append_new(lines, stage_line("reward", reward.name, "", reward.scores, rollouts - reward.scores - reward.failed, reward.failed));
-    return read_end(rows);
-}
-
-static int status_runs(struct db *db, json_t *lines)
-{
-    struct read *rows = read_runs(db);
-    struct read_run run;
-    while (read_run_next(rows, &run)) {
-        json_t *train = json_loads(run.train, 0, NULL);
-        int64_t epochs = json_integer_value(json_object_get(train, "epochs"));
-        json_decref(train);
-        json_array_append_new(lines, stage_line("value-target", run.name, "", run.targets, run.rollouts * epochs - run.targets - run.failed, run.failed));
-        int64_t batch = run.batch > 0 ? run.batch : 0;
-        json_t *line = stage_line("train", run.name, "", batch, run.batches - batch, 0);
-        json_object_set_new(line, "step", json_integer(run.step));
-        json_object_set_new(line, "final", json_boolean(run.final));
-        json_array_append_new(lines, line);
-    }
-    return read_end(rows);
-}
-
-static json_t *status_read(struct db *db)
-{
-    json_t *lines = json_array();
-    int64_t rollouts = 0;
-    if (status_prompts(db, lines) == 0 && status_policies(db, lines, &rollouts) == 0 && status_rewards(db, lines, rollouts) == 0
-        && status_runs(db, lines) == 0)
-        return lines;
-    json_decref(lines);
-    return NULL;
-}
-
-static void status_print(const json_t *lines)
-{
-    printf("%-13s %-32s %-12s %10s %10s %8s\n", "stage", "key", "split", "done", "missing", "failed");
-    for (size_t i = 0; i < json_array_size(lines); i++) {
-        const json_t *line = json_array_get(lines, i);
-        const char *split = json_string_value(json_object_get(line, "split"));
-        printf("%-13s %-32s %-12s %10lld %10lld %8lld", json_string_value(json_object_get(line, "stage")),
-               json_string_value(json_object_get(line, "key")), split ? split : "", json_integer_value(json_object_get(line, "done")),
-               json_integer_value(json_object_get(line, "missing")), json_integer_value(json_object_get(line, "failed")));
-        const json_t *step = json_object_get(line, "step");
-        if (step != NULL && json_integer_value(step) >= 0)
-            printf("  step %lld%s", json_integer_value(step), json_is_true(json_object_get(line, "final")) ? ", final" : "");
-        putchar('\n');
-    }
-}
-
-static int status_failures(struct db *db)
-{
-    struct read *rows = read_failures(db);
-    struct read_failure failure;
-    while (read_failure_next(rows, &failure))
-        printf("gave up: %s \"%s\" after %" PRId64 " attempts: %s\n", failure.stage, failure.name, failure.attempts, failure.reason);
-    return read_end(rows);
-}
-
-static int status_once(struct db *db, bool as_json)
-{
-    json_t *lines = status_read(db);
-    if (lines == NULL)
-        return EX_IOERR;
-    int result = 0;
+    json_t *status = status_get(source);
+    struct buffer text = { 0 };
+    if (status == NULL)
+        return source->db != NULL ? EX_IOERR : EX_UNAVAILABLE;
     if (as_json) {
-        char *text = json_text(lines);
-        puts(text);
-        free(text);
+        char *line = json_text(status);
+        buffer_printf(&text, "%s\n", line);
+        free(line);
+        again = false;
     } else {
-        status_print(lines);
-        result = status_failures(db);
+        status_print(&text, status);
     }
-    json_decref(lines);
-    return result == 0 ? EX_OK : EX_IOERR;
+    status_show(&text, again);
+    free(text.data);
+    json_decref(status);
+    return EX_OK;
+}
+
+/* "5" after --watch. */
+static double watch_seconds(const char *operand)
+{
+    char *end;
+    double seconds = strtod(operand, &end);
+    if (end == operand || *end != '\0' || !(seconds >= 0.1 && seconds <= 86400))
+        options_refuse("--watch is given \"%s\", must be from 0.1 to 86400 seconds", operand);
+    return seconds;
+}
+
+static int status_watch(const struct status_source *source, bool as_json, double every_s)
+{
+    if (!as_json && isatty(STDOUT_FILENO))
+        fputs("\033[2J", stdout);
+    int code = status_once(source, as_json, true);
+    while (code == EX_OK && !ferror(stdout) && !stop_requested()) {
+        struct timespec pause = { (time_t)every_s, (long)(1e9 * (every_s - floor(every_s))) };
+        if (nanosleep(&pause, NULL) != 0)
+            break;
+        if (!as_json && !isatty(STDOUT_FILENO))
+            putchar('\n');
+        code = status_once(source, as_json, true);
+    }
+    return code;
 }
 
 int command_status(int argc, char **argv)
 {
-    const char *path = NULL;
+    const char *path = NULL, *endpoint = NULL;
     bool as_json = false, watch = false;
     const struct option_spec specs[] = {
-        { 0, "db", "FILE", OPTION_TEXT, &path, 0, 0, "the store's file" },
-        { 0, "json", NULL, OPTION_FLAG, &as_json, 0, 0, "one JSON array of objects: stage, key, split, done, missing, failed" },
-        { 0, "watch", NULL, OPTION_FLAG, &watch, 0, 0, "again every 2 seconds until interrupted" },
+        { 0, "db", "FILE", OPTION_TEXT, &path, 0, 0, "the store's file; who serves it is asked at ipc://FILE.sock,\nand the file is read when nobody answers" },
+        { 's', "store", "ENDPOINT", OPTION_TEXT, &endpoint, 0, 0, "ask there (without --db the default is VAS_STORE)" },
+        { 0, "json", NULL, OPTION_FLAG, &as_json, 0, 0, "one JSON object: stages, workers, efforts, failures" },
+        { 0, "watch", NULL, OPTION_FLAG, &watch, 0, 0, "again every SECONDS (default 2) until interrupted" },
     };
     static const struct option_usage usage = {
         .program = "vas-store",
         .example = "store status --db vas.db",
-        .synopsis = "store status --db FILE [--json] [--watch]",
-        .summary = "For each stage and key how many outputs are there, are missing, and were given up.  Reads the file only, at any\n"
-                   "time.  A reward's missing scores are counted over the rollouts of all policies.",
-        .exit_codes = EXIT_CODES_READ,
+        .synopsis = "store status --db FILE | -s ENDPOINT [--json] [--watch [SECONDS]]",
+        .summary = "For each stage and key how many outputs are there, are missing, and were given up; while a store serves, also what is\n"
+                   "handed out, how fast it goes, how long it takes, each worker with the time since it was last heard, and what workers\n"
+                   "did with their time: model arithmetic (compute), waiting for items, wire and store, other.\n"
+                   "A reward's missing scores are counted over the rollouts of all policies.",
+        .exit_codes = "  0   done\n  64  usage\n  65  the file is not a store, or of another version\n  66  there is no such file\n"
+                      "  69  no store answers\n  74  it could not be read or written\n",
     };
-    command_options(&usage, specs, COUNT_OF(specs), argc, argv, &path);
+    int first = options_parse(&usage, specs, COUNT_OF(specs), argc, argv);
+    double every_s = watch && first + 1 == argc ? watch_seconds(argv[first]) : 2;
+    if (first < argc - (watch ? 1 : 0))
+        options_refuse("unexpected operand \"%s\"", argv[first]);
+    if (path == NULL && endpoint == NULL && (endpoint = getenv("VAS_STORE")) == NULL)
+        options_refuse("--db is missing: which store?");
     stop_install();
-    int code;
-    struct db *db = db_open(path, DB_READ, &code);
-    if (db == NULL)
-        return code;
-    code = status_once(db, as_json);
-    while (watch && code == EX_OK && fflush(stdout) == 0 && sleep(2) == 0 && !stop_requested()) {
-        if (!as_json)
-            fputs(isatty(STDOUT_FILENO) ? "\033[H\033[J" : "\n", stdout);
-        code = status_once(db, as_json);
+
+    int code = EX_OK;
+    struct status_source source = { .wait_s = path != NULL ? 1 : 10 };
+    char *own = path != NULL ? memory_printf("ipc://%s.sock", path) : NULL;
+    if (path != NULL && (source.db = db_open(path, DB_READ, &code)) == NULL)
+        goto free_own;
+    if (endpoint == NULL && file_exists(own + strlen("ipc://")))
+        endpoint = own;
+    if (endpoint != NULL && (source.asker = asker_open(endpoint)) == NULL) {
+        code = EX_USAGE;
+        goto close_db;
     }
-    db_close(db);
+    code = watch ? status_watch(&source, as_json, every_s) : status_once(&source, as_json, false);
+    if (code == EX_UNAVAILABLE && !stop_requested())
+        log_error("no store answers at \"%s\", waited %.0f s", endpoint, source.wait_s);
+    asker_close(source.asker);
+close_db:
+    db_close(source.db);
+free_own:
+    free(own);
     return stdout_close() == 0 ? code : EX_IOERR;
 }
 

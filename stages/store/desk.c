@@ -17,8 +17,10 @@
 #include "store/lines.h"
 #include "store/pin.h"
 #include "store/put.h"
+#include "store/rate.h"
 #include "store/settings.h"
 #include "store/shared.h"
+#include "store/status.h"
 #include "wire/frame.h"
 
 enum {
@@ -44,6 +46,8 @@ struct worker {
     struct item_list held;
     double heard_s, said_s;
     bool spoke;               // since the last commit
+    struct rate rate;         // of outputs, or of batches handed to train
+    long long outputs;        // that were new
     int64_t effort_ms[EFFORT_COUNT], unstored_ms[EFFORT_COUNT];  // as it reported: in this conversation, and not yet stored of that
     bool taken_over;          // another train has its run
     bool told;                // that nothing can be handed out now
@@ -394,6 +398,7 @@ static void take_hello(struct desk *desk, const void *peer, size_t peer_size, co
     struct worker *worker = memory_alloc(1, sizeof *worker);
     *worker = (struct worker){ .peer = memcpy(memory_alloc(peer_size, 1), peer, peer_size), .peer_size = peer_size,
                                .name = memory_text(hello->worker), .settings = settings, .heard_s = now_s, .spoke = true };
+    rate_begin(&worker->rate, now_s);
     json_t *welcome = json_object();
     int64_t missing = 0;
     enum greeting greeting = greet(desk, worker, welcome, &missing, now_s, reason);
@@ -490,7 +495,7 @@ static void fail_item(struct desk *desk, struct item *item, const char *reason)
     lines_changed(&desk->lines);
 }
 
-static void take_output(struct desk *desk, struct worker *worker, struct frame *frame)
+static void take_output(struct desk *desk, struct worker *worker, struct frame *frame, double now_s)
 {
     char reason[STORE_REASON_BYTES];
     int64_t output = *frame_output(frame);
@@ -508,6 +513,9 @@ static void take_output(struct desk *desk, struct worker *worker, struct frame *
         desk->counters.stored += put == PUT_NEW;
         desk->counters.duplicates += put == PUT_HAD;
         desk->news |= put == PUT_NEW;
+        worker->outputs += put == PUT_NEW;
+        if (put == PUT_NEW && worker->settings.stage != STAGE_TRAIN)
+            rate_add(&worker->rate, 1, now_s);
         acknowledge(worker, output);
         if (item != NULL)
             item_done(item);
@@ -662,12 +670,32 @@ static void take_known(struct desk *desk, struct worker *worker, struct frame *f
         take_failed(desk, worker, frame->refusal.item, 0, frame->refusal.reason);
         return;
     case FRAME_prompt: case FRAME_rollout: case FRAME_scored: case FRAME_target: case FRAME_checkpoint: case FRAME_metric:
-        take_output(desk, worker, frame);
+        take_output(desk, worker, frame, now_s);
         return;
     default:
         snprintf(reason, sizeof reason, "a worker does not send %s frames", frame_type_name(frame->type));
         refuse(desk, worker->peer, worker->peer_size, 0, 0, false, reason);
     }
+}
+
+static void take_ask(struct desk *desk, const void *peer, size_t peer_size, double now_s)
+{
+    json_t *status = status_read(desk->db, desk, now_s);
+    if (status == NULL) {
+        desk->failed = true;
+        return;
+    }
+    char *text = json_text(status);
+    if (strlen(text) > TEXT_BYTES) {
+        free(text);
+        json_array_clear(json_object_get(status, "workers"));
+        text = json_text(status);
+    }
+    struct frame frame = frame_make(FRAME_status);
+    frame.status.status = text;
+    reply_to(desk, peer, peer_size, &frame);
+    free(text);
+    json_decref(status);
 }
 
 bool desk_take(struct desk *desk, const void *peer, size_t peer_size, const void *data, size_t size, double now_s)
@@ -683,6 +711,8 @@ bool desk_take(struct desk *desk, const void *peer, size_t peer_size, const void
     }
     if (frame.type == FRAME_hello) {
         take_hello(desk, peer, peer_size, &frame.hello, now_s);
+    } else if (frame.type == FRAME_ask) {
+        take_ask(desk, peer, peer_size, now_s);
     } else if (worker != NULL) {
         take_known(desk, worker, &frame, now_s);
     } else if (frame.type != FRAME_bye) {
@@ -778,6 +808,8 @@ static int hand_out(struct desk *desk, struct worker *worker, double now_s)
         worker->want--;
         worker->told = false;
         given++;
+        if (frame.type == FRAME_target && worker->line->batch_sent == worker->line->batch_count)
+            rate_add(&worker->rate, 1, now_s);
     }
     return given;
 }
@@ -913,6 +945,26 @@ bool desk_waits(const struct desk *desk)
         if ((desk->workers[i]->line != NULL && desk->workers[i]->want > 0) || desk->workers[i]->asked.size > 0)
             return true;
     return false;
+}
+
+size_t desk_worker_count(const struct desk *desk)
+{
+    return desk->worker_count;
+}
+
+struct desk_worker desk_worker(const struct desk *desk, size_t i, double now_s)
+{
+    CHECK(i < desk->worker_count);
+    const struct worker *worker = desk->workers[i];
+    const struct settings *settings = &worker->settings;
+    struct desk_worker seen = { .name = worker->name, .stage = stage_name(settings->stage), .key = settings_name(settings), .split = settings->split,
+                                .held = worker->held.count, .outputs = worker->outputs, .per_s = rate_per_s(&worker->rate, now_s),
+                                .silent_s = now_s - worker->heard_s };
+    for (int k = 0; k < EFFORT_COUNT; k++) {
+        seen.seconds[k] = 1e-3 * (double)worker->effort_ms[k];
+        seen.unstored[k] = 1e-3 * (double)worker->unstored_ms[k];
+    }
+    return seen;
 }
 
 struct desk_counters desk_count(const struct desk *desk)

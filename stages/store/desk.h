@@ -16,6 +16,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "base/effort.h"
 #include "store/db.h"
 
 struct desk;
@@ -61,6 +62,19 @@ size_t desk_parcel_bytes(const struct desk *desk);
 void desk_unreachable(struct desk *desk, const void *peer, size_t peer_size, double now_s);
 /* Workers are waiting for items: call desk_turn again soon. */
 bool desk_waits(const struct desk *desk);
+
+/* What there is to say about a worker.  Texts borrow from the desk. */
+struct desk_worker {
+    const char *name, *stage, *key, *split;  // key: the name of its policy, reward or run, or its tokenizer
+    size_t held;
+    long long outputs;     // that were new
+    double per_s;          // of them, of late; of train the batches
+    double silent_s;
+    double seconds[EFFORT_COUNT], unstored[EFFORT_COUNT];  // what it did with its time, and the part of that which is not in the file
+};
+size_t desk_worker_count(const struct desk *desk);
+/* Worker i of 0 .. count-1. */
+struct desk_worker desk_worker(const struct desk *desk, size_t i, double now_s);
 
 struct desk_counters {
     size_t workers, leased;

@@ -69,7 +69,15 @@ run serve --db "$work/other.db" --listen "ipc://$work/s.db.sock"
 if [ "$code" = 124 ]; then echo 'not ok store_keeps_its_socket: another store took it'; else verdict store_keeps_its_socket "$code" 69 'is served by another process already'; fi
 kill -0 "$server" && [ -S "$work/s.db.sock" ] && echo 'ok store_goes_on' || echo 'not ok store_goes_on: it ended'
 run status --db "$work/s.db" --json
-[ "$code" = 0 ] && [ "$(cat "$work/out")" = '[]' ] && echo 'ok store_status_beside_server' || echo "not ok store_status_beside_server: $(cat "$work/out" "$work/err")"
+[ "$code" = 0 ] && grep -q '"served":true,"stages":\[\],"workers":\[\]' "$work/out" && echo 'ok store_status_of_who_serves' || echo "not ok store_status_of_who_serves: $(cat "$work/out" "$work/err")"
+run status -s "ipc://$work/s.db.sock"
+[ "$code" = 0 ] && grep -q '^stage .* leased ' "$work/out" && echo 'ok store_status_without_the_file' || echo "not ok store_status_without_the_file: $(cat "$work/out" "$work/err")"
+run status --db "$work/s.db" -s "ipc://$work/nobody.sock"
+[ "$code" = 0 ] && grep -q '^nobody serves' "$work/out" && echo 'ok store_status_of_the_file_alone' || echo "not ok store_status_of_the_file_alone: $(cat "$work/out" "$work/err")"
+timeout 3 "$bin/store" status --db "$work/s.db" --watch 0.2 >"$work/out" 2>"$work/err"
+[ "$(grep -c '^stage ' "$work/out")" -gt 1 ] && ! grep -q '\[H' "$work/out" && echo 'ok store_status_watches' || echo "not ok store_status_watches: $(cat "$work/out" "$work/err")"
+run status --db "$work/s.db" --watch soon
+verdict store_status_watches_for_seconds "$code" 64 'is given "soon"'
 stop
 [ "$server_code" = 0 ] && echo 'ok store_ends_on_sigterm' || echo "not ok store_ends_on_sigterm: code $server_code"
 

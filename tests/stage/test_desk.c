@@ -11,8 +11,10 @@
 #include "store/db.h"
 #include "store/desk.h"
 #include "store/put.h"
+#include "store/rate.h"
 #include "store/read.h"
 #include "store/shared.h"
+#include "store/status.h"
 #include "wire/frame.h"
 
 /* ---- a desk with workers named by one letter ---- */
@@ -276,6 +278,95 @@ static void test_effort_adds_up(void)
     EXPECT(!read_effort_next(rows, &effort));
     EXPECT_INT(read_end(rows), 0);
     close_desk();
+}
+
+static json_t *status_line(const json_t *status, const char *list, size_t i)
+{
+    return json_array_get(json_object_get(status, list), i);
+}
+
+static int64_t status_int(const json_t *line, const char *name)
+{
+    return json_integer_value(json_object_get(line, name));
+}
+
+/* Goal: whoever asks is told what is handed out, to whom, and how fast it goes, and need not say hello for that. */
+static void test_status(void)
+{
+    open_desk();
+    store_prompts(6);
+    hello('p', "rollout", BASE);
+    hello('q', "rollout", BASE);
+    want('p', 4);
+    want('q', 1);
+    turn();
+    for (int i = 0; i < 3; i++)
+        answer('p', reply('p', FRAME_prompt, (size_t)i), FRAME_rollout, i + 1);
+    beat_effort('p', 900, 100);
+    now_s += 3;
+    struct frame ask = frame_make(FRAME_ask);
+    say('?', &ask);
+    turn();
+    json_t *status = json_loads(reply('?', FRAME_status, 0)->status.status, 0, NULL);
+    EXPECT(status_is_sound(status));
+    const json_t *line = status_line(status, "stages", 1);
+    EXPECT_TEXT(json_string_value(json_object_get(line, "stage")), "rollout");
+    EXPECT_INT(status_int(line, "done"), 3);
+    EXPECT_INT(status_int(line, "missing"), 9);
+    EXPECT_INT(status_int(line, "leased"), 2);
+    EXPECT_INT(status_int(line, "workers"), 2);
+    EXPECT_NEAR(json_number_value(json_object_get(line, "per_s")), 3 / 3.5, 1e-9);
+    EXPECT_NEAR(json_number_value(json_object_get(line, "left_s")), 9 / (3 / 3.5), 1e-9);
+    line = status_line(status, "workers", 0);
+    EXPECT_TEXT(json_string_value(json_object_get(line, "worker")), "p");
+    EXPECT_INT(status_int(line, "held"), 1);
+    EXPECT_INT(status_int(line, "outputs"), 3);
+    EXPECT_NEAR(json_number_value(json_object_get(line, "silent_s")), 3, 1e-9);
+    EXPECT_NEAR(json_number_value(json_object_get(status_line(status, "efforts", 0), "compute_s")), 0.9, 1e-9);
+    json_decref(status);
+
+    struct buffer text = { 0 };
+    status = status_read(db, NULL, 0);
+    status_print(&text, status);
+    buffer_append(&text, "", 1);
+    EXPECT(strstr(text.data, "\nnobody serves this store") != NULL);
+    json_decref(status);
+    free(text.data);
+    close_desk();
+}
+
+/* Goal: texts that workers give cannot steer the terminal of whoever asks. */
+static void test_status_is_tame(void)
+{
+    struct buffer text = { 0 };
+    json_t *status = json_pack("{s:s, s:b, s:[{s:s, s:s, s:I}], s:[], s:[], s:[{s:s, s:s, s:s}]}", "db", "s.db", "served", 0, "stages", "stage",
+                               "reward", "key", "w\x1b[2J", "failed", (json_int_t)12, "workers", "efforts", "failures", "stage", "reward", "key", "w",
+                               "reason", "one\ntwo \xc2\x9b");
+    EXPECT(status_is_sound(status));
+    status_print(&text, status);
+    buffer_append(&text, "", 1);
+    EXPECT(strpbrk(text.data, "\x1b\x9b") == NULL);
+    EXPECT(strstr(text.data, "one?two ??\ngave up: 11 more\n") != NULL);
+    json_decref(status);
+    free(text.data);
+    status = json_pack("{s:s, s:[{s:i, s:s}], s:[], s:[], s:[]}", "db", "s.db", "stages", "stage", 1, "key", "w", "workers", "efforts", "failures");
+    EXPECT(!status_is_sound(status));
+    json_decref(status);
+}
+
+/* Goal: a rate is that of the last half minute, or of the last fifteen where they are rarer, and falls when nothing comes. */
+static void test_rate(void)
+{
+    struct rate rate;
+    rate_begin(&rate, 100);
+    EXPECT_NEAR(rate_per_s(&rate, 100), 0, 0);
+    for (int i = 1; i <= 1000; i++)
+        rate_add(&rate, 2, 100 + 0.1 * i);
+    EXPECT_NEAR(rate_per_s(&rate, 200), 20, 0.1);
+    EXPECT_NEAR(rate_per_s(&rate, 230), 10, 0.7);
+    for (int i = 1; i <= 20; i++)
+        rate_add(&rate, 1, 200 + 60 * i);
+    EXPECT_NEAR(rate_per_s(&rate, 1400), 1 / 60.0, 1e-9);
 }
 
 /* Goal: who has not said hello is a stranger, and nonsense is refused; neither ends anything. */
@@ -914,6 +1005,9 @@ int main(void)
     log_open("test", -1);
     RUN(test_hello_and_acks);
     RUN(test_effort_adds_up);
+    RUN(test_status);
+    RUN(test_status_is_tame);
+    RUN(test_rate);
     RUN(test_strangers_and_nonsense);
     RUN(test_pinning);
     RUN(test_fetch_worker);
