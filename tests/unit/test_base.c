@@ -2,6 +2,7 @@
 #include "../check.h"
 
 #include <math.h>
+#include <sodium.h>
 #include <stdint.h>
 #include <unistd.h>
 
@@ -68,6 +69,28 @@ static void test_philox_shuffle(void)
     }
     EXPECT(memcmp(a, b, sizeof a) == 0);
     EXPECT(memcmp(a, c, sizeof a) != 0);
+}
+
+/* Goal: on every length up to some blocks, in one piece and in two, the digest is libsodium's. */
+static void test_digest_of_every_length(void)
+{
+    enum { SIZE_MAX_TESTED = 300 };
+    unsigned char data[SIZE_MAX_TESTED], bytes[crypto_hash_sha256_BYTES];
+    for (size_t i = 0; i < sizeof data; i++)
+        data[i] = (unsigned char)(i * 7 + i / 13);
+    for (size_t size = 0; size <= sizeof data; size++) {
+        char expected[DIGEST_HEX_SIZE], hex[DIGEST_HEX_SIZE];
+        crypto_hash_sha256(bytes, data, size);
+        sodium_bin2hex(expected, sizeof expected, bytes, sizeof bytes);
+        for (size_t first = 0; first <= size; first += 1 + size / 5) {
+            struct digest digest;
+            digest_init(&digest);
+            digest_add(&digest, data, first);
+            digest_add(&digest, data + first, size - first);
+            digest_hex(&digest, hex);
+            EXPECT_TEXT(hex, expected);
+        }
+    }
 }
 
 /* Goal: digests are SHA-256 (FIPS 180-2's "abc"), keys its first half, and borders between texts count. */
@@ -234,6 +257,7 @@ int main(void)
     RUN(test_philox_uniform);
     RUN(test_philox_shuffle);
     RUN(test_digest);
+    RUN(test_digest_of_every_length);
     RUN(test_arena);
     RUN(test_pool);
     RUN(test_file_write);
