@@ -7,6 +7,7 @@
 
 static enum effort now_in;
 static double since_s, spent_s[EFFORT_COUNT];
+static int64_t told_ms[EFFORT_COUNT];
 
 __attribute__((constructor)) static void effort_begin(void)
 {
@@ -28,6 +29,21 @@ void effort_read(double seconds[EFFORT_COUNT])
     effort_enter(now_in);
     for (int i = 0; i < EFFORT_COUNT; i++)
         seconds[i] = spent_s[i];
+}
+
+void effort_untold(int64_t ms[EFFORT_COUNT], int64_t max)
+{
+    effort_enter(now_in);
+    for (int i = 0; i < EFFORT_COUNT; i++) {
+        int64_t untold = (int64_t)(1000 * spent_s[i]) - told_ms[i];
+        ms[i] = untold < max ? untold : max;
+    }
+}
+
+void effort_told(const int64_t ms[EFFORT_COUNT])
+{
+    for (int i = 0; i < EFFORT_COUNT; i++)
+        told_ms[i] += ms[i];
 }
 
 void effort_text(char *text, size_t size, const double seconds[EFFORT_COUNT])

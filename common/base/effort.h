@@ -12,6 +12,7 @@
 #define BASE_EFFORT_H
 
 #include <stddef.h>
+#include <stdint.h>
 
 enum effort {
     EFFORT_OTHER,    // starting, texts, files, bookkeeping
@@ -25,6 +26,9 @@ enum effort {
 enum effort effort_enter(enum effort effort);
 /* The seconds so far. */
 void effort_read(double seconds[EFFORT_COUNT]);
+/* Whole ms that were not yet told to anybody, at most max; once they are, tell so. */
+void effort_untold(int64_t ms[EFFORT_COUNT], int64_t max);
+void effort_told(const int64_t ms[EFFORT_COUNT]);
 /* "12.3 s: compute 97.1 %, wait 0.9 %, wire 0.4 %, other 1.6 %" */
 void effort_text(char *text, size_t size, const double seconds[EFFORT_COUNT]);
 

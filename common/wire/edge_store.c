@@ -80,7 +80,6 @@ struct edge_store {
     double asked_s;         // when the first frame since heard_s was sent; 0: none
     char *welcome;          // settings of the first one
     int64_t missing;
-    int64_t told_ms[EFFORT_COUNT];  // of this process's time, to the store
 
     struct pending *pending;          // ring of hold_max
     size_t pending_first, pending_count;
@@ -145,27 +144,21 @@ static void send_hello(struct edge *edge)
 /* A beat or a bye, with what became of the time since the last one. */
 static void send_effort(struct edge_store *store, struct frame *frame)
 {
-    double seconds[EFFORT_COUNT];
-    int64_t since[EFFORT_COUNT];  // ms
-    effort_read(seconds);
-    for (int i = 0; i < EFFORT_COUNT; i++) {
-        since[i] = (int64_t)(1000 * seconds[i]) - store->told_ms[i];
-        since[i] = since[i] < EFFORT_MS_HIGH ? since[i] : EFFORT_MS_HIGH;
-    }
+    int64_t ms[EFFORT_COUNT];
+    effort_untold(ms, EFFORT_MS_HIGH);
     if (frame->type == FRAME_beat) {
-        frame->beat.compute_ms = since[EFFORT_COMPUTE];
-        frame->beat.wait_ms = since[EFFORT_WAIT];
-        frame->beat.wire_ms = since[EFFORT_WIRE];
-        frame->beat.other_ms = since[EFFORT_OTHER];
+        frame->beat.compute_ms = ms[EFFORT_COMPUTE];
+        frame->beat.wait_ms = ms[EFFORT_WAIT];
+        frame->beat.wire_ms = ms[EFFORT_WIRE];
+        frame->beat.other_ms = ms[EFFORT_OTHER];
     } else {
-        frame->bye.compute_ms = since[EFFORT_COMPUTE];
-        frame->bye.wait_ms = since[EFFORT_WAIT];
-        frame->bye.wire_ms = since[EFFORT_WIRE];
-        frame->bye.other_ms = since[EFFORT_OTHER];
+        frame->bye.compute_ms = ms[EFFORT_COMPUTE];
+        frame->bye.wait_ms = ms[EFFORT_WAIT];
+        frame->bye.wire_ms = ms[EFFORT_WIRE];
+        frame->bye.other_ms = ms[EFFORT_OTHER];
     }
     if (send_frame(store, frame))
-        for (int i = 0; i < EFFORT_COUNT; i++)
-            store->told_ms[i] += since[i];
+        effort_told(ms);
 }
 
 static void send_beat(struct edge_store *store)

@@ -1,0 +1,89 @@
+#!/bin/sh
+# overhead.sh - which share of a run is not model arithmetic: wire, store, waiting, starting, everything else?
+#
+#     tests/bench/overhead.sh [--prompts N] [--samples N] [--tokens N] [--layers N] [--work DIR]
+#                             (default: 64 prompts, 8 samples, 128 tokens, 12 layers: 60 M parameters, DIR build/overhead)
+#
+# A model with random weights samples, is scored with a word list, is the first value model, is trained for one epoch and steers.
+# Workers count what they do with their time ('store status' shows it); arithmetic is their compute, and the rest of the time that
+# each part of the run takes, from the start of its programs to their end, is overhead.  Exits 0 when that is less than 3 % in all.
+set -eu
+cd "$(dirname "$0")/../.."
+
+BUILD=${BUILD:-build}
+BIN=${BIN:-$PWD/bin}
+prompts=64 samples=8 tokens=128 layers=12 work=$BUILD/overhead
+while [ $# -gt 0 ]; do
+    [ $# -ge 2 ] || { echo "overhead: option \"$1\" needs an argument" >&2; exit 64; }
+    case $1 in
+    --prompts) prompts=$2 ;;
+    --samples) samples=$2 ;;
+    --tokens) tokens=$2 ;;
+    --layers) layers=$2 ;;
+    --work) work=$2 ;;
+    *) echo "overhead: unknown option \"$1\"" >&2; exit 64 ;;
+    esac
+    shift 2
+done
+make -s BUILD="$BUILD" BIN="$BIN" all "$BUILD/tests/bench/make_model" >&2
+PATH=$BIN:$PATH
+rm -rf "$work"
+mkdir -p "$work/model"
+work=$(cd "$work" && pwd)
+
+awk -v count=600 -v seed=1 -f pipelines/stories.awk >"$work/stories.jsonl"
+awk -v count="$prompts" -v seed=2 -v prompts=1 -f pipelines/stories.awk | sed 's/"split":"[a-z]*"/"split":"train"/' >"$work/prompts.jsonl"
+awk -v count=$((prompts / 4 + 1)) -v seed=3 -v prompts=1 -f pipelines/stories.awk | sed 's/"split":"[a-z]*"/"split":"eval"/' >>"$work/prompts.jsonl"
+tokenize -q --train-vocab 320 --field text -o "$work/model" "$work/stories.jsonl"
+cat >"$work/model/config.json" <<JSON
+{
+  "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",
+  "vocab_size": 320, "hidden_size": 640, "intermediate_size": 1728, "num_hidden_layers": $layers,
+  "num_attention_heads": 10, "num_key_value_heads": 10, "max_position_embeddings": 1024,
+  "rms_norm_eps": 1e-05, "rope_theta": 10000.0, "tie_word_embeddings": true
+}
+JSON
+"$BUILD/tests/bench/make_model" "$work/model" >&2
+
+db=$work/store.db
+VAS_STORE=ipc://$db.sock
+export VAS_STORE
+store serve -q --db "$db" &
+store=$!
+trap 'kill "$store" 2>/dev/null' EXIT
+
+spent() {  # seconds of arithmetic so far, of all workers
+    store status --db "$db" | awk '$1 == "spent" { sum += $(NF - 8) * $(NF - 7) / 100 } END { print sum + 0 }'
+}
+begin() {
+    begun=$(date +%s%N) before=$(spent)
+}
+end() {  # end NAME
+    awk -v name="$1" -v took=$((($(date +%s%N) - begun) / 1000000)) -v before="$before" -v after="$(spent)" 'BEGIN {
+        took /= 1000
+        arithmetic = after - before < took ? after - before : took  # value-target and train may compute at the same time
+        printf "%-24s %8.1f s, arithmetic %8.1f s, not arithmetic %5.2f %%\n", name, took, arithmetic, 100 * (1 - arithmetic / took)
+    }' | tee -a "$work/parts"
+}
+
+tokenize -q -m "$work/model" "$work/prompts.jsonl"
+begin
+rollout -m "$work/model" -n "$samples" --max-new-tokens "$tokens"
+reward --name kind --lexicon pipelines/kind.txt
+end 'sampling and scoring'
+begin
+value-target --run kind --reward kind --refresh 4 &
+train -m "$work/model" --run kind --refresh 4 --epochs 1 --batch 16 --updates 1 -o "$work/value"
+wait $!
+end training
+begin
+decode -m "$work/model" --value kind:5 --policy steered --split eval -n 2 --max-new-tokens $((tokens / 4))
+reward --name kind --lexicon pipelines/kind.txt
+end 'steering and scoring'
+
+store status --db "$db" | grep '^spent\|seconds'
+awk '{ took += $(NF - 8); arithmetic += $(NF - 5) } END {
+    share = 100 * (1 - arithmetic / took)
+    printf "in all %.1f s, of which %.2f %% are not arithmetic\n", took, share
+    exit !(share < 3)
+}' "$work/parts"
