@@ -20,8 +20,10 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/option.h"
+#include "base/progress.h"
 #include "base/stop.h"
 #include "store/ask.h"
+#include "store/backup.h"
 #include "store/content.h"
 #include "store/put.h"
 #include "store/read.h"
@@ -268,6 +270,52 @@ int command_export(int argc, char **argv)
     code = read_end(rows) == 0 ? EX_OK : EX_IOERR;
     db_close(db);
     return stdout_close() == 0 ? code : EX_IOERR;
+}
+
+/* ---- backup ---- */
+
+static bool backup_show(void *context, int64_t done, int64_t total)
+{
+    struct progress *progress = context;
+    progress->total = total / 1000000;
+    progress_set(progress, done / 1000000);
+    return !stop_requested();
+}
+
+int command_backup(int argc, char **argv)
+{
+    const char *path = NULL, *output = NULL;
+    const struct option_spec specs[] = {
+        { 0, "db", "FILE", OPTION_TEXT, &path, 0, 0, "the store's file" },
+        { 'o', "output", "COPY", OPTION_TEXT, &output, 0, 0, "the copy, which must not be there yet" },
+    };
+    static const struct option_usage usage = {
+        .program = "vas-store",
+        .example = "store backup --db vas.db -o vas-monday.db",
+        .synopsis = "store backup --db FILE -o COPY",
+        .summary = "Copies a store, also while it is served, as it is at this moment.  The copy appears whole or not at all; 'store serve'\n"
+                   "goes on from there, and workers make again what it lacks.",
+        .exit_codes = "  0   done\n  64  usage\n  65  the file is not a store, or of another version\n  66  there is no such file\n"
+                      "  73  the copy is there already\n  74  it could not be read or written\n  75  stopped by SIGTERM or SIGINT\n",
+    };
+    command_options(&usage, specs, COUNT_OF(specs), argc, argv, &path);
+    if (output == NULL)
+        options_refuse("-o is missing: where does the copy go?");
+    stop_install();
+    int code;
+    struct db *db = db_open(path, DB_READ, &code);
+    if (db == NULL)
+        return code;
+    struct progress progress;
+    progress_start(&progress, "copied", "MB", 0);
+    code = backup_make(db, output, backup_show, &progress);
+    if (code == EX_OK) {
+        progress_end(&progress);
+        log_event("wrote \"%s\"", output);
+    }
+    progress_erase();
+    db_close(db);
+    return code;
 }
 
 /* ---- retry, digest ---- */

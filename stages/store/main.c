@@ -5,6 +5,7 @@
  *     status    how much of everything is done
  *     export    rollouts and scores as JSON lines
  *     retry     offers again what was given up
+ *     backup    a copy, also while it is served
  *     digest    one number for the whole content
  *     keygen    a key pair for the store or a worker
  *     share     a model that workers fetch where they lack it
@@ -24,11 +25,12 @@ static int usage_of_all(const char *wrong)
 {
     static const char text[] =
         "example:  store serve --db vas.db\n\n"
-        "usage:    store serve|status|export|retry|digest|share --db FILE [options]\n          store keygen -o FILE\n\n"
+        "usage:    store serve|status|export|retry|backup|digest|share --db FILE [options]\n          store keygen -o FILE\n\n"
         "serve    owns the file and serves workers\n"
         "status   how much of everything is done\n"
         "export   rollouts and scores as JSON lines\n"
         "retry    offers again what was given up\n"
+        "backup   a copy, also while it is served\n"
         "digest   one SHA-256 for the whole content\n"
         "share    lets workers fetch a model\n"
         "keygen   a key pair, for stores and workers that meet over a network\n\n"
@@ -50,11 +52,11 @@ int main(int argc, char **argv)
         int (*run)(int argc, char **argv);
     } commands[] = {
         { "serve", command_serve }, { "status", command_status }, { "export", command_export },
-        { "retry", command_retry }, { "digest", command_digest }, { "share", command_share },
-        { "keygen", command_keygen },
+        { "retry", command_retry }, { "backup", command_backup }, { "digest", command_digest },
+        { "share", command_share }, { "keygen", command_keygen },
     };
     if (argc < 2)
-        return usage_of_all("a command is missing: serve, status, export, retry, digest, share or keygen");
+        return usage_of_all("a command is missing: serve, status, export, retry, backup, digest, share or keygen");
     if (strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "--help") == 0)
         return usage_of_all(NULL);
     if (strcmp(argv[1], "--version") == 0) {

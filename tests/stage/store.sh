@@ -131,3 +131,24 @@ else
     echo "not ok store_survives_a_full_disk: tokenize ended with $code: $(tail -n 1 "$work/err") $(cat "$work/out")"
 fi
 stop
+
+# Goal: a copy of a store that serves is whole, and goes on where the store was: given the same afterwards, both hold the same.
+awk 'BEGIN { for (i = 0; i < 500; i++) printf "{\"prompt\": \"Another prompt, number %d.\"}\n", i }' >"$work/more.jsonl"
+: >"$work/server"
+start
+run backup --db "$work/s.db" -o "$work/copy.db"
+verdict store_makes_a_backup "$code" 0 'wrote ".*copy.db"'
+run backup --db "$work/s.db" -o "$work/copy.db"
+verdict store_overwrites_no_backup "$code" 73 'is there already'
+run backup --db "$work/s.db" -o "$work/nowhere/copy.db"
+verdict store_says_that_it_cannot_make_a_backup "$code" 74 'could not write backup'
+timeout 60 "$bin/tokenize" -q -s "ipc://$work/s.db.sock" -m "$model" "$work/more.jsonl"
+stop
+"$bin/store" serve --db "$work/copy.db" --listen "ipc://$work/s.db.sock" 2>>"$work/server" &
+server=$!
+timeout 60 "$bin/tokenize" -q -s "ipc://$work/s.db.sock" -m "$model" "$work/more.jsonl"
+stop
+run digest --db "$work/s.db"
+digest=$(cat "$work/out")
+run digest --db "$work/copy.db"
+if [ -n "$digest" ] && [ "$digest" = "$(cat "$work/out")" ]; then echo 'ok store_goes_on_from_a_backup'; else echo "not ok store_goes_on_from_a_backup: $digest, $(cat "$work/out")"; fi

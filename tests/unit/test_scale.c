@@ -4,8 +4,11 @@
 
 #include "../check.h"
 #include "base/check.h"
+#include "base/file.h"
 #include "base/json.h"
 #include "base/philox.h"
+#include "store/backup.h"
+#include "store/content.h"
 #include "store/pin.h"
 #include "store/plan.h"
 #include "store/put.h"
@@ -278,10 +281,63 @@ static void test_effort_does_not_grow(void)
     fresh_close(db);
 }
 
+/* ---- backup ---- */
+
+/* The served store goes on while it is copied. */
+struct meanwhile {
+    struct db *db;
+    int64_t calls, stop_at;
+};
+
+static bool write_meanwhile(void *context, int64_t done, int64_t total)
+{
+    struct meanwhile *meanwhile = context;
+    EXPECT(done <= total);
+    db_begin(meanwhile->db);
+    db_run(meanwhile->db, db_query(meanwhile->db, "INSERT INTO prompt SELECT NULL, 'new' || ?1, 'T', 'train', hex(zeroblob(5000)), 1, x'01000000'", "i",
+                                   ++meanwhile->calls));
+    EXPECT_INT(db_commit(meanwhile->db), 0);
+    return meanwhile->calls != meanwhile->stop_at;
+}
+
+/* Goal: a copy that is made while the store is written to is the store as it was when the copy began, and a store that can be served. */
+static void test_backup_of_a_store_that_is_served(void)
+{
+    int code;
+    char copy[128], beside[192], before[DIGEST_HEX_SIZE], after[DIGEST_HEX_SIZE];
+    struct db *db = fresh_open();
+    EXPECT_INT(big_store_fill(db, 10000, 10), 0);
+    EXPECT_INT(content_digest(db, before), 0);
+    snprintf(copy, sizeof copy, "%s/copy.db", directory);
+    struct db *reader = db_open(path, DB_READ, &code);
+    struct meanwhile meanwhile = { .db = db, .stop_at = 2 };
+    EXPECT_INT(backup_make(reader, copy, write_meanwhile, &meanwhile), 75);
+    snprintf(beside, sizeof beside, "%s.%ld.new", copy, (long)getpid());
+    EXPECT(!file_exists(copy) && !file_exists(beside));
+    db_rollback(db);
+    EXPECT_INT(count_of(db, "SELECT count(*) FROM prompt WHERE key LIKE 'new%'"), 2);
+
+    EXPECT_INT(content_digest(db, before), 0);
+    meanwhile = (struct meanwhile){ .db = db, .calls = 2, .stop_at = -1 };
+    EXPECT_INT(backup_make(reader, copy, write_meanwhile, &meanwhile), 0);
+    EXPECT(meanwhile.calls > 4 && !file_exists(beside));
+    EXPECT_INT(backup_make(reader, copy, write_meanwhile, &meanwhile), 73);
+    db_close(reader);
+    struct db *restored = db_open(copy, DB_SERVE, &code);
+    EXPECT(restored != NULL);
+    EXPECT_INT(content_digest(restored, after), 0);
+    EXPECT_TEXT(after, before);
+    EXPECT_INT(count_of(restored, "SELECT count(*) FROM prompt WHERE key LIKE 'new%'"), 2);
+    check_counts(restored);
+    db_close(restored);
+    fresh_close(db);
+}
+
 int main(void)
 {
     RUN(test_counts_are_those_of_the_rows);
     RUN(test_an_old_store_is_counted);
     RUN(test_effort_does_not_grow);
+    RUN(test_backup_of_a_store_that_is_served);
     return tests_end();
 }
