@@ -30,11 +30,6 @@ static int stored_find(struct db *db, int64_t run, const char *kind, int64_t ste
     return stepped < 0 ? -1 : 0;
 }
 
-static int64_t kept(const char *kind)
-{
-    return strcmp(kind, "weights") == 0 ? CHECKPOINT_KEEP_WEIGHTS : CHECKPOINT_KEEP_FULL;
-}
-
 static int stored_drop(struct db *db, int64_t id)
 {
     return db_run(db, db_query(db, "DELETE FROM checkpoint WHERE id = ?1", "i", id));
@@ -63,14 +58,14 @@ static int digest_is_right(struct db *db, int64_t id, const char *sha256)
 }
 
 /* Those that newer ones replace, and older ones that never became whole. */
-static int drop_old(struct db *db, int64_t run, const char *kind)
+static int drop_old(struct db *db, int64_t run, const char *kind, int64_t keep)
 {
     return db_run(db, db_query(db, "DELETE FROM checkpoint WHERE run = ?1 AND kind = ?2 AND final = 0 AND step <"
                                    " (SELECT min(step) FROM (SELECT step FROM checkpoint WHERE run = ?1 AND kind = ?2 AND complete"
-                                   " ORDER BY step DESC LIMIT ?3))", "iti", run, kind, kept(kind)));
+                                   " ORDER BY step DESC LIMIT ?3))", "iti", run, kind, keep));
 }
 
-static enum put_status complete(struct db *db, const struct frame_checkpoint *chunk, int64_t run, int64_t id, char *reason)
+static enum put_status complete(struct db *db, const struct frame_checkpoint *chunk, int64_t run, int64_t id, int64_t keep, char *reason)
 {
     int right = digest_is_right(db, id, chunk->sha256);
     if (right < 0)
@@ -80,7 +75,7 @@ static enum put_status complete(struct db *db, const struct frame_checkpoint *ch
                  chunk->kind, chunk->run, (long long)chunk->step, chunk->sha256);
         return stored_drop(db, id) == 0 ? PUT_REFUSED : PUT_FAILED;
     }
-    if (db_run(db, db_query(db, "UPDATE checkpoint SET complete = 1 WHERE id = ?1", "i", id)) != 0 || drop_old(db, run, chunk->kind) != 0)
+    if (db_run(db, db_query(db, "UPDATE checkpoint SET complete = 1 WHERE id = ?1", "i", id)) != 0 || drop_old(db, run, chunk->kind, keep) != 0)
         return PUT_FAILED;
     return PUT_NEW;
 }
@@ -105,7 +100,7 @@ static enum put_status mark_final(struct db *db, int64_t id, int64_t batch)
     return db_changes(db) > 0 ? PUT_NEW : PUT_HAD;
 }
 
-enum put_status checkpoint_put(struct db *db, const struct frame_checkpoint *chunk, int64_t run, char *reason)
+enum put_status checkpoint_put(struct db *db, const struct frame_checkpoint *chunk, int64_t run, int64_t keep_weights, char *reason)
 {
     int64_t size = (int64_t)chunk->data.size;
     if (strcmp(chunk->kind, "weights") != 0 && strcmp(chunk->kind, "full") != 0) {
@@ -117,6 +112,7 @@ enum put_status checkpoint_put(struct db *db, const struct frame_checkpoint *chu
                  (long long)chunk->offset, (long long)size, (long long)chunk->size);
         return PUT_REFUSED;
     }
+    int64_t keep = strcmp(chunk->kind, "weights") == 0 ? keep_weights : CHECKPOINT_KEEP_FULL;
     struct stored stored;
     if (db_begin(db) != 0 || stored_find(db, run, chunk->kind, chunk->step, &stored) != 0)
         return PUT_FAILED;
@@ -130,7 +126,7 @@ enum put_status checkpoint_put(struct db *db, const struct frame_checkpoint *chu
     }
     int64_t newer = db_int(db, db_query(db, "SELECT count(*) FROM checkpoint WHERE run = ?1 AND kind = ?2 AND complete AND step > ?3", "iti",
                                         run, chunk->kind, chunk->step), -1);
-    if (newer >= kept(chunk->kind) && !chunk->final)
+    if (newer >= keep && !chunk->final)
         return PUT_HAD;
     if (!same) {
         enum put_status begun = begin(db, chunk, run, &stored, reason);
@@ -147,7 +143,7 @@ enum put_status checkpoint_put(struct db *db, const struct frame_checkpoint *chu
     if (db_run(db, db_query(db, "INSERT INTO checkpoint_chunk (checkpoint, offset, size, data) VALUES (?1, ?2, ?3, ?4)", "iiib", stored.id,
                             chunk->offset, size, chunk->data.at, chunk->data.size)) != 0)
         return sql_refused(db, reason);
-    return chunk->offset + size == chunk->size ? complete(db, chunk, run, stored.id, reason) : PUT_NEW;
+    return chunk->offset + size == chunk->size ? complete(db, chunk, run, stored.id, keep, reason) : PUT_NEW;
 }
 
 int checkpoint_fetch(struct db *db, const struct frame_fetch *fetch, struct arena *arena, struct frame *chunk)

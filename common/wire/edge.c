@@ -215,7 +215,7 @@ int edge_give_checkpoint(struct edge *edge, const char *run, int64_t step, int64
     return result;
 }
 
-/* One line about a worker's life, once it ends. */
+/* One line about the life of a worker that has worked. */
 static void effort_say(void)
 {
     double seconds[EFFORT_COUNT];
@@ -233,7 +233,7 @@ int edge_close(struct edge *edge, enum edge_status status)
     else
         pipe_close(edge);
     effort_enter(before);
-    if (edge->options.endpoint != NULL)
+    if (edge->options.endpoint != NULL && edge->taken + edge->given > 0)
         effort_say();
     log_debug("edge of %s: taken=%lld given=%lld failed=%lld refused=%lld passed=%lld", edge->options.stage,
               (long long)edge->taken, (long long)edge->given, (long long)edge->failed, (long long)edge->refused,

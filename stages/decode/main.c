@@ -86,7 +86,7 @@ static struct options options_read(int argc, char **argv)
         { 0, "tokenizer", "DIR|FILE", OPTION_TEXT, &options.tokenizer, 0, 0, "its tokenizer where the model brings none (llama2.c's\nfiles), or another than its own" },
         { 0, "quant", "TYPE", OPTION_TEXT, &options.quant_name, 0, 0, "round the model's matrices to q8_0, q4_0 or nf4 on load: less\nmemory, another policy (default: as in the file)" },
         { 0, NULL, NULL, OPTION_HEADING, NULL, 0, 0, "steering" },
-        { 0, "value", "NAME[:BETA]", OPTION_LIST, &options.values, 0, 0, "value model: a directory, or a training run or shared model\n(store:NAME) of the store; may be given several times,\neach with its own weight" },
+        { 0, "value", "NAME[:BETA]", OPTION_LIST, &options.values, 0, 0, "value model: a directory, or a training run (RUN@STEP: of that\nstep, if it was kept) or shared model (store:NAME) of the\nstore; may be given several times, each with its own weight" },
         { 0, "beta", "B", OPTION_NUMBER, &options.beta, -1e6, 1e6, "weight of value models that name none; 0 is the base\npolicy, negative steers away (default 3)" },
         { 0, "value-tokenizer", "DIR|FILE", OPTION_LIST, &options.value_tokenizers, 0, 0, "tokenizer of a value model that does not share the base\npolicy's: it is asked about the text of each candidate" },
         { 0, "value-quant", "TYPE", OPTION_TEXT, &options.value_quant_name, 0, 0, "round the value models' matrices, as --quant does the base\npolicy's" },

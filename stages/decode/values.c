@@ -28,6 +28,21 @@ static char *split_spec(const char *spec, double *beta)
     return name;
 }
 
+/* RUN[@STEP]: the run's name; *step is -1, the newest, where there is none.  The caller frees. */
+static char *split_run(const char *name, int64_t *step)
+{
+    char *run = memory_text(name), *at = strrchr(run, '@'), *end;
+    *step = -1;
+    if (at != NULL && at[1] >= '0' && at[1] <= '9') {
+        long long number = strtoll(at + 1, &end, 10);
+        if (*end == '\0' && number < INT_HIGH) {
+            *step = number;
+            *at = '\0';
+        }
+    }
+    return run;
+}
+
 /* Which tokenizer a value model was trained with: its checkpoint says so, or else its own tokenizer is asked. */
 static char *key_of_path(const char *path, int *code)
 {
@@ -62,11 +77,13 @@ static int open_path(struct value_model *value, enum tensor_type quant, const ch
 static int open_run(struct value_model *value, enum tensor_type quant, struct edge *edge, struct pool *pool)
 {
     struct buffer content = { 0 };
-    int64_t step;
-    int fetched = edge_fetch(edge, value->name, -1, "weights", &content, &step), code = EX_UNAVAILABLE;
+    int64_t wanted, step;
+    char *run = split_run(value->name, &wanted);
+    int fetched = edge_fetch(edge, run, wanted, "weights", &content, &step), code = EX_UNAVAILABLE;
+    free(run);
     if (fetched != 0) {
         if (fetched > 0) {
-            log_error("value model \"%s\" is no path, and the store has no weights of such a run", value->name);
+            log_error("value model \"%s\" is no path, and the store has no weights of such a run%s", value->name, wanted < 0 ? "" : " and step");
             code = EX_NOINPUT;
         }
         free(content.data);

@@ -24,6 +24,7 @@
 #include "base/stop.h"
 #include "store/ask.h"
 #include "store/backup.h"
+#include "store/checkpoint.h"
 #include "store/content.h"
 #include "store/put.h"
 #include "store/read.h"
@@ -52,12 +53,14 @@ int command_serve(int argc, char **argv)
     const char *key = NULL, *allow = NULL;
     struct option_list listen = { 0 };
     double lease_s = 60;
+    int64_t keep = CHECKPOINT_KEEP_WEIGHTS;
     const struct option_spec specs[] = {
         { 0, "db", "FILE", OPTION_TEXT, &db, 0, 0, "the SQLite file; made when it is missing" },
         { 0, "listen", "ENDPOINT", OPTION_LIST, &listen, 0, 0, "where workers connect, may be given again\n(default ipc://FILE.sock)" },
         { 0, "key", "FILE", OPTION_TEXT, &key, 0, 0, "the store's secret key ('store keygen'): workers at tcp:// must\nhave its public key, and one of their own in --allow" },
         { 0, "allow", "FILE|DIR", OPTION_TEXT, &allow, 0, 0, "public keys of workers, or a directory with their *.pub files;\nread again when it changes" },
         { 0, "lease-s", "SECONDS", OPTION_NUMBER, &lease_s, 0.1, 86400, "a worker that is silent so long has vanished (default 60);\nafter 15 its items are offered to others" },
+        { 0, "keep", "N", OPTION_INT, &keep, CHECKPOINT_KEEP_WEIGHTS, CHECKPOINT_KEEP_WEIGHTS_MAX, "of each run the weights of the last N snapshots stay, beside\nthe final ones (default 3)" },
     };
     static const struct option_usage usage = {
         .program = "vas-store",
@@ -89,7 +92,7 @@ int command_serve(int argc, char **argv)
     int code;
     struct server *server = server_open(&(struct server_options){ .db = db, .endpoints = listen.items, .endpoint_count = listen.count,
                                             .key = key, .allow = allow,
-                                            .desk = { .silent_s = lease_s < 15 ? lease_s : 15, .lease_s = lease_s } }, &code);
+                                            .desk = { .silent_s = lease_s < 15 ? lease_s : 15, .lease_s = lease_s, .keep_weights = keep } }, &code);
     if (server != NULL)
         code = server_run(server);
     server_close(server);

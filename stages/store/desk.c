@@ -465,7 +465,7 @@ static enum put_status put_output(struct desk *desk, struct worker *worker, cons
     }
     if (frame->type == FRAME_checkpoint && settings->stage == STAGE_TRAIN && worker->run != 0)
         return names_other("run", frame->checkpoint.run, settings->run, reason)
-               ? PUT_REFUSED : checkpoint_put(desk->db, &frame->checkpoint, worker->run, reason);
+               ? PUT_REFUSED : checkpoint_put(desk->db, &frame->checkpoint, worker->run, desk->options.keep_weights, reason);
     if (frame->type == FRAME_metric && (worker->run != 0 || sampler))
         return put_metric(desk->db, &frame->metric, wall_s(), reason);
     snprintf(reason, STORE_REASON_BYTES, "stage \"%s\" with these settings does not send %s frames", stage_name(settings->stage),

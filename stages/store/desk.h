@@ -15,6 +15,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "base/effort.h"
 #include "store/db.h"
@@ -24,6 +25,7 @@ struct desk;
 struct desk_options {
     double silent_s;  // the items of a worker that was silent so long are offered to others (default 15)
     double lease_s;   // a worker that was silent so long has vanished, and its items are counted against it (default 60)
+    int64_t keep_weights;  // of each run (checkpoint.h)
     /* Whether to send a worker no items and no pieces of files now, since it has not read the last; NULL: never. */
     bool (*crowded)(const void *of, const void *peer, size_t peer_size);
     const void *of;

@@ -116,6 +116,10 @@ train -q -m "$base" -s "$endpoint" --run kind --batch 8 --epochs 1 --lr 0.01 -o 
 decode -q -m "$base" -s "$endpoint" --value kind:40 --max-new-tokens 24 "$scratch/prompts.jsonl" >"$scratch/from-run"
 decode -q -m "$base" --value "$scratch/trained:40" --max-new-tokens 24 "$scratch/prompts.jsonl" >"$scratch/from-directory"
 same "a value model from the store steers like its directory" "$scratch/from-run" "$scratch/from-directory"
+step=$(store status --db "$scratch/store.db" --json | sed -n 's/.*"step":\([0-9]*\).*/\1/p')
+decode -q -m "$base" -s "$endpoint" --value "kind@$step:40" --max-new-tokens 24 "$scratch/prompts.jsonl" >"$scratch/from-step"
+same "so does the one of the run's last step" "$scratch/from-run" "$scratch/from-step"
+refused "a step that the store has not kept" 66 'no weights of such a run and step' decode -m "$base" -s "$endpoint" --value kind@999999:1 "One day"
 refused "a run that the store does not have" 66 'nobody' decode -m "$base" -s "$endpoint" --value nobody:1 "One day"
 
 decode -q -m "$base" -s "$endpoint" --value kind:40 --split train -n 2 --max-new-tokens 24

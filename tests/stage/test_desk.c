@@ -8,6 +8,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "store/checkpoint.h"
 #include "store/db.h"
 #include "store/desk.h"
 #include "store/put.h"
@@ -34,7 +35,7 @@ static void open_desk(void)
         abort();
     snprintf(path, sizeof path, "%s/s.db", directory);
     db = db_open(path, DB_SERVE, &code);
-    desk = desk_open(db, &(struct desk_options){ .silent_s = 15, .lease_s = 60 });
+    desk = desk_open(db, &(struct desk_options){ .silent_s = 15, .lease_s = 60, .keep_weights = CHECKPOINT_KEEP_WEIGHTS });
     now_s = 1000;
     arena_init(&arena, "test", 1 << 26);
 }
@@ -59,7 +60,7 @@ static void restart_desk(void)
     db_close(db);
     snprintf(path, sizeof path, "%s/s.db", directory);
     db = db_open(path, DB_SERVE, &code);
-    desk = desk_open(db, &(struct desk_options){ .silent_s = 15, .lease_s = 60 });
+    desk = desk_open(db, &(struct desk_options){ .silent_s = 15, .lease_s = 60, .keep_weights = CHECKPOINT_KEEP_WEIGHTS });
 }
 
 static void say(char worker, const struct frame *frame)

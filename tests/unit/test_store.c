@@ -413,6 +413,8 @@ static void test_plan_of_imported(void)
     fresh_close(db);
 }
 
+static int64_t keep_weights = CHECKPOINT_KEEP_WEIGHTS;
+
 static enum put_status checkpoint_give(struct db *db, int64_t run, const char *kind, int64_t step, const char *content, size_t offset,
                                        size_t size, bool final, char *reason)
 {
@@ -431,7 +433,7 @@ static enum put_status checkpoint_give(struct db *db, int64_t run, const char *k
     frame.checkpoint.offset = (int64_t)offset;
     frame.checkpoint.data = (struct bytes){ (const unsigned char *)content + offset, size };
     frame.checkpoint.final = final;
-    return checkpoint_put(db, &frame.checkpoint, run, reason);
+    return checkpoint_put(db, &frame.checkpoint, run, keep_weights, reason);
 }
 
 static int fetch(struct db *db, int64_t step, const char *kind, int64_t offset, struct arena *arena, struct frame *chunk)
@@ -503,6 +505,12 @@ static void test_checkpoint_retention(void)
     EXPECT_INT(checkpoint_give(db, run, "full", 10, "content", 0, 7, true, reason), PUT_HAD);
     EXPECT_INT(checkpoint_newest(db, run, "full", &newest), 0);
     EXPECT(newest.final);
+    keep_weights = 5;
+    for (int64_t step = 12; step < 20; step += 2)
+        EXPECT_INT(checkpoint_give(db, run, "weights", step, "content", 0, 7, false, reason), PUT_NEW);
+    keep_weights = CHECKPOINT_KEEP_WEIGHTS;
+    EXPECT_INT(count_of(db, "SELECT count(*) FROM checkpoint WHERE kind = 'weights' AND step >= 10"), 5);
+    EXPECT_INT(count_of(db, "SELECT count(*) FROM checkpoint WHERE kind = 'weights'"), 6);  // and the final one of step 2
     fresh_close(db);
 }
 
