@@ -28,6 +28,7 @@ enum {
     APPLICATION_ID = 0x76617331,  // "vas1": says in the file that it is a store
     QUERY_SLOTS = 256,            // a power of 2, above the number of different queries
     BUSY_WAIT_MS = 5000,
+    LOOKASIDE_BYTES = 4096, LOOKASIDE_COUNT = 128,
 };
 
 struct query_slot {
@@ -221,6 +222,17 @@ int db_commit(struct db *db)
     return 0;
 }
 
+int db_read_begin(struct db *db)
+{
+    return db->writing ? 0 : db_run(db, db_query(db, "BEGIN", ""));
+}
+
+void db_read_end(struct db *db)
+{
+    if (!db->writing && !sqlite3_get_autocommit(db->handle))
+        sqlite3_exec(db->handle, "COMMIT", NULL, NULL, NULL);
+}
+
 /* Keeps trouble and reason: they say why. */
 void db_rollback(struct db *db)
 {
@@ -347,12 +359,14 @@ struct db *db_open(const char *path, enum db_mode mode, int *code)
     if (*code != EX_OK)
         goto close_db;
 
+    sqlite3_config(SQLITE_CONFIG_MEMSTATUS, 0);  // nobody asks, and it takes a lock each time; too late after the first store
     int flags = mode == DB_READ ? SQLITE_OPEN_READONLY : mode == DB_EDIT ? SQLITE_OPEN_READWRITE : SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE;
     *code = EX_IOERR;
     if (sqlite3_open_v2(path, &db->handle, flags | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE, NULL) != SQLITE_OK) {
         log_error("could not open store \"%s\": %s", path, db->handle ? sqlite3_errmsg(db->handle) : "out of memory");
         goto close_db;
     }
+    sqlite3_db_config(db->handle, SQLITE_DBCONFIG_LOOKASIDE, NULL, LOOKASIDE_BYTES, LOOKASIDE_COUNT);  // room for triggers' frames
     sqlite3_busy_timeout(db->handle, BUSY_WAIT_MS);
     *code = version_settle(db, mode);
     if (*code != EX_OK)

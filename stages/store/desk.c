@@ -859,7 +859,7 @@ static void answer_workers(struct desk *desk, double now_s)
     }
 }
 
-static int hand_out_all(struct desk *desk, double now_s)
+static int hand_out_turns(struct desk *desk, double now_s)
 {
     bool more = true;
     while (more && desk->replies.size < HAND_OUT_BYTES) {
@@ -881,6 +881,15 @@ static int hand_out_all(struct desk *desk, double now_s)
             return -1;
     }
     return 0;
+}
+
+static int hand_out_all(struct desk *desk, double now_s)
+{
+    int result = db_read_begin(desk->db);
+    if (result == 0)
+        result = hand_out_turns(desk, now_s);
+    db_read_end(desk->db);
+    return result;
 }
 
 /* A tokenize that vanished for good must not keep runs from being planned. */
