@@ -5,8 +5,9 @@
 #                             (default: 64 prompts, 8 samples, 128 tokens, 12 layers: 60 M parameters, DIR build/overhead)
 #
 # A model with random weights samples, is scored with a word list, is the first value model, is trained for one epoch and steers.
-# Workers count what they do with their time ('store status' shows it); arithmetic is their compute, and the rest of the time that
-# each part of the run takes, from the start of its programs to their end, is overhead.  Exits 0 when that is less than 3 % in all.
+# Workers count what they do with their time ('store status' shows it).  A part of the run is arithmetic while its main worker computes,
+# or waits for another that does; the rest of it, from the start of its programs to their end, is overhead.  Exits 0 when that is less
+# than 3 % in all.
 set -eu
 cd "$(dirname "$0")/../.."
 
@@ -52,32 +53,37 @@ store serve -q --db "$db" &
 store=$!
 trap 'kill "$store" 2>/dev/null' EXIT
 
-spent() {  # seconds of arithmetic so far, of all workers
-    store status --db "$db" | awk '$1 == "spent" { sum += $(NF - 8) * $(NF - 7) / 100 } END { print sum + 0 }'
+spent() {  # spent STAGE: seconds so far that its workers computed, that they waited, and that all others computed
+    store status --db "$db" | awk -v stage="$1" '$1 == "spent" {
+        compute = $(NF - 8) * $(NF - 7) / 100
+        if ($2 == stage) { mine += compute; waited += $(NF - 8) * $(NF - 5) / 100 } else others += compute
+    } END { print mine + 0, waited + 0, others + 0 }'
 }
-begin() {
-    begun=$(date +%s%N) before=$(spent)
+begin() {  # begin STAGE
+    stage=$1 begun=$(date +%s%N) before=$(spent "$1")
 }
 end() {  # end NAME
-    awk -v name="$1" -v took=$((($(date +%s%N) - begun) / 1000000)) -v before="$before" -v after="$(spent)" 'BEGIN {
+    echo "$before $(spent "$stage")" | awk -v name="$1" -v took=$((($(date +%s%N) - begun) / 1000000)) '{
         took /= 1000
-        arithmetic = after - before < took ? after - before : took  # value-target and train may compute at the same time
+        waited = $5 - $2
+        others = $6 - $3
+        arithmetic = $4 - $1 + (waited < others ? waited : others)
         printf "%-24s %8.1f s, arithmetic %8.1f s, not arithmetic %5.2f %%\n", name, took, arithmetic, 100 * (1 - arithmetic / took)
     }' | tee -a "$work/parts"
 }
 
 tokenize -q -m "$work/model" "$work/prompts.jsonl"
-begin
+begin rollout
 rollout -m "$work/model" -n "$samples" --max-new-tokens "$tokens"
 reward --name kind --lexicon pipelines/kind.txt
 end 'sampling and scoring'
-begin
-value-target --run kind --reward kind --refresh 4 &
-train -m "$work/model" --run kind --refresh 4 --epochs 1 --batch 16 --updates 1 -o "$work/value"
+begin train
+value-target --run kind --reward kind --refresh 2 &
+train -m "$work/model" --run kind --refresh 2 --epochs 1 --batch 32 --updates 2 -o "$work/value"
 wait $!
 end training
-begin
-decode -m "$work/model" --value kind:5 --policy steered --split eval -n 2 --max-new-tokens $((tokens / 4))
+begin decode
+decode -m "$work/model" --value kind:5 --policy steered --split eval -n 2 --max-new-tokens "$tokens"
 reward --name kind --lexicon pipelines/kind.txt
 end 'steering and scoring'
 
