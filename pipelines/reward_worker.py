@@ -21,14 +21,21 @@ def score(prompt, response):
     return 1 / (1 + len(response.split()))  # within 10 s, or others are offered the item
 
 
+HOLD = 64  # items at once
 endpoint, name = sys.argv[1:]
 hello = dict(type="hello", stage="reward", worker=f"{os.uname().nodename}, process {os.getpid()}",
              settings=json.dumps({"reward": name, "spec": {"kind": "python", "rule": "brief"}}))  # spec: what the name means from now on
-socket, heard, kept, count, ended = None, 0.0, {}, 0, False
+socket, heard, kept, count, ended = None, float("-inf"), {}, 0, False  # kept: outputs by number, until the store has committed them
 
 
 def send(frame):
     socket.send(msgpack.packb({"v": 1, **frame}))
+
+
+def answered(numbers):
+    for number in numbers:
+        kept.pop(number, None)
+    send({"type": "want", "count": len(numbers)})
 
 
 while not ended:
@@ -50,21 +57,19 @@ while not ended:
             talks = True
             for output in kept.values():  # what an earlier conversation left without an ack; its leases have ended
                 send({**output, "item": 0})
-            send({"type": "want", "count": 64})
+            send({"type": "want", "count": max(1, HOLD - len(kept))})
         case "rollout":
-            count += 1  # an output is kept until the store says that it is committed
+            count += 1
             kept[count] = {**frame, "type": "scored", "reward": name, "score": score(frame["prompt"], frame["response"]), "output": count}
             send(kept[count])
         case "ack":
-            done = memoryview(frame["outputs"].data).cast("i")
-            send({"type": "want", "count": len(done)})
-            for number in done:
-                kept.pop(number, None)
+            answered(memoryview(frame["outputs"].data).cast("i"))
         case "refusal":
             print(f"reward_worker: {frame['reason']}", file=sys.stderr)
-            kept.pop(frame.get("output"), None)
             if frame.get("fatal"):
                 sys.exit(78)
+            if frame.get("output"):
+                answered([frame["output"]])
         case "stranger":  # the store was restarted
             if talks:
                 talks = False
