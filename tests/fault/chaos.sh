@@ -226,9 +226,9 @@ strike() {  # strike VICTIM KIND SECONDS
     echo "$victim $2 $3" >>"$scratch/struck"
 }
 
-# The next disturbances of the schedule until one of the files DONE/... is there, or N have been.
+# The next disturbances of the schedule, until there have been N in all, or all of these have ended.
 struck=0
-disturb() {  # disturb N FILE...
+disturb() {  # disturb N NAME...
     until=$1
     shift
     while [ $struck -lt "$until" ] && ! has_ended "$@"; do
@@ -238,7 +238,7 @@ disturb() {  # disturb N FILE...
     done
 }
 
-# So many seconds for each of COUNT responses that two workers are busy with them while disturbances go on, AVERAGE seconds each.
+# Seconds for each of COUNT responses, so that two workers are busy with them during so many disturbances of AVERAGE seconds.
 pace() {  # pace DISTURBANCES AVERAGE COUNT
     awk -v n="$1" -v average="$2" -v count="$3" 'BEGIN { print 2 * n * average / count }'
 }
