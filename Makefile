@@ -19,14 +19,21 @@ WARNINGS = -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla
 DIALECT = -std=gnu11 -ffp-contract=fast -fno-math-errno
 INCLUDES = -Icommon -Istages -Ischemas -I$(BUILD)
 ALL_CFLAGS = $(DIALECT) $(WARNINGS) $(INCLUDES) $(shell $(PKG_CONFIG) --cflags $(PACKAGES)) -MMD -MP $(CFLAGS)
-ALL_LIBS = $(shell $(PKG_CONFIG) --libs $(PACKAGES)) -lm -lpthread $(LDFLAGS)
+ALL_LIBS = $(shell $(PKG_CONFIG) --libs $(PACKAGES)) $(MPI_LIBS) -lm -lpthread $(LDFLAGS)
 
 ifneq ($(V),1)
 Q = @
 say = @printf '  %-5s %s\n' $(1) $(2)
 endif
 
-COMMON_SOURCES = $(filter-out common/math/kernels_isa.c,$(wildcard common/*/*.c))
+# 'make MPI=1' lets mpirun start train as several ranks; nothing else needs MPI.
+RANKS = $(if $(MPI),mpi,alone)
+ifneq ($(MPI),)
+MPI_CFLAGS = $(shell $(PKG_CONFIG) --cflags ompi-c)
+MPI_LIBS = -Wl,--as-needed $(shell $(PKG_CONFIG) --libs ompi-c) -Wl,--no-as-needed
+endif
+
+COMMON_SOURCES = $(filter-out common/math/kernels_isa.c common/learn/ranks_%.c,$(wildcard common/*/*.c)) common/learn/ranks_$(RANKS).c
 KERNEL_OBJECTS = $(foreach isa,avx512 avx2 portable,$(BUILD)/common/math/kernels_$(isa).o)
 COMMON_OBJECTS = $(COMMON_SOURCES:%.c=$(BUILD)/%.o) $(KERNEL_OBJECTS)
 STAGE_PARTS = $(patsubst %.c,$(BUILD)/%.o,$(filter-out %/main.c,$(wildcard stages/*/*.c)))
@@ -47,11 +54,16 @@ $(PROGRAMS): $(BIN)/%: $(BUILD)/stages/%/main.o $(BUILD)/libstages.a $(BUILD)/li
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(CFLAGS) -o $@ $^ $(ALL_LIBS)
 
-$(BUILD)/libvas.a: $(COMMON_OBJECTS)
+$(BUILD)/libvas.a: $(COMMON_OBJECTS) $(BUILD)/ranks_$(RANKS)
 $(BUILD)/libstages.a: $(STAGE_PARTS)
 $(BUILD)/lib%.a:
 	$(call say,AR,$@)
-	$(Q)rm -f $@ && ar rcs $@ $^
+	$(Q)rm -f $@ && ar rcs $@ $(filter %.o,$^)
+
+# Says which the library has.
+$(BUILD)/ranks_$(RANKS):
+	@mkdir -p $(@D)
+	@rm -f $(BUILD)/ranks_* && touch $@
 
 # The compiler needs minutes for their unrolled loops under sanitizers: then they have -O1, and of ASan and UBSan together only the first.
 KERNEL_LEVEL = $(if $(findstring -fsanitize,$(CFLAGS)),-O1,-O3)
@@ -70,6 +82,7 @@ $(BUILD)/store_sql.h: schemas/store.sql
 	$(Q)sed 's/\\/\\\\/g; s/"/\\"/g; s/.*/"&\\n"/; s/^"-- version/,\n&/' $< >$@
 $(BUILD)/common/store/db.o $(BUILD)/tests/unit/test_scale.o: $(BUILD)/store_sql.h
 
+$(BUILD)/common/learn/ranks_mpi.o: ALL_CFLAGS += $(MPI_CFLAGS)
 $(BUILD)/%.o: %.c
 	$(call say,CC,$@)
 	@mkdir -p $(@D)

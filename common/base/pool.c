@@ -85,12 +85,16 @@ static void pool_wake(struct pool *pool)
     pthread_mutex_unlock(&pool->mutex);
 }
 
+size_t pool_cores(void)
+{
+    cpu_set_t cores;
+    return sched_getaffinity(0, sizeof cores, &cores) == 0 ? (size_t)CPU_COUNT(&cores) : 1;
+}
+
 struct pool *pool_open(size_t threads)
 {
-    if (threads == 0) {
-        cpu_set_t cores;
-        threads = sched_getaffinity(0, sizeof cores, &cores) == 0 ? (size_t)CPU_COUNT(&cores) : 1;
-    }
+    if (threads == 0)
+        threads = pool_cores();
     if (threads > THREADS_MAX)
         threads = THREADS_MAX;
     struct pool *pool = memory_alloc(1, sizeof *pool);

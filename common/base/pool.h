@@ -16,6 +16,7 @@ typedef void pool_task(void *context, size_t task, size_t thread);
 /* threads >= 1 includes the caller's own; 0: one per core this process may use. */
 struct pool *pool_open(size_t threads);
 void pool_close(struct pool *pool);  // NULL is allowed
+size_t pool_cores(void);  // that this process may use
 size_t pool_threads(const struct pool *pool);
 
 /* Runs task 0 .. tasks-1 and returns when all have ended.  Not reentrant.  thread < pool_threads(). */

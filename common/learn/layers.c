@@ -472,6 +472,13 @@ static void backward_embeddings(void *context, size_t task, size_t thread)
         embedding_backward(dposition, pass->a->dx, pass->rows->position, 1.0f, pass->M, C, c, width);
 }
 
+static void layer_ready(const struct pass *pass)
+{
+    const struct network *network = pass->network;
+    if (network->ready != NULL)
+        network->ready(network->ready_context, parameters_layer_first(&network->parameters, (int64_t)pass->l));
+}
+
 void layers_backward(struct pass *pass)
 {
     struct activations *a = pass->a;
@@ -488,6 +495,7 @@ void layers_backward(struct pass *pass)
         pool_run(pool, pass->rows->sequences * pass->s.NKV, backward_attention, pass);
         pool_run(pool, blocks, backward_attention_inputs, pass);
         pool_run(pool, backward_weights_tasks(pass), backward_weights, pass);
+        layer_ready(pass);
     }
     pool_run(pool, blocks_of(pass->s.C, CHANNEL_BLOCK), backward_embeddings, pass);
 }

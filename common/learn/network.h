@@ -38,6 +38,9 @@ struct network {
     struct linear linears[LINEAR_COUNT];
     struct pool *pool;
     struct activations activations;
+    // Called in a backward pass when it has nothing more to add to the gradients from first on; NULL: nobody asks.
+    void (*ready)(void *ready_context, size_t first);
+    void *ready_context;
 };
 
 /* Parameters are zero.  Keeps pool. */

@@ -128,6 +128,15 @@ float *gradient_at(const struct parameters *parameters, enum weight_role role, e
     return first < parameters->trained_count ? parameters->gradients + first : NULL;
 }
 
+size_t parameters_layer_first(const struct parameters *parameters, int64_t layer)
+{
+    size_t i = 0;
+    while (i < parameters->table_count && parameters->table[i].trained
+           && (!weight_specs[parameters->table[i].role].per_layer || parameters->table[i].layer < layer))
+        i++;
+    return i < parameters->table_count && parameters->table[i].trained ? parameters->table[i].first : parameters->trained_count;
+}
+
 /* ---- first numbers ---- */
 
 /* i is the parameter's place in the table. */

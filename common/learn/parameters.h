@@ -54,6 +54,9 @@ void parameters_free(struct parameters *parameters);
 float *parameter_at(const struct parameters *parameters, enum weight_role role, enum parameter_part part, int64_t layer);
 float *gradient_at(const struct parameters *parameters, enum weight_role role, enum parameter_part part, int64_t layer);
 
+/* Where the trained floats of a layer begin; those of later layers and of the heads follow. */
+size_t parameters_layer_first(const struct parameters *parameters, int64_t layer);
+
 /*
  * Like transformers and PEFT: weights normal with deviation 0.02, those that end a residual branch divided by sqrt(2L), norms 1,
  * biases and the value head 0; A uniform within 1 / sqrt(K), B 0.

@@ -17,6 +17,7 @@ struct trainer_options trainer_defaults(enum objective objective)
     struct trainer_options options = {
         .objective = objective, .learning_rate = 1e-3, .beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8,
         .clip_norm = 1.0, .warmup_steps = 20, .final_fraction = 0.1, .micro_batch_tokens = 2048,
+        .parts = 1,
     };
     if (objective == OBJECTIVE_LM) {
         options.learning_rate = 3e-3;
@@ -116,12 +117,13 @@ static bool memory_suffices(const struct trainer_options *options, const struct 
     const size_t longest = (size_t)(options->micro_batch_tokens < parameters->config.position_max ? options->micro_batch_tokens
                                                                                                   : parameters->config.position_max);
     const size_t activations = activations_size_bytes(parameters, (size_t)options->micro_batch_tokens, longest, threads);
-    const size_t total = weights + 3 * trained + activations;
+    const size_t gradients = trained + reduce_size_bytes(parameters, (size_t)options->parts, options->ranks);
+    const size_t total = weights + gradients + 2 * trained + activations;
     log_event("training takes total_mib=%zu weights_mib=%zu gradients_mib=%zu moments_mib=%zu activations_mib=%zu (of %lld tokens) "
-              "trained=%zu of parameters=%zu", (total >> 20) + 1, weights >> 20, trained >> 20, 2 * trained >> 20, activations >> 20,
+              "trained=%zu of parameters=%zu", (total >> 20) + 1, weights >> 20, gradients >> 20, 2 * trained >> 20, activations >> 20,
               (long long)options->micro_batch_tokens, parameters->trained_count, parameters->count);
     const char *bound;
-    const size_t room = room_bytes(&bound);
+    const size_t room = room_bytes(&bound) / ranks_here(options->ranks);
     if (total <= room)
         return true;
     log_error("training takes %zu MiB of memory, %s %zu MiB", (total >> 20) + 1, bound, room >> 20);
@@ -172,6 +174,7 @@ struct trainer *trainer_open(const struct trainer_options *options, const struct
                              const struct weights *weights, const char *tokenizer_key, struct pool *pool, int *code)
 {
     CHECK(options->lora.rank == 0 || weights != NULL);
+    CHECK(options->parts >= (int64_t)ranks_count(options->ranks));
     *code = training_check(options, config, pool_threads(pool));
     if (*code != EX_OK)
         return NULL;
@@ -181,6 +184,7 @@ struct trainer *trainer_open(const struct trainer_options *options, const struct
     trainer->tokenizer_key = memory_text(tokenizer_key != NULL ? tokenizer_key : "");
     arena_init(&trainer->arena, "training batch", SIZE_MAX / 2);
     network_init(&trainer->network, config, options->objective, &options->lora, pool);
+    reduce_init(&trainer->reduce, parameters, (size_t)options->parts, options->ranks, pool);
     optimiser_init(trainer);
     if (weights == NULL) {
         parameters_randomise(parameters, options->seed);
@@ -199,10 +203,21 @@ void trainer_close(struct trainer *trainer)
     if (trainer == NULL)
         return;
     adamw_free(&trainer->adamw);
+    reduce_free(&trainer->reduce);
     network_free(&trainer->network);
     arena_free(&trainer->arena);
     free(trainer->tokenizer_key);
     free(trainer);
+}
+
+void trainer_share(struct trainer *trainer)
+{
+    struct ranks *ranks = trainer->options.ranks;
+    const struct parameters *parameters = &trainer->network.parameters;
+    ranks_broadcast(ranks, &trainer->steps, sizeof trainer->steps);
+    ranks_broadcast(ranks, parameters->floats, parameters->count * sizeof(float));
+    ranks_broadcast(ranks, trainer->adamw.m, parameters->trained_count * sizeof(float));
+    ranks_broadcast(ranks, trainer->adamw.v, parameters->trained_count * sizeof(float));
 }
 
 int64_t trainer_steps(const struct trainer *trainer)
@@ -304,6 +319,55 @@ static struct packed_rows examples_pack(struct arena *arena, enum objective obje
     };
 }
 
+/* ---- parts of a batch ---- */
+
+struct part {
+    const struct example *examples;  // (count)
+    size_t count;
+    size_t counted_first;            // its counted positions among the batch's
+};
+
+static size_t tokens_of(const struct example *examples, size_t count)
+{
+    size_t tokens = 0;
+    for (size_t i = 0; i < count; i++)
+        tokens += examples[i].T;
+    return tokens;
+}
+
+/* Into part (parts): a run of examples each, about equal in tokens.  An example belongs where its middle lies. */
+static void batch_cut(const struct trainer *trainer, const struct example *examples, size_t count, struct part *part)
+{
+    const size_t parts = (size_t)trainer->options.parts, tokens = tokens_of(examples, count);
+    size_t i = 0, before = 0, counted = 0;
+    for (size_t p = 0; p < parts; p++) {
+        part[p] = (struct part){ .examples = examples + i, .counted_first = counted };
+        for (; i < count && (2 * before + examples[i].T) * parts < 2 * tokens * (p + 1); i++) {
+            before += examples[i].T;
+            for (size_t t = 0; t < examples[i].T; t++)
+                counted += position_counts(trainer->options.objective, &examples[i], t);
+        }
+        part[p].count = (size_t)(examples + i - part[p].examples);
+    }
+}
+
+/* The summed loss of a part, micro batch after micro batch; with backward, its gradient too.  value: as network_loss. */
+static double part_loss(struct trainer *trainer, const struct part *part, float scale, bool backward, float *value)
+{
+    struct network *network = &trainer->network;
+    double loss = 0.0;
+    for (size_t first = 0, fitting; first < part->count; first += fitting) {
+        fitting = micro_batch_count(trainer, part->examples + first, part->count - first);
+        const struct packed_rows rows = examples_pack(&trainer->arena, trainer->options.objective, part->examples + first, fitting);
+        network->ready = first + fitting == part->count ? reduce_ready : NULL;
+        network->ready_context = &trainer->reduce;
+        loss += network_loss(network, &rows, scale, backward, value);
+        if (value != NULL)
+            value += rows.counted;
+    }
+    return loss;
+}
+
 /* ---- a step ---- */
 
 /* Values and targets of a batch's counted positions. */
@@ -332,32 +396,52 @@ static void fit_metrics(const struct fit *fit, struct step_metrics *metrics)
     metrics->explained_variance = variance > 0.0 ? 1.0 - error / variance : NAN;
 }
 
-/* The mean loss over all counted positions, micro batch after micro batch; with backward, its gradient in the parameters' gradients. */
+/* Borrows from arena; values are zero. */
+static struct fit fit_begin(struct arena *arena, const struct part *part, size_t parts, size_t counted)
+{
+    struct fit fit = { arena_alloc(arena, counted, sizeof *fit.value), arena_alloc(arena, counted, sizeof *fit.target), 0 };
+    memset(fit.value, 0, counted * sizeof *fit.value);
+    for (size_t p = 0; p < parts; p++)
+        for (size_t i = 0; i < part[p].count; i++)
+            for (size_t t = 0; t < part[p].examples[i].T; t++)
+                if (position_counts(OBJECTIVE_VALUE, &part[p].examples[i], t))
+                    fit.target[fit.counted++] = part[p].examples[i].target[t];
+    return fit;
+}
+
+/* The mean loss over all counted positions; with backward, its gradient in the parameters' gradients. */
 static double batch_loss(struct trainer *trainer, const struct example *examples, size_t count, bool backward,
                          struct step_metrics *metrics)
 {
-    const enum objective objective = trainer->options.objective;
+    struct ranks *ranks = trainer->options.ranks;
+    const bool valued = trainer->options.objective == OBJECTIVE_VALUE;
+    const size_t parts = (size_t)trainer->options.parts, counted = (size_t)metrics->counted;
+    const struct sum_span mine = trainer->reduce.span;
+    struct part *part = arena_alloc(&trainer->arena, parts, sizeof *part);
+    double *losses = arena_alloc(&trainer->arena, parts, sizeof *losses);
+    batch_cut(trainer, examples, count, part);
     struct fit fit = { 0 };
-    if (objective == OBJECTIVE_VALUE) {
-        fit.value = arena_alloc(&trainer->arena, (size_t)metrics->counted, sizeof *fit.value);
-        fit.target = arena_alloc(&trainer->arena, (size_t)metrics->counted, sizeof *fit.target);
+    if (valued)
+        fit = fit_begin(&trainer->arena, part, parts, counted);
+    memset(losses, 0, parts * sizeof *losses);
+    for (size_t p = mine.first; p < mine.last; p++) {
+        if (backward)
+            reduce_part(&trainer->reduce, p);
+        losses[p] = part_loss(trainer, &part[p], (float)(1.0 / (double)counted), backward, valued ? fit.value + part[p].counted_first : NULL);
+        if (backward)
+            reduce_part_end(&trainer->reduce);
     }
     if (backward)
-        parameters_zero_gradients(&trainer->network.parameters);
-    double loss = 0.0;
-    for (size_t first = 0, fitting; first < count; first += fitting) {
-        fitting = micro_batch_count(trainer, examples + first, count - first);
-        const struct packed_rows rows = examples_pack(&trainer->arena, objective, examples + first, fitting);
-        float *value = objective == OBJECTIVE_VALUE ? fit.value + fit.counted : NULL;
-        loss += network_loss(&trainer->network, &rows, (float)(1.0 / (double)metrics->counted), backward, value);
-        if (objective == OBJECTIVE_VALUE)
-            memcpy(fit.target + fit.counted, rows.target, rows.counted * sizeof *fit.target);
-        fit.counted += rows.counted;
-        metrics->tokens += (int64_t)rows.M;
-    }
-    if (objective == OBJECTIVE_VALUE)
+        reduce_end(&trainer->reduce);
+    ranks_unite(ranks, losses, parts * sizeof *losses);
+    ranks_unite(ranks, fit.value, fit.counted * sizeof *fit.value);
+    if (valued)
         fit_metrics(&fit, metrics);
-    return loss / (double)metrics->counted;
+    metrics->tokens = (int64_t)tokens_of(examples, count);
+    double loss = 0.0;
+    for (size_t p = 0; p < parts; p++)
+        loss += losses[p];
+    return loss / (double)counted;
 }
 
 static double learning_rate(const struct trainer_options *options, int64_t step)

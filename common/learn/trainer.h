@@ -5,7 +5,7 @@
  * Language models: loss = mean over counted positions of -log p(next token).
  *
  * Sequences of a batch are packed one after the other, no padding.  The result of a step does not depend on the number
- * of threads.
+ * of threads, nor on that of ranks, which all make the same calls with the same arguments.
  */
 #ifndef LEARN_TRAINER_H
 #define LEARN_TRAINER_H
@@ -42,6 +42,8 @@ struct trainer_options {
     int64_t micro_batch_tokens; // tokens whose activations are held at once; a longer sequence is held whole
     uint64_t seed;              // of a random initialisation
     struct lora_options lora;
+    int64_t parts;              // of a batch, whose gradients are added in a tree; bytes depend on it
+    struct ranks *ranks;        // processes that share the parts, at most as many; NULL: this one alone
 };
 struct trainer_options trainer_defaults(enum objective objective);
 
@@ -78,6 +80,8 @@ struct step_metrics {
  * model, no counted position, a loss or a gradient that is not finite.
  */
 int trainer_step(struct trainer *trainer, const struct example *examples, size_t count, struct step_metrics *metrics);
+/* Weights, moments and steps of rank 0 become those of all ranks. */
+void trainer_share(struct trainer *trainer);
 /* The loss without an update.  NaN, logged, for examples that trainer_step would refuse. */
 double trainer_loss(struct trainer *trainer, const struct example *examples, size_t count);
 int64_t trainer_steps(const struct trainer *trainer);  // updates so far

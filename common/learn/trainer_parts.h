@@ -5,11 +5,13 @@
 #include "base/memory.h"
 #include "learn/adamw.h"
 #include "learn/network.h"
+#include "learn/reduce.h"
 #include "learn/trainer.h"
 
 struct trainer {
     struct trainer_options options;
     struct network network;
+    struct reduce reduce;
     struct adamw adamw;
     char *tokenizer_key;
     int64_t steps;

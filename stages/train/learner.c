@@ -22,6 +22,7 @@
 #include "model/weights.h"
 #include "text/tokenizer.h"
 #include "train/dataset.h"
+#include "train/team.h"
 
 /* ---- what both lives share ---- */
 
@@ -49,18 +50,9 @@ static void progress_note(struct progress *progress, const struct step_metrics *
 static int compute_step(struct learner *learner, const struct example *batch, size_t count, struct step_metrics *metrics)
 {
     enum effort before = effort_enter(EFFORT_COMPUTE);
-    int result = trainer_step(learner->trainer, batch, count, metrics);
+    int result = team_step(learner, batch, count, metrics);
     effort_enter(before);
     return result;
-}
-
-/* EX_OK, or the exit code. */
-static int open_trainer(struct learner *learner)
-{
-    int code;
-    learner->trainer = trainer_open(&learner->settings, learner->config, learner->weights, tokenizer_key(learner->tokenizer),
-                                    learner->pool, &code);
-    return learner->trainer != NULL ? EX_OK : code;
 }
 
 /* Beside the merged model. */
@@ -236,11 +228,12 @@ static int incoming_end(struct learner *learner, const struct incoming *incoming
 enum edge_status learner_run_store(struct learner *learner, int *code)
 {
     struct incoming incoming = { 0 };
-    *code = open_trainer(learner);
+    *code = team_open(learner);
     if (*code == EX_OK && resume_from_store(learner, &incoming.next_batch) != 0)
         *code = EX_DATAERR;
     if (*code != EX_OK)
         return EDGE_FAILED;
+    team_share(learner);
     incoming.cursor = incoming.next_batch;
     dataset_init(&incoming.data);
     struct progress progress;
@@ -295,8 +288,8 @@ static char *cursor_text(const struct learner *learner, const struct dataset *da
 {
     char key[KEY_SIZE];
     dataset_key(data, key);
-    return memory_printf("data=%s batch=%lld epochs=%lld updates=%lld seed=%llu", key, (long long)learner->options.batch,
-                         (long long)learner->options.epochs, (long long)learner->options.updates,
+    return memory_printf("data=%s batch=%lld parts=%lld epochs=%lld updates=%lld seed=%llu", key, (long long)learner->options.batch,
+                         (long long)learner->settings.parts, (long long)learner->options.epochs, (long long)learner->options.updates,
                          (unsigned long long)learner->options.seed);
 }
 
@@ -364,6 +357,7 @@ static int train_data(struct learner *learner, const struct dataset *data, const
     free(metrics_path);
     if (metrics_file == NULL)
         return EX_IOERR;
+    team_share(learner);
 
     int64_t steps = steps_of(options, data);
     uint32_t *order = memory_alloc(data->count, sizeof *order);
@@ -405,7 +399,7 @@ static int train_data(struct learner *learner, const struct dataset *data, const
 static int train_and_export(struct learner *learner, const struct dataset *data, enum edge_status *status)
 {
     const char *output = learner->options.output;
-    int code = open_trainer(learner);
+    int code = team_open(learner);
     if (code != EX_OK)
         return code;
     if (directory_make(output) != 0)

@@ -16,11 +16,13 @@
 #include "base/option.h"
 #include "base/pool.h"
 #include "base/stop.h"
+#include "learn/ranks.h"
 #include "model/adapter.h"
 #include "model/config.h"
 #include "model/weights.h"
 #include "text/tokenizer.h"
 #include "train/learner.h"
+#include "train/team.h"
 #include "wire/edge.h"
 #include "wire/remote_model.h"
 
@@ -68,6 +70,7 @@ static struct options options_read(int argc, char **argv)
         { 0, "lora-targets", "LIST", OPTION_TEXT, &options.lora_targets, 0, 0, "of q,k,v,o,gate,up,down (default q,k,v,o)" },
         { 0, NULL, NULL, OPTION_HEADING, NULL, 0, 0, "the run" },
         { 0, "refresh", "STEPS", OPTION_INT, &learner->refresh, 1, 1000000, "steps between snapshots for value-target (default 2)" },
+        { 0, "parts", "N", OPTION_INT, &options.trainer.parts, 1, 1048576, "parts of a batch whose gradients are added in a tree: as many ranks or\nfewer give the same bytes (default: the ranks that mpirun starts)" },
         { 0, "checkpoint-every", "STEPS", OPTION_INT, &learner->checkpoint_every, 1, 1000000, "steps between checkpoints to resume from (default 100)" },
         { 't', "threads", "N", OPTION_INT, &options.threads, 1, 256, "threads (default: the cores this process may use)" },
     };
@@ -123,6 +126,8 @@ static struct trainer_options trainer_settings(const struct options *options, co
     if (options->trainer.clip_norm >= 0)
         settings.clip_norm = options->trainer.clip_norm;
     settings.seed = options->learner.seed;
+    settings.parts = options->trainer.parts;
+    settings.ranks = options->trainer.ranks;
     settings.lora = options->trainer.lora;
     settings.lora.base_key = base_key;
     if (settings.lora.rank > 0 && settings.lora.alpha == 0)
@@ -142,6 +147,8 @@ static char *settings_text(const struct options *options, const struct trainer_o
                              "warmup", (json_int_t)trainer->warmup_steps, "weight_decay", trainer->weight_decay,
                              "clip", trainer->clip_norm);
     CHECK(json != NULL);
+    if (trainer->parts > 1)
+        json_object_set_new(json_object_get(json, "train"), "parts", json_integer(trainer->parts));
     if (trainer->lora.rank > 0) {
         char *lora = lora_text(&trainer->lora);
         json_object_set_new(json_object_get(json, "train"), "lora", json_string(lora));
@@ -152,12 +159,65 @@ static char *settings_text(const struct options *options, const struct trainer_o
     return text;
 }
 
+/* What rank 0 does: the run itself.  Returns an exit code. */
+static int lead(const struct options *options, struct learner *learner, const char *init_key)
+{
+    int code;
+    char *hello = settings_text(options, &learner->settings, init_key);
+    learner->edge = edge_open(&(struct edge_options){ .endpoint = options->endpoint, .stage = "train", .settings = hello,
+                                  .takes = options->learner.objective == OBJECTIVE_LM ? FRAME_prompt : FRAME_target,
+                                  .gives_nothing = options->endpoint == NULL,
+                                  .hold_max = 2 * (size_t)options->learner.batch }, &code);
+    free(hello);
+    if (learner->edge == NULL)
+        return code;
+
+    enum edge_status status = options->endpoint != NULL ? learner_run_store(learner, &code) : learner_run_pipe(learner, &code);
+    if (options->endpoint != NULL && status == EDGE_END && learner->options.output != NULL && learner_export(learner) != 0)
+        code = EX_IOERR;
+    team_end(learner);
+
+    int edge_code = edge_close(learner->edge, status);
+    bool edge_failed = edge_code != EX_OK && edge_code != EX_DATAERR;  // it knows whether starting again helps
+    return edge_failed || code == 0 ? edge_code : code;
+}
+
+/* How the ranks share the work; EX_OK, or EX_USAGE. */
+static int ranks_settle(struct options *options, struct ranks *ranks)
+{
+    const int64_t count = (int64_t)ranks_count(ranks), batch = options->learner.batch;
+    const bool parts_given = options->trainer.parts > 0;
+    options->trainer.ranks = ranks;
+    if (!parts_given)
+        options->trainer.parts = count;
+    if (options->threads == 0)
+        options->threads = (int64_t)(pool_cores() / ranks_here(ranks));
+    if (options->threads == 0)
+        options->threads = 1;
+    if (options->trainer.parts >= count && options->trainer.parts <= batch)
+        return EX_OK;
+    if (ranks_index(ranks) == 0 && options->trainer.parts < count)
+        log_error("--parts is %lld, but %lld ranks were started, each of which takes one at least", (long long)options->trainer.parts,
+                  (long long)count);
+    else if (ranks_index(ranks) == 0)
+        log_error("%lld %s, but a batch has %lld rollouts (--batch)", (long long)options->trainer.parts,
+                  parts_given ? "parts (--parts)" : "ranks were started", (long long)batch);
+    ranks_close(ranks);
+    return EX_USAGE;
+}
+
 int main(int argc, char **argv)
 {
     struct options options = options_read(argc, argv);
     stop_install();
+    struct ranks *ranks;
+    int code = ranks_open(&ranks);
+    if (code == EX_OK)
+        code = ranks_settle(&options, ranks);
+    if (code != EX_OK)
+        return code;
 
-    int code = model_fetch(&options.model, options.endpoint);
+    code = model_fetch(&options.model, options.endpoint);
     if (code != EX_OK)
         return code;
     options.learner.model = options.model;
@@ -181,27 +241,14 @@ int main(int argc, char **argv)
             return EX_DATAERR;
         weights_key(weights, &config, init_key);
     }
-    struct trainer_options settings = trainer_settings(&options, init_key);
-    char *hello = settings_text(&options, &settings, init_key);
-    struct learner learner = { .options = options.learner, .settings = settings, .config = &config, .weights = weights,
-                               .tokenizer = tokenizer, .pool = pool_open((size_t)options.threads) };
-    learner.edge = edge_open(&(struct edge_options){ .endpoint = options.endpoint, .stage = "train", .settings = hello,
-                                 .takes = options.learner.objective == OBJECTIVE_LM ? FRAME_prompt : FRAME_target,
-                                 .gives_nothing = options.endpoint == NULL,
-                                 .hold_max = 2 * (size_t)options.learner.batch }, &code);
-    free(hello);
-    if (learner.edge == NULL)
-        return code;
+    struct learner learner = { .options = options.learner, .settings = trainer_settings(&options, init_key), .config = &config,
+                               .weights = weights, .tokenizer = tokenizer, .pool = pool_open((size_t)options.threads) };
 
-    enum edge_status status = options.endpoint != NULL ? learner_run_store(&learner, &code) : learner_run_pipe(&learner, &code);
-    if (options.endpoint != NULL && status == EDGE_END && learner.options.output != NULL && learner_export(&learner) != 0)
-        code = EX_IOERR;
+    code = ranks_index(ranks) == 0 ? lead(&options, &learner, init_key) : team_follow(&learner);
 
-    int edge_code = edge_close(learner.edge, status);
     trainer_close(learner.trainer);
     pool_close(learner.pool);
     weights_close(weights);
     tokenizer_close(tokenizer);
-    bool edge_failed = edge_code != EX_OK && edge_code != EX_DATAERR;  // it knows whether starting again helps
-    return edge_failed || code == 0 ? edge_code : code;
+    return code;
 }

@@ -182,7 +182,7 @@ static void expect_trained(struct fixture *fixture, enum objective objective, co
 {
     const json_t *witness = json_object_get(fixture->json, name);
     const json_t *optimiser = json_object_get(fixture->json, "optimiser");
-    struct trainer_options options = { .objective = objective, .micro_batch_tokens = 16 };
+    struct trainer_options options = { .objective = objective, .micro_batch_tokens = 16, .parts = 1 };
     EXPECT_INT(json_unpack((json_t *)optimiser, "{s:F, s:F, s:F, s:F, s:F, s:F}", "learning_rate", &options.learning_rate,
                            "beta1", &options.beta1, "beta2", &options.beta2, "epsilon", &options.epsilon,
                            "weight_decay", &options.weight_decay, "clip_norm", &options.clip_norm), 0);

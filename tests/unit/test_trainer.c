@@ -138,6 +138,43 @@ static void test_micro_batches_agree(void)
     pool_close(pool);
 }
 
+/*
+ * Goal: into how many parts a batch is cut, also more than it has examples, changes rounding and nothing else; and with the
+ * same parts, threads do not show.
+ */
+static void test_parts_agree(void)
+{
+    struct batch batch;
+    batch_fill(&batch);
+    for (enum objective objective = OBJECTIVE_VALUE; objective <= OBJECTIVE_LM; objective++) {
+        const int64_t parts[] = { 1, 2, 3, 20 };
+        struct step_metrics metrics[4];
+        for (size_t i = 0; i < 4; i++) {
+            struct buffer saved[2] = { { 0 } };
+            for (size_t threads = 1; threads <= 2; threads++) {
+                struct pool *pool = pool_open(threads);
+                struct trainer_options options = trainer_defaults(objective);
+                options.parts = parts[i];
+                options.micro_batch_tokens = 100;
+                int code;
+                struct trainer *trainer = trainer_open(&options, &config, NULL, "", pool, &code);
+                EXPECT_INT(trainer_step(trainer, batch.examples, EXAMPLES, &metrics[i]), 0);
+                EXPECT_INT(metrics[i].counted, metrics[0].counted);
+                EXPECT_INT(metrics[i].tokens, 369);
+                EXPECT_NEAR(metrics[i].loss, metrics[0].loss, 1e-6 * metrics[0].loss);
+                EXPECT_NEAR(metrics[i].gradient_norm, metrics[0].gradient_norm, 1e-5 * metrics[0].gradient_norm);
+                EXPECT_NEAR(trainer_loss(trainer, batch.examples, EXAMPLES), metrics[0].loss, 0.1 * metrics[0].loss);
+                steps_run(trainer, &batch, 3);
+                trainer_save(trainer, true, NULL, &saved[threads - 1]);
+                trainer_close(trainer);
+                pool_close(pool);
+            }
+            expect_same(&saved[0], &saved[1]);
+            free(saved[0].data), free(saved[1].data);
+        }
+    }
+}
+
 /* Goal: enough steps learn a small batch by heart, values and texts alike. */
 static void test_overfits(void)
 {
@@ -645,6 +682,7 @@ int main(void)
     RUN(test_resumes_to_the_bit);
     RUN(test_threads_do_not_show);
     RUN(test_micro_batches_agree);
+    RUN(test_parts_agree);
     RUN(test_overfits);
     RUN(test_metrics_by_hand);
     RUN(test_learning_rate_schedule);
