@@ -9,6 +9,7 @@
 #include "learn/ranks.h"
 
 #include <mpi.h>
+#include <sched.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <sysexits.h>
@@ -76,8 +77,8 @@ void ranks_close(struct ranks *ranks)
 {
     if (ranks == NULL)
         return;
-    if (ranks->index == 0)
-        log_event("ranks=%d waited_s=%.3f for gradients", ranks->count, ranks->waited_s);
+    if (ranks->index == 0 && ranks->sum_room > 0)
+        log_event("ranks=%d waited_s=%.2f for gradients", ranks->count, ranks->waited_s);
     for (size_t i = 0; i < ranks->sum_room; i++) {
         free(ranks->sums[i].rows);
         free(ranks->sums[i].slice_count);
@@ -109,7 +110,9 @@ size_t ranks_here(const struct ranks *ranks)
 
 static void look_later(size_t round)
 {
-    if (round >= EAGER_ROUNDS)
+    if (round < EAGER_ROUNDS)
+        sched_yield();
+    else
         nanosleep(&(struct timespec){ .tv_nsec = LOOK_EVERY_NS }, NULL);
 }
 

@@ -13,6 +13,7 @@
 #include "base/digest.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "base/memory.h"
 #include "base/option.h"
 #include "base/pool.h"
 #include "base/stop.h"
@@ -188,6 +189,8 @@ static int ranks_settle(struct options *options, struct ranks *ranks)
     const int64_t count = (int64_t)ranks_count(ranks), batch = options->learner.batch;
     const bool parts_given = options->trainer.parts > 0;
     options->trainer.ranks = ranks;
+    if (ranks_index(ranks) > 0)
+        log_open(memory_printf("vas-train[%zu]", ranks_index(ranks)), -1);
     if (!parts_given)
         options->trainer.parts = count;
     if (options->threads == 0)
