@@ -29,73 +29,21 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-model= prompts= reward=reward scale=1 work=vas-work value_model= run= format= field=
-eval_fraction=0.1 samples=8 eval_samples=8 base_samples=16 max_new_tokens=128 betas='1 3 10'
-epochs=2 batch=32 lr=1e-3 refresh=2 lambda=0.95 checkpoint_every=50 seed=0 reward_kind= reward_source=
-reward_label= reward_join= reward_truncate= reward_quant=
-
-usage() {
-    echo "vas-align: $1" >&2
-    echo "hint: see the head of pipelines/align.sh, or --help" >&2
-    exit 64
-}
-
+. pipelines/align_options.sh
 while [ $# -gt 0 ]; do
     case $1 in
-    -h | --help) sed -n '2,/^set -eu/{/^set -eu/d;s/^# \{0,1\}//;p;}' "$0"; exit 0 ;;
+    -h | --help) help; exit 0 ;;
     esac
     [ $# -ge 2 ] || usage "option \"$1\" is unknown or needs an argument"
-    case $1 in
-    -m | --model) model=$2 ;;
-    --prompts) prompts=$2 ;;
-    --lexicon | --exec) reward_kind=$1 reward_source=$2 ;;
-    --reward-model) reward_kind=--model reward_source=$2 ;;
-    --reward-label) reward_label=$2 ;;
-    --reward-join) reward_join=$2 ;;
-    --reward-truncate) reward_truncate=$2 ;;
-    --reward-quant) reward_quant=$2 ;;
-    --reward) reward=$2 ;;
-    --scale) scale=$2 ;;
-    --work) work=$2 ;;
-    --value-model) value_model=$2 ;;
-    --run) run=$2 ;;
-    --format) format=$2 ;;
-    --field) field=$2 ;;
-    --eval-fraction) eval_fraction=$2 ;;
-    --samples) samples=$2 ;;
-    --eval-samples) eval_samples=$2 ;;
-    --base-samples) base_samples=$2 ;;
-    --max-new-tokens) max_new_tokens=$2 ;;
-    --betas) betas=$2 ;;
-    --epochs) epochs=$2 ;;
-    --batch) batch=$2 ;;
-    --lr) lr=$2 ;;
-    --refresh) refresh=$2 ;;
-    --lambda) lambda=$2 ;;
-    --checkpoint-every) checkpoint_every=$2 ;;
-    --seed) seed=$2 ;;
-    *) usage "unknown option \"$1\"" ;;
-    esac
+    option_take "$1" "$2"
     shift 2
 done
-[ -n "$model" ] || usage "--model is missing"
-[ -n "$prompts" ] || usage "--prompts is missing"
-[ -n "$reward_kind" ] || usage "a reward is missing: --lexicon FILE, --exec COMMAND or --reward-model DIR"
-value_model=${value_model:-$model}
-run=${run:-$reward}
+options_settle
 
 pipelines/setup.sh >&2
 mkdir -p "$work"
 work=$(cd "$work" && pwd)
 . pipelines/lib.sh
-
-score() {  # score NAME [OPTIONS]: what follows 'reward' is the same for every use
-    score_name=$1
-    shift
-    "$score_name" reward reward --name "$reward" "$reward_kind" "$reward_source" --scale "$scale" \
-        ${reward_label:+--label "$reward_label"} ${reward_join:+--join "$reward_join"} \
-        ${reward_truncate:+--truncate "$reward_truncate"} ${reward_quant:+--quant "$reward_quant"} "$@"
-}
 
 store_start
 say "store $work/store.db"
@@ -111,7 +59,7 @@ esac
 
 say "sampling $samples rollouts a prompt, scoring them, training the value model \"$run\""
 worker rollout rollout -m "$model" -n "$samples" --split train --max-new-tokens "$max_new_tokens" --seed "$seed"
-score worker --split train --follow
+with_reward worker reward reward --split train --follow
 worker value-target value-target --run "$run" --reward "$reward" --lambda "$lambda" --refresh "$refresh"
 foreground train train -m "$value_model" --run "$run" --epochs "$epochs" --batch "$batch" --lr "$lr" --refresh "$refresh" \
     --checkpoint-every "$checkpoint_every" --seed "$seed" -o "$work/value-$run"
@@ -127,7 +75,7 @@ for beta in $betas; do
     foreground decode decode -m "$model" --value "$work/value-$run:$beta" --policy "$run beta=$beta" --split eval -n "$eval_samples" \
         --max-new-tokens "$max_new_tokens" --seed "$seed"
 done
-score foreground --split eval
+with_reward foreground reward reward --split eval
 
 report --db "$work/store.db" --reward "$reward" --split eval -o "$work/report.html"
 say "store:  $work/store.db"

@@ -1,0 +1,66 @@
+# align_options.sh - the options of align.sh and slurm/align.sh, as variables.
+#
+# Source it, call option_take for each option with its argument, then options_settle.
+
+model= prompts= reward=reward scale=1 work=vas-work value_model= run= format= field=
+eval_fraction=0.1 samples=8 eval_samples=8 base_samples=16 max_new_tokens=128 betas='1 3 10'
+epochs=2 batch=32 lr=1e-3 refresh=2 lambda=0.95 checkpoint_every=50 seed=0 reward_kind= reward_source=
+reward_label= reward_join= reward_truncate= reward_quant=
+
+usage() {
+    echo "vas-align: $1" >&2
+    echo "hint: see the head of $0, or --help" >&2
+    exit 64
+}
+
+help() {  # the head of the script
+    sed -n '2,/^set -eu/{/^set -eu/d;s/^# \{0,1\}//;p;}' "$0"
+}
+
+option_take() {  # OPTION ARGUMENT
+    case $1 in
+    -m | --model) model=$2 ;;
+    --prompts) prompts=$2 ;;
+    --lexicon | --exec) reward_kind=$1 reward_source=$2 ;;
+    --reward-model) reward_kind=--model reward_source=$2 ;;
+    --reward-label) reward_label=$2 ;;
+    --reward-join) reward_join=$2 ;;
+    --reward-truncate) reward_truncate=$2 ;;
+    --reward-quant) reward_quant=$2 ;;
+    --reward) reward=$2 ;;
+    --scale) scale=$2 ;;
+    --work) work=$2 ;;
+    --value-model) value_model=$2 ;;
+    --run) run=$2 ;;
+    --format) format=$2 ;;
+    --field) field=$2 ;;
+    --eval-fraction) eval_fraction=$2 ;;
+    --samples) samples=$2 ;;
+    --eval-samples) eval_samples=$2 ;;
+    --base-samples) base_samples=$2 ;;
+    --max-new-tokens) max_new_tokens=$2 ;;
+    --betas) betas=$2 ;;
+    --epochs) epochs=$2 ;;
+    --batch) batch=$2 ;;
+    --lr) lr=$2 ;;
+    --refresh) refresh=$2 ;;
+    --lambda) lambda=$2 ;;
+    --checkpoint-every) checkpoint_every=$2 ;;
+    --seed) seed=$2 ;;
+    *) usage "unknown option \"$1\"" ;;
+    esac
+}
+
+options_settle() {
+    [ -n "$model" ] || usage "--model is missing"
+    [ -n "$prompts" ] || usage "--prompts is missing"
+    [ -n "$reward_kind" ] || usage "a reward is missing: --lexicon FILE, --exec COMMAND or --reward-model DIR"
+    value_model=${value_model:-$model}
+    run=${run:-$reward}
+}
+
+with_reward() {  # COMMAND...: runs it with the options of reward that say which reward
+    "$@" --name "$reward" "$reward_kind" "$reward_source" --scale "$scale" \
+        ${reward_label:+--label "$reward_label"} ${reward_join:+--join "$reward_join"} \
+        ${reward_truncate:+--truncate "$reward_truncate"} ${reward_quant:+--quant "$reward_quant"}
+}
