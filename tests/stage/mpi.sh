@@ -27,7 +27,7 @@ check "train is built with MPI" make -s MPI=1 BUILD="$scratch/build" BIN="$scrat
 mpi_train() {  # RANKS ARGUMENTS...
     ranks=$1
     shift
-    timeout 120 mpirun --allow-run-as-root --bind-to none --oversubscribe -n "$ranks" "$scratch/bin/train" -q -t 1 "$@"
+    timeout 300 mpirun --allow-run-as-root --bind-to none --oversubscribe -n "$ranks" "$scratch/bin/train" -q -t 1 "$@"
 }
 value() {  # ARGUMENTS of the trainings of value models here
     "$@" -m "$model" --batch 16 --epochs 1 <"$scratch/targets"
