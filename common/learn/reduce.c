@@ -11,6 +11,20 @@ enum {
     SUM_MIN = 1 << 18,     // floats that are worth a message: 1 MiB
 };
 
+/* After layers, in the order of a backward pass, where there is enough for a message. */
+static void bounds_init(struct reduce *reduce)
+{
+    const size_t L = (size_t)reduce->parameters->config.layer_count;
+    reduce->bounds = memory_alloc(L + 1, sizeof *reduce->bounds);
+    size_t before = reduce->parameters->trained_count;
+    for (size_t l = L; l-- > 0; ) {
+        const size_t first = parameters_layer_first(reduce->parameters, (int64_t)l);
+        if (first > 0 && before - first >= SUM_MIN)
+            before = reduce->bounds[reduce->bound_count++] = first;
+    }
+    reduce->bounds[reduce->bound_count++] = 0;
+}
+
 void reduce_init(struct reduce *reduce, struct parameters *parameters, size_t parts, struct ranks *ranks, struct pool *pool)
 {
     const struct sum_span span = sum_span_of(parts, ranks_count(ranks), ranks_index(ranks));
@@ -20,6 +34,7 @@ void reduce_init(struct reduce *reduce, struct parameters *parameters, size_t pa
     reduce->waiting = memory_alloc(reduce->waiting_max + 1, sizeof *reduce->waiting);
     for (size_t i = 0; i < reduce->waiting_max; i++)
         reduce->waiting[i] = memory_alloc_aligned(parameters->trained_count, sizeof **reduce->waiting);
+    bounds_init(reduce);
 }
 
 void reduce_free(struct reduce *reduce)
@@ -27,6 +42,7 @@ void reduce_free(struct reduce *reduce)
     for (size_t i = 0; i < reduce->waiting_max; i++)
         free(reduce->waiting[i]);
     free(reduce->waiting);
+    free(reduce->bounds);
 }
 
 size_t reduce_size_bytes(const struct parameters *parameters, size_t parts, const struct ranks *ranks)
@@ -39,7 +55,8 @@ void reduce_part(struct reduce *reduce, size_t part)
 {
     reduce->part = part;
     reduce->closing = sum_closing(reduce->span, part);
-    reduce->ready = reduce->begun = reduce->parameters->trained_count;
+    reduce->ready = reduce->parameters->trained_count;
+    reduce->bounds_begun = 0;
     parameters_zero_gradients(reduce->parameters);
 }
 
@@ -74,9 +91,10 @@ void reduce_ready(void *context, size_t first)
     reduce->ready = first;
     if (reduce->part + 1 != reduce->span.last)
         return;
-    if (reduce->begun - first >= SUM_MIN || first == 0) {
-        ranks_sum_begin(reduce->ranks, reduce->parameters->gradients + first, reduce->begun - first);
-        reduce->begun = first;
+    for (; reduce->bounds_begun < reduce->bound_count && reduce->bounds[reduce->bounds_begun] >= first; reduce->bounds_begun++) {
+        const size_t from = reduce->bounds[reduce->bounds_begun];
+        const size_t to = reduce->bounds_begun > 0 ? reduce->bounds[reduce->bounds_begun - 1] : reduce->parameters->trained_count;
+        ranks_sum_begin(reduce->ranks, reduce->parameters->gradients + from, to - from);
     }
     ranks_sum_advance(reduce->ranks);
 }

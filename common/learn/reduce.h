@@ -25,7 +25,8 @@ struct reduce {
     size_t part;             // at work
     size_t closing;          // nodes whose sum is complete with it
     size_t ready;            // floats from here on are this rank's sum so far
-    size_t begun;            // floats from here on are being added up across ranks
+    size_t *bounds;          // (bound_count) falling to 0: from one to the next is one sum across ranks, whatever is ready when
+    size_t bound_count, bounds_begun;
 };
 
 /* Keeps all three; ranks_count(ranks) <= parts. */

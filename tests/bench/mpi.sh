@@ -17,7 +17,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 trap 'exit 75' INT TERM HUP
 
-BATCH=16 STEPS=3
+BATCH=16 STEPS=2
 awk -v count=$((3 * STEPS * BATCH)) -v seed=1 -f pipelines/stories.awk >"$work/stories.jsonl"
 tokenize -q --train-vocab 512 --field text -o "$work/config" "$work/stories.jsonl"
 cat >"$work/config/config.json" <<'JSON'
@@ -32,25 +32,34 @@ tokenize -q -m "$work/config" --field text --end-token "$work/stories.jsonl" >"$
 head -n $((STEPS * BATCH)) "$work/stories.jsonl" | tokenize -q -m "$work/config" --field text --end-token >"$work/short"
 mpi='mpirun --allow-run-as-root --bind-to none --oversubscribe -n 2'
 
-milliseconds() {  # DATA COMMAND...
+measure() {  # DATA COMMAND...: milliseconds by the clock, and of processor time
     data=$1
     shift
     begun=$(date +%s%N)
-    "$@" -q -m "$work/config" --from-scratch --objective lm --batch $BATCH --epochs 1 -o "$work/model" <"$work/$data"
-    echo $((($(date +%s%N) - begun) / 1000000))
+    "$@" -m "$work/config" --from-scratch --objective lm --batch $BATCH --epochs 1 -o "$work/model" <"$work/$data" 2>>"$work/log"
+    ended=$(date +%s%N)
+    times | awk -v wall=$(((ended - begun) / 1000000)) 'NR == 2 {
+        split($1, user, "m"); split($2, system, "m")
+        print wall, int(1000 * (60 * (user[1] + system[1]) + user[2] + system[2])) }'
 }
-way() {  # COMMAND...: milliseconds of 2 * STEPS steps, and the digest of what they trained
-    short=$(milliseconds short "$@")
-    long=$(milliseconds long "$@")
-    echo $((long - short)) "$(sha256sum <"$work/model/model.safetensors" | cut -c1-8)"
+way() {  # COMMAND...: the same of 2 * STEPS steps, and the digest of what they trained
+    set -- $(measure short "$@") $(measure long "$@")
+    echo $(($3 - $1)) $(($4 - $2)) "$(sha256sum <"$work/model/model.safetensors" | cut -c1-8)"
 }
 
-echo "round  1x1_ms  2x1_ms  1x2_ms  2x1_of_1x1  2x1_of_1x2  bytes"
+echo "round  1x1_ms  2x1_ms  1x2_ms  2x1_of_1x1  1x2_of_1x1  by_processor_time  bytes"
 for round in $(seq "$rounds"); do
     set -- $(way train -t 1 --parts 2) $(way $mpi train -t 1) $(way train -t 2 --parts 2)
-    [ "$2 $4" = "$6 $6" ] && bytes=equal || bytes=DIFFERENT
-    awk -v r="$round" -v a="$1" -v b="$3" -v c="$5" -v bytes=$bytes 'BEGIN {
-        printf "%5d  %6d  %6d  %6d  %10.2f  %10.2f  %s\n", r, a, b, c, a / b, c / b, bytes }'
+    [ "$3 $6" = "$9 $9" ] && bytes=equal || bytes=DIFFERENT
+    echo "$round $1 $4 $7 $2 $5 $bytes" | awk '{
+        printf "%5d  %6d  %6d  %6d  %10.2f  %10.2f  %17.2f  %s\n", $1, $2, $3, $4, $2 / $3, $2 / $4, 2 * $5 / $6, $7 }'
 done | tee "$work/rounds"
-sort -n -k5 "$work/rounds" | awk '{ x[NR] = $5 } END {
-    printf "2 ranks of 1 thread over 1 rank of 1 thread: median %.2f, %.2f to %.2f\n", x[int((NR + 1) / 2)], x[1], x[NR] }'
+spread() {  # COLUMN TEXT
+    sort -n -k"$1" "$work/rounds" | awk -v column="$1" -v text="$2" '{ x[NR] = $column } END {
+        printf "%s: median %.2f, %.2f to %.2f\n", text, x[int((NR + 1) / 2)], x[1], x[NR] }'
+}
+spread 5 "2 ranks of 1 thread are faster than 1 rank of 1 thread"
+spread 6 "1 rank of 2 threads"
+spread 7 "2 ranks by the processor time that each takes, as if both had a core of their own"
+sed -n 's/.*waited_s=\([0-9.]*\).*/\1/p' "$work/log" | sort -n | awk '{ x[NR] = $1 } END {
+    printf "of which the leading rank waited for gradients, s in a whole training: median %.2f, %.2f to %.2f\n", x[int((NR + 1) / 2)], x[1], x[NR] }'

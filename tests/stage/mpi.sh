@@ -56,6 +56,18 @@ check "a language model in two parts" language train -q -t 2 --parts 2 -o "$scra
 check "and by two ranks" language mpi_train 2 -o "$scratch/lm_two"
 same "is the same bytes" "$scratch/lm_one/model.safetensors" "$scratch/lm_two/model.safetensors"
 
+# A model whose layers are summed one by one, and a last batch of one document, of which one rank has nothing.
+mkdir "$scratch/wide"
+cp "$tiny/config"/tokenizer* "$scratch/wide/"
+sed 's/"hidden_size": 32/"hidden_size": 192/; s/"intermediate_size": 64/"intermediate_size": 512/' "$tiny/config/config.json" >"$scratch/wide/config.json"
+head -n 9 "$tiny/stories.jsonl" | tokenize -q -m "$scratch/wide" --field text --end-token >"$scratch/few"
+wide() {  # ARGUMENTS
+    "$@" -m "$scratch/wide" --from-scratch --objective lm --batch 4 --epochs 2 <"$scratch/few"
+}
+check "a wider model in three parts" wide train -q -t 1 --parts 3 -o "$scratch/wide_one"
+check "and by three ranks" wide mpi_train 3 -o "$scratch/wide_three"
+same "is the same bytes" "$scratch/wide_one/model.safetensors" "$scratch/wide_three/model.safetensors"
+
 said() {  # NAME CODE PATTERN COMMAND...: mpirun adds lines of its own, so those of train are counted
     said_name=$1 said_code=$2 said_pattern=$3
     shift 3
