@@ -114,12 +114,12 @@ victim() {  # PROGRAM: a process of it in a job of this cluster
         tr '\0' '\n' <"/proc/$pid/environ" 2>/dev/null | grep -qx "SLURM_CONF=$SLURM_CONF" && echo "$pid" && return
     done
 }
-hasten() {  # Slurm lets two minutes pass before what was queued again
-    for job in $(squeue -h -t PD -o '%i %r' | awk '$2 == "BeginTime" { print $1 }'); do
-        scontrol update JobId="$job" StartTime=now
+hasten() {  # Slurm lets two minutes pass before what was queued again; seconds are enough, but within one a node refuses it
+    for job in $(squeue -h -t PD -o '%i %r %S' | awk -v later="$(date -d '+30 sec' +%FT%T)" '$2 == "BeginTime" && $3 > later { print $1 }'); do
+        scontrol update JobId="$job" StartTime=now+4
     done
 }
-killed= to_kill='rollout store rollout train'
+killed= to_kill='rollout train store'
 while kill -0 $submitted 2>/dev/null; do
     set -- $to_kill
     if [ $# -gt 0 ]; then
@@ -137,9 +137,9 @@ code=0
 wait $submitted || code=$?
 test_pids=
 [ $code = 0 ] && ok "the jobs end well" || not_ok "the last job says $code: $(tail -qn 1 "$scratch"/shared/log/end "$scratch/submit.out" | tr '\n' '|')"
-[ "$killed" = " rollout store rollout train" ] && ok "and those that were killed:$killed" || not_ok "only these were killed:$killed"
+[ "$killed" = " rollout train store" ] && ok "and those that were killed:$killed" || not_ok "only these were killed:$killed"
 again=$(cat "$scratch"/shared/log/* | grep -c 'queued again')
-[ "$again" -ge 3 ] && ok "$again times a job was queued again" || not_ok "only $again times a job was queued again"
+[ "$again" -ge 2 ] && ok "$again times a job was queued again" || not_ok "only $again times a job was queued again"
 check "there is a report" test -s "$scratch/shared/report.html"
 check "no job is left" sh -c '[ -z "$(squeue -h -t R,PD)" ]'
 for name in local shared; do
