@@ -38,9 +38,10 @@ measure() {  # DATA COMMAND...: milliseconds by the clock, and of processor time
     begun=$(date +%s%N)
     "$@" -m "$work/config" --from-scratch --objective lm --batch $BATCH --epochs 1 -o "$work/model" <"$work/$data" 2>>"$work/log"
     ended=$(date +%s%N)
-    times | awk -v wall=$(((ended - begun) / 1000000)) 'NR == 2 {
-        split($1, user, "m"); split($2, system, "m")
-        print wall, int(1000 * (60 * (user[1] + system[1]) + user[2] + system[2])) }'
+    times >"$work/times"  # in a pipe it would be another process's
+    awk -v wall=$(((ended - begun) / 1000000)) 'NR == 2 {
+        split($1, user, "m"); split($2, kernel, "m")
+        print wall, int(1000 * (60 * (user[1] + kernel[1]) + user[2] + kernel[2])) }' "$work/times"
 }
 way() {  # COMMAND...: the same of 2 * STEPS steps, and the digest of what they trained
     set -- $(measure short "$@") $(measure long "$@")
