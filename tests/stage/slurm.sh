@@ -1,5 +1,5 @@
 #!/bin/sh
-# Goal: Slurm on two nodes runs the whole of align.sh; workers, the training and the store that are killed come back, and the store holds
+# Goal: Slurm on two nodes runs the whole of align.sh, with keys; workers, the training and the store that are killed come back, and the store holds
 # what an undisturbed run on one machine gives.
 set -u
 . tests/lib.sh
@@ -103,7 +103,7 @@ run() {  # SCRIPT WORK OPTIONS...
 }
 check "the same on one machine" run pipelines/align.sh "$scratch/local"
 
-run pipelines/slurm/align.sh "$scratch/shared" --workers 3 --listen "ipc://$scratch/store.sock" --wait >"$scratch/submit.out" 2>&1 &
+run pipelines/slurm/align.sh "$scratch/shared" --workers 3 --wait >"$scratch/submit.out" 2>&1 &
 submitted=$!
 test_pids="${test_pids:-} $submitted"
 victim() {  # PROGRAM: a process of it in a job of this cluster
