@@ -35,6 +35,7 @@ endif
 
 COMMON_SOURCES = $(filter-out common/math/kernels_isa.c common/learn/ranks_%.c,$(wildcard common/*/*.c)) common/learn/ranks_$(RANKS).c
 KERNEL_OBJECTS = $(foreach isa,avx512 avx2 portable,$(BUILD)/common/math/kernels_$(isa).o)
+PRODUCT_OBJECTS = $(foreach isa,vnni amx,$(BUILD)/common/math/kernels_$(isa).o)
 COMMON_OBJECTS = $(COMMON_SOURCES:%.c=$(BUILD)/%.o) $(KERNEL_OBJECTS)
 STAGE_PARTS = $(patsubst %.c,$(BUILD)/%.o,$(filter-out %/main.c,$(wildcard stages/*/*.c)))
 STAGE_MAINS = $(STAGES:%=$(BUILD)/stages/%/main.o)
@@ -67,14 +68,22 @@ $(BUILD)/ranks_$(RANKS):
 
 # The compiler needs minutes for their unrolled loops under sanitizers: then they have -O1, and of ASan and UBSan together only the first.
 KERNEL_LEVEL = $(if $(findstring -fsanitize,$(CFLAGS)),-O1,-O3)
+KERNEL_CC = $(CC) $(subst =address$(comma)undefined,=address,$(ALL_CFLAGS)) $(KERNEL_LEVEL) $(ISA_FLAGS)
 comma = ,
-$(BUILD)/common/math/kernels_avx512.o: ISA_FLAGS = -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c
+AVX512_FLAGS = -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c
+$(BUILD)/common/math/kernels_avx512.o: ISA_FLAGS = $(AVX512_FLAGS)
 $(BUILD)/common/math/kernels_avx2.o: ISA_FLAGS = -mavx2 -mfma -mf16c
 $(BUILD)/common/math/kernels_portable.o: ISA_FLAGS =
+$(BUILD)/common/math/kernels_vnni.o: ISA_FLAGS = $(AVX512_FLAGS) -mavx512vnni
+$(BUILD)/common/math/kernels_amx.o: ISA_FLAGS = $(AVX512_FLAGS) -mamx-tile -mamx-bf16 -mamx-int8
 $(KERNEL_OBJECTS): $(BUILD)/common/math/kernels_%.o: common/math/kernels_isa.c
 	$(call say,CC,$@)
 	@mkdir -p $(@D)
-	$(Q)$(CC) $(subst =address$(comma)undefined,=address,$(ALL_CFLAGS)) $(KERNEL_LEVEL) $(ISA_FLAGS) -DKERNELS_ISA=$* -c -o $@ $<
+	$(Q)$(KERNEL_CC) -DKERNELS_ISA=$* -c -o $@ $<
+$(PRODUCT_OBJECTS): $(BUILD)/common/math/kernels_%.o: common/math/kernels_%.c
+	$(call say,CC,$@)
+	@mkdir -p $(@D)
+	$(Q)$(KERNEL_CC) -c -o $@ $<
 
 # The versions of the store's format as C strings, one for each text between "-- version" markers.
 $(BUILD)/store_sql.h: schemas/store.sql
@@ -97,8 +106,8 @@ $(FUZZ_PROGRAMS): $(BUILD)/%: $(BUILD)/%.o $(BUILD)/tests/fuzz/replay.o $(BUILD)
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(CFLAGS) -o $@ $^ $(ALL_LIBS)
 
-BENCH_PROGRAMS = $(patsubst %.c,$(BUILD)/%,$(wildcard tests/bench/*.c))
-$(BENCH_PROGRAMS): $(BUILD)/%: $(BUILD)/%.o $(BUILD)/libstages.a $(BUILD)/libvas.a
+BENCH_PROGRAMS = $(patsubst %.c,$(BUILD)/%,$(filter-out %/limits.c,$(wildcard tests/bench/*.c)))
+$(BENCH_PROGRAMS): $(BUILD)/%: $(BUILD)/%.o $(BUILD)/tests/bench/limits.o $(BUILD)/libstages.a $(BUILD)/libvas.a
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(CFLAGS) -o $@ $^ $(ALL_LIBS)
 

@@ -1,8 +1,11 @@
 /*
- * kernels.h - the inner loops of inference, chosen at start for this processor (AVX-512, AVX2 with FMA, portable).
+ * kernels.h - the inner loops of inference, chosen at start for this processor: AVX-512 with AMX, AVX-512 with VNNI, AVX-512, AVX2 with
+ * FMA, portable.
  *
- * Every output element is summed in an order fixed by its own indices, one fused multiply-add after the other, so results do
- * not depend on the number of rows, on threads, or on which part of a matrix a call covers.
+ * Every output element is summed in an order fixed by its own indices, so results do not depend on the number of rows, on threads, or
+ * on which part of a matrix a call covers.  "avx512", "avx2" and "portable" multiply float32 with the numbers that weights stand
+ * for, one fused multiply-add after the other.  "vnni" and "amx" round the rows that meet quantised weights to 8 bits in
+ * blocks of 32, as llama.cpp does, and "amx" those that meet BF16 to two BF16, some 16 bits.
  *
  * Arrays are row-major, last index fastest.
  */
@@ -17,8 +20,8 @@
 enum { PANEL = 16 };  // outputs that one panel of a packed matrix holds
 
 /*
- * A weight (N, K) packed as ceil(N / PANEL) panels, missing outputs zero.  Of float types a panel is (K, PANEL); of quantised
- * ones, see panel.h: the blocks keep their numbers to the bit, and are never held as floats.
+ * A weight (N, K) packed as ceil(N / PANEL) panels, missing outputs zero.  Of F32 and F16 a panel is (K, PANEL); of BF16 it is
+ * (K / 2, PANEL, 2), K rounded up to 32 with zeros; of quantised types, see panel.h: the blocks keep their numbers to the bit.
  */
 struct packed {
     enum tensor_type type;
@@ -50,11 +53,18 @@ struct page_list {
     const int32_t *pages;
 };
 
-struct kernels {
-    const char *name;  // "avx512", "avx2", "portable"
+/* How linear takes the rows x: as they are, or made into pairs of BF16 or bytes first.  input.h says how these lie. */
+enum input_form { INPUT_FLOATS, INPUT_HALVES, INPUT_BYTES, INPUT_FORM_COUNT };
+/* The rows of PANEL may be made one group after another, each at the bytes of the rows before it. */
+size_t input_bytes(enum input_form form, size_t M, size_t K);
 
-    /* y[m, n] = sum over k of x[m, k] * w[n, k], for panels [panel, panel + panels) only.  x: (M, K), y: (M, N) rows of stride y_stride. */
-    void (*linear)(float *y, size_t y_stride, const float *x, size_t M, const struct packed *w, size_t panel, size_t panels);
+struct kernels {
+    const char *name;  // "amx", "vnni", "avx512", "avx2", "portable"
+
+    enum input_form input[TENSOR_TYPE_COUNT];  // by type of the weight
+    void (*input_make)(void *input, enum input_form form, const float *x, size_t M, size_t K);
+    /* y[m, n] = sum over k of x[m, k] * w[n, k], for panels [panel, panel + panels) only.  y: (M, N) rows of stride y_stride. */
+    void (*linear)(float *y, size_t y_stride, const void *input, size_t M, const struct packed *w, size_t panel, size_t panels);
 
     /*
      * Attention of G query heads over listed pages.  Keys lie as (HS, PANEL): scores[g, t] = sum over c of q[g, c] * key[t, c]
@@ -85,7 +95,10 @@ struct kernels {
     double (*sum_exp)(const float *x, size_t n, float *max);
 };
 
-/* The best this processor runs; VAS_KERNELS=avx2 or portable in the environment asks for less. */
+/* linear over all panels, from x as it is.  x: (M, K). */
+void kernels_linear(const struct kernels *kernels, float *y, size_t y_stride, const float *x, size_t M, const struct packed *w);
+
+/* The best this processor runs; VAS_KERNELS=NAME in the environment asks for another. */
 const struct kernels *kernels_get(void);
 /* By name, NULL when this processor lacks it.  For tests. */
 const struct kernels *kernels_named(const char *name);

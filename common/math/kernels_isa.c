@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <string.h>
 
+#include "math/kernels_blocks.h"
 #include "math/kernels_vector.h"
 #include "math/panel.h"
 
@@ -33,40 +34,16 @@ enum { PANEL_TILE = 4, BLOCK_K = 512, BLOCK_UNITS = 4, PARTIAL_ROWS = 32 };
 
 /* ---- matrices ---- */
 
-INLINE vec vec_from_f16(const uint16_t *x)
+/* Of BF16 successive elements lie together, the first in the low half. */
+INLINE vec weight_load(enum tensor_type type, const void *panel, size_t k, size_t part, bool second)
 {
-#if defined __AVX512F__
-    return (vec)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)x));
-#elif defined __AVX2__
-    return (vec)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)x));
-#else
-    vec_half half;
-    memcpy(&half, x, sizeof half);
-    vec_bits bits = __builtin_convertvector(half, vec_bits);
-    vec_bits special = (vec_bits)((bits & 0x7c00) == 0x7c00) & 0x7f800000;
-    vec value = (vec)((bits & 0x7fff) << 13) * 0x1p112f;
-    return (vec)((vec_bits)value | special | (bits & 0x8000) << 16);
-#endif
-}
-
-INLINE vec vec_from_bf16(const uint16_t *x)
-{
-#if defined __AVX512F__
-    return (vec)((vec_bits)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)x)) << 16);
-#elif defined __AVX2__
-    return (vec)((vec_bits)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)x)) << 16);
-#else
-    vec_half half;
-    memcpy(&half, x, sizeof half);
-    return (vec)(__builtin_convertvector(half, vec_bits) << 16);
-#endif
-}
-
-INLINE vec weight_load(enum tensor_type type, const void *panel, size_t i)
-{
+    size_t i = k * PANEL + part * LANES;
+    vec_bits pair;
     switch (type) {
     case TENSOR_F16: return vec_from_f16((const uint16_t *)panel + i);
-    case TENSOR_BF16: return vec_from_bf16((const uint16_t *)panel + i);
+    case TENSOR_BF16:
+        memcpy(&pair, (const uint32_t *)panel + k / 2 * PANEL + part * LANES, sizeof pair);
+        return (vec)(second ? pair & 0xffff0000u : pair << 16);
     default: return vec_load((const float *)panel + i);
     }
 }
@@ -85,14 +62,19 @@ INLINE void tile_run(float *y, size_t y_stride, const float *x, size_t x_stride,
     const void *at[PANEL_TILE];
     UNROLL for (size_t p = 0; p < P; p++)
         at[p] = panel[p];
-    for (size_t k = 0; k < K; k++) {
-        vec weight[PANEL_TILE * PARTS];
-        UNROLL for (size_t p = 0; p < P * PARTS; p++)
-            weight[p] = weight_load(type, at[p / PARTS], k * PANEL + p % PARTS * LANES);
-        UNROLL for (size_t r = 0; r < R; r++) {
-            vec x_rk = vec_all(x[r * x_stride + k]);
+    const size_t step = type == TENSOR_BF16 ? 2 : 1;
+    for (size_t k = 0; k < K; k += step) {
+        UNROLL for (size_t i = 0; i < step; i++) {
+            if (i > 0 && k + i == K)
+                break;
+            vec weight[PANEL_TILE * PARTS];
             UNROLL for (size_t p = 0; p < P * PARTS; p++)
-                sum[r][p] += x_rk * weight[p];
+                weight[p] = weight_load(type, at[p / PARTS], k, p % PARTS, i > 0);
+            UNROLL for (size_t r = 0; r < R; r++) {
+                vec x_rk = vec_all(x[r * x_stride + k + i]);
+                UNROLL for (size_t p = 0; p < P * PARTS; p++)
+                    sum[r][p] += x_rk * weight[p];
+            }
         }
     }
     UNROLL for (size_t r = 0; r < R; r++)
@@ -162,13 +144,13 @@ INLINE size_t rows_next(size_t left)
 
 /* Up to PANEL_TILE panels.  Many rows go over K in blocks, so that a block of the panels stays in the cache between them. */
 static void linear_group(tile_function *tile, float *y, size_t y_stride, const float *x, size_t M, const char *data,
-                         size_t element_bytes, size_t K, size_t panels)
+                         size_t panel_bytes, size_t element_bytes, size_t K, size_t panels)
 {
     size_t block = M <= ROW_TILE ? K : BLOCK_K;
     for (size_t k = 0; k < K; k += block) {
         const void *panel[PANEL_TILE];
         for (size_t p = 0; p < panels; p++)
-            panel[p] = data + (p * K + k) * PANEL * element_bytes;
+            panel[p] = data + p * panel_bytes + k * PANEL * element_bytes;
         size_t width = K - k < block ? K - k : block;
         for (size_t m = 0, rows; m < M; m += rows) {
             rows = rows_next(M - m);
@@ -199,68 +181,19 @@ static void linear_floats(float *y, size_t y_stride, const float *x, size_t M, c
     if (end < whole)
         whole = end;
     while (panel < end) {
-        const char *data = (const char *)w->data + panel * PANEL * w->K * element_bytes;
+        const char *data = (const char *)w->data + panel * w->panel_bytes;
         if (panel >= whole) {
             linear_partial(tile, y + panel * PANEL, y_stride, x, M, data, w->K, w->N % PANEL);
             panel++;
             continue;
         }
         size_t group = whole - panel < PANEL_TILE ? whole - panel : PANEL_TILE;
-        linear_group(tile, y + panel * PANEL, y_stride, x, M, data, element_bytes, w->K, group);
+        linear_group(tile, y + panel * PANEL, y_stride, x, M, data, w->panel_bytes, element_bytes, w->K, group);
         panel += group;
     }
 }
 
 /* ---- quantised matrices: see panel.h for the order of bits ---- */
-
-INLINE vec_int vec_from_bytes(const unsigned char *x)
-{
-#if defined __AVX512F__
-    return (vec_int)_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)x));
-#elif defined __AVX2__
-    return (vec_int)_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)x));
-#else
-    vec_bytes bytes;
-    memcpy(&bytes, x, sizeof bytes);
-    return __builtin_convertvector(bytes, vec_int);
-#endif
-}
-
-INLINE vec vec_from_int(vec_int x)
-{
-    return __builtin_convertvector(x, vec);
-}
-
-/* A weight is scale * value of the code + offset. */
-struct group {
-    vec scale[PARTS], offset[PARTS];
-};
-
-INLINE struct group group_load(enum tensor_type type, const unsigned char *panel, const unsigned char *block, size_t g)
-{
-    const struct quant_form *form = &quant_forms[type];
-    struct panel_layout layout = panel_layout(type);
-    struct group group = { 0 };
-    UNROLL for (size_t i = 0; i < PARTS; i++) {
-        vec_int scale = form->has_scales ? vec_from_bytes(block + layout.scales + g * PANEL + i * LANES) : (vec_int){ 0 };
-        if (type == TENSOR_NF4) {
-            const float *rows = (const float *)(const void *)panel + i * LANES;
-            group.scale[i] = vec_from_int(scale) * vec_load(rows) + vec_load(rows + PANEL);
-            continue;
-        }
-        group.scale[i] = vec_from_f16((const uint16_t *)(const void *)block + i * LANES);
-        if (form->has_scales)
-            group.scale[i] *= vec_from_int(type == TENSOR_Q2_K ? scale & 15 : scale);
-        if (form->has_m) {
-            group.offset[i] = vec_from_f16((const uint16_t *)(const void *)(block + layout.m) + i * LANES);
-            if (type == TENSOR_Q2_K)
-                group.offset[i] *= -vec_from_int(scale >> 4 & 15);
-            else if (form->has_scales)
-                group.offset[i] *= -vec_from_int(vec_from_bytes(block + layout.mins + g * PANEL + i * LANES));
-        }
-    }
-    return group;
-}
 
 /* 16 numbers, looked up by the lowest 4 bits. */
 struct levels {
@@ -352,25 +285,6 @@ INLINE struct levels levels_load(enum tensor_type type)
     if (quant_forms[type].levels != NULL)
         memcpy(&levels, quant_forms[type].levels, sizeof levels);
     return levels;
-}
-
-INLINE const unsigned char *block_of(enum tensor_type type, const unsigned char *panel, size_t unit)
-{
-    struct panel_layout layout = panel_layout(type);
-    return panel + layout.header_bytes + unit / (quant_forms[type].block_elements / UNIT) * layout.block_bytes;
-}
-
-INLINE const unsigned char *unit_of(enum tensor_type type, const unsigned char *block, size_t unit)
-{
-    struct panel_layout layout = panel_layout(type);
-    return block + layout.codes + unit % (quant_forms[type].block_elements / UNIT) * layout.unit_bytes;
-}
-
-/* Group g of a unit, as one of its block. */
-INLINE size_t group_of(enum tensor_type type, size_t unit, size_t g)
-{
-    const struct quant_form *form = &quant_forms[type];
-    return (unit % (form->block_elements / UNIT) * UNIT + g * form->group_elements) / form->group_elements;
 }
 
 /* A unit as weights (UNIT, PANEL). */
@@ -530,7 +444,13 @@ static void linear_blocks(float *y, size_t y_stride, const float *x, size_t M, c
     }
 }
 
-static void linear(float *y, size_t y_stride, const float *x, size_t M, const struct packed *w, size_t panel, size_t panels)
+static void input_make(void *input, enum input_form form, const float *x, size_t M, size_t K)
+{
+    (void)form;
+    memcpy(input, x, M * K * sizeof *x);
+}
+
+static void linear(float *y, size_t y_stride, const void *x, size_t M, const struct packed *w, size_t panel, size_t panels)
 {
     if (quant_forms[w->type].group_elements == 0)
         linear_floats(y, y_stride, x, M, w, panel, panels);
@@ -789,6 +709,7 @@ static double sum_exp(const float *x, size_t n, float *max)
 extern const struct kernels PASTE(kernels_, KERNELS_ISA);
 const struct kernels PASTE(kernels_, KERNELS_ISA) = {
     .name = TEXT(KERNELS_ISA),
+    .input_make = input_make,
     .linear = linear,
     .attend_scores = attend_scores,
     .attend_values = attend_values,

@@ -203,7 +203,7 @@ INLINE float block_max(struct block b)
 }
 
 /* Lane by lane; NaN in x is passed over. */
-static float max_of(const float *x, size_t n)
+static inline float max_of(const float *x, size_t n)
 {
     struct block max = block_all(-INFINITY);
     for (size_t i = 0; i < n; i += PANEL) {

@@ -24,6 +24,8 @@ static size_t blocks_of(enum tensor_type type, size_t K)
 
 static size_t panel_size_bytes(enum tensor_type type, size_t K)
 {
+    if (type == TENSOR_BF16)
+        return (K + UNIT - 1) / UNIT * UNIT * PANEL * 2;
     if (!is_quantised(type))
         return PANEL * K * tensor_formats[type].block_bytes;
     struct panel_layout layout = panel_layout(type);
@@ -49,15 +51,18 @@ void packed_free(struct packed *w)
 
 /* ---- filling ---- */
 
-/* Output i of a float panel (K, PANEL). */
-static void set_elements(unsigned char *out, const unsigned char *row, size_t K, size_t bytes, size_t i)
+/* Output i of a float panel. */
+static void set_elements(unsigned char *out, enum tensor_type type, const unsigned char *row, size_t K, size_t i)
 {
-    if (bytes == 4) {
+    if (type == TENSOR_F32) {
         for (size_t k = 0; k < K; k++)
             memcpy(out + (k * PANEL + i) * 4, row + k * 4, 4);
-    } else {
+    } else if (type == TENSOR_F16) {
         for (size_t k = 0; k < K; k++)
             memcpy(out + (k * PANEL + i) * 2, row + k * 2, 2);
+    } else {
+        for (size_t k = 0; k < K; k++)
+            memcpy(out + (k / 2 * 2 * PANEL + 2 * i + k % 2) * 2, row + k * 2, 2);
     }
 }
 
@@ -158,7 +163,7 @@ void packed_set_panel(struct packed *w, size_t panel, const void *const rows[PAN
         if (is_quantised(w->type))
             set_blocks(out, w->type, rows[i], w->K, i);
         else
-            set_elements(out, rows[i], w->K, tensor_formats[w->type].block_bytes, i);
+            set_elements(out, w->type, rows[i], w->K, i);
     }
 }
 
@@ -234,6 +239,8 @@ void packed_get_row(const struct packed *w, size_t n, float *row)
         get_blocks(row, panel, w->type, w->K, i);
         return;
     }
-    for (size_t k = 0; k < w->K; k++)
-        tensor_formats[w->type].read(&row[k], panel + (k * PANEL + i) * bytes, 1);
+    for (size_t k = 0; k < w->K; k++) {
+        size_t element = w->type == TENSOR_BF16 ? k / 2 * 2 * PANEL + 2 * i + k % 2 : k * PANEL + i;
+        tensor_formats[w->type].read(&row[k], panel + element * bytes, 1);
+    }
 }

@@ -149,6 +149,7 @@ struct product {
     const struct linear *linear;
     float *y;                      // (M, N)
     const float *x, *residual;     // (M, K), (M, N) or NULL
+    unsigned char *input;          // x in another form, NULL: as it is
     size_t M, rows_per_task, panels_per_task;
     enum encoder_activation activation;
 };
@@ -170,7 +171,10 @@ static void product_task(void *context, size_t task, size_t thread)
     size_t rows = product->M - m < product->rows_per_task ? product->M - m : product->rows_per_task;
     size_t panels = packed_panels(w) - panel < product->panels_per_task ? packed_panels(w) - panel : product->panels_per_task;
     size_t n = panel * PANEL, width = panels * PANEL < w->N - n ? panels * PANEL : w->N - n;
-    kernels->linear(product->y + m * w->N, w->N, product->x + m * w->K, rows, w, panel, panels);
+    const void *input = product->x + m * w->K;
+    if (product->input != NULL)
+        input = product->input + input_bytes(kernels->input[w->type], m, w->K);
+    kernels->linear(product->y + m * w->N, w->N, input, rows, w, panel, panels);
     for (size_t end = m + rows; m < end; m++) {
         float *y = product->y + m * w->N + n;  // (width)
         if (product->linear->bias != NULL)
@@ -179,6 +183,18 @@ static void product_task(void *context, size_t task, size_t thread)
         if (product->residual != NULL)
             kernels->add(y, product->residual + m * w->N + n, width);
     }
+}
+
+/* A task is a block of rows. */
+static void input_task(void *context, size_t task, size_t thread)
+{
+    (void)thread;
+    const struct product *product = context;
+    const struct kernels *kernels = product->encoder->kernels;
+    size_t m = task * product->rows_per_task, K = product->linear->weight.K;
+    size_t rows = product->M - m < product->rows_per_task ? product->M - m : product->rows_per_task;
+    enum input_form form = kernels->input[product->linear->weight.type];
+    kernels->input_make(product->input + input_bytes(form, m, K), form, product->x + m * K, rows, K);
 }
 
 void encoder_linear(const struct encoder *encoder, float *y, const float *x, size_t M, const struct linear *linear,
@@ -192,7 +208,13 @@ void encoder_linear(const struct encoder *encoder, float *y, const float *x, siz
         .rows_per_task = rows, .panels_per_task = tasks_of(WORK_TASK_MIN, work) * PANELS,
     };
     size_t tasks = tasks_of(M, rows) * tasks_of(packed_panels(&linear->weight), product.panels_per_task);
+    enum input_form form = encoder->kernels->input[linear->weight.type];
+    if (form != INPUT_FLOATS) {
+        product.input = memory_alloc_aligned(input_bytes(form, M, linear->weight.K), 1);
+        pool_run(encoder->pool, tasks_of(M, rows), input_task, &product);
+    }
     pool_run(encoder->pool, tasks, product_task, &product);
+    free(product.input);
 }
 
 /* ---- a pass ---- */

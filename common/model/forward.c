@@ -24,6 +24,8 @@ struct pass {
     float *attended;  // (M, NH HS)
     float *ff, *up;   // (M, F)
     float *delta;     // (M, C) what attention or the feed-forward adds to x
+    unsigned char *inputs[INPUT_FORM_COUNT];    // (M, input_row_bytes) of forms other than floats
+    size_t input_row_bytes[INPUT_FORM_COUNT];   // of the widest input
 };
 
 /* Rows [first, first + rows) in layer l, on one thread unless columns are shared. */
@@ -51,6 +53,50 @@ struct product {
     const float *x;  // (M, K)
 };
 
+/* Where the rows of a part lie in a form. */
+static unsigned char *part_input(const struct part *part, enum input_form form)
+{
+    return part->pass->inputs[form] + part->first * part->pass->input_row_bytes[form];
+}
+
+/* Rows made into the form of a product's input. */
+struct making {
+    const struct part *part;
+    const float *x;  // (M, K) of the pass
+    size_t K;
+    enum input_form form;
+};
+
+/* A task is PANEL rows. */
+static void making_task(void *context, size_t task, size_t thread)
+{
+    (void)thread;
+    const struct making *making = context;
+    const struct part *part = making->part;
+    size_t m = task * PANEL, rows = part->rows - m < PANEL ? part->rows - m : PANEL;
+    part->pass->model->kernels->input_make(part_input(part, making->form) + input_bytes(making->form, m, making->K), making->form,
+                                           making->x + (part->first + m) * making->K, rows, making->K);
+}
+
+/* All forms that products with one input want. */
+static void products_make_inputs(const struct part *part, const struct product *products, size_t count)
+{
+    const struct model *model = part->pass->model;
+    bool wanted[INPUT_FORM_COUNT] = { false };
+    for (size_t p = 0; p < count; p++) {
+        for (size_t i = 0; i < products[p].linear->part_count; i++)
+            wanted[model->kernels->input[products[p].linear->parts[i].type]] = true;
+    }
+    for (enum input_form form = INPUT_FLOATS + 1; form < INPUT_FORM_COUNT; form++) {
+        struct making making = { part, products[0].x, products[0].linear->K, form };
+        size_t tasks = wanted[form] ? (part->rows + PANEL - 1) / PANEL : 0;
+        if (part->pass->share_columns)
+            pool_run(model->pool, tasks, making_task, &making);
+        for (size_t task = 0; !part->pass->share_columns && task < tasks; task++)
+            making_task(&making, task, part->thread);
+    }
+}
+
 /* Panels of matrix i of a product. */
 static void product_panels(const struct part *part, const struct product *product, size_t i, size_t panel, size_t panels)
 {
@@ -61,7 +107,10 @@ static void product_panels(const struct part *part, const struct product *produc
     for (size_t before = 0; before < i; before++)
         n += linear->parts[before].N;
     float *y = product->y + part->first * N + n;  // (rows, N) from the matrix's first output on
-    kernels->linear(y, N, product->x + part->first * linear->K, part->rows, w, panel, panels);
+    const void *input = product->x + part->first * linear->K;
+    if (kernels->input[w->type] != INPUT_FLOATS)
+        input = part_input(part, kernels->input[w->type]);
+    kernels->linear(y, N, input, part->rows, w, panel, panels);
     if (linear->bias == NULL)
         return;
     for (size_t m = 0; m < part->rows; m++)
@@ -103,6 +152,7 @@ static void products_run(const struct part *part, const struct product *products
 {
     struct pool *pool = part->pass->model->pool;
     size_t panels = 0, tasks = 0;
+    products_make_inputs(part, products, count);
     for (size_t p = 0; p < count; p++) {
         for (size_t i = 0; i < products[p].linear->part_count; i++) {
             size_t own = packed_panels(&products[p].linear->parts[i]);
@@ -467,14 +517,18 @@ static void pass_space(struct pass *pass)
     const struct model *model = pass->model;
     struct cache *cache = pass->cache;
     const struct layer *layer = &model->layers[0];
-    size_t C = (size_t)model->config.channel_count, widths[] = { C, C, layer->qkv.N, layer->o.K, layer->up.N, layer->up.N, C };
+    size_t C = (size_t)model->config.channel_count, F = layer->up.N, widths[] = { C, C, layer->qkv.N, layer->o.K, F, F, C };
     float **buffers[] = { &pass->x, &pass->normed, &pass->qkv, &pass->attended, &pass->ff, &pass->up, &pass->delta };
+    size_t widest = C > layer->o.K ? C : layer->o.K, row_bytes = 0;
+    for (enum input_form form = INPUT_FLOATS + 1; form < INPUT_FORM_COUNT; form++)
+        row_bytes += pass->input_row_bytes[form] = input_bytes(form, 1, widest > F ? widest : F);
     if (cache->work_rows < pass->M) {
         size_t floats = 0, rows = cache->work_rows ? cache->work_rows : PANEL;
         while (rows < pass->M)
             rows *= 2;
         for (size_t i = 0; i < COUNT_OF(widths); i++)
-            floats += rows * widths[i];
+            floats += round_up(rows * widths[i], PANEL);
+        floats += rows * row_bytes / sizeof(float);
         free(cache->work);
         cache->work = memory_alloc_aligned(floats, sizeof(float));
         cache->work_rows = rows;
@@ -482,7 +536,11 @@ static void pass_space(struct pass *pass)
     float *at = cache->work;
     for (size_t i = 0; i < COUNT_OF(widths); i++) {
         *buffers[i] = at;
-        at += cache->work_rows * widths[i];
+        at += round_up(cache->work_rows * widths[i], PANEL);
+    }
+    for (enum input_form form = INPUT_FLOATS + 1; form < INPUT_FORM_COUNT; form++) {
+        pass->inputs[form] = (unsigned char *)at;
+        at += cache->work_rows * pass->input_row_bytes[form] / sizeof(float);
     }
 }
 

@@ -350,7 +350,7 @@ size_t model_label_count(const struct model *model)
 struct logits {
     const struct model *model;
     const struct packed *w;
-    const float *hidden;
+    const void *input;
     size_t M, panels_per_task;
     float *out;
 };
@@ -364,7 +364,7 @@ static void logits_task(void *context, size_t task, size_t thread)
     size_t V = logits->w->N, panel = task * logits->panels_per_task, left = packed_panels(logits->w) - panel;
     size_t panels = left < logits->panels_per_task ? left : logits->panels_per_task;
     size_t v = panel * PANEL, width = panels * PANEL < V - v ? panels * PANEL : V - v;
-    kernels->linear(logits->out, V, logits->hidden, logits->M, logits->w, panel, panels);
+    kernels->linear(logits->out, V, logits->input, logits->M, logits->w, panel, panels);
     if (cap == 0)
         return;
     for (size_t m = 0; m < logits->M; m++)
@@ -378,14 +378,19 @@ void model_logits(const struct model *model, const float *hidden, size_t M, floa
     size_t panels = packed_panels(w), work = M * PANEL * w->K;  // of one panel
     size_t even = panels / (8 * pool_threads(model->pool)), least = WORK_TASK_MIN / (work ? work : 1);
     size_t panels_per_task = (even > least ? even : least) + 1;
-    struct logits job = { model, w, hidden, M, panels_per_task, logits };
+    enum input_form form = model->kernels->input[w->type];
+    void *input = form == INPUT_FLOATS ? NULL : memory_alloc_aligned(input_bytes(form, M, w->K), 1);
+    if (input != NULL)
+        model->kernels->input_make(input, form, hidden, M, w->K);
+    struct logits job = { model, w, input != NULL ? input : hidden, M, panels_per_task, logits };
     pool_run(model->pool, (panels + panels_per_task - 1) / panels_per_task, logits_task, &job);
+    free(input);
 }
 
 void model_scores(const struct model *model, const float *hidden, size_t M, float *scores)
 {
     CHECK(model_label_count(model) > 0);
-    model->kernels->linear(scores, model->score.N, hidden, M, &model->score, 0, packed_panels(&model->score));
+    kernels_linear(model->kernels, scores, model->score.N, hidden, M, &model->score);
 }
 
 void model_values(const struct model *model, const float *hidden, size_t M, float *values)

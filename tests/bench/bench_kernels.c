@@ -1,25 +1,29 @@
 /*
- * bench_kernels.c - speed of the linear kernels for every element type, against OpenBLAS on float32.
+ * bench_kernels.c - speed of the linear kernels for every element type, beside OpenBLAS on float32 and what the processor could do.
  *
- *     bench_kernels [KERNELS [N [K]]]        avx512, avx2 or portable; 2048 2048
+ *     bench_kernels [-t THREADS] [-T TYPE] [KERNELS [N [K]]]      amx, vnni, avx512, avx2 or portable; 2048 2048
  *
- * One thread, its processor time.  Weights are cold: so many copies take turns that the caches hold none of them.  Prints GB/s of packed bytes at
- * M = 1 and GFLOP/s (2 M N K in a call) at M = 1, 8, 20 and 32, each the best of several rounds.
+ * Times are processor time, of each thread, so that they bear other work on the machine.  Weights are cold: so many copies take turns that the
+ * caches hold none of them.  Threads share a matrix by its panels; making the input's form is part of a call.  Prints GB/s of packed bytes at M = 1 and GFLOP/s (2 M N K in a call) for several M, each the best of several rounds.
  */
 #include <cblas.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "base/check.h"
 #include "base/memory.h"
 #include "base/philox.h"
+#include "base/pool.h"
+#include "limits.h"
 #include "math/kernels.h"
 
-enum { COLD_BYTES = 160 << 20, ROUNDS = 5, M_MAX = 32 };
+enum { COLD_BYTES = 320 << 20, ROUNDS = 7, M_MAX = 256 };
 
-static const size_t row_counts[] = { 1, 8, 20, 32 };
+static const size_t row_counts[] = { 1, 4, 8, 20, 32, 64, 256 };
 
 static double seconds(void)
 {
@@ -60,74 +64,174 @@ static void pack(struct packed *packed, enum tensor_type type, const float *weig
     free(rows);
 }
 
-/* Seconds of the fastest of some rounds, for one matrix; kernels NULL: OpenBLAS on weight, the copies one after the other in memory. */
-static double call_seconds(const struct kernels *kernels, const struct packed *copies, const float *weight, size_t count, float *y,
-                           const float *x, size_t M, size_t N, size_t K)
+/* ---- one product ---- */
+
+struct product {
+    const struct kernels *kernels;  // NULL: OpenBLAS
+    const struct packed *w;
+    const float *weight;            // (N, K)
+    float *y;
+    const float *x;
+    void *made;                     // x in the kernels' form
+    size_t M, N, K, tasks;
+};
+
+/* A share of the panels. */
+static void product_task(void *context, size_t task, size_t thread)
 {
-    double best = 1e9;
-    for (int round = 0; round < ROUNDS; round++) {
-        double start = seconds();
-        for (size_t i = 0; i < count; i++) {
-            if (kernels != NULL)
-                kernels->linear(y, N, x, M, &copies[i], 0, packed_panels(&copies[i]));
-            else if (M == 1)
-                cblas_sgemv(CblasRowMajor, CblasNoTrans, (int)N, (int)K, 1.0f, weight + i * N * K, (int)K, x, 1, 0.0f, y, 1);
-            else
-                cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)M, (int)N, (int)K, 1.0f, x, (int)K, weight + i * N * K,
-                            (int)K, 0.0f, y, (int)N);
-        }
-        double taken = (seconds() - start) / (double)count;
-        best = taken < best ? taken : best;
-    }
-    return best;
+    (void)thread;
+    const struct product *product = context;
+    size_t N = product->N, K = product->K, panels = (N + PANEL - 1) / PANEL, each = (panels + product->tasks - 1) / product->tasks;
+    each = (each + 3) / 4 * 4;
+    size_t panel = task * each, n = panel * PANEL;
+    if (panel >= panels)
+        return;
+    each = panels - panel < each ? panels - panel : each;
+    size_t width = N - n < each * PANEL ? N - n : each * PANEL;
+    if (product->kernels != NULL)
+        product->kernels->linear(product->y, N, product->made, product->M, product->w, panel, each);
+    else if (product->M == 1)
+        cblas_sgemv(CblasRowMajor, CblasNoTrans, (int)width, (int)K, 1.0f, product->weight + n * K, (int)K, product->x, 1, 0.0f,
+                    product->y + n, 1);
+    else
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)product->M, (int)width, (int)K, 1.0f, product->x, (int)K,
+                    product->weight + n * K, (int)K, 0.0f, product->y + n, (int)N);
 }
 
-static void report(const char *name, const struct kernels *kernels, const struct packed *copies, const float *weight, size_t count,
-                   size_t size_bytes, const float *x, size_t N, size_t K)
+static void product_run(struct product *product, struct pool *pool)
 {
-    float *y = memory_alloc_aligned(M_MAX * N, sizeof *y);
+    product->tasks = pool_threads(pool) == 1 ? 1 : 8 * pool_threads(pool);
+    if (product->kernels != NULL) {
+        enum input_form form = product->kernels->input[product->w->type];
+        product->made = form == INPUT_FLOATS ? (void *)product->x : product->made;
+        if (form != INPUT_FLOATS)
+            product->kernels->input_make(product->made, form, product->x, product->M, product->K);
+    }
+    pool_run(pool, product->tasks, product_task, product);
+}
+
+/* ---- rounds over cold copies ---- */
+
+static void report(const char *name, struct pool *pool, const struct kernels *kernels, const struct packed *copies,
+                   const float *weight, size_t count, size_t size_bytes, const float *x, size_t N, size_t K)
+{
+    float *y = memory_alloc_aligned(M_MAX * N, sizeof *y), *made = memory_alloc_aligned(M_MAX * (K + 32), sizeof *made);
     printf("%-9s %6.3f", name, 8.0 * (double)size_bytes / (double)(N * K));
     for (size_t i = 0; i < COUNT_OF(row_counts); i++) {
-        double taken = call_seconds(kernels, copies, weight, count, y, x, row_counts[i], N, K);
+        double best = 1e9;
+        for (int round = 0; round < (row_counts[i] > 64 ? 2 : ROUNDS); round++) {
+            double start = seconds();
+            for (size_t c = 0; c < count; c++) {
+                struct product product = { .kernels = kernels, .w = &copies[c], .weight = weight + c * N * K, .y = y, .x = x,
+                                           .made = made, .M = row_counts[i], .N = N, .K = K };
+                product_run(&product, pool);
+            }
+            double taken = (seconds() - start) / (double)count / (double)pool_threads(pool);
+            best = taken < best ? taken : best;
+        }
         if (row_counts[i] == 1)
-            printf(" %7.1f", (double)size_bytes / taken * 1e-9);
-        printf(" %7.1f", 2.0 * (double)(row_counts[i] * N * K) / taken * 1e-9);
+            printf(" %8.1f", (double)size_bytes / best * 1e-9);
+        printf(" %7.1f", 2.0 * (double)(row_counts[i] * N * K) / best * 1e-9);
+        fflush(stdout);
     }
     printf("\n");
-    fflush(stdout);
+    free(made);
     free(y);
+}
+
+static struct pool *limit_pool;
+static double (*limit_function)(void);
+static double limit_rates[256];
+
+static void limit_task(void *context, size_t task, size_t thread)
+{
+    (void)thread;
+    const float *data = context;
+    size_t each = COLD_BYTES / pool_threads(limit_pool) / 256 * 256;
+    limit_rates[task] = limit_function != NULL ? limit_function() : limit_read((const char *)data + task * each, each);
+}
+
+/* Of all threads together, the best of several rounds. */
+static double limit_best(double (*function)(void), const float *data)
+{
+    double best = 0.0;
+    limit_function = function;
+    for (int round = 0; round < ROUNDS; round++) {
+        double sum = 0.0;
+        pool_run(limit_pool, pool_threads(limit_pool), limit_task, (void *)data);
+        for (size_t i = 0; i < pool_threads(limit_pool); i++)
+            sum += limit_rates[i];
+        best = sum > best ? sum : best;
+    }
+    return best * 1e-9;
+}
+
+static void report_limits(struct pool *pool, const float *weight)
+{
+    static const struct {
+        const char *name;
+        double (*rate)(void);
+    } limits[] = { { "fma", limit_fma }, { "dpbf16", limit_dpbf16 }, { "dpbusd", limit_dpbusd },
+                   { "amx bf16", limit_amx_bf16 }, { "amx int8", limit_amx_int8 } };
+    limit_pool = pool;
+    printf("limits   ");
+    for (size_t i = 0; i < COUNT_OF(limits); i++)
+        printf(" %s %.0f,", limits[i].name, limit_best(limits[i].rate, weight));
+    printf(" read %.1f GB/s\n", limit_best(NULL, weight));
 }
 
 int main(int argc, char **argv)
 {
-    const struct kernels *kernels = argc > 1 ? kernels_named(argv[1]) : kernels_get();
-    size_t N = argc > 2 ? strtoul(argv[2], NULL, 10) : 2048, K = argc > 3 ? strtoul(argv[3], NULL, 10) : 2048;
+    size_t threads = 1;
+    const char *only = NULL;
+    for (int option; (option = getopt(argc, argv, "t:T:")) != -1; ) {
+        if (option == 't')
+            threads = strtoul(optarg, NULL, 10);
+        else if (option == 'T')
+            only = optarg;
+        else
+            return 64;
+    }
+    argv += optind;
+    argc -= optind;
+    const struct kernels *kernels = argc > 0 ? kernels_named(argv[0]) : kernels_get();
+    size_t N = argc > 1 ? strtoul(argv[1], NULL, 10) : 2048, K = argc > 2 ? strtoul(argv[2], NULL, 10) : 2048;
     if (kernels == NULL || N == 0 || K == 0) {
-        fprintf(stderr, "usage: bench_kernels [avx512|avx2|portable [N [K]]]\n");
+        fprintf(stderr, "usage: bench_kernels [-t THREADS] [-T TYPE] [amx|vnni|avx512|avx2|portable [N [K]]]\n");
         return 64;
     }
+    struct pool *pool = pool_open(threads);
     size_t copies_f32 = COLD_BYTES / (N * K * 4) + 1;
     float *x = normals(M_MAX * K), *weight = memory_alloc_aligned(copies_f32 * N * K, sizeof *weight), *first = normals(N * K);
     for (size_t i = 0; i < copies_f32; i++)
         memcpy(weight + i * N * K, first, N * K * sizeof *weight);
     free(first);
-    printf("%s, N = %zu, K = %zu\n%-9s %6s %7s %7s %7s %7s %7s\n", kernels->name, N, K, "type", "bits/w", "M=1 GB/s", "M=1", "M=8", "M=20", "M=32");
+    printf("%s, N = %zu, K = %zu, threads = %zu\n", kernels->name, N, K, pool_threads(pool));
+    report_limits(pool, weight);
+    printf("%-9s %6s %8s", "type", "bits/w", "M=1 GB/s");
+    for (size_t i = 0; i < COUNT_OF(row_counts); i++)
+        printf("   M=%-3zu", row_counts[i]);
+    printf("\n");
     openblas_set_num_threads(1);
-    report("openblas", NULL, NULL, weight, copies_f32, N * K * 4, x, N, K);
+    if (only == NULL)
+        report("openblas", pool, NULL, NULL, weight, copies_f32, N * K * 4, x, N, K);
     for (int type = 0; type < TENSOR_TYPE_COUNT; type++) {
         size_t size_bytes = packed_size_bytes((enum tensor_type)type, N, K), count = COLD_BYTES / size_bytes + 1;
+        if (only != NULL && strcasecmp(only, tensor_formats[type].name) != 0)
+            continue;
         struct packed *copies = memory_alloc(count, sizeof *copies);
         pack(&copies[0], (enum tensor_type)type, weight, N, K);
         for (size_t i = 1; i < count; i++) {
             packed_init(&copies[i], (enum tensor_type)type, N, K);
             memcpy(copies[i].data, copies[0].data, size_bytes);
         }
-        report(tensor_formats[type].name, kernels, copies, NULL, count, size_bytes, x, N, K);
+        report(tensor_formats[type].name, pool, kernels, copies, NULL, count, size_bytes, x, N, K);
         for (size_t i = 0; i < count; i++)
             packed_free(&copies[i]);
         free(copies);
     }
     free(weight);
     free(x);
+    pool_close(pool);
     return 0;
 }

@@ -92,7 +92,7 @@ static void expect_chunks_agree(const struct model *model)
 /* Goal: text in chunks of 1, 3, 16, 17, 64 or all at once gives the same hidden states, with every set of kernels. */
 static void test_chunks_of_any_size(void)
 {
-    static const char *const names[] = { "portable", "avx2", "avx512" };
+    static const char *const names[] = { "portable", "avx2", "avx512", "amx" };
     struct pool *pool = pool_open(1);
     begin();
     for (size_t i = 0; i < COUNT_OF(names); i++) {

@@ -1,0 +1,374 @@
+/* kernels_amx.c - see kernels_amx.h. */
+#include "math/kernels_amx.h"
+
+#include <string.h>
+
+#include "math/input.h"
+#include "math/kernels_bytes.h"
+#include "math/kernels_vnni.h"
+
+/* Steps of a panel, or of two, that stay in the L1 cache while rows pass by. */
+enum { STEP_BLOCK = 16, TILE_BYTES = 1024 };
+
+/* What the 8 tiles hold, as the processor reads it. */
+struct tiles {
+    uint8_t palette, start_row, reserved[14];
+    uint16_t row_bytes[16];
+    uint8_t rows[16];
+};
+
+static void tiles_set(struct tiles *tiles, size_t i, size_t rows, size_t row_bytes)
+{
+    tiles->rows[i] = (uint8_t)rows;
+    tiles->row_bytes[i] = (uint16_t)row_bytes;
+}
+
+/* ---- BF16 ---- */
+
+/* One or two groups of rows; the second is missing where its lanes are 0. */
+struct halves {
+    const unsigned char *group[2];
+    size_t lanes[2];
+};
+
+/* Sums of the first group in tiles 0 and 1, of the second in 2 and 3, their rows in 4 and 5, panels in 6 and 7; or four panels
+   of one group in 0 to 3, its high and low parts in 4 and 5. */
+static void halves_config(const struct halves *x)
+{
+    struct tiles tiles = { .palette = 1 };
+    size_t second = x->lanes[1] > 0 ? x->lanes[1] : x->lanes[0];
+    for (size_t i = 0; i < 6; i++)
+        tiles_set(&tiles, i, i == 2 || i == 3 || i == 5 ? second : x->lanes[0], 64);
+    tiles_set(&tiles, 6, 16, 64);
+    tiles_set(&tiles, 7, 16, 64);
+    _tile_loadconfig(&tiles);
+}
+
+#define SUM_BEGIN(tile, at, stride) do { if (resume) _tile_loadd(tile, at, stride); else _tile_zero(tile); } while (0)
+
+/* Two groups by 1 or 2 panels. */
+INLINE void halves_two_by(float *y, size_t y_stride, const struct halves *x, const unsigned char *const *panel, size_t steps,
+                          bool resume, size_t P)
+{
+    const unsigned char *x0 = x->group[0], *x1 = x->group[1], *w0 = panel[0], *w1 = panel[P - 1];
+    size_t half0 = x->lanes[0] * UNIT * 2, half1 = x->lanes[1] * UNIT * 2, stride = y_stride * sizeof *y;
+    float *y1 = y + x->lanes[0] * y_stride;
+    SUM_BEGIN(0, y, stride);
+    SUM_BEGIN(2, y1, stride);
+    if (P == 2) {
+        SUM_BEGIN(1, y + PANEL, stride);
+        SUM_BEGIN(3, y1 + PANEL, stride);
+    }
+    for (size_t u = 0; u < steps; u++, x0 += 2 * half0, x1 += 2 * half1, w0 += TILE_BYTES, w1 += TILE_BYTES) {
+        _tile_loadd(6, w0, 64);
+        _tile_loadd(4, x0, 64);
+        _tile_loadd(5, x1, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(2, 5, 6);
+        if (P == 2) {
+            _tile_loadd(7, w1, 64);
+            _tile_dpbf16ps(1, 4, 7);
+            _tile_dpbf16ps(3, 5, 7);
+        }
+        _tile_loadd(4, x0 + half0, 64);
+        _tile_loadd(5, x1 + half1, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(2, 5, 6);
+        if (P == 2) {
+            _tile_dpbf16ps(1, 4, 7);
+            _tile_dpbf16ps(3, 5, 7);
+        }
+    }
+    _tile_stored(0, y, stride);
+    _tile_stored(2, y1, stride);
+    if (P == 2) {
+        _tile_stored(1, y + PANEL, stride);
+        _tile_stored(3, y1 + PANEL, stride);
+    }
+}
+
+/* One group by 1, 2 or 4 panels. */
+INLINE void halves_one_by(float *y, size_t y_stride, const struct halves *x, const unsigned char *const *panel, size_t steps,
+                          bool resume, size_t P)
+{
+    const unsigned char *high = x->group[0], *w0 = panel[0], *w1 = P > 1 ? panel[1] : NULL;
+    const unsigned char *w2 = P > 2 ? panel[2] : NULL, *w3 = P > 2 ? panel[3] : NULL;
+    size_t half = x->lanes[0] * UNIT * 2, stride = y_stride * sizeof *y;
+    SUM_BEGIN(0, y, stride);
+    if (P > 1)
+        SUM_BEGIN(1, y + PANEL, stride);
+    if (P > 2) {
+        SUM_BEGIN(2, y + 2 * PANEL, stride);
+        SUM_BEGIN(3, y + 3 * PANEL, stride);
+    }
+    for (size_t u = 0; u < steps; u++, high += 2 * half) {
+        _tile_loadd(4, high, 64);
+        _tile_loadd(5, high + half, 64);
+        _tile_loadd(6, w0 + u * TILE_BYTES, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(0, 5, 6);
+        if (P > 1) {
+            _tile_loadd(7, w1 + u * TILE_BYTES, 64);
+            _tile_dpbf16ps(1, 4, 7);
+            _tile_dpbf16ps(1, 5, 7);
+        }
+        if (P > 2) {
+            _tile_loadd(6, w2 + u * TILE_BYTES, 64);
+            _tile_dpbf16ps(2, 4, 6);
+            _tile_dpbf16ps(2, 5, 6);
+            _tile_loadd(7, w3 + u * TILE_BYTES, 64);
+            _tile_dpbf16ps(3, 4, 7);
+            _tile_dpbf16ps(3, 5, 7);
+        }
+    }
+    _tile_stored(0, y, stride);
+    if (P > 1)
+        _tile_stored(1, y + PANEL, stride);
+    if (P > 2) {
+        _tile_stored(2, y + 2 * PANEL, stride);
+        _tile_stored(3, y + 3 * PANEL, stride);
+    }
+}
+
+static void halves_two(float *y, size_t y_stride, const struct halves *x, const unsigned char *const *panel, size_t panels,
+                       size_t steps, bool resume)
+{
+    if (panels == 2)
+        halves_two_by(y, y_stride, x, panel, steps, resume, 2);
+    else
+        halves_two_by(y, y_stride, x, panel, steps, resume, 1);
+}
+
+static void halves_one(float *y, size_t y_stride, const struct halves *x, const unsigned char *const *panel, size_t panels,
+                       size_t steps, bool resume)
+{
+    if (panels == 4)
+        halves_one_by(y, y_stride, x, panel, steps, resume, 4);
+    else if (panels == 2)
+        halves_one_by(y, y_stride, x, panel, steps, resume, 2);
+    else
+        halves_one_by(y, y_stride, x, panel, steps, resume, 1);
+}
+
+/* 1, 2 or (of up to PANEL rows) 4 panels, whose outputs all exist.  y: their first output. */
+static void halves_panels(float *y, size_t y_stride, const unsigned char *input, size_t M, const struct packed *w, size_t panel, size_t panels)
+{
+    size_t steps = input_steps(w->K), block = M <= 2 * PANEL ? steps : STEP_BLOCK;
+    struct halves configured = { 0 };
+    for (size_t step = 0; step < steps; step += block) {
+        size_t count = steps - step < block ? steps - step : block;
+        const unsigned char *at[4];
+        for (size_t p = 0; p < panels; p++)
+            at[p] = (const unsigned char *)w->data + (panel + p) * w->panel_bytes + step * TILE_BYTES;
+        for (size_t m = 0; m < M; m += 2 * PANEL) {
+            struct halves x = { .lanes = { input_lanes(M, m), m + PANEL < M ? input_lanes(M, m + PANEL) : 0 } };
+            for (size_t i = 0; i < 2; i++)
+                x.group[i] = input + (m + i * PANEL) * steps * HALVES_STEP_BYTES + step * x.lanes[i] * HALVES_STEP_BYTES;
+            if (x.lanes[0] != configured.lanes[0] || x.lanes[1] != configured.lanes[1])
+                halves_config(&x);
+            configured = x;
+            if (x.lanes[1] > 0)
+                halves_two(y + m * y_stride, y_stride, &x, at, panels, count, step > 0);
+            else
+                halves_one(y + m * y_stride, y_stride, &x, at, panels, count, step > 0);
+        }
+    }
+}
+
+/* A panel of which only the first N outputs exist. */
+static void halves_partial(float *y, size_t y_stride, const unsigned char *input, size_t M, const struct packed *w, size_t panel, size_t N)
+{
+    float out[2 * PANEL][PANEL];
+    for (size_t m = 0; m < M; m += 2 * PANEL) {
+        size_t rows = M - m < 2 * PANEL ? M - m : 2 * PANEL;
+        halves_panels(out[0], PANEL, input + input_bytes(INPUT_HALVES, m, w->K), rows, w, panel, 1);
+        for (size_t r = 0; r < rows; r++)
+            memcpy(y + (m + r) * y_stride, out[r], N * sizeof(float));
+    }
+}
+
+static void halves_linear(float *y, size_t y_stride, const unsigned char *input, size_t M, const struct packed *w, size_t panel, size_t panels)
+{
+    size_t end = panel + panels, whole = w->N / PANEL < end ? w->N / PANEL : end;
+    for (size_t P; panel < whole; panel += P) {
+        P = M <= PANEL && whole - panel >= 4 ? 4 : whole - panel >= 2 ? 2 : 1;
+        halves_panels(y + panel * PANEL, y_stride, input, M, w, panel, P);
+    }
+    if (panel < end)
+        halves_partial(y + panel * PANEL, y_stride, input, M, w, panel, w->N % PANEL);
+    _tile_release();
+}
+
+/* ---- quantised ---- */
+
+/* Steps of a panel with codes as int8. */
+struct bytes_block {
+    _Alignas(64) unsigned char codes[STEP_BLOCK][UNIT * PANEL];
+    float scale[STEP_BLOCK][2][PANEL], offset[STEP_BLOCK][2][PANEL];  // of each group
+};
+
+INLINE void block_expand(enum tensor_type type, struct bytes_block *out, const unsigned char *panel, size_t first, size_t steps)
+{
+    const size_t groups = UNIT / quant_forms[type].group_elements == 2 ? 2 : 1;
+    for (size_t u = 0; u < steps; u++) {
+        const unsigned char *block = block_of(type, panel, first + u), *unit = unit_of(type, block, first + u);
+        UNROLL for (size_t j = 0; j < 8; j++) {
+            __m512i codes = unit_bytes(type, unit, j);
+            if (code_bias(type) != 0)
+                codes = _mm512_sub_epi8(codes, _mm512_set1_epi8((char)code_bias(type)));
+            _mm512_store_si512(out->codes[u] + j * 64, codes);
+        }
+        UNROLL for (size_t g = 0; g < groups; g++) {
+            struct group group = group_load(type, panel, block, group_of(type, first + u, g));
+            vec_store(out->scale[u][g], group.scale[0]);
+            vec_store(out->offset[u][g], group.offset[0]);
+        }
+    }
+}
+
+typedef void expand_function(struct bytes_block *out, const unsigned char *panel, size_t first, size_t steps);
+
+#define EXPAND(name, type)                                                                                    \
+    static void expand_##name(struct bytes_block *out, const unsigned char *panel, size_t first, size_t steps) \
+    {                                                                                                         \
+        block_expand(type, out, panel, first, steps);                                                         \
+    }
+EXPAND(q8_0, TENSOR_Q8_0)
+EXPAND(q4_0, TENSOR_Q4_0)
+EXPAND(q4_1, TENSOR_Q4_1)
+EXPAND(q5_0, TENSOR_Q5_0)
+EXPAND(q5_1, TENSOR_Q5_1)
+EXPAND(q2_k, TENSOR_Q2_K)
+EXPAND(q3_k, TENSOR_Q3_K)
+EXPAND(q4_k, TENSOR_Q4_K)
+EXPAND(q5_k, TENSOR_Q5_K)
+EXPAND(q6_k, TENSOR_Q6_K)
+EXPAND(iq4_nl, TENSOR_IQ4_NL)
+
+static expand_function *const expands[TENSOR_TYPE_COUNT] = {
+    [TENSOR_Q8_0] = expand_q8_0, [TENSOR_Q4_0] = expand_q4_0, [TENSOR_Q4_1] = expand_q4_1, [TENSOR_Q5_0] = expand_q5_0,
+    [TENSOR_Q5_1] = expand_q5_1, [TENSOR_Q2_K] = expand_q2_k, [TENSOR_Q3_K] = expand_q3_k, [TENSOR_Q4_K] = expand_q4_k,
+    [TENSOR_Q5_K] = expand_q5_k, [TENSOR_Q6_K] = expand_q6_k, [TENSOR_IQ4_NL] = expand_iq4_nl,
+};
+
+/* Sums in tile 0, rows in 2, codes in 4; a tile takes a group of codes. */
+static void bytes_config(size_t lanes, size_t groups)
+{
+    struct tiles tiles = { .palette = 1 };
+    tiles_set(&tiles, 0, lanes, 64);
+    tiles_set(&tiles, 2, lanes, UNIT / groups);
+    tiles_set(&tiles, 4, UNIT / groups / 4, 64);
+    _tile_loadconfig(&tiles);
+}
+
+/*
+ * R rows, of which the last may be garbage, by a panel.  group: the rows from the block's first step on.  y: (lanes), resume adds to what
+ * it holds.
+ */
+INLINE void bytes_run(float *y, size_t y_stride, const unsigned char *group, size_t lanes, const struct bytes_block *block, size_t steps,
+                      bool resume, size_t R, size_t groups, bool has_m)
+{
+    _Alignas(64) int32_t products[2][PANEL * PANEL];
+    __m512 sum[PANEL];
+    UNROLL for (size_t r = 0; r < R; r++)
+        sum[r] = resume && r < lanes ? _mm512_loadu_ps(y + r * y_stride) : _mm512_setzero_ps();
+    for (size_t u = 0; u < steps; u++, group += lanes * BYTES_STEP_BYTES) {
+        const float *field = (const float *)(const void *)(group + lanes * UNIT);
+        UNROLL for (size_t g = 0; g < groups; g++) {
+            const size_t which = groups == 1 ? 0 : 1 + g;
+            int32_t *out = products[(u * groups + g) % 2];
+            _tile_zero(0);
+            _tile_loadd(2, group + g * UNIT / 2, UNIT);
+            _tile_loadd(4, block->codes[u] + g * UNIT / 2 * PANEL, 64);
+            _tile_dpbssd(0, 2, 4);
+            _tile_stored(0, out, 64);
+            __m512 scale = _mm512_loadu_ps(block->scale[u][g]), offset = _mm512_loadu_ps(block->offset[u][g]);
+            UNROLL for (size_t r = 0; r < R; r++) {
+                __m512 d_scale = _mm512_mul_ps(scale, _mm512_set1_ps(field[FIELD_D * lanes + r]));
+                sum[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_load_si512(out + r * PANEL)), d_scale, sum[r]);
+                if (has_m)
+                    sum[r] = _mm512_fmadd_ps(offset, _mm512_set1_ps(field[(FIELD_SUM_D + which) * lanes + r]), sum[r]);
+            }
+        }
+    }
+    UNROLL for (size_t r = 0; r < R; r++) {
+        if (r < lanes)
+            _mm512_storeu_ps(y + r * y_stride, sum[r]);
+    }
+}
+
+#define BYTES_ROWS(name, groups, has_m)                                                                                           \
+    static void bytes_##name(float *y, size_t y_stride, const unsigned char *group, size_t lanes, const struct bytes_block *block, \
+                             size_t steps, bool resume)                                                                           \
+    {                                                                                                                             \
+        switch ((lanes + 3) / 4) {                                                                                                \
+        case 1: bytes_run(y, y_stride, group, lanes, block, steps, resume, 4, groups, has_m); break;                              \
+        case 2: bytes_run(y, y_stride, group, lanes, block, steps, resume, 8, groups, has_m); break;                              \
+        case 3: bytes_run(y, y_stride, group, lanes, block, steps, resume, 12, groups, has_m); break;                             \
+        case 4: bytes_run(y, y_stride, group, lanes, block, steps, resume, 16, groups, has_m); break;                             \
+        }                                                                                                                         \
+    }
+BYTES_ROWS(one, 1, false)
+BYTES_ROWS(one_m, 1, true)
+BYTES_ROWS(two, 2, false)
+BYTES_ROWS(two_m, 2, true)
+
+typedef void bytes_function(float *y, size_t y_stride, const unsigned char *group, size_t lanes, const struct bytes_block *block,
+                            size_t steps, bool resume);
+
+/* One or two panels; of one, only N outputs. */
+static void bytes_panels(float *y, size_t y_stride, const unsigned char *input, size_t M, const struct packed *w, size_t panel,
+                         size_t panels, size_t N)
+{
+    struct bytes_block blocks[2];
+    const struct quant_form *form = &quant_forms[w->type];
+    size_t steps = input_steps(w->K), groups = form->group_elements == 16 ? 2 : 1, configured = 0;
+    bytes_function *run = groups == 1 ? (form->has_m ? bytes_one_m : bytes_one) : (form->has_m ? bytes_two_m : bytes_two);
+    for (size_t step = 0; step < steps; step += STEP_BLOCK) {
+        size_t count = steps - step < STEP_BLOCK ? steps - step : STEP_BLOCK;
+        for (size_t p = 0; p < panels; p++)
+            expands[w->type](&blocks[p], (const unsigned char *)w->data + (panel + p) * w->panel_bytes, step, count);
+        for (size_t m = 0; m < M; m += PANEL) {
+            size_t lanes = input_lanes(M, m);
+            const unsigned char *group = input + (m * steps + step * lanes) * BYTES_STEP_BYTES;
+            if (lanes != configured)
+                bytes_config(lanes, groups);
+            configured = lanes;
+            for (size_t p = 0; p < panels; p++) {
+                float out[PANEL][PANEL], *y_mp = y + m * y_stride + p * PANEL;
+                if (N >= PANEL) {
+                    run(y_mp, y_stride, group, lanes, &blocks[p], count, step > 0);
+                    continue;
+                }
+                for (size_t r = 0; r < lanes && step > 0; r++)
+                    memcpy(out[r], y_mp + r * y_stride, N * sizeof(float));
+                run(out[0], PANEL, group, lanes, &blocks[p], count, step > 0);
+                for (size_t r = 0; r < lanes; r++)
+                    memcpy(y_mp + r * y_stride, out[r], N * sizeof(float));
+            }
+        }
+    }
+}
+
+static void bytes_linear(float *y, size_t y_stride, const unsigned char *input, size_t M, const struct packed *w, size_t panel, size_t panels)
+{
+    size_t end = panel + panels, whole = w->N / PANEL < end ? w->N / PANEL : end;
+    for (size_t P; panel < whole; panel += P) {
+        P = whole - panel >= 2 ? 2 : 1;
+        bytes_panels(y + panel * PANEL, y_stride, input, M, w, panel, P, PANEL);
+    }
+    if (panel < end)
+        bytes_panels(y + panel * PANEL, y_stride, input, M, w, panel, 1, w->N % PANEL);
+    _tile_release();
+}
+
+void amx_linear(float *y, size_t y_stride, const void *input, size_t M, const struct packed *w, size_t panel, size_t panels)
+{
+    enum { ROWS_WORTH_TILES = 4 };
+    if (w->type == TENSOR_BF16)
+        halves_linear(y, y_stride, input, M, w, panel, panels);
+    else if (expands[w->type] != NULL && M >= ROWS_WORTH_TILES)
+        bytes_linear(y, y_stride, input, M, w, panel, panels);
+    else
+        vnni_linear(y, y_stride, input, M, w, panel, panels);
+}

@@ -1,0 +1,19 @@
+/*
+ * limits.h - what this processor could do at most: products a second of each kind, bytes read a second, on one thread.
+ *
+ * A limit that the processor has no instruction for is 0.
+ */
+#ifndef BENCH_LIMITS_H
+#define BENCH_LIMITS_H
+
+#include <stddef.h>
+
+/* One round of some 10 ms of each; callers take the best of several.  Operations: a multiply and an add are 2. */
+double limit_fma(void);        // float32, AVX-512 or AVX2
+double limit_dpbf16(void);     // vdpbf16ps
+double limit_dpbusd(void);     // vpdpbusd
+double limit_amx_bf16(void);   // tdpbf16ps
+double limit_amx_int8(void);   // tdpbssd
+double limit_read(const void *data, size_t size_bytes);  // bytes/s, size_bytes in 256s
+
+#endif
