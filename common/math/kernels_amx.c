@@ -23,6 +23,27 @@ static void tiles_set(struct tiles *tiles, size_t i, size_t rows, size_t row_byt
     tiles->row_bytes[i] = (uint16_t)row_bytes;
 }
 
+/* Rows, a whole number of pairs of groups but for the last, and steps, whose inputs stay in the L2 cache while panels pass by. */
+struct extent {
+    size_t m, m_end, step, step_end;
+};
+
+static bool extent_next(struct extent *at, size_t M, size_t steps, size_t step_bytes)
+{
+    enum { ROWS_MAX = 256, L2_BYTES = 1 << 20 };
+    if (at->step_end == steps && at->m_end == M)
+        return false;
+    bool same_rows = at->m_end > 0 && at->step_end < steps;
+    if (!same_rows) {
+        at->m = at->m_end;
+        at->m_end = M - at->m < ROWS_MAX ? M : at->m + ROWS_MAX;
+    }
+    size_t fitting = L2_BYTES / ((at->m_end - at->m) * step_bytes) / STEP_BLOCK * STEP_BLOCK;
+    at->step = same_rows ? at->step_end : 0;
+    at->step_end = fitting < steps - at->step ? at->step + (fitting ? fitting : STEP_BLOCK) : steps;
+    return true;
+}
+
 /* ---- BF16 ---- */
 
 /* One or two groups of rows; the second is missing where its lanes are 0. */
@@ -150,52 +171,48 @@ static void halves_one(float *y, size_t y_stride, const struct halves *x, const 
         halves_one_by(y, y_stride, x, panel, steps, resume, 1);
 }
 
-/* 1, 2 or (of up to PANEL rows) 4 panels, whose outputs all exist.  y: their first output. */
-static void halves_panels(float *y, size_t y_stride, const unsigned char *input, size_t M, const struct packed *w, size_t panel, size_t panels)
+/* 1, 2 or (of up to PANEL rows) 4 panels.  y: their first output; they have N, all but of a single panel. */
+static void halves_panels(float *y, size_t y_stride, const unsigned char *input, size_t M, const struct packed *w, size_t panel,
+                          size_t panels, size_t N, const struct extent *extent)
 {
     size_t steps = input_steps(w->K), block = M <= 2 * PANEL ? steps : STEP_BLOCK;
     struct halves configured = { 0 };
-    for (size_t step = 0; step < steps; step += block) {
-        size_t count = steps - step < block ? steps - step : block;
+    for (size_t step = extent->step; step < extent->step_end; step += block) {
+        size_t count = extent->step_end - step < block ? extent->step_end - step : block;
         const unsigned char *at[4];
         for (size_t p = 0; p < panels; p++)
             at[p] = (const unsigned char *)w->data + (panel + p) * w->panel_bytes + step * TILE_BYTES;
-        for (size_t m = 0; m < M; m += 2 * PANEL) {
+        for (size_t m = extent->m; m < extent->m_end; m += 2 * PANEL) {
             struct halves x = { .lanes = { input_lanes(M, m), m + PANEL < M ? input_lanes(M, m + PANEL) : 0 } };
             for (size_t i = 0; i < 2; i++)
                 x.group[i] = input + (m + i * PANEL) * steps * HALVES_STEP_BYTES + step * x.lanes[i] * HALVES_STEP_BYTES;
             if (x.lanes[0] != configured.lanes[0] || x.lanes[1] != configured.lanes[1])
                 halves_config(&x);
             configured = x;
+            float partial[2 * PANEL][PANEL], *out = N < PANEL ? partial[0] : y + m * y_stride;
+            size_t rows = x.lanes[0] + x.lanes[1], stride = N < PANEL ? PANEL : y_stride;
+            for (size_t r = 0; r < rows && N < PANEL; r++)
+                memcpy(partial[r], y + (m + r) * y_stride, N * sizeof(float));
             if (x.lanes[1] > 0)
-                halves_two(y + m * y_stride, y_stride, &x, at, panels, count, step > 0);
+                halves_two(out, stride, &x, at, panels, count, step > 0);
             else
-                halves_one(y + m * y_stride, y_stride, &x, at, panels, count, step > 0);
+                halves_one(out, stride, &x, at, panels, count, step > 0);
+            for (size_t r = 0; r < rows && N < PANEL; r++)
+                memcpy(y + (m + r) * y_stride, partial[r], N * sizeof(float));
         }
-    }
-}
-
-/* A panel of which only the first N outputs exist. */
-static void halves_partial(float *y, size_t y_stride, const unsigned char *input, size_t M, const struct packed *w, size_t panel, size_t N)
-{
-    float out[2 * PANEL][PANEL];
-    for (size_t m = 0; m < M; m += 2 * PANEL) {
-        size_t rows = M - m < 2 * PANEL ? M - m : 2 * PANEL;
-        halves_panels(out[0], PANEL, input + input_bytes(INPUT_HALVES, m, w->K), rows, w, panel, 1);
-        for (size_t r = 0; r < rows; r++)
-            memcpy(y + (m + r) * y_stride, out[r], N * sizeof(float));
     }
 }
 
 static void halves_linear(float *y, size_t y_stride, const unsigned char *input, size_t M, const struct packed *w, size_t panel, size_t panels)
 {
-    size_t end = panel + panels, whole = w->N / PANEL < end ? w->N / PANEL : end;
-    for (size_t P; panel < whole; panel += P) {
-        P = M <= PANEL && whole - panel >= 4 ? 4 : whole - panel >= 2 ? 2 : 1;
-        halves_panels(y + panel * PANEL, y_stride, input, M, w, panel, P);
+    size_t end = panel + panels, P;
+    for (struct extent extent = { 0 }; extent_next(&extent, M, input_steps(w->K), HALVES_STEP_BYTES); ) {
+        for (size_t p = panel, left; p < end; p += P) {
+            left = w->N / PANEL < end ? w->N / PANEL - p : end - p;  // of panels with all outputs
+            P = left >= 4 && M <= PANEL ? 4 : left >= 2 ? 2 : 1;
+            halves_panels(y + p * PANEL, y_stride, input, M, w, p, P, left > 0 ? P * PANEL : w->N % PANEL, &extent);
+        }
     }
-    if (panel < end)
-        halves_partial(y + panel * PANEL, y_stride, input, M, w, panel, w->N % PANEL);
     _tile_release();
 }
 
@@ -261,6 +278,16 @@ static void bytes_config(size_t lanes, size_t groups)
     _tile_loadconfig(&tiles);
 }
 
+/* A group of codes of a step: out (lanes, PANEL). */
+INLINE void bytes_multiply(int32_t *out, const unsigned char *rows, const unsigned char *codes)
+{
+    _tile_zero(0);
+    _tile_loadd(2, rows, UNIT);
+    _tile_loadd(4, codes, 64);
+    _tile_dpbssd(0, 2, 4);
+    _tile_stored(0, out, 64);
+}
+
 /*
  * R rows, of which the last may be garbage, by a panel.  group: the rows from the block's first step on.  y: (lanes), resume adds to what
  * it holds.
@@ -272,16 +299,17 @@ INLINE void bytes_run(float *y, size_t y_stride, const unsigned char *group, siz
     __m512 sum[PANEL];
     UNROLL for (size_t r = 0; r < R; r++)
         sum[r] = resume && r < lanes ? _mm512_loadu_ps(y + r * y_stride) : _mm512_setzero_ps();
+    bytes_multiply(products[0], group, block->codes[0]);
     for (size_t u = 0; u < steps; u++, group += lanes * BYTES_STEP_BYTES) {
         const float *field = (const float *)(const void *)(group + lanes * UNIT);
         UNROLL for (size_t g = 0; g < groups; g++) {
             const size_t which = groups == 1 ? 0 : 1 + g;
-            int32_t *out = products[(u * groups + g) % 2];
-            _tile_zero(0);
-            _tile_loadd(2, group + g * UNIT / 2, UNIT);
-            _tile_loadd(4, block->codes[u] + g * UNIT / 2 * PANEL, 64);
-            _tile_dpbssd(0, 2, 4);
-            _tile_stored(0, out, 64);
+            const int32_t *out = products[(u * groups + g) % 2];
+            /* The next products are begun before these are used. */
+            if (g + 1 < groups)
+                bytes_multiply(products[(u * groups + g + 1) % 2], group + UNIT / 2, block->codes[u] + UNIT / 2 * PANEL);
+            else if (u + 1 < steps)
+                bytes_multiply(products[(u * groups + g + 1) % 2], group + lanes * BYTES_STEP_BYTES, block->codes[u + 1]);
             __m512 scale = _mm512_loadu_ps(block->scale[u][g]), offset = _mm512_loadu_ps(block->offset[u][g]);
             UNROLL for (size_t r = 0; r < R; r++) {
                 __m512 d_scale = _mm512_mul_ps(scale, _mm512_set1_ps(field[FIELD_D * lanes + r]));
@@ -316,35 +344,35 @@ BYTES_ROWS(two_m, 2, true)
 typedef void bytes_function(float *y, size_t y_stride, const unsigned char *group, size_t lanes, const struct bytes_block *block,
                             size_t steps, bool resume);
 
-/* One or two panels; of one, only N outputs. */
+/* One or two panels.  y: their first output; they have N, all but of a single panel. */
 static void bytes_panels(float *y, size_t y_stride, const unsigned char *input, size_t M, const struct packed *w, size_t panel,
-                         size_t panels, size_t N)
+                         size_t panels, size_t N, const struct extent *extent)
 {
     struct bytes_block blocks[2];
     const struct quant_form *form = &quant_forms[w->type];
     size_t steps = input_steps(w->K), groups = form->group_elements == 16 ? 2 : 1, configured = 0;
     bytes_function *run = groups == 1 ? (form->has_m ? bytes_one_m : bytes_one) : (form->has_m ? bytes_two_m : bytes_two);
-    for (size_t step = 0; step < steps; step += STEP_BLOCK) {
-        size_t count = steps - step < STEP_BLOCK ? steps - step : STEP_BLOCK;
+    for (size_t step = extent->step; step < extent->step_end; step += STEP_BLOCK) {
+        size_t count = extent->step_end - step < STEP_BLOCK ? extent->step_end - step : STEP_BLOCK;
         for (size_t p = 0; p < panels; p++)
             expands[w->type](&blocks[p], (const unsigned char *)w->data + (panel + p) * w->panel_bytes, step, count);
-        for (size_t m = 0; m < M; m += PANEL) {
+        for (size_t m = extent->m; m < extent->m_end; m += PANEL) {
             size_t lanes = input_lanes(M, m);
             const unsigned char *group = input + (m * steps + step * lanes) * BYTES_STEP_BYTES;
             if (lanes != configured)
                 bytes_config(lanes, groups);
             configured = lanes;
             for (size_t p = 0; p < panels; p++) {
-                float out[PANEL][PANEL], *y_mp = y + m * y_stride + p * PANEL;
+                float partial[PANEL][PANEL], *y_mp = y + m * y_stride + p * PANEL;
                 if (N >= PANEL) {
                     run(y_mp, y_stride, group, lanes, &blocks[p], count, step > 0);
                     continue;
                 }
-                for (size_t r = 0; r < lanes && step > 0; r++)
-                    memcpy(out[r], y_mp + r * y_stride, N * sizeof(float));
-                run(out[0], PANEL, group, lanes, &blocks[p], count, step > 0);
                 for (size_t r = 0; r < lanes; r++)
-                    memcpy(y_mp + r * y_stride, out[r], N * sizeof(float));
+                    memcpy(partial[r], y_mp + r * y_stride, N * sizeof(float));
+                run(partial[0], PANEL, group, lanes, &blocks[p], count, step > 0);
+                for (size_t r = 0; r < lanes; r++)
+                    memcpy(y_mp + r * y_stride, partial[r], N * sizeof(float));
             }
         }
     }
@@ -352,19 +380,20 @@ static void bytes_panels(float *y, size_t y_stride, const unsigned char *input, 
 
 static void bytes_linear(float *y, size_t y_stride, const unsigned char *input, size_t M, const struct packed *w, size_t panel, size_t panels)
 {
-    size_t end = panel + panels, whole = w->N / PANEL < end ? w->N / PANEL : end;
-    for (size_t P; panel < whole; panel += P) {
-        P = whole - panel >= 2 ? 2 : 1;
-        bytes_panels(y + panel * PANEL, y_stride, input, M, w, panel, P, PANEL);
+    size_t end = panel + panels, P;
+    for (struct extent extent = { 0 }; extent_next(&extent, M, input_steps(w->K), BYTES_STEP_BYTES); ) {
+        for (size_t p = panel, left; p < end; p += P) {
+            left = w->N / PANEL < end ? w->N / PANEL - p : end - p;
+            P = left >= 2 ? 2 : 1;
+            bytes_panels(y + p * PANEL, y_stride, input, M, w, p, P, left > 0 ? P * PANEL : w->N % PANEL, &extent);
+        }
     }
-    if (panel < end)
-        bytes_panels(y + panel * PANEL, y_stride, input, M, w, panel, 1, w->N % PANEL);
     _tile_release();
 }
 
 void amx_linear(float *y, size_t y_stride, const void *input, size_t M, const struct packed *w, size_t panel, size_t panels)
 {
-    enum { ROWS_WORTH_TILES = 4 };
+    enum { ROWS_WORTH_TILES = 8 };  // fewer cost as much
     if (w->type == TENSOR_BF16)
         halves_linear(y, y_stride, input, M, w, panel, panels);
     else if (expands[w->type] != NULL && M >= ROWS_WORTH_TILES)
