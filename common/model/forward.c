@@ -28,10 +28,10 @@ struct pass {
     size_t input_row_bytes[INPUT_FORM_COUNT];   // of the widest input
 };
 
-/* Rows [first, first + rows) in layer l, on one thread unless columns are shared. */
+/* Rows [first, first + rows) in layer l, on one thread unless columns are shared; begin: where a block begins that they are part of. */
 struct part {
     const struct pass *pass;
-    size_t l, first, rows, thread;
+    size_t l, begin, first, rows, thread;
 };
 
 static const struct layer *part_layer(const struct part *part)
@@ -53,47 +53,25 @@ struct product {
     const float *x;  // (M, K)
 };
 
-/* Where the rows of a part lie in a form. */
-static unsigned char *part_input(const struct part *part, enum input_form form)
+/* Where the rows of a part, K wide, lie in a form. */
+static unsigned char *part_input(const struct part *part, enum input_form form, size_t K)
 {
-    return part->pass->inputs[form] + part->first * part->pass->input_row_bytes[form];
+    return part->pass->inputs[form] + part->begin * part->pass->input_row_bytes[form] + input_bytes(form, part->first - part->begin, K);
 }
 
-/* Rows made into the form of a product's input. */
-struct making {
-    const struct part *part;
-    const float *x;  // (M, K) of the pass
-    size_t K;
-    enum input_form form;
-};
-
-/* A task is PANEL rows. */
-static void making_task(void *context, size_t task, size_t thread)
+/* Makes x, the input of a linear and of those that share it, in every form that they want.  x: (M, K) of the pass. */
+static void part_make_input(const struct part *part, const float *x, const struct linear *const *linears, size_t count)
 {
-    (void)thread;
-    const struct making *making = context;
-    const struct part *part = making->part;
-    size_t m = task * PANEL, rows = part->rows - m < PANEL ? part->rows - m : PANEL;
-    part->pass->model->kernels->input_make(part_input(part, making->form) + input_bytes(making->form, m, making->K), making->form,
-                                           making->x + (part->first + m) * making->K, rows, making->K);
-}
-
-/* All forms that products with one input want. */
-static void products_make_inputs(const struct part *part, const struct product *products, size_t count)
-{
-    const struct model *model = part->pass->model;
+    const struct kernels *kernels = part->pass->model->kernels;
+    size_t K = linears[0]->K;
     bool wanted[INPUT_FORM_COUNT] = { false };
     for (size_t p = 0; p < count; p++) {
-        for (size_t i = 0; i < products[p].linear->part_count; i++)
-            wanted[model->kernels->input[products[p].linear->parts[i].type]] = true;
+        for (size_t i = 0; i < linears[p]->part_count; i++)
+            wanted[kernels->input[linears[p]->parts[i].type]] = true;
     }
     for (enum input_form form = INPUT_FLOATS + 1; form < INPUT_FORM_COUNT; form++) {
-        struct making making = { part, products[0].x, products[0].linear->K, form };
-        size_t tasks = wanted[form] ? (part->rows + PANEL - 1) / PANEL : 0;
-        if (part->pass->share_columns)
-            pool_run(model->pool, tasks, making_task, &making);
-        for (size_t task = 0; !part->pass->share_columns && task < tasks; task++)
-            making_task(&making, task, part->thread);
+        if (wanted[form])
+            kernels->input_make(part_input(part, form, K), form, x + part->first * K, part->rows, K);
     }
 }
 
@@ -109,7 +87,7 @@ static void product_panels(const struct part *part, const struct product *produc
     float *y = product->y + part->first * N + n;  // (rows, N) from the matrix's first output on
     const void *input = product->x + part->first * linear->K;
     if (kernels->input[w->type] != INPUT_FLOATS)
-        input = part_input(part, kernels->input[w->type]);
+        input = part_input(part, kernels->input[w->type], linear->K);
     kernels->linear(y, N, input, part->rows, w, panel, panels);
     if (linear->bias == NULL)
         return;
@@ -152,7 +130,6 @@ static void products_run(const struct part *part, const struct product *products
 {
     struct pool *pool = part->pass->model->pool;
     size_t panels = 0, tasks = 0;
-    products_make_inputs(part, products, count);
     for (size_t p = 0; p < count; p++) {
         for (size_t i = 0; i < products[p].linear->part_count; i++) {
             size_t own = packed_panels(&products[p].linear->parts[i]);
@@ -170,6 +147,36 @@ static void products_run(const struct part *part, const struct product *products
             tasks += columns_tasks(&columns, p, i);
     }
     pool_run(pool, tasks, columns_task, &columns);
+}
+
+/* ---- what each row does by itself ---- */
+
+typedef void part_function(struct part *part);
+
+struct sharing {
+    const struct part *part;
+    part_function *run;
+};
+
+/* A task is PANEL rows, so that they make their own inputs. */
+static void sharing_task(void *context, size_t task, size_t thread)
+{
+    const struct sharing *sharing = context;
+    struct part part = *sharing->part;
+    part.first += task * PANEL;
+    part.rows = part.rows - task * PANEL < PANEL ? part.rows - task * PANEL : PANEL;
+    part.thread = thread;
+    sharing->run(&part);
+}
+
+/* Runs what rows do by themselves; threads that share columns share the rows. */
+static void part_rows(struct part *part, part_function *run)
+{
+    struct sharing sharing = { part, run };
+    if (part->pass->share_columns)
+        pool_run(part->pass->model->pool, (part->rows + PANEL - 1) / PANEL, sharing_task, &sharing);
+    else
+        run(part);
 }
 
 /* ---- attention ---- */
@@ -406,15 +413,21 @@ static void heads_norm(const struct model *model, float *x, const float *weight,
         model->kernels->rms_norm(x + h * HS, x + h * HS, weight, HS, (float)model->config.norm_epsilon);
 }
 
-static void part_before_attention(struct part *part)
+static void rows_into_attention(struct part *part)
+{
+    const struct layer *layer = part_layer(part);
+    part_norm(part, &layer->attn_norm);
+    part_make_input(part, part->pass->normed, &(const struct linear *){ &layer->qkv }, 1);
+}
+
+/* Queries and keys are turned and scaled, keys and values stored. */
+static void rows_store(struct part *part)
 {
     const struct pass *pass = part->pass;
     const struct model_config *config = &pass->model->config;
     const struct layer *layer = part_layer(part);
     size_t HS = (size_t)config->head_size, NH = (size_t)config->head_count, NKV = (size_t)config->kv_head_count;
     float scale = config->attention_scale != 0 ? (float)config->attention_scale : 1.0f / sqrtf((float)HS);
-    part_norm(part, &layer->attn_norm);
-    products_run(part, &(struct product){ &layer->qkv, pass->qkv, pass->normed }, 1);
     for (size_t m = part->first; m < part->first + part->rows; m++) {
         float *q = pass->qkv + m * (NH + 2 * NKV) * HS;  // (NH, HS), the keys behind them
         size_t angle = (size_t)pass->cache->slots[m].position * (HS / 2);
@@ -426,6 +439,14 @@ static void part_before_attention(struct part *part)
             q[c] *= scale;
         row_store(pass, part->l, m);
     }
+}
+
+static void part_before_attention(struct part *part)
+{
+    const struct pass *pass = part->pass;
+    part_rows(part, rows_into_attention);
+    products_run(part, &(struct product){ &part_layer(part)->qkv, pass->qkv, pass->normed }, 1);
+    part_rows(part, rows_store);
 }
 
 /* ff = activation(up), or activation(gate) * up.  ff holds what is activated. */
@@ -448,28 +469,51 @@ static void part_activate(const struct part *part)
         kernels->multiply(ff, up, count);
 }
 
+static void rows_from_attention(struct part *part)
+{
+    part_make_input(part, part->pass->attended, &(const struct linear *){ &part_layer(part)->o }, 1);
+}
+
+static void rows_into_ff(struct part *part)
+{
+    const struct layer *layer = part_layer(part);
+    const struct linear *linears[] = { &layer->up, &layer->gate };
+    part_residual(part, &layer->attn_post_norm);
+    part_norm(part, &layer->ff_norm);
+    part_make_input(part, part->pass->normed, linears, COUNT_OF(linears));
+}
+
+static void rows_within_ff(struct part *part)
+{
+    part_activate(part);
+    part_make_input(part, part->pass->ff, &(const struct linear *){ &part_layer(part)->down }, 1);
+}
+
+static void rows_from_ff(struct part *part)
+{
+    part_residual(part, &part_layer(part)->ff_post_norm);
+}
+
 static void part_from_attention(struct part *part)
 {
     const struct pass *pass = part->pass;
     const struct layer *layer = part_layer(part);
     part_attend(part);
+    part_rows(part, rows_from_attention);
     products_run(part, &(struct product){ &layer->o, pass->delta, pass->attended }, 1);
-    part_residual(part, &layer->attn_post_norm);
-    part_norm(part, &layer->ff_norm);
+    part_rows(part, rows_into_ff);
     struct product gated[] = { { &layer->gate, pass->ff, pass->normed }, { &layer->up, pass->up, pass->normed } };
     struct product plain = { &layer->up, pass->ff, pass->normed };
     if (pass->model->config.plain_ff)
         products_run(part, &plain, 1);
     else
         products_run(part, gated, COUNT_OF(gated));
-    part_activate(part);
+    part_rows(part, rows_within_ff);
     products_run(part, &(struct product){ &layer->down, pass->delta, pass->ff }, 1);
-    part_residual(part, &layer->ff_post_norm);
+    part_rows(part, rows_from_ff);
 }
 
 /* ---- the pass ---- */
-
-typedef void part_function(struct part *part);
 
 struct blocks {
     const struct pass *pass;
@@ -481,7 +525,7 @@ static void block_task(void *context, size_t task, size_t thread)
 {
     const struct blocks *blocks = context;
     size_t first = task * blocks->rows_per_task, left = blocks->pass->M - first;
-    struct part part = { blocks->pass, blocks->l, first, left < blocks->rows_per_task ? left : blocks->rows_per_task, thread };
+    struct part part = { blocks->pass, blocks->l, first, first, left < blocks->rows_per_task ? left : blocks->rows_per_task, thread };
     blocks->run(&part);
 }
 
@@ -492,7 +536,7 @@ static void block_task(void *context, size_t task, size_t thread)
  */
 static size_t pass_share(struct pass *pass)
 {
-    enum { WORK_ALONE = 1 << 19, WEIGHTS_SMALL = 1 << 20, ROWS_SMALL = 8, ROWS_BLOCK = 48 };
+    enum { WORK_ALONE = 1 << 19, WEIGHTS_SMALL = 1 << 20, ROWS_SMALL = 8, ROWS_ENOUGH = 48, ROWS_MADE = 256 };
     const struct model_config *config = &pass->model->config;
     const struct layer *layer = &pass->model->layers[0];
     size_t threads = pool_threads(pass->model->pool), even = (pass->M + threads - 1) / threads;
@@ -503,8 +547,10 @@ static size_t pass_share(struct pass *pass)
         work += 2 * (size_t)(pass->cache->slots[m].position * config->head_count * config->head_size);
     if (threads == 1 || work < WORK_ALONE)
         return pass->M;
-    if (even >= ROWS_BLOCK || (even >= ROWS_SMALL && weights < WEIGHTS_SMALL)) {
-        size_t blocks = threads * ((even + ROWS_BLOCK - 1) / ROWS_BLOCK);
+    if (even >= ROWS_ENOUGH || (even >= ROWS_SMALL && weights < WEIGHTS_SMALL)) {
+        /* Products that want their inputs made go through weights much faster than memory gives them: many rows for each time. */
+        bool made = pass->model->kernels->input[layer->down.parts[0].type] != INPUT_FLOATS;
+        size_t block = made ? ROWS_MADE : ROWS_ENOUGH, blocks = threads * ((even + block - 1) / block);
         return (pass->M + blocks - 1) / blocks;
     }
     pass->share_columns = true;

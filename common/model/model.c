@@ -406,7 +406,7 @@ void model_values(const struct model *model, const float *hidden, size_t M, floa
 void model_extend(const struct model *model, struct cache *cache, int32_t sequence, const int32_t *tokens, size_t T,
                   float *hidden, float *last)
 {
-    enum { CHUNK = 256 };  // rows enough to be bound by arithmetic
+    enum { CHUNK = 512 };  // rows enough for each thread to be bound by arithmetic
     size_t C = (size_t)model->config.channel_count, chunk = T < CHUNK ? T : CHUNK;
     float *chunk_hidden = hidden == NULL ? memory_alloc(chunk * C, sizeof(float)) : NULL;
     for (size_t t = 0, M; t < T; t += M) {

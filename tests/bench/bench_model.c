@@ -1,0 +1,135 @@
+/*
+ * bench_model.c - tokens a second of a model's forward pass with its logits, in the shapes in which the stages run it.
+ *
+ *     bench_model [-c] [-t THREADS] [-r ROUNDS] [-d DEPTH] MODEL [WHAT...]
+ *
+ * WHAT: pN prefill of N tokens; gB one more token of B independent sequences; fB the same of B sequences that share their first 256
+ * positions; cK K candidates of one sequence.  Sequences begin DEPTH tokens long (32).  Prints the best and the median of the rounds.
+ * -c counts the threads' processor time, on the average, and not time on the clock: for machines with other work.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/check.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "model/model.h"
+
+enum { ROUNDS_MAX = 1000 };
+
+static clockid_t clock_used = CLOCK_MONOTONIC;
+static size_t threads = 1;
+
+static double seconds(void)
+{
+    struct timespec now;
+    clock_gettime(clock_used, &now);
+    return ((double)now.tv_sec + 1e-9 * (double)now.tv_nsec) / (clock_used == CLOCK_MONOTONIC ? 1.0 : (double)threads);
+}
+
+static int compare(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+struct bench {
+    const struct model *model;
+    size_t C, V, rounds, depth;
+    float *hidden, *logits;
+    int32_t *tokens;
+};
+
+/* A sequence of T tokens. */
+static int32_t begin(const struct bench *bench, struct cache *cache, size_t T)
+{
+    int32_t sequence = sequence_open(cache);
+    if (T > 0)
+        model_extend(bench->model, cache, sequence, bench->tokens, T, NULL, NULL);
+    return sequence;
+}
+
+static void measure(const struct bench *bench, const char *what)
+{
+    size_t n = strtoul(what + 1, NULL, 10), depth = what[0] == 'f' ? 256 : bench->depth, timed = 0;
+    CHECK(n > 0 && n <= MODEL_ROWS_MAX);
+    double taken[ROUNDS_MAX];
+    struct cache *cache = cache_open(bench->model, (n + 2) * (depth + bench->rounds + 64));
+    int32_t sequence[MODEL_ROWS_MAX];
+    struct row rows[MODEL_ROWS_MAX];
+    if (what[0] == 'p') {
+        for (size_t round = 0; round < bench->rounds; round++) {
+            double start = seconds();
+            sequence[0] = sequence_open(cache);
+            model_extend(bench->model, cache, sequence[0], bench->tokens, n, NULL, bench->hidden);
+            model_logits(bench->model, bench->hidden, 1, bench->logits);
+            taken[timed++] = seconds() - start;
+            sequence_close(cache, sequence[0]);
+        }
+    } else {
+        int32_t first = begin(bench, cache, depth);
+        for (size_t i = 0; i < n; i++)
+            sequence[i] = what[0] == 'c' ? first : what[0] == 'f' ? sequence_fork(cache, first) : begin(bench, cache, depth);
+        for (size_t round = 0; round <= bench->rounds; round++) {
+            for (size_t i = 0; i < n; i++)
+                rows[i] = (struct row){ sequence[i], bench->tokens[(round + i) % 4096], ROW_CACHED };
+            double start = seconds();
+            model_forward(bench->model, cache, rows, n, bench->hidden);
+            if (what[0] != 'c')
+                model_logits(bench->model, bench->hidden, n, bench->logits);
+            for (size_t i = 0; i < (what[0] == 'c' ? 1 : n); i++)
+                row_keep(cache, i);
+            if (round > 0)
+                taken[timed++] = seconds() - start;
+        }
+    }
+    cache_close(cache);
+    qsort(taken, timed, sizeof *taken, compare);
+    printf("%s %.2f %.2f\n", what, (double)n / taken[0], (double)n / taken[timed / 2]);
+    fflush(stdout);
+}
+
+int main(int argc, char **argv)
+{
+    int code;
+    struct bench bench = { .rounds = 16, .depth = 32 };
+    for (int option; (option = getopt(argc, argv, "ct:r:d:")) != -1; ) {
+        switch (option) {
+        case 'c': clock_used = CLOCK_PROCESS_CPUTIME_ID; break;
+        case 't': threads = strtoul(optarg, NULL, 10); break;
+        case 'r': bench.rounds = strtoul(optarg, NULL, 10); break;
+        case 'd': bench.depth = strtoul(optarg, NULL, 10); break;
+        default: return 64;
+        }
+    }
+    if (optind == argc || bench.rounds == 0 || bench.rounds > ROUNDS_MAX) {
+        fprintf(stderr, "usage: bench_model [-c] [-t THREADS] [-r ROUNDS] [-d DEPTH] MODEL [pN|gB|fB|cK...]\n");
+        return 64;
+    }
+    log_open("bench_model", 0);
+    struct pool *pool = pool_open(threads);
+    double start = seconds();
+    struct model *model = model_open(argv[optind], pool, &code);
+    if (model == NULL)
+        return code;
+    printf("load_s %.2f\n", seconds() - start);
+    bench.model = model;
+    bench.C = (size_t)model_config(model)->channel_count;
+    bench.V = (size_t)model_config(model)->vocab_size;
+    bench.hidden = memory_alloc_aligned(MODEL_ROWS_MAX * bench.C, sizeof(float));
+    bench.logits = memory_alloc_aligned(256 * bench.V, sizeof(float));
+    bench.tokens = memory_alloc(4096, sizeof *bench.tokens);
+    for (size_t i = 0; i < 4096; i++)
+        bench.tokens[i] = (int32_t)(i * 7919 % bench.V);
+    for (int i = optind + 1; i < argc; i++)
+        measure(&bench, argv[i]);
+    free(bench.tokens);
+    free(bench.logits);
+    free(bench.hidden);
+    model_close(model);
+    pool_close(pool);
+    return 0;
+}
