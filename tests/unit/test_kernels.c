@@ -105,7 +105,7 @@ static void expect_bits(const float *actual, const float *expected, size_t count
 /* M, N, K: one, odd, whole panels, more than a block of K. */
 static const size_t shapes[][3] = {
     { 1, 1, 1 }, { 1, 16, 8 }, { 2, 17, 3 }, { 3, 33, 64 }, { 5, 64, 7 }, { 6, 48, 31 }, { 7, 100, 65 },
-    { 13, 80, 96 }, { 25, 150, 37 }, { 9, 40, 1100 }, { 16, 64, 32 }, { 32, 33, 64 }, { 37, 70, 600 }, { 70, 20, 1030 },
+    { 13, 80, 96 }, { 25, 150, 37 }, { 9, 40, 1100 }, { 16, 64, 32 }, { 32, 33, 64 }, { 37, 70, 600 }, { 70, 20, 1030 }, { 33, 17, 8229 }, { 20, 16, 9001 },
 };
 
 static void linear_against_reference(enum tensor_type type)
