@@ -217,7 +217,7 @@ static void loader_model(const struct loader *loader, struct model *model)
 
 /* ---- opening ---- */
 
-static const enum tensor_type quant_types[] = { TENSOR_Q8_0, TENSOR_Q4_0, TENSOR_NF4 };
+static const enum tensor_type quant_types[] = { TENSOR_BF16, TENSOR_Q8_0, TENSOR_Q4_0, TENSOR_NF4 };
 
 bool model_quant_from_name(const char *name, enum tensor_type *quant)
 {

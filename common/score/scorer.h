@@ -24,7 +24,7 @@ struct scorer_options {
     const char *label;    // model: NAME, INDEX, or A-B for the difference of two; NULL: the only one
     const char *join;     // model: how prompt and response become its input, see join.h; NULL: as scorer_model.c says
     const char *truncate; // model: left, right or refuse, see join.h; NULL: left
-    const char *quant;    // model: q8_0, q4_0 or nf4; NULL: as in the file
+    const char *quant;    // model: bf16, q8_0, q4_0 or nf4; NULL: as in the file
     struct pool *pool;    // model: threads
     double scale;         // multiplies every score, finite and not 0
     double timeout_s;     // exec: for one response, > 0
@@ -61,7 +61,7 @@ struct scorer_options {
       "what an input that is too long loses: left (the prompt's\nbeginning), right (as transformers does it), or\n"    \
       "refuse to score it (default left)" },                                                                        \
     { 0, prefix "quant", "TYPE", OPTION_TEXT, &(o).quant, 0, 0,                                                     \
-      "round its weights on loading: q8_0, q4_0 or nf4" },                                                          \
+      "round its weights on loading: bf16, q8_0, q4_0 or nf4" },                                                          \
     { 0, "scale", "FACTOR", OPTION_NUMBER, &(o).scale, -1e6, 1e6, "multiplies every score; -1 prefers the opposite (1)" }
 
 /* How many kinds are chosen. */

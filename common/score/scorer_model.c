@@ -133,7 +133,7 @@ static int network_open(struct reward_model *reward, const struct scorer_options
     int code = EX_USAGE;
     enum tensor_type quant = TENSOR_TYPE_COUNT;
     if (options->quant != NULL && !model_quant_from_name(options->quant, &quant)) {
-        log_error("quantisation is \"%s\", must be q8_0, q4_0 or nf4", options->quant);
+        log_error("quantisation is \"%s\", must be bf16, q8_0, q4_0 or nf4", options->quant);
         return code;
     }
     size_t position_max, token_max = is_encoder ? ENCODER_TOKENS_MAX : DECODER_TOKENS_MAX;

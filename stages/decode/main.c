@@ -42,9 +42,9 @@ static void options_check(struct options *options)
     if (options->model == NULL)
         options_refuse("-m is missing: which base policy?");
     if (options->quant_name != NULL && !model_quant_from_name(options->quant_name, &options->quant))
-        options_refuse("--quant is \"%s\", it must be q8_0, q4_0 or nf4", options->quant_name);
+        options_refuse("--quant is \"%s\", it must be bf16, q8_0, q4_0 or nf4", options->quant_name);
     if (options->value_quant_name != NULL && !model_quant_from_name(options->value_quant_name, &options->value_quant))
-        options_refuse("--value-quant is \"%s\", it must be q8_0, q4_0 or nf4", options->value_quant_name);
+        options_refuse("--value-quant is \"%s\", it must be bf16, q8_0, q4_0 or nf4", options->value_quant_name);
     if (options->greedy)
         serve->sampling.temperature = 0;
     if (options->best_of > 0 && options->samples > 0)
@@ -84,7 +84,7 @@ static struct options options_read(int argc, char **argv)
     const struct option_spec specs[] = {
         { 'm', "model", "DIR|FILE", OPTION_TEXT, &options.model, 0, 0, "base policy: model directory, GGUF file or llama2.c's .bin,\nor store:NAME, which is fetched (store share)" },
         { 0, "tokenizer", "DIR|FILE", OPTION_TEXT, &options.tokenizer, 0, 0, "its tokenizer where the model brings none (llama2.c's\nfiles), or another than its own" },
-        { 0, "quant", "TYPE", OPTION_TEXT, &options.quant_name, 0, 0, "round the model's matrices to q8_0, q4_0 or nf4 on load: less\nmemory, another policy (default: as in the file)" },
+        { 0, "quant", "TYPE", OPTION_TEXT, &options.quant_name, 0, 0, "round the model's matrices to bf16, q8_0, q4_0 or nf4 on load: less\nmemory, another policy (default: as in the file)" },
         { 0, NULL, NULL, OPTION_HEADING, NULL, 0, 0, "steering" },
         { 0, "value", "NAME[:BETA]", OPTION_LIST, &options.values, 0, 0, "value model: a directory, or a training run (RUN@STEP: of that\nstep, if it was kept) or shared model (store:NAME) of the\nstore; may be given several times, each with its own weight" },
         { 0, "beta", "B", OPTION_NUMBER, &options.beta, -1e6, 1e6, "weight of value models that name none; 0 is the base\npolicy, negative steers away (default 3)" },

@@ -166,9 +166,9 @@ static double packed_bytes(const struct weights *weights, const struct model_con
 static void print_memory(const struct weights *weights, const struct model_config *config)
 {
     double position = 8.0 * (double)(config->layer_count * config->kv_head_count * config->head_size);
-    fact("memory", "%.1f MiB; with --quant q8_0 %.1f, q4_0 %.1f, nf4 %.1f; and %.1f KiB for each token of context",
-         mib(packed_bytes(weights, config, TENSOR_TYPE_COUNT)), mib(packed_bytes(weights, config, TENSOR_Q8_0)),
-         mib(packed_bytes(weights, config, TENSOR_Q4_0)), mib(packed_bytes(weights, config, TENSOR_NF4)), position / 1024);
+    fact("memory", "%.1f MiB; with --quant bf16 %.1f, q8_0 %.1f, q4_0 %.1f, nf4 %.1f; and %.1f KiB for each token of context",
+         mib(packed_bytes(weights, config, TENSOR_TYPE_COUNT)), mib(packed_bytes(weights, config, TENSOR_BF16)),
+         mib(packed_bytes(weights, config, TENSOR_Q8_0)), mib(packed_bytes(weights, config, TENSOR_Q4_0)), mib(packed_bytes(weights, config, TENSOR_NF4)), position / 1024);
 }
 
 static int inspect_decoder(const char *path, size_t *unused)

@@ -38,7 +38,7 @@ static struct options options_read(int argc, char **argv)
     const struct option_spec specs[] = {
         { 'm', "model", "DIR|FILE", OPTION_TEXT, &options.model, 0, 0, "base policy: model directory, GGUF file or llama2.c's .bin,\nor store:NAME, which is fetched (store share)" },
         { 0, "tokenizer", "DIR|FILE", OPTION_TEXT, &options.tokenizer, 0, 0, "its tokenizer where the model brings none (llama2.c's\nfiles), or another than its own" },
-        { 0, "quant", "TYPE", OPTION_TEXT, &options.quant_name, 0, 0, "round the model's matrices to q8_0, q4_0 or nf4 on load: less\nmemory, another policy (default: as in the file)" },
+        { 0, "quant", "TYPE", OPTION_TEXT, &options.quant_name, 0, 0, "round the model's matrices to bf16, q8_0, q4_0 or nf4 on load: less\nmemory, another policy (default: as in the file)" },
         { 's', "store", "ENDPOINT", OPTION_TEXT, &serve->endpoint, 0, 0, "store to work for (default VAS_STORE; without: frames on\nstdin and stdout)" },
         EDGE_KEY_OPTIONS,
         { 0, "policy", "NAME", OPTION_NAME, &serve->policy, 1, NAME_BYTES, "what the rollouts' policy is called (default base)" },
@@ -71,7 +71,7 @@ static struct options options_read(int argc, char **argv)
     if (options.model == NULL)
         options_refuse("-m is missing: which base policy?");
     if (options.quant_name != NULL && !model_quant_from_name(options.quant_name, &options.quant))
-        options_refuse("--quant is \"%s\", it must be q8_0, q4_0 or nf4", options.quant_name);
+        options_refuse("--quant is \"%s\", it must be bf16, q8_0, q4_0 or nf4", options.quant_name);
     return options;
 }
 

@@ -54,7 +54,7 @@ static struct options options_read(int argc, char **argv)
         { 0, "no-terminal-state", NULL, OPTION_FLAG, &options.no_terminal_state, 0, 0, "leave the state after the last token untrained, as the\nreference implementation does" },
         { 'm', "model", "DIR", OPTION_TEXT, &options.model, 0, 0, "between pipes: value model whose values are used" },
         { 0, "value-tokenizer", "DIR|FILE", OPTION_TEXT, &options.value_tokenizer, 0, 0, "tokenizer of the value model where it is not the policy's:\nthe states are then those of its own tokens of the same text" },
-        { 0, "quant", "TYPE", OPTION_TEXT, &options.quant_name, 0, 0, "round the value model's matrices to q8_0, q4_0 or nf4 on\nload: less memory, other values (default: as in the file)" },
+        { 0, "quant", "TYPE", OPTION_TEXT, &options.quant_name, 0, 0, "round the value model's matrices to bf16, q8_0, q4_0 or nf4 on\nload: less memory, other values (default: as in the file)" },
         { 't', "threads", "N", OPTION_INT, &options.threads, 1, 256, "threads (default: the cores this process may use)" },
     };
     static const struct option_usage usage = {
@@ -75,7 +75,7 @@ static struct options options_read(int argc, char **argv)
     if (options.endpoint != NULL && options.model != NULL)
         options_refuse("-m is for pipes; in a store the values come from the run's own snapshots");
     if (options.quant_name != NULL && !model_quant_from_name(options.quant_name, &options.quant))
-        options_refuse("--quant is \"%s\", it must be q8_0, q4_0 or nf4", options.quant_name);
+        options_refuse("--quant is \"%s\", it must be bf16, q8_0, q4_0 or nf4", options.quant_name);
     if (options.lambda < 0)
         options.lambda = options.endpoint != NULL || options.model != NULL ? 0.95 : 1;
     else if (options.lambda < 1 && options.endpoint == NULL && options.model == NULL)

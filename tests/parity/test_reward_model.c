@@ -228,7 +228,7 @@ static void test_refusals(void)
         { decoder, "kind", NULL, NULL, NULL, EX_USAGE, "has no label \"kind\", it has: 0 \"harmful\", 1 \"not-harmful\"\n" },
         { encoder, NULL, "pairs", NULL, NULL, EX_USAGE, "join is \"pairs\"" },
         { encoder, NULL, NULL, "middle", NULL, EX_USAGE, "truncation is \"middle\", must be left, right or refuse\n" },
-        { encoder, NULL, NULL, NULL, "q3", EX_USAGE, "quantisation is \"q3\", must be q8_0, q4_0 or nf4\n" },
+        { encoder, NULL, NULL, NULL, "q3", EX_USAGE, "quantisation is \"q3\", must be bf16, q8_0, q4_0 or nf4\n" },
     };
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         struct scorer_options options = options_of(bad[i].model, bad[i].label, bad[i].join);

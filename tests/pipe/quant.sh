@@ -13,13 +13,13 @@ key() {
 }
 
 key >"$scratch/keys"
-for quant in q8_0 q4_0 nf4; do
+for quant in bf16 q8_0 q4_0 nf4; do
     decode -q -m "$base" --quant $quant --json --max-new-tokens 24 --batch 1 -t 1 "$scratch/prompts.jsonl" >"$scratch/one"
     decode -q -m "$base" --quant $quant --json --max-new-tokens 24 "$scratch/prompts.jsonl" >"$scratch/many"
     same "--quant $quant: a batch of 1 and a batch of 32 give the same responses" "$scratch/one" "$scratch/many"
     key --quant $quant >>"$scratch/keys"
 done
-[ "$(sort -u "$scratch/keys" | wc -l)" = 4 ] && ok "each rounding has a key of its own" || not_ok "keys are $(tr '\n' ' ' <"$scratch/keys")"
+[ "$(sort -u "$scratch/keys" | wc -l)" = 5 ] && ok "each rounding has a key of its own" || not_ok "keys are $(tr '\n' ' ' <"$scratch/keys")"
 
 # ---- value models ----
 
@@ -54,7 +54,7 @@ fi
 
 # ---- what cannot be ----
 
-refused "a rounding that decode does not know" 64 '--quant is "q5_k", it must be q8_0, q4_0 or nf4' decode -m "$base" --quant q5_k ''
+refused "a rounding that decode does not know" 64 '--quant is "q5_k", it must be bf16, q8_0, q4_0 or nf4' decode -m "$base" --quant q5_k ''
 refused "a rounding of value models that it does not know" 64 '--value-quant is "f16"' decode -m "$base" --value-quant f16 ''
 refused "a rounding that rollout does not know" 64 '--quant is ""' rollout -m "$base" --quant ''
 refused "a rounding that value-target does not know" 64 '--quant is "q4"' value-target --lambda 0.5 -m "$scratch/value" --quant q4
