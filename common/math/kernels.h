@@ -46,12 +46,18 @@ void packed_quantise_panel(struct packed *w, size_t panel, const float *const ro
 /* Row n as float32.  row: (K) out. */
 void packed_get_row(const struct packed *w, size_t n, float *row);
 
-/* Pages of PANEL positions, page i of a list at base + pages[i] * stride floats. */
+/* Pages of PANEL positions, page i of a list at base + pages[i] * stride, in elements. */
 struct page_list {
-    const float *base;
+    const void *base;
     size_t stride;
     const int32_t *pages;
+    enum tensor_type type;  // F32 or F16
 };
+/* Page i from an element on. */
+static inline const void *page_at(const struct page_list *list, size_t i, size_t element)
+{
+    return (const char *)list->base + ((size_t)list->pages[i] * list->stride + element) * (list->type == TENSOR_F16 ? 2 : 4);
+}
 
 /* How linear takes the rows x: as they are, or made into pairs of BF16 or bytes first.  input.h says how these lie. */
 enum input_form { INPUT_FLOATS, INPUT_HALVES, INPUT_BYTES, INPUT_FORM_COUNT };

@@ -463,33 +463,34 @@ static void linear(float *y, size_t y_stride, const void *x, size_t M, const str
 static void attend_scores(float *scores, size_t score_stride, const float *q, size_t G, size_t HS,
                           const struct page_list *keys, size_t count)
 {
+    tile_function *tile = keys->type == TENSOR_F16 ? tile_f16 : tile_f32;
     for (size_t i = 0; i < count; i += PANEL_TILE) {
         size_t panels = count - i < PANEL_TILE ? count - i : PANEL_TILE;
         const void *panel[PANEL_TILE];
         for (size_t p = 0; p < panels; p++)
-            panel[p] = keys->base + (size_t)keys->pages[i + p] * keys->stride;
+            panel[p] = page_at(keys, i + p, 0);
         for (size_t g = 0, rows; g < G; g += rows) {
             rows = rows_next(G - g);
-            tile_f32(scores + g * score_stride + i * PANEL, score_stride, q + g * HS, HS, panel, panels, HS, false, rows);
+            tile(scores + g * score_stride + i * PANEL, score_stride, q + g * HS, HS, panel, panels, HS, false, rows);
         }
     }
 }
 
 /* R heads by P panels of channels. */
 INLINE void values_run(float *out, size_t out_stride, const float *prob, size_t prob_stride, const struct page_list *values,
-                       size_t channel, size_t T, size_t R, size_t P)
+                       size_t channel, size_t T, enum tensor_type type, size_t R, size_t P)
 {
     vec sum[ROW_TILE][PANEL_TILE * PARTS];
     UNROLL for (size_t r = 0; r < R; r++)
         UNROLL for (size_t p = 0; p < P * PARTS; p++)
             sum[r][p] = vec_load(out + r * out_stride + p * LANES);
     for (size_t first = 0; first < T; first += PANEL) {
-        const float *page = values->base + (size_t)values->pages[first / PANEL] * values->stride + channel * PANEL;
+        const void *page = page_at(values, first / PANEL, channel * PANEL);
         size_t count = T - first < PANEL ? T - first : PANEL;
         for (size_t t = 0; t < count; t++) {
             vec value[PANEL_TILE * PARTS];
             UNROLL for (size_t p = 0; p < P * PARTS; p++)
-                value[p] = vec_load(page + (p / PARTS * PANEL + t) * PANEL + p % PARTS * LANES);
+                value[p] = weight_load(type, page, p / PARTS * PANEL + t, p % PARTS, false);
             UNROLL for (size_t r = 0; r < R; r++) {
                 vec prob_rt = vec_all(prob[r * prob_stride + first + t]);
                 UNROLL for (size_t p = 0; p < P * PARTS; p++)
@@ -504,39 +505,48 @@ INLINE void values_run(float *out, size_t out_stride, const float *prob, size_t 
 
 /* R heads against all channels, as many at once as registers hold. */
 INLINE void values_heads(float *out, const float *prob, size_t prob_stride, size_t VP, const struct page_list *values,
-                         size_t T, size_t R)
+                         size_t T, enum tensor_type type, size_t R)
 {
     size_t p = 0, stride = VP * PANEL;
     if (4 * R <= SUM_TILE) {
         for (; p + 4 <= VP; p += 4)
-            values_run(out + p * PANEL, stride, prob, prob_stride, values, p * PANEL, T, R, 4);
+            values_run(out + p * PANEL, stride, prob, prob_stride, values, p * PANEL, T, type, R, 4);
     }
     if (2 * R <= SUM_TILE) {
         for (; p + 2 <= VP; p += 2)
-            values_run(out + p * PANEL, stride, prob, prob_stride, values, p * PANEL, T, R, 2);
+            values_run(out + p * PANEL, stride, prob, prob_stride, values, p * PANEL, T, type, R, 2);
     }
     for (; p < VP; p++)
-        values_run(out + p * PANEL, stride, prob, prob_stride, values, p * PANEL, T, R, 1);
+        values_run(out + p * PANEL, stride, prob, prob_stride, values, p * PANEL, T, type, R, 1);
 }
 
-static void attend_values(float *out, const float *prob, size_t prob_stride, size_t G, size_t VP,
-                          const struct page_list *values, size_t T)
+INLINE void values_typed(float *out, const float *prob, size_t prob_stride, size_t G, size_t VP, const struct page_list *values,
+                         size_t T, enum tensor_type type)
 {
     for (size_t g = 0, heads; g < G; g += heads) {
         heads = rows_next(G - g);
         float *out_g = out + g * VP * PANEL;             // (heads, VP * PANEL)
         const float *prob_g = prob + g * prob_stride;    // (heads, T)
         switch (heads) {
-        case 1: values_heads(out_g, prob_g, prob_stride, VP, values, T, 1); break;
-        case 2: values_heads(out_g, prob_g, prob_stride, VP, values, T, 2); break;
-        case 3: values_heads(out_g, prob_g, prob_stride, VP, values, T, 3); break;
+        case 1: values_heads(out_g, prob_g, prob_stride, VP, values, T, type, 1); break;
+        case 2: values_heads(out_g, prob_g, prob_stride, VP, values, T, type, 2); break;
+        case 3: values_heads(out_g, prob_g, prob_stride, VP, values, T, type, 3); break;
 #if ROW_TILE > 3
-        case 4: values_heads(out_g, prob_g, prob_stride, VP, values, T, 4); break;
-        case 5: values_heads(out_g, prob_g, prob_stride, VP, values, T, 5); break;
-        case 6: values_heads(out_g, prob_g, prob_stride, VP, values, T, 6); break;
+        case 4: values_heads(out_g, prob_g, prob_stride, VP, values, T, type, 4); break;
+        case 5: values_heads(out_g, prob_g, prob_stride, VP, values, T, type, 5); break;
+        case 6: values_heads(out_g, prob_g, prob_stride, VP, values, T, type, 6); break;
 #endif
         }
     }
+}
+
+static void attend_values(float *out, const float *prob, size_t prob_stride, size_t G, size_t VP,
+                          const struct page_list *values, size_t T)
+{
+    if (values->type == TENSOR_F16)
+        values_typed(out, prob, prob_stride, G, VP, values, T, TENSOR_F16);
+    else
+        values_typed(out, prob, prob_stride, G, VP, values, T, TENSOR_F32);
 }
 
 /* ---- one row at a time ---- */

@@ -35,7 +35,7 @@ static int32_t page_copy(struct cache *cache, int32_t page)
     int32_t copy = page_take(cache);
     for (size_t l = 0; l < (size_t)cache->model->config.layer_count; l++)
         memcpy(cache_at(cache, l, (size_t)copy, 0), cache_at(cache, l, (size_t)page, 0),
-               cache->page_floats * sizeof(float));
+               cache->page_elements * cache->element_bytes);
     return copy;
 }
 
@@ -43,17 +43,17 @@ static int32_t page_copy(struct cache *cache, int32_t page)
 static void position_copy(struct cache *cache, int32_t to_page, size_t to_lane, int32_t from_page, size_t from_lane)
 {
     const struct model_config *config = &cache->model->config;
-    size_t HS = (size_t)config->head_size;
+    size_t HS = (size_t)config->head_size, bytes = cache->element_bytes;
     for (size_t l = 0; l < (size_t)config->layer_count; l++) {
         for (size_t h = 0; h < (size_t)config->kv_head_count; h++) {
-            float *to = cache_at(cache, l, (size_t)to_page, h);
-            const float *from = cache_at(cache, l, (size_t)from_page, h);
+            char *to = cache_at(cache, l, (size_t)to_page, h);
+            const char *from = cache_at(cache, l, (size_t)from_page, h);
             for (size_t c = 0; c < HS; c++)
-                to[c * PANEL + to_lane] = from[c * PANEL + from_lane];
-            to += HS * PANEL;
-            from += HS * PANEL;
+                memcpy(to + (c * PANEL + to_lane) * bytes, from + (c * PANEL + from_lane) * bytes, bytes);
+            to += HS * PANEL * bytes;
+            from += HS * PANEL * bytes;
             for (size_t p = 0; p < pages_for(HS); p++)
-                memcpy(to + (p * PANEL + to_lane) * PANEL, from + (p * PANEL + from_lane) * PANEL, PANEL * sizeof(float));
+                memcpy(to + (p * PANEL + to_lane) * PANEL * bytes, from + (p * PANEL + from_lane) * PANEL * bytes, PANEL * bytes);
         }
     }
 }
@@ -65,10 +65,11 @@ struct cache *cache_open(const struct model *model, size_t position_count)
     struct cache *cache = memory_alloc(1, sizeof *cache);
     cache->model = model;
     cache->page_count = pages_for(position_count);
-    cache->head_floats = HS * PANEL + pages_for(HS) * PANEL * PANEL;
-    cache->page_floats = (size_t)config->kv_head_count * cache->head_floats;
+    cache->head_elements = HS * PANEL + pages_for(HS) * PANEL * PANEL;
+    cache->page_elements = (size_t)config->kv_head_count * cache->head_elements;
+    cache->element_bytes = tensor_formats[model->kv_type].block_bytes;
     cache->data = memory_alloc_aligned((size_t)config->layer_count * cache->page_count,
-                                       cache->page_floats * sizeof(float));
+                                       cache->page_elements * cache->element_bytes);
     cache->references = memory_alloc(cache->page_count, sizeof *cache->references);
     cache->free_pages = memory_alloc(cache->page_count, sizeof *cache->free_pages);
     while (cache->free_count < cache->page_count) {

@@ -90,7 +90,7 @@ static void by_positions(const struct attention *attention, const struct space *
                          const float *rows, size_t R, float *out)
 {
     size_t HS = encoder_head_size(&attention->encoder->config), S = panels_of(2 * (size_t)attention->encoder->config.span);
-    struct page_list list = { pages + (h * S + space->first / PANEL) * HS * PANEL, HS * PANEL, attention->pages };
+    struct page_list list = { pages + (h * S + space->first / PANEL) * HS * PANEL, HS * PANEL, attention->pages, TENSOR_F32 };
     attention->encoder->kernels->attend_scores(out, space->width, rows, R, HS, &list, space->width / PANEL);
 }
 
@@ -141,13 +141,13 @@ static void queries_attend(const struct attention *attention, struct space *spac
     for (size_t r = 0; r < R; r++)
         for (size_t c = 0; c < HS; c++)
             space->q[r * HS + c] = scale * qkv[(q + r) * 3 * C + h * HS + c];
-    struct page_list keys = { space->keys, HS * PANEL, attention->pages };
+    struct page_list keys = { space->keys, HS * PANEL, attention->pages, TENSOR_F32 };
     kernels->attend_scores(space->scores, stride, space->q, R, HS, &keys, space->pages);
     if (config->relative)
         positions_add(attention, space, q, R, T, h);
     for (size_t r = 0; r < R; r++)
         kernels->softmax(space->scores + r * stride, T);
-    struct page_list values = { space->values, VP * PANEL * PANEL, attention->pages };
+    struct page_list values = { space->values, VP * PANEL * PANEL, attention->pages, TENSOR_F32 };
     memset(space->out, 0, R * VP * PANEL * sizeof(float));
     kernels->attend_values(space->out, space->scores, stride, R, VP, &values, T);
     for (size_t r = 0; r < R; r++)

@@ -10,6 +10,7 @@
 
 #include "base/check.h"
 #include "base/memory.h"
+#include "math/quant.h"
 #include "model/network.h"
 #include "model/rotary.h"
 
@@ -209,11 +210,17 @@ static void row_store(const struct pass *pass, size_t l, size_t m)
     const float *v = k + NKV * HS;                                // (NKV, HS)
     size_t lane = (size_t)slot->lane;
     for (size_t h = 0; h < NKV; h++) {
-        float *keys = cache_at(pass->cache, l, (size_t)slot->page, h), *values = keys + HS * PANEL;
-        for (size_t c = 0; c < HS; c++)
-            keys[c * PANEL + lane] = k[h * HS + c];
-        for (size_t c = 0; c < HS; c++)
-            values[(c / PANEL * PANEL + lane) * PANEL + c % PANEL] = v[h * HS + c];
+        void *page = cache_at(pass->cache, l, (size_t)slot->page, h);
+        for (size_t c = 0; c < HS; c++) {
+            size_t key = c * PANEL + lane, value = HS * PANEL + (c / PANEL * PANEL + lane) * PANEL + c % PANEL;
+            if (pass->model->kv_type == TENSOR_F16) {
+                ((uint16_t *)page)[key] = f16_from_float(k[h * HS + c]);
+                ((uint16_t *)page)[value] = f16_from_float(v[h * HS + c]);
+            } else {
+                ((float *)page)[key] = k[h * HS + c];
+                ((float *)page)[value] = v[h * HS + c];
+            }
+        }
     }
 }
 
@@ -244,8 +251,9 @@ static struct attention attention_begin(const struct pass *pass, size_t l, size_
     attention.lanes = attention.out + queries * attention.VP * PANEL;
     attention.chain = (int32_t *)(attention.lanes + attention.G * PANEL);
     const int32_t *pages = cache->sequences[sequence].pages;
-    attention.keys = (struct page_list){ cache_at(cache, l, 0, h), cache->page_floats, pages };
-    attention.values = (struct page_list){ attention.keys.base + attention.HS * PANEL, cache->page_floats, pages };
+    char *keys = cache_at(cache, l, 0, h), *values = keys + attention.HS * PANEL * cache->element_bytes;
+    attention.keys = (struct page_list){ keys, cache->page_elements, pages, pass->model->kv_type };
+    attention.values = (struct page_list){ values, cache->page_elements, pages, pass->model->kv_type };
     return attention;
 }
 
@@ -269,7 +277,7 @@ static void attention_probs(struct attention *attention, size_t m, size_t r, siz
     float *scores = attention->scores + r * G * stride;        // (G, stride)
     int32_t row = (int32_t)m;
     for (size_t t = T; t-- > natural && t >= begin; row = slots[row].parent) {
-        struct page_list keys = { attention->keys.base, attention->keys.stride, &slots[row].page };
+        struct page_list keys = { attention->keys.base, attention->keys.stride, &slots[row].page, attention->keys.type };
         kernels->attend_scores(attention->lanes, PANEL, q, G, attention->HS, &keys, 1);
         for (size_t g = 0; g < G; g++)
             scores[g * stride + t] = attention->lanes[g * PANEL + (size_t)slots[row].lane];
@@ -302,7 +310,8 @@ static void attention_values_from(struct attention *attention, size_t m, size_t 
         attention->chain[t] = row;
     for (size_t t = chain; t < T; t++) {
         const struct slot *slot = &slots[attention->chain[t]];
-        struct page_list value = { attention->values.base + (size_t)slot->lane * PANEL, values.stride, &slot->page };
+        const char *lane = (const char *)values.base + (size_t)slot->lane * PANEL * attention->pass->cache->element_bytes;
+        struct page_list value = { lane, values.stride, &slot->page, values.type };
         kernels->attend_values(out, probs + t, stride, G, VP, &value, 1);
     }
 }

@@ -325,6 +325,22 @@ void model_close(struct model *model)
     free(model);
 }
 
+void model_set_kv_type(struct model *model, enum tensor_type kv_type)
+{
+    CHECK(kv_type == TENSOR_F32 || kv_type == TENSOR_F16);
+    if (kv_type == model->kv_type)
+        return;
+    CHECK(model->kv_type == TENSOR_F32);
+    model->kv_type = kv_type;
+    key_from_texts(model->key, model->key, "kv-type", tensor_formats[kv_type].name, NULL);
+}
+
+bool model_kv_type_from_name(const char *name, enum tensor_type *kv_type)
+{
+    *kv_type = strcasecmp(name, "f16") == 0 ? TENSOR_F16 : TENSOR_F32;
+    return *kv_type == TENSOR_F16 || strcasecmp(name, "f32") == 0;
+}
+
 const struct model_config *model_config(const struct model *model)
 {
     return &model->config;

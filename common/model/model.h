@@ -45,6 +45,11 @@ struct model *model_from_weights_quantised(const struct weights *weights, const 
 int model_config_from_checkpoint(struct model_config *config, const struct weights *weights, const char *name);
 void model_close(struct model *model);
 
+/* Caches opened from now on hold keys and values in F32 (as before) or F16, half the memory.  The key names F16. */
+void model_set_kv_type(struct model *model, enum tensor_type kv_type);
+/* "f32", "f16" of a command line; false for other texts. */
+bool model_kv_type_from_name(const char *name, enum tensor_type *kv_type);
+
 const struct model_config *model_config(const struct model *model);
 const char *model_key(const struct model *model);   // content digest, KEY_SIZE
 bool model_has_value_head(const struct model *model);

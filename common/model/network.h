@@ -51,6 +51,7 @@ struct model {
     char key[KEY_SIZE];
     const struct kernels *kernels;
     struct pool *pool;           // not owned
+    enum tensor_type kv_type;    // of keys and values in caches: F32 or F16
     struct packed embedding;     // (V, C)
     struct packed positions;     // (P, C) of learned positions
     struct packed lm_head;       // (V, C); no data: the embedding is used
@@ -83,9 +84,10 @@ struct slot {
 struct cache {
     const struct model *model;
     size_t page_count;
-    size_t head_floats;          // of one page, layer and head, keys then values
-    size_t page_floats;          // of one page and layer
-    float *data;                 // (L, page_count, NKV, head_floats)
+    size_t head_elements;        // of one page, layer and head, keys then values
+    size_t page_elements;        // of one page and layer
+    size_t element_bytes;        // of the model's kv_type
+    char *data;                  // (L, page_count, NKV, head_elements)
     int32_t *references;         // (page_count): sequences that hold the page, or rows for which it is scratch
     int32_t *free_pages;         // a stack
     size_t free_count;
@@ -107,10 +109,10 @@ struct cache {
 /* Gives slots to rows.  What rows of the batch before were not kept is given up. */
 void cache_place(struct cache *cache, const struct row *rows, size_t M);
 
-/* Keys of a page, the values follow them after HS * PANEL floats. */
-static inline float *cache_at(const struct cache *cache, size_t l, size_t page, size_t h)
+/* Keys of a page, the values follow them after HS * PANEL elements. */
+static inline char *cache_at(const struct cache *cache, size_t l, size_t page, size_t h)
 {
-    return cache->data + (l * cache->page_count + page) * cache->page_floats + h * cache->head_floats;
+    return cache->data + ((l * cache->page_count + page) * cache->page_elements + h * cache->head_elements) * cache->element_bytes;
 }
 
 /* Floats of attention each thread needs; see forward.c. */

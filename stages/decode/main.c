@@ -26,8 +26,8 @@ struct options {
     struct serve_options serve;
     struct scorer_options scorer;
     struct option_list values, value_tokenizers;
-    const char *model, *tokenizer, *quant_name, *value_quant_name;
-    enum tensor_type quant, value_quant;
+    const char *model, *tokenizer, *quant_name, *value_quant_name, *kv_type_name;
+    enum tensor_type quant, value_quant, kv_type;
     double beta;
     int64_t candidates, best_of, batch, context, threads, samples;
     bool greedy, json, score;
@@ -41,6 +41,8 @@ static void options_check(struct options *options)
     size_t scorers = scorer_kinds(&options->scorer);
     if (options->model == NULL)
         options_refuse("-m is missing: which base policy?");
+    if (options->kv_type_name != NULL && !model_kv_type_from_name(options->kv_type_name, &options->kv_type))
+        options_refuse("--kv-type is \"%s\", it must be f32 or f16", options->kv_type_name);
     if (options->quant_name != NULL && !model_quant_from_name(options->quant_name, &options->quant))
         options_refuse("--quant is \"%s\", it must be bf16, q8_0, q4_0 or nf4", options->quant_name);
     if (options->value_quant_name != NULL && !model_quant_from_name(options->value_quant_name, &options->value_quant))
@@ -85,6 +87,7 @@ static struct options options_read(int argc, char **argv)
         { 'm', "model", "DIR|FILE", OPTION_TEXT, &options.model, 0, 0, "base policy: model directory, GGUF file or llama2.c's .bin,\nor store:NAME, which is fetched (store share)" },
         { 0, "tokenizer", "DIR|FILE", OPTION_TEXT, &options.tokenizer, 0, 0, "its tokenizer where the model brings none (llama2.c's\nfiles), or another than its own" },
         { 0, "quant", "TYPE", OPTION_TEXT, &options.quant_name, 0, 0, "round the model's matrices to bf16, q8_0, q4_0 or nf4 on load: less\nmemory, another policy (default: as in the file)" },
+        { 0, "kv-type", "TYPE", OPTION_TEXT, &options.kv_type_name, 0, 0, "hold the policy's keys and values as f32 or f16: half the\nmemory, another policy (default f32)" },
         { 0, NULL, NULL, OPTION_HEADING, NULL, 0, 0, "steering" },
         { 0, "value", "NAME[:BETA]", OPTION_LIST, &options.values, 0, 0, "value model: a directory, or a training run (RUN@STEP: of that\nstep, if it was kept) or shared model (store:NAME) of the\nstore; may be given several times, each with its own weight" },
         { 0, "beta", "B", OPTION_NUMBER, &options.beta, -1e6, 1e6, "weight of value models that name none; 0 is the base\npolicy, negative steers away (default 3)" },
@@ -188,6 +191,8 @@ int main(int argc, char **argv)
     struct tokenizer *tokenizer = tokenizer_open(options.tokenizer != NULL ? options.tokenizer : options.model, &code);
     struct model *model = tokenizer != NULL ? model_open_policy(options.model, options.quant, pool, &code) : NULL;
     struct values values = { 0 };
+    if (model != NULL)
+        model_set_kv_type(model, options.kv_type);
     if (model != NULL)
         code = values_open(&values, &options.values, options.beta, options.value_quant, options.serve.endpoint, pool);
     if (model != NULL && code == EX_OK)

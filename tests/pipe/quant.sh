@@ -19,6 +19,9 @@ for quant in bf16 q8_0 q4_0 nf4; do
     same "--quant $quant: a batch of 1 and a batch of 32 give the same responses" "$scratch/one" "$scratch/many"
     key --quant $quant >>"$scratch/keys"
 done
+decode -q -m "$base" --kv-type f16 --json --max-new-tokens 24 --batch 1 -t 1 "$scratch/prompts.jsonl" >"$scratch/one"
+decode -q -m "$base" --kv-type f16 --json --max-new-tokens 24 "$scratch/prompts.jsonl" >"$scratch/many"
+same "--kv-type f16: a batch of 1 and a batch of 32 give the same responses" "$scratch/one" "$scratch/many"
 [ "$(sort -u "$scratch/keys" | wc -l)" = 5 ] && ok "each rounding has a key of its own" || not_ok "keys are $(tr '\n' ' ' <"$scratch/keys")"
 
 # ---- value models ----
@@ -56,6 +59,7 @@ fi
 
 refused "a rounding that decode does not know" 64 '--quant is "q5_k", it must be bf16, q8_0, q4_0 or nf4' decode -m "$base" --quant q5_k ''
 refused "a rounding of value models that it does not know" 64 '--value-quant is "f16"' decode -m "$base" --value-quant f16 ''
+refused "keys and values that decode cannot hold" 64 '--kv-type is "q8_0", it must be f32 or f16' decode -m "$base" --kv-type q8_0 ''
 refused "a rounding that rollout does not know" 64 '--quant is ""' rollout -m "$base" --quant ''
 refused "a rounding that value-target does not know" 64 '--quant is "q4"' value-target --lambda 0.5 -m "$scratch/value" --quant q4
 cp -r "$base" "$scratch/classifier"

@@ -658,7 +658,7 @@ static void test_attention_over_pages(void)
         size_t VP = (HS + PANEL - 1) / PANEL, floats = HS * PANEL + VP * PANEL * PANEL;
         float *data = normals(9 * floats), *q = normals(G * HS), *start = normals(G * VP * PANEL);
         float *scores = memory_alloc(G * stride, sizeof *scores), *out = memory_alloc(G * VP * PANEL, sizeof *out);
-        struct page_list keys = { data, floats, pages }, values = { data + HS * PANEL, floats, pages };
+        struct page_list keys = { data, floats, pages, TENSOR_F32 }, values = { data + HS * PANEL, floats, pages, TENSOR_F32 };
         FOR_KERNELS(k) {
             k->attend_scores(scores, stride, q, G, HS, &keys, count);
             memcpy(out, start, G * VP * PANEL * sizeof *out);
@@ -675,7 +675,7 @@ static void test_attention_over_pages(void)
                     double sum = (double)start[g * VP * PANEL + c];
                     for (size_t t = 0; t < T; t++)
                         sum += (double)scores[g * stride + t]
-                               * (double)values.base[(size_t)pages[t / PANEL] * floats + (c / PANEL * PANEL + t % PANEL) * PANEL + c % PANEL];
+                               * (double)((const float *)values.base)[(size_t)pages[t / PANEL] * floats + (c / PANEL * PANEL + t % PANEL) * PANEL + c % PANEL];
                     EXPECT_NEAR(out[g * VP * PANEL + c], sum, 1e-3);
                 }
             }
@@ -683,6 +683,41 @@ static void test_attention_over_pages(void)
         free(out);
         free(scores);
         free(start);
+        free(q);
+        free(data);
+    }
+}
+
+/* Goal: pages in F16 give the bits that the same numbers give in float32. */
+static void test_attention_over_f16_pages(void)
+{
+    static const size_t cases[][3] = { { 1, 2, 1 }, { 3, 16, 17 }, { 7, 80, 65 }, { 8, 128, 70 } };  // G, HS, T
+    static const int32_t pages[] = { 3, 0, 4, 1, 2 };
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        size_t G = cases[i][0], HS = cases[i][1], T = cases[i][2], count = (T + PANEL - 1) / PANEL, stride = count * PANEL;
+        size_t VP = (HS + PANEL - 1) / PANEL, elements = HS * PANEL + VP * PANEL * PANEL;
+        float *data = memory_alloc(5 * elements, sizeof *data), *q = normals(G * HS);
+        uint16_t *halves = memory_alloc(5 * elements, sizeof *halves);
+        for (size_t e = 0; e < 5 * elements; e++)
+            halves[e] = f16_from_short(data[e] = short_normal());
+        float *scores[2], *out[2];
+        struct page_list keys[] = { { data, elements, pages, TENSOR_F32 }, { halves, elements, pages, TENSOR_F16 } };
+        struct page_list values[] = { { data + HS * PANEL, elements, pages, TENSOR_F32 }, { halves + HS * PANEL, elements, pages, TENSOR_F16 } };
+        FOR_KERNELS(k) {
+            for (size_t f = 0; f < 2; f++) {
+                scores[f] = memory_alloc(G * stride, sizeof(float));
+                out[f] = memory_alloc(G * VP * PANEL, sizeof(float));
+                k->attend_scores(scores[f], stride, q, G, HS, &keys[f], count);
+                k->attend_values(out[f], scores[0], stride, G, VP, &values[f], T);
+            }
+            expect_bits(scores[1], scores[0], G * stride, "scores");
+            expect_bits(out[1], out[0], G * VP * PANEL, "values");
+            for (size_t f = 0; f < 2; f++) {
+                free(out[f]);
+                free(scores[f]);
+            }
+        }
+        free(halves);
         free(q);
         free(data);
     }
@@ -881,6 +916,7 @@ int main(void)
     RUN(test_hostile_numbers_are_rounded);
     RUN(test_all_halves);
     RUN(test_attention_over_pages);
+    RUN(test_attention_over_f16_pages);
     RUN(test_rows);
     RUN(test_layer_norm);
     RUN(test_functions);

@@ -112,6 +112,28 @@ static void test_chunks_of_any_size(void)
     pool_close(pool);
 }
 
+/* Goal: the same holds with keys and values in F16, which change the key and the numbers a little. */
+static void test_chunks_with_f16_keys_and_values(void)
+{
+    struct pool *pool = pool_open(1);
+    begin();
+    for (size_t k = 0; k < COUNT_OF(every_config); k++) {
+        struct model *plain = tiny_model(every_config[k], 1, pool), *half = tiny_model(every_config[k], 1, pool);
+        size_t count = T * channels(plain);
+        model_set_kv_type(half, TENSOR_F16);
+        EXPECT(strcmp(model_key(plain), model_key(half)) != 0);
+        expect_chunks_agree(half);
+        float *expected = hidden_of_all(plain), *actual = hidden_of_all(half);
+        EXPECT_FLOATS(actual, expected, count, 0.05);
+        EXPECT(memcmp(actual, expected, count * sizeof *actual) != 0);
+        free(actual);
+        free(expected);
+        model_close(half);
+        model_close(plain);
+    }
+    pool_close(pool);
+}
+
 /* Goal: more text than one chunk of model_extend goes on where the chunk before it ended. */
 static void test_extend_over_its_own_chunks(void)
 {
@@ -575,6 +597,7 @@ int main(void)
 {
     unsetenv("VAS_KERNELS");
     RUN(test_chunks_of_any_size);
+    RUN(test_chunks_with_f16_keys_and_values);
     RUN(test_extend_over_its_own_chunks);
     RUN(test_candidates_equal_plain_text);
     RUN(test_long_scratch_branch);
