@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sysexits.h>
@@ -77,10 +78,29 @@ static int write_all(int fd, const char *data, size_t size)
     return 0;
 }
 
+/* Waits while another process writes the same file, and empties what a killed one has left. */
+static int open_alone(const char *path)
+{
+    for (;;) {
+        struct stat opened, there;
+        int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+        if (fd < 0)
+            return -1;
+        while (flock(fd, LOCK_EX) != 0 && errno == EINTR)
+            ;
+        bool is_there = fstat(fd, &opened) == 0 && stat(path, &there) == 0 && opened.st_ino == there.st_ino && opened.st_dev == there.st_dev;
+        if (is_there && ftruncate(fd, 0) == 0)
+            return fd;
+        close(fd);
+        if (is_there)
+            return -1;
+    }
+}
+
 int file_out_begin(struct file_out *file, const char *path)
 {
-    *file = (struct file_out){ .path = memory_text(path), .beside = memory_printf("%s.%ld.new", path, (long)getpid()) };
-    file->fd = open(file->beside, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    *file = (struct file_out){ .path = memory_text(path), .beside = memory_printf("%s.new", path) };
+    file->fd = open_alone(file->beside);
     if (file->fd >= 0)
         return 0;
     log_error("could not create \"%s\": %s", path, strerror(errno));
@@ -100,14 +120,13 @@ void file_out_write(struct file_out *file, const void *data, size_t size)
 int file_out_end(struct file_out *file, bool keep)
 {
     bool failed = file->failed;
-    bool synced = failed || !keep || fsync(file->fd) == 0;
-    bool closed = close(file->fd) == 0;
-    if (keep && !failed && !(synced && closed && rename(file->beside, file->path) == 0)) {
+    if (keep && !failed && !(fsync(file->fd) == 0 && rename(file->beside, file->path) == 0)) {
         log_error("could not write \"%s\": %s", file->path, strerror(errno));
         failed = true;
     }
     if (failed || !keep)
         unlink(file->beside);
+    close(file->fd);  // last: it is the lock
     free(file->path);
     free(file->beside);
     return failed ? -1 : 0;

@@ -4,6 +4,7 @@
 #include <math.h>
 #include <sodium.h>
 #include <stdint.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/digest.h"
@@ -164,12 +165,16 @@ static void test_pool(void)
     }
 }
 
-/* Goal: a file appears whole, replaces the old one, and a directory that is missing is an error that leaves nothing. */
+/* Goal: a file appears whole, replaces the old one, and nothing stays beside it, not even what a killed process had begun there. */
 static void test_file_write(void)
 {
     char directory[] = "/tmp/vas-test-XXXXXX", path[64];
     EXPECT(mkdtemp(directory) != NULL);
     snprintf(path, sizeof path, "%s/a", directory);
+    char begun[72];
+    snprintf(begun, sizeof begun, "%s.new", path);
+    FILE *left = fopen(begun, "w");
+    EXPECT(left != NULL && fputs("longer than what comes", left) >= 0 && fclose(left) == 0);
     EXPECT_INT(file_write(path, "one", 3), 0);
     EXPECT_INT(file_write(path, "second", 6), 0);
     size_t size;
@@ -179,6 +184,42 @@ static void test_file_write(void)
     free(content);
     unlink(path);
     EXPECT_INT(rmdir(directory), 0);  // nothing was left beside it
+}
+
+/* Goal: of processes that write the same file at once each writes it whole. */
+static void test_file_write_together(void)
+{
+    enum { WRITERS = 4, SIZE = 100000 };
+    char directory[] = "/tmp/vas-test-XXXXXX", path[64];
+    EXPECT(mkdtemp(directory) != NULL);
+    snprintf(path, sizeof path, "%s/a", directory);
+    pid_t writers[WRITERS];
+    for (int w = 0; w < WRITERS; w++) {
+        writers[w] = fork();
+        if (writers[w] == 0) {
+            char *content = memory_alloc(SIZE, 1);
+            memset(content, 'a' + w, SIZE);
+            int failed = 0;
+            for (int i = 0; i < 20; i++)
+                failed |= file_write(path, content, SIZE - (size_t)w);
+            _exit(failed != 0);
+        }
+    }
+    for (int w = 0; w < WRITERS; w++) {
+        int status;
+        EXPECT(waitpid(writers[w], &status, 0) == writers[w] && status == 0);
+    }
+    size_t size;
+    char *content = file_read(path, &size);
+    EXPECT_INT(size, SIZE - (content[0] - 'a'));
+    for (size_t i = 0; i < size; i++)
+        if (content[i] != content[0]) {
+            TEST_FAIL("byte %zu is %c, byte 0 is %c", i, content[i], content[0]);
+            break;
+        }
+    free(content);
+    unlink(path);
+    EXPECT_INT(rmdir(directory), 0);
 }
 
 /* Goal: the texts that frames carry are exactly well-formed UTF-8 without NUL. */
@@ -261,6 +302,7 @@ int main(void)
     RUN(test_arena);
     RUN(test_pool);
     RUN(test_file_write);
+    RUN(test_file_write_together);
     RUN(test_map);
     RUN(test_utf8);
     RUN(test_effort);
