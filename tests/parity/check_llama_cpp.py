@@ -33,6 +33,17 @@ MODELS = {
 LIMITS = {"f32": 2e-3, "f16": 2e-2, "q8_0": 8e-2}  # of the largest logit; llama.cpp itself computes with f16 keys and values
 
 
+def plain_weights():
+    """Products over the weights as the file has them: llama.cpp's repacked ones end in illegal instructions on some machines with AMX."""
+    params = default_params()
+    params.use_extra_bufts = False
+    return params
+
+
+default_params = llama_cpp.llama_cpp.llama_model_default_params
+llama_cpp.llama_cpp.llama_model_default_params = plain_weights
+
+
 def llama_logits(path, tokens):
     # Matrices of F16 and Q8_0 take their inputs rounded there: the limits allow for it.
     model = llama_cpp.Llama(path, n_ctx=64, logits_all=True, verbose=False, n_threads=1)
