@@ -138,7 +138,7 @@ INLINE void units_run(enum tensor_type type, float *y, size_t y_stride, const un
             _mm512_storeu_ps(y + r * y_stride + p * PANEL, sum[r][p]);
 }
 
-/* Rows [r0, r0 + R) of a group by one panel, or one row by ONE_ROW_PANELS. */
+/* Rows [r0, r0 + R) of a group, R a power of two, by one panel, or one row by ONE_ROW_PANELS. */
 typedef void units_function(float *y, size_t y_stride, const unsigned char *group, size_t lanes, size_t r0,
                             const unsigned char *const *panel, size_t steps, size_t R, size_t P);
 
@@ -152,7 +152,7 @@ typedef void units_function(float *y, size_t y_stride, const unsigned char *grou
             return;                                                                                                         \
         }                                                                                                                   \
         switch (R) {                                                                                                        \
-        ROWS(type, 1) ROWS(type, 2) ROWS(type, 3) ROWS(type, 4) ROWS(type, 5) ROWS(type, 6) ROWS(type, 7) ROWS(type, 8)     \
+        ROWS(type, 1) ROWS(type, 2) ROWS(type, 4) ROWS(type, 8)                                                             \
         }                                                                                                                   \
     }
 UNITS(q8_0, TENSOR_Q8_0)
@@ -186,10 +186,11 @@ void vnni_linear(float *y, size_t y_stride, const void *input, size_t M, const s
         for (size_t p = 0; p < P; p++)
             at[p] = (const unsigned char *)w->data + (panel + p) * w->panel_bytes;
         for (size_t m = 0, R; m < M; m += R) {
-            size_t lanes = input_lanes(M, m), r = m % PANEL, tiles = (lanes - r + ROWS_MAX - 1) / ROWS_MAX;
+            size_t lanes = input_lanes(M, m), r = m % PANEL;
             const unsigned char *group = (const unsigned char *)input + input_bytes(INPUT_BYTES, m - r, w->K);
             float partial[ROWS_MAX][PANEL], *out = y + m * y_stride + panel * PANEL;
-            R = (lanes - r + tiles - 1) / tiles;
+            for (R = ROWS_MAX; R > lanes - r; R /= 2)
+                ;
             if (panel < whole) {
                 units[w->type](out, y_stride, group, lanes, r, at, steps, R, P);
                 continue;
