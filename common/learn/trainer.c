@@ -397,15 +397,14 @@ static void fit_metrics(const struct fit *fit, struct step_metrics *metrics)
 }
 
 /* Borrows from arena; values are zero. */
-static struct fit fit_begin(struct arena *arena, const struct part *part, size_t parts, size_t counted)
+static struct fit fit_begin(struct arena *arena, const struct example *examples, size_t count, size_t counted)
 {
     struct fit fit = { arena_alloc(arena, counted, sizeof *fit.value), arena_alloc(arena, counted, sizeof *fit.target), 0 };
     memset(fit.value, 0, counted * sizeof *fit.value);
-    for (size_t p = 0; p < parts; p++)
-        for (size_t i = 0; i < part[p].count; i++)
-            for (size_t t = 0; t < part[p].examples[i].T; t++)
-                if (position_counts(OBJECTIVE_VALUE, &part[p].examples[i], t))
-                    fit.target[fit.counted++] = part[p].examples[i].target[t];
+    for (size_t i = 0; i < count; i++)
+        for (size_t t = 0; t < examples[i].T; t++)
+            if (position_counts(OBJECTIVE_VALUE, &examples[i], t))
+                fit.target[fit.counted++] = examples[i].target[t];
     return fit;
 }
 
@@ -413,7 +412,6 @@ static struct fit fit_begin(struct arena *arena, const struct part *part, size_t
 static double batch_loss(struct trainer *trainer, const struct example *examples, size_t count, bool backward,
                          struct step_metrics *metrics)
 {
-    struct ranks *ranks = trainer->options.ranks;
     const bool valued = trainer->options.objective == OBJECTIVE_VALUE;
     const size_t parts = (size_t)trainer->options.parts, counted = (size_t)metrics->counted;
     const struct sum_span mine = trainer->reduce.span;
@@ -422,7 +420,7 @@ static double batch_loss(struct trainer *trainer, const struct example *examples
     batch_cut(trainer, examples, count, part);
     struct fit fit = { 0 };
     if (valued)
-        fit = fit_begin(&trainer->arena, part, parts, counted);
+        fit = fit_begin(&trainer->arena, examples, count, counted);
     memset(losses, 0, parts * sizeof *losses);
     for (size_t p = mine.first; p < mine.last; p++) {
         if (backward)
@@ -433,8 +431,8 @@ static double batch_loss(struct trainer *trainer, const struct example *examples
     }
     if (backward)
         reduce_end(&trainer->reduce);
-    ranks_unite(ranks, losses, parts * sizeof *losses);
-    ranks_unite(ranks, fit.value, fit.counted * sizeof *fit.value);
+    ranks_unite(trainer->options.ranks, losses, parts * sizeof *losses);
+    ranks_unite(trainer->options.ranks, fit.value, fit.counted * sizeof *fit.value);
     if (valued)
         fit_metrics(&fit, metrics);
     metrics->tokens = (int64_t)tokens_of(examples, count);
