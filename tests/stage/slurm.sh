@@ -116,7 +116,7 @@ victim() {  # PROGRAM: a process of it in a job of this cluster
 }
 hasten() {  # Slurm lets two minutes pass before what was queued again; seconds are enough, but within one a node refuses it
     for job in $(squeue -h -t PD -o '%i %r %S' | awk -v later="$(date -d '+30 sec' +%FT%T)" '$2 == "BeginTime" && $3 > later { print $1 }'); do
-        scontrol update JobId="$job" StartTime=now+4
+        scontrol update JobId="$job" StartTime=now+4 2>/dev/null  # it may have begun meanwhile
     done
 }
 killed= to_kill='rollout train store'
