@@ -3,9 +3,9 @@
 #
 #     sbatch [OPTIONS OF SBATCH] pipelines/slurm/job.sh WORK COMMAND...
 #
-# A worker of the store whose endpoint stands in WORK/endpoint; waits for that file.  With WORK/keys it has the worker's key.  The job, or
-# the task of an array, is queued again when the program stopped before its end (75), found no store (69) or was killed, and when its time limit
-# comes near: then it is asked to leave first.  scancel ends it for good.
+# A worker of the store whose endpoint stands in WORK/endpoint; waits for that file.  At tcp:// it has the worker's key,
+# where WORK/keys is there.  The job, or the task of an array, is queued again when the program stopped before its end (75), found no
+# store (69) or was killed, and when its time limit comes near: then it is asked to leave first.  scancel ends it for good.
 #SBATCH --requeue
 #SBATCH --signal=B:USR1@120
 #SBATCH --open-mode=append
@@ -25,7 +25,7 @@ code=75
 if [ -z "$ending$moving" ]; then
     VAS_STORE=$(cat "$work/endpoint")
     export VAS_STORE
-    if [ -d "$work/keys" ]; then
+    if [ -d "$work/keys" ] && [ "${VAS_STORE#tcp:}" != "$VAS_STORE" ]; then
         export VAS_KEY=$work/keys/worker VAS_STORE_KEY=$work/keys/store.pub
     fi
     "$@" &

@@ -3,18 +3,20 @@
 #
 #     sbatch [OPTIONS OF SBATCH] pipelines/slurm/store.sh WORK [ENDPOINT]
 #
-# Workers find it through WORK/endpoint.  Without ENDPOINT it is a port of this node, and WORK/keys has the keys: store, store.pub,
-# worker and worker.pub.  A store that was killed is started again.  Only this node opens the database; where WORK is on a file system that
-# several nodes share, its locks must work.
+# Workers find it through WORK/endpoint.  Without ENDPOINT it is a port of this node.  At tcp:// the keys are those of WORK/keys, where that
+# is there: store, store.pub, worker and worker.pub.  A store that was killed is started again.  Only this node opens the database; where
+# WORK is on a file system that several nodes share, its locks must work.
 #SBATCH --requeue
 #SBATCH --open-mode=append
 set -u
 work=$1 listen=${2:-} endpoint=${2:-}
-keys=
 if [ -z "$listen" ]; then
     port=$((20000 + SLURM_JOB_ID % 10000))
     listen=tcp://*:$port endpoint=tcp://$(hostname):$port
-    keys="--key $work/keys/store --allow $work/keys/worker.pub"
+fi
+set --
+if [ -d "$work/keys" ] && [ "${listen#tcp:}" != "$listen" ]; then
+    set -- --key "$work/keys/store" --allow "$work/keys/worker.pub"
 fi
 
 ending=
@@ -22,7 +24,7 @@ trap 'ending=1' TERM INT  # Slurm has told the store as well
 trap 'rm -f "$work/endpoint"' EXIT
 code=137
 while [ -z "$ending" ] && { [ "$code" -gt 128 ] || [ "$code" = 75 ]; }; do
-    store serve --db "$work/store.db" --listen "$listen" $keys &
+    store serve --db "$work/store.db" --listen "$listen" "$@" &
     child=$!
     echo "$endpoint" >"$work/endpoint.new" && mv "$work/endpoint.new" "$work/endpoint"
     while :; do  # a signal interrupts wait
