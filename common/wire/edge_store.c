@@ -80,6 +80,8 @@ struct edge_store {
     double asked_s;         // when the first frame since heard_s was sent; 0: none
     char *welcome;          // settings of the first one
     int64_t missing;
+    bool telling;                     // a beat that says what became of time is not answered
+    int64_t telling_ms[EFFORT_COUNT]; // that time
 
     struct pending *pending;          // ring of hold_max
     size_t pending_first, pending_count;
@@ -141,11 +143,16 @@ static void send_hello(struct edge *edge)
         store->hello_s = clock_s();
 }
 
-/* A beat or a bye, with what became of the time since the last one. */
+/*
+ * A beat or a bye, with what became of the time since the last one.  The store answers a beat: until then it may not have heard it, and
+ * when the conversation ends instead, the next one tells it again.
+ */
 static void send_effort(struct edge_store *store, struct frame *frame)
 {
     int64_t ms[EFFORT_COUNT];
     effort_untold(ms, EFFORT_MS_HIGH);
+    for (int i = 0; i < EFFORT_COUNT; i++)
+        ms[i] = frame->type == FRAME_beat && store->telling ? 0 : ms[i] - store->telling_ms[i];
     if (frame->type == FRAME_beat) {
         frame->beat.compute_ms = ms[EFFORT_COMPUTE];
         frame->beat.wait_ms = ms[EFFORT_WAIT];
@@ -157,8 +164,21 @@ static void send_effort(struct edge_store *store, struct frame *frame)
         frame->bye.wire_ms = ms[EFFORT_WIRE];
         frame->bye.other_ms = ms[EFFORT_OTHER];
     }
-    if (send_frame(store, frame))
+    if (!send_frame(store, frame))
+        return;
+    if (frame->type == FRAME_bye) {
+        effort_told(store->telling_ms);
         effort_told(ms);
+    } else if (!store->telling) {
+        memcpy(store->telling_ms, ms, sizeof ms);
+        store->telling = true;
+    }
+}
+
+static void forget_telling(struct edge_store *store)
+{
+    memset(store->telling_ms, 0, sizeof store->telling_ms);
+    store->telling = false;
 }
 
 static void send_beat(struct edge_store *store)
@@ -343,6 +363,7 @@ static void begin_conversation(struct edge *edge)
 {
     struct edge_store *store = edge->store;
     store->conversation++;
+    forget_telling(store);
     store->talks = store->idle = false;
     store->credit = 0;
     while (store->pending_count > 0)
@@ -510,7 +531,10 @@ static void receive_message(struct edge *edge, zmq_msg_t *message)
     } else if (frame.type == FRAME_stranger) {
         if (store->talks)
             begin_conversation(edge);  // else it answers what was sent before the hello
-    } else if (frame.type != FRAME_beat) {
+    } else if (frame.type == FRAME_beat) {
+        effort_told(store->telling_ms);
+        forget_telling(store);
+    } else {
         log_error("store \"%s\" sent a %s frame, which is not for a %s worker", edge->options.endpoint,
                   frame_type_name(frame.type), edge->options.stage);
     }

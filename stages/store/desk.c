@@ -198,6 +198,26 @@ static void worker_end(struct desk *desk, struct worker *worker)
     worker_free(worker);
 }
 
+/* In the transaction of other rows, so that idle workers cause none.  0 or -1. */
+static int store_effort(struct desk *desk, struct worker *worker)
+{
+    int64_t sum = 0;
+    for (int i = 0; i < EFFORT_COUNT; i++)
+        sum += worker->unstored_ms[i];
+    if (sum == 0)
+        return 0;
+    int put = put_effort(desk->db, stage_name(worker->settings.stage), settings_name(&worker->settings), worker->unstored_ms);
+    memset(worker->unstored_ms, 0, sizeof worker->unstored_ms);
+    return put;
+}
+
+/* The end of a conversation in which nothing went wrong with the store. */
+static void worker_leave(struct desk *desk, struct worker *worker)
+{
+    desk->failed |= store_effort(desk, worker) != 0;
+    worker_end(desk, worker);
+}
+
 static void worker_pardon(struct worker *worker)
 {
     for (size_t i = 0; worker->blamed && i < worker->lost_count; i++)
@@ -237,7 +257,7 @@ static void watch_silence(struct desk *desk, double now_s)
         if (silence_s >= desk->options.lease_s) {
             worker_remember_items(worker);
             worker_blame(desk, worker);
-            worker_end(desk, worker);
+            worker_leave(desk, worker);
         } else if (silence_s >= desk->options.silent_s && !worker->silent) {
             log_event("worker \"%s\" is silent stage=%s held=%zu", worker->name, stage_name(worker->settings.stage), worker->held.count);
             worker_remember_items(worker);
@@ -374,7 +394,7 @@ static void end_earlier(struct desk *desk, const void *peer, size_t peer_size, c
         struct worker *worker = desk->workers[i];
         if (worker == same || (worker->silent && worker->settings.stage == stage && strcmp(worker->name, name) == 0)) {
             worker_pardon(worker);
-            worker_end(desk, worker);
+            worker_leave(desk, worker);
         }
     }
 }
@@ -594,24 +614,10 @@ static void take_effort(struct worker *worker, const int64_t ms[EFFORT_COUNT])
     }
 }
 
-/* In the transaction of other rows, so that idle workers cause none.  0 or -1. */
-static int store_effort(struct desk *desk, struct worker *worker)
-{
-    int64_t sum = 0;
-    for (int i = 0; i < EFFORT_COUNT; i++)
-        sum += worker->unstored_ms[i];
-    if (sum == 0)
-        return 0;
-    int put = put_effort(desk->db, stage_name(worker->settings.stage), settings_name(&worker->settings), worker->unstored_ms);
-    memset(worker->unstored_ms, 0, sizeof worker->unstored_ms);
-    return put;
-}
-
 /* ---- frames ---- */
 
 static void take_bye(struct desk *desk, struct worker *worker)
 {
-    desk->failed |= store_effort(desk, worker) != 0;
     log_event("worker \"%s\" left stage=%s", worker->name, stage_name(worker->settings.stage));
     const char *tokenizer = worker->settings.tokenizer;
     bool alone = worker->settings.stage == STAGE_TOKENIZE;
@@ -623,7 +629,7 @@ static void take_bye(struct desk *desk, struct worker *worker)
         return;
     }
     desk->news |= alone;
-    worker_end(desk, worker);
+    worker_leave(desk, worker);
 }
 
 static void take_known(struct desk *desk, struct worker *worker, struct frame *frame, double now_s)
@@ -641,7 +647,7 @@ static void take_known(struct desk *desk, struct worker *worker, struct frame *f
     if (worker->taken_over) {
         snprintf(reason, sizeof reason, "another train worker has taken over run \"%s\"", worker->settings.run);
         refuse(desk, worker->peer, worker->peer_size, 0, 0, true, reason);
-        worker_end(desk, worker);
+        worker_leave(desk, worker);
         return;
     }
     switch (frame->type) {

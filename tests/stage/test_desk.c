@@ -266,13 +266,19 @@ static void test_effort_adds_up(void)
     bye.bye.wire_ms = 5;
     bye.bye.other_ms = 3;
     say('q', &bye);
+    hello('r', "rollout", BASE);
+    beat_effort('r', 400, 0);
+    hello('r', "rollout", BASE);  // again: the conversation ends, its time stays
+    beat_effort('r', 600, 0);
     turn();
+    for (int silent = 0; silent < 200; silent++)
+        turn();
     struct read *rows = read_efforts(db);
     struct read_effort effort;
     EXPECT(read_effort_next(rows, &effort));
     EXPECT_TEXT(effort.stage, "rollout");
     EXPECT_TEXT(effort.name, "base");
-    EXPECT_NEAR(effort.seconds[EFFORT_COMPUTE], 1.23, 1e-9);
+    EXPECT_NEAR(effort.seconds[EFFORT_COMPUTE], 2.23, 1e-9);
     EXPECT_NEAR(effort.seconds[EFFORT_WAIT], 0.507, 1e-9);
     EXPECT_NEAR(effort.seconds[EFFORT_WIRE], 0.005, 1e-9);
     EXPECT_NEAR(effort.seconds[EFFORT_OTHER], 0.003, 1e-9);
