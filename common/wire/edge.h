@@ -38,6 +38,13 @@ struct edge_keys {
 };
 extern struct edge_keys edge_keys;
 
+struct curve_pair;
+/*
+ * Reads them for a store at this endpoint: into *pair and store_key (CURVE_KEY_SIZE), and into *files where they were, NULL when none
+ * are to be used.  An exit code, logged.
+ */
+int edge_keys_read(struct edge_keys *files, struct curve_pair *pair, char *store_key, const char *endpoint);
+
 /* The options that set them, for the table of a program (option.h). */
 #define EDGE_KEY_OPTIONS \
     { 0, "key", "FILE", OPTION_TEXT, &edge_keys.own, 0, 0, "this worker's secret key, for a store that wants keys\n(default VAS_KEY)" }, \

@@ -66,7 +66,7 @@ struct edge_store {
     char worker[128];
     void *context, *socket;
     struct handshakes handshakes;
-    const char *key_file, *store_key_file;  // NULL: no keys
+    struct edge_keys key_files;  // NULL: no keys
     struct curve_pair key;
     char store_key[CURVE_KEY_SIZE];
     int broken_handshakes;  // since the last that did not break
@@ -219,27 +219,25 @@ static void send_outputs(struct edge_store *store)
 
 /* ---- conversations ---- */
 
-static bool is_tcp(const struct edge *edge)
+static bool is_tcp(const char *endpoint)
 {
-    return strncmp(edge->options.endpoint, "tcp://", 6) == 0;
+    return strncmp(endpoint, "tcp://", 6) == 0;
 }
 
-/* An exit code. */
-static int read_keys(struct edge *edge)
+int edge_keys_read(struct edge_keys *files, struct curve_pair *pair, char *store_key, const char *endpoint)
 {
-    struct edge_store *store = edge->store;
     const char *own = edge_keys.own ? edge_keys.own : getenv("VAS_KEY");
     const char *other = edge_keys.store ? edge_keys.store : getenv("VAS_STORE_KEY");
-    if (!is_tcp(edge) || (own == NULL && other == NULL))
+    *files = (struct edge_keys){ NULL, NULL };
+    if (!is_tcp(endpoint) || (own == NULL && other == NULL))
         return EX_OK;
     if (own == NULL || other == NULL) {
         log_error("%s is missing: a worker with a key needs its own and the store's", own == NULL ? "--key" : "--store-key");
         return EX_USAGE;
     }
-    store->key_file = own;
-    store->store_key_file = other;
-    int code = curve_read_pair(&store->key, own);
-    return code == EX_OK ? curve_read_public(store->store_key, other) : code;
+    *files = (struct edge_keys){ own, other };
+    int code = curve_read_pair(pair, own);
+    return code == EX_OK ? curve_read_public(store_key, other) : code;
 }
 
 /* Whether the endpoint's host is an IPv6 address, or a name that has no other.  (Of names with both kinds ZeroMQ would take only the first.) */
@@ -271,7 +269,7 @@ static int tcp_options(struct edge *edge, void *socket)
     if (zmq_setsockopt(socket, ZMQ_IPV6, &ipv6, sizeof ipv6) != 0
         || zmq_setsockopt(socket, ZMQ_CONNECT_TIMEOUT, &connect_ms, sizeof connect_ms) != 0)
         return -1;
-    if (store->key_file != NULL && curve_join(socket, &store->key, store->store_key) != 0)
+    if (store->key_files.own != NULL && curve_join(socket, &store->key, store->store_key) != 0)
         return -1;
     return handshakes_open(&store->handshakes, store->context, socket);
 }
@@ -300,7 +298,7 @@ static int connect_socket(struct edge *edge)
     zmq_setsockopt(store->socket, ZMQ_IMMEDIATE, &immediate, sizeof immediate);  // nothing waits in the socket for a store that is away
     zmq_setsockopt(store->socket, ZMQ_MAXMSGSIZE, &size_max, sizeof size_max);
     zmq_setsockopt(store->socket, ZMQ_RCVHWM, &receive_max, sizeof receive_max);
-    if ((!is_tcp(edge) || tcp_options(edge, store->socket) == 0) && zmq_connect(store->socket, edge->options.endpoint) == 0)
+    if ((!is_tcp(edge->options.endpoint) || tcp_options(edge, store->socket) == 0) && zmq_connect(store->socket, edge->options.endpoint) == 0)
         return EX_OK;
     log_error("cannot connect to store \"%s\": %s", edge->options.endpoint, zmq_strerror(errno));
     log_hint("an endpoint is ipc://FILE or tcp://HOST:PORT");
@@ -403,18 +401,18 @@ static void refuse_keys(struct edge *edge, const char *what, const char *which)
 static void judge_handshake(struct edge *edge, enum handshake handshake)
 {
     struct edge_store *store = edge->store;
-    bool has_key = store->key_file != NULL;
+    bool has_key = store->key_files.own != NULL;
     store->broken_handshakes = handshake == HANDSHAKE_BROKEN ? store->broken_handshakes + 1 : 0;
     if (handshake == HANDSHAKE_REFUSED) {
-        refuse_keys(edge, "refuses the key in", store->key_file);
+        refuse_keys(edge, "refuses the key in", store->key_files.own);
         log_hint("its public key %s must be among those of the store's --allow", store->key.public_key);
     } else if (handshake == HANDSHAKE_OTHER && has_key) {
-        refuse_keys(edge, "takes no keys, and this worker has", store->key_file);
+        refuse_keys(edge, "takes no keys, and this worker has", store->key_files.own);
     } else if (handshake == HANDSHAKE_OTHER) {
         refuse_keys(edge, "wants keys, and this worker has none", NULL);
         log_hint("give it --key and --store-key, or VAS_KEY and VAS_STORE_KEY");
     } else if (has_key && store->broken_handshakes == HANDSHAKE_TRIES) {
-        log_error("store \"%s\" does not prove that it has the key in \"%s\"", edge->options.endpoint, store->store_key_file);
+        log_error("store \"%s\" does not prove that it has the key in \"%s\"", edge->options.endpoint, store->key_files.store);
     }
 }
 
@@ -664,7 +662,7 @@ int store_open(struct edge *edge, const struct edge_times *times)
     arena_init(&store->scratch, "frame", 2 * (size_t)FRAME_SIZE_MAX);
     store->context = zmq_ctx_new();  // NULL: the socket cannot be made
     double start_s = clock_s();
-    edge->failure = read_keys(edge);
+    edge->failure = edge_keys_read(&store->key_files, &store->key, store->store_key, edge->options.endpoint);
     if (edge->failure == 0)
         edge->failure = connect_socket(edge);
     store->served_s = store->connected_s = start_s;
@@ -679,7 +677,7 @@ int store_open(struct edge *edge, const struct edge_times *times)
         if (stop_requested()) {
             edge->failure = EX_TEMPFAIL;
         } else if (!store->talks && edge->failure == 0 && is_due(start_s, times->open, clock_s())) {
-            bool no_proof = store->key_file != NULL && store->broken_handshakes >= HANDSHAKE_TRIES;  // that was said
+            bool no_proof = store->key_files.own != NULL && store->broken_handshakes >= HANDSHAKE_TRIES;  // that was said
             if (no_proof) {
                 edge->failure = EX_NOPERM;
                 break;

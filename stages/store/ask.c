@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sysexits.h>
 #include <zmq.h>
 
 #include "base/log.h"
@@ -11,6 +12,8 @@
 #include "base/progress.h"
 #include "base/stop.h"
 #include "store/status.h"
+#include "wire/curve.h"
+#include "wire/edge.h"
 #include "wire/frame.h"
 
 struct asker {
@@ -18,20 +21,34 @@ struct asker {
     struct arena arena;
 };
 
-struct asker *asker_open(const char *endpoint)
+static int socket_options(void *socket, const struct edge_keys *keys, const struct curve_pair *pair, const char *store_key, const char *endpoint)
 {
-    struct asker *asker = memory_alloc(1, sizeof *asker);
-    int linger_ms = 0;
+    int linger_ms = 0, ipv6 = strchr(endpoint, '[') != NULL;
     int64_t size_max = FRAME_SIZE_MAX;
+    if (zmq_setsockopt(socket, ZMQ_LINGER, &linger_ms, sizeof linger_ms) != 0 || zmq_setsockopt(socket, ZMQ_IPV6, &ipv6, sizeof ipv6) != 0
+        || zmq_setsockopt(socket, ZMQ_MAXMSGSIZE, &size_max, sizeof size_max) != 0)
+        return -1;
+    return keys->own != NULL ? curve_join(socket, pair, store_key) : 0;
+}
+
+struct asker *asker_open(const char *endpoint, int *code)
+{
+    struct edge_keys keys;
+    struct curve_pair pair;
+    char store_key[CURVE_KEY_SIZE];
+    *code = edge_keys_read(&keys, &pair, store_key, endpoint);
+    if (*code != EX_OK)
+        return NULL;
+    struct asker *asker = memory_alloc(1, sizeof *asker);
     arena_init(&asker->arena, "status", 2 * (size_t)FRAME_SIZE_MAX);
     asker->context = zmq_ctx_new();
     asker->socket = zmq_socket(asker->context, ZMQ_DEALER);
-    if (asker->socket != NULL && zmq_setsockopt(asker->socket, ZMQ_LINGER, &linger_ms, sizeof linger_ms) == 0
-        && zmq_setsockopt(asker->socket, ZMQ_MAXMSGSIZE, &size_max, sizeof size_max) == 0 && zmq_connect(asker->socket, endpoint) == 0)
+    if (asker->socket != NULL && socket_options(asker->socket, &keys, &pair, store_key, endpoint) == 0 && zmq_connect(asker->socket, endpoint) == 0)
         return asker;
     log_error("cannot connect to store \"%s\": %s", endpoint, zmq_strerror(errno));
     log_hint("an endpoint is ipc://FILE or tcp://HOST:PORT");
     asker_close(asker);
+    *code = EX_USAGE;
     return NULL;
 }
 

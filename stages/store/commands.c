@@ -30,6 +30,7 @@
 #include "store/read.h"
 #include "store/server.h"
 #include "store/status.h"
+#include "wire/edge.h"
 
 #define EXIT_CODES_READ "  0   done\n  64  usage\n  65  the file is not a store, or of a newer version\n  66  there is no such file\n" \
                         "  74  it could not be read or written\n"
@@ -184,6 +185,7 @@ int command_status(int argc, char **argv)
         { 's', "store", "ENDPOINT", OPTION_TEXT, &endpoint, 0, 0, "ask there (without --db the default is VAS_STORE)" },
         { 0, "json", NULL, OPTION_FLAG, &as_json, 0, 0, "one JSON object: stages, workers, efforts, failures" },
         { 0, "watch", NULL, OPTION_FLAG, &watch, 0, 0, "again every SECONDS (default 2) until interrupted" },
+        EDGE_KEY_OPTIONS,
     };
     static const struct option_usage usage = {
         .program = "vas-store",
@@ -211,10 +213,8 @@ int command_status(int argc, char **argv)
         goto free_own;
     if (endpoint == NULL && file_exists(own + strlen("ipc://")))
         endpoint = own;
-    if (endpoint != NULL && (source.asker = asker_open(endpoint)) == NULL) {
-        code = EX_USAGE;
+    if (endpoint != NULL && (source.asker = asker_open(endpoint, &code)) == NULL)
         goto close_db;
-    }
     code = watch ? status_watch(&source, as_json, every_s) : status_once(&source, as_json, false);
     if (code == EX_UNAVAILABLE && !stop_requested())
         log_error("no store answers at \"%s\", waited %.0f s", endpoint, source.wait_s);
