@@ -124,9 +124,12 @@ rm keys/other.pub
 wait_for "a key that was taken out of the directory" sh -c '! reward -q --key other --name kind --lexicon "$0" 2>gone.log' "$lexicon"
 kill $store
 wait $store
-store serve -q --db "$db" --listen "$here" &
+store serve --db "$db" --listen "$here" 2>open.log &
 store=$!
 test_pids=$store
+until grep -qs serving open.log || ! kill -0 $store 2>/dev/null; do
+    sleep 0.05
+done
 refused "a store that takes no keys" 77 'takes no keys' reward --name kind --lexicon "$lexicon"
 check "it serves who has none" env -u VAS_KEY -u VAS_STORE_KEY reward --name kind --lexicon "$lexicon"
 kill $store
