@@ -37,8 +37,8 @@ static void log_line(const char *prefix, const char *format, va_list arguments)
     size_t size = (size_t)used + (more > 0 ? (size_t)more : 0);
     if (size > sizeof line - 2)
         size = sizeof line - 2;
-    for (size_t i = 0; i < size; i++)  // what a stranger sent stays on one line
-        if (line[i] == '\n' || line[i] == '\r')
+    for (size_t i = 0; i < size; i++)  // what a stranger sent stays on one line and does nothing to a terminal
+        if ((unsigned char)line[i] < ' ' || line[i] == 0x7f)
             line[i] = ' ';
     line[size++] = '\n';
 

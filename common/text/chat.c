@@ -163,6 +163,9 @@ struct message {
 static int refuse(char reason[256], size_t index, const char *what, const char *value)
 {
     snprintf(reason, 256, "message %zu: %s%.64s", index + 1, what, value);
+    for (char *c = reason; *c != '\0'; c++)
+        if ((unsigned char)*c < ' ')
+            *c = ' ';
     return -1;
 }
 

@@ -476,6 +476,7 @@ static void test_pieces_are_bounded(void)
     EXPECT(refused > 0 && left > 0);
     EXPECT_INT(given, 4);
     for (int turns = 0; turns < READS && left > 0; turns++) {
+        arena_reset(&arena);
         turn();
         given = count_replies('f', FRAME_piece);
         EXPECT(given == 4 || given == left);
