@@ -114,9 +114,11 @@ victim() {  # PROGRAM: a process of it in a job of this cluster
         tr '\0' '\n' <"/proc/$pid/environ" 2>/dev/null | grep -qx "SLURM_CONF=$SLURM_CONF" && echo "$pid" && return
     done
 }
+hastened=
 hasten() {  # Slurm lets two minutes pass before what was queued again; seconds are enough, but within one a node refuses it
-    for job in $(squeue -h -t PD -o '%i %r %S' | awk -v later="$(date -d '+30 sec' +%FT%T)" '$2 == "BeginTime" && $3 > later { print $1 }'); do
-        scontrol update JobId="$job" StartTime=now+4 2>/dev/null  # it may have begun meanwhile
+    for job in $(squeue -h -t PD -o '%i %r' | awk '$2 == "BeginTime" { print $1 }'); do
+        case " $hastened " in *" $job "*) continue ;; esac  # each is killed once
+        scontrol update JobId="$job" StartTime=now+4 2>/dev/null && hastened="$hastened $job"
     done
 }
 killed= to_kill='rollout train store'
