@@ -335,7 +335,7 @@ int command_retry(int argc, char **argv)
         .program = "vas-store",
         .example = "store retry --db vas.db --stage reward",
         .synopsis = "store retry --db FILE [--stage STAGE] [--name NAME]",
-        .summary = "Offers items again that were given up after 3 attempts.  Works beside a store that is serving.",
+        .summary = "Offers items again that were given up after 4 attempts.  Works beside a store that is serving.",
         .exit_codes = EXIT_CODES_READ,
     };
     command_options(&usage, specs, COUNT_OF(specs), argc, argv, &path);
