@@ -73,13 +73,19 @@ same() {
     fi
 }
 
-# wait_for FILE: until it is there, at most a minute
-wait_for() {
-    wait_for_tries=0
-    until [ -e "$1" ] || [ $wait_for_tries = 1200 ]; do
+# until_true COMMAND...: again and again until it succeeds, at most a minute
+until_true() {
+    until_tries=0
+    until "$@"; do
+        until_tries=$((until_tries + 1))
+        [ $until_tries -lt 1200 ] || return 1
         sleep 0.05
-        wait_for_tries=$((wait_for_tries + 1))
     done
+}
+
+# wait_for FILE: until it is there
+wait_for() {
+    until_true test -e "$1"
 }
 
 # store_up DATABASE: a store of its own, at VAS_STORE; its log is beside the database

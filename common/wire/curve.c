@@ -150,8 +150,9 @@ static int write_new(const char *path, mode_t mode, const char *text)
 {
     int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);
     if (fd < 0) {
+        int code = errno == EEXIST ? EX_CANTCREAT : EX_IOERR;
         log_error("could not create key file \"%s\": %s", path, strerror(errno));
-        return EX_IOERR;
+        return code;
     }
     size_t size = strlen(text);
     bool written = fchmod(fd, mode) == 0 && write(fd, text, size) == (ssize_t)size && fsync(fd) == 0;

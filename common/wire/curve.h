@@ -19,7 +19,8 @@ struct curve_pair {
     char public_key[CURVE_KEY_SIZE], secret_key[CURVE_KEY_SIZE];
 };
 
-/* These return exit codes, what is wrong is logged: 65 not a key file, 66 missing, 74 cannot be written, 77 readable by others. */
+/* These return exit codes, what is wrong is logged: 65 not a key file, 66 missing, 73 there already,
+ * 74 cannot be written, 77 readable by others. */
 int curve_make(const char *path);  // neither file may be there already
 int curve_read_pair(struct curve_pair *pair, const char *path);
 int curve_read_public(char key[CURVE_KEY_SIZE], const char *path);

@@ -84,14 +84,22 @@ static struct options options_read(int argc, char **argv)
     struct serve_options *serve = &options.serve;
     serve->endpoint = getenv("VAS_STORE");
     const struct option_spec specs[] = {
-        { 'm', "model", "DIR|FILE", OPTION_TEXT, &options.model, 0, 0, "base policy: model directory, GGUF file or llama2.c's .bin,\nor store:NAME, which is fetched (store share)" },
-        { 0, "tokenizer", "DIR|FILE", OPTION_TEXT, &options.tokenizer, 0, 0, "its tokenizer where the model brings none (llama2.c's\nfiles), or another than its own" },
-        { 0, "quant", "TYPE", OPTION_TEXT, &options.quant_name, 0, 0, "round the model's matrices to bf16, q8_0, q4_0 or nf4 on load: less\nmemory, another policy (default: as in the file)" },
-        { 0, "kv-type", "TYPE", OPTION_TEXT, &options.kv_type_name, 0, 0, "hold the policy's keys and values as f32 or f16: half the\nmemory, another policy (default f32)" },
+        { 'm', "model", "DIR|FILE", OPTION_TEXT, &options.model, 0, 0,
+          "base policy: model directory, GGUF file or llama2.c's .bin,\nor store:NAME, which is fetched (store share)" },
+        { 0, "tokenizer", "DIR|FILE", OPTION_TEXT, &options.tokenizer, 0, 0,
+          "its tokenizer where the model brings none (llama2.c's\nfiles), or another than its own" },
+        { 0, "quant", "TYPE", OPTION_TEXT, &options.quant_name, 0, 0,
+          "round the model's matrices to bf16, q8_0, q4_0 or nf4 on load: less\nmemory, another policy (default: as in the file)" },
+        { 0, "kv-type", "TYPE", OPTION_TEXT, &options.kv_type_name, 0, 0,
+          "hold the policy's keys and values as f32 or f16: half the\nmemory, another policy (default f32)" },
         { 0, NULL, NULL, OPTION_HEADING, NULL, 0, 0, "steering" },
-        { 0, "value", "NAME[:BETA]", OPTION_LIST, &options.values, 0, 0, "value model: a directory, or a training run (RUN@STEP: of that\nstep, if it was kept) or shared model (store:NAME) of the\nstore; may be given several times, each with its own weight" },
-        { 0, "beta", "B", OPTION_NUMBER, &options.beta, -1e6, 1e6, "weight of value models that name none; 0 is the base\npolicy, negative steers away (default 3)" },
-        { 0, "value-tokenizer", "DIR|FILE", OPTION_LIST, &options.value_tokenizers, 0, 0, "tokenizer of a value model that does not share the base\npolicy's: it is asked about the text of each candidate" },
+        { 0, "value", "NAME[:BETA]", OPTION_LIST, &options.values, 0, 0,
+          "value model: a directory, or a training run (RUN@STEP: of that\nstep, if it was kept) or shared model (store:NAME) of the\n"
+          "store; may be given several times, each with its own weight" },
+        { 0, "beta", "B", OPTION_NUMBER, &options.beta, -1e6, 1e6,
+          "weight of value models that name none; 0 is the base\npolicy, negative steers away (default 3)" },
+        { 0, "value-tokenizer", "DIR|FILE", OPTION_LIST, &options.value_tokenizers, 0, 0,
+          "tokenizer of a value model that does not share the base\npolicy's: it is asked about the text of each candidate" },
         { 0, "value-quant", "TYPE", OPTION_TEXT, &options.value_quant_name, 0, 0, "round the value models' matrices, as --quant does the base\npolicy's" },
         { 0, "candidates", "K", OPTION_INT, &options.candidates, 1, CANDIDATES_MAX, "tokens that are steered: the K likeliest (default 20)" },
         { 0, "best-of", "N", OPTION_INT, &options.best_of, 1, 65536, "sample N responses, give the one with the highest score" },
@@ -99,18 +107,23 @@ static struct options options_read(int argc, char **argv)
         { 0, NULL, NULL, OPTION_HEADING, NULL, 0, 0, "sampling" },
         { 'n', "samples", "N", OPTION_INT, &options.samples, 1, 1048576, "responses to each prompt (default 1)" },
         { 0, "max-new-tokens", "N", OPTION_INT, &serve->max_new_tokens, 1, 1048576, "length limit of a response (default 128)" },
-        { 0, "context", "TOKENS", OPTION_INT, &options.context, 2, 1048576, "length limit of prompt and response together\n(default: the models' own, at most 8192)" },
+        { 0, "context", "TOKENS", OPTION_INT, &options.context, 2, 1048576,
+          "length limit of prompt and response together\n(default: the models' own, at most 8192)" },
         { 0, "temperature", "T", OPTION_NUMBER, &serve->sampling.temperature, 0, 100, "logits are divided by it; 0: greedy (default 1)" },
         { 0, "greedy", NULL, OPTION_FLAG, &options.greedy, 0, 0, "always the likeliest token" },
-        { 0, "top-p", "P", OPTION_NUMBER, &serve->sampling.top_p, 1e-9, 1, "sample from the likeliest tokens that hold this much\nprobability (default 1: all)" },
+        { 0, "top-p", "P", OPTION_NUMBER, &serve->sampling.top_p, 1e-9, 1,
+          "sample from the likeliest tokens that hold this much\nprobability (default 1: all)" },
         { 0, "top-k", "K", OPTION_INT, &serve->sampling.top_k, 0, 1048576, "sample from the K likeliest tokens (default 0: all)" },
         { 0, "seed", "N", OPTION_INT, &serve->seed, 0, 9007199254740991, "of the random numbers (default 0)" },
         { 0, NULL, NULL, OPTION_HEADING, NULL, 0, 0, "what to do" },
         { 0, "json", NULL, OPTION_FLAG, &options.json, 0, 0, "JSON lines with tokens, logprob and KL instead of text" },
-        { 0, "score", NULL, OPTION_FLAG, &options.score, 0, 0, "sample nothing: JSON lines of {\"tokens\"} or {\"prompt\",\n\"response\"} in, their logprobs (and values) out" },
-        { 's', "store", "ENDPOINT", OPTION_TEXT, &serve->endpoint, 0, 0, "store with the training runs; without a prompt: the store\nto work for (default VAS_STORE)" },
+        { 0, "score", NULL, OPTION_FLAG, &options.score, 0, 0,
+          "sample nothing: JSON lines of {\"tokens\"} or {\"prompt\",\n\"response\"} in, their logprobs (and values) out" },
+        { 's', "store", "ENDPOINT", OPTION_TEXT, &serve->endpoint, 0, 0,
+          "store with the training runs; without a prompt: the store\nto work for (default VAS_STORE)" },
         EDGE_KEY_OPTIONS,
-        { 0, "policy", "NAME", OPTION_NAME, &serve->policy, 1, NAME_BYTES, "what the steered policy is called in the store\n(default \"vas NAME:BETA\"; without --value: base)" },
+        { 0, "policy", "NAME", OPTION_NAME, &serve->policy, 1, NAME_BYTES,
+          "what the steered policy is called in the store\n(default \"vas NAME:BETA\"; without --value: base)" },
         { 0, "split", "NAME", OPTION_NAME, &serve->split, 1, NAME_BYTES, "in a store: prompts of this split (default eval)" },
         { 0, "follow", NULL, OPTION_FLAG, &serve->follow, 0, 0, "in a store: wait for more prompts when all are answered" },
         { 0, NULL, NULL, OPTION_HEADING, NULL, 0, 0, "speed; the responses are the same" },
@@ -127,7 +140,8 @@ static struct options options_read(int argc, char **argv)
         .summary = "Answers prompts with the base policy, steered by value models.\n"
                    "A FILE has a prompt a line, or JSON lines with \"prompt\".  The empty prompt '' is the begin token alone.",
         .exit_codes = "  0   every prompt was answered\n  64  usage\n  65  a prompt is bad (others were answered), or a model is or does not fit\n"
-                      "  66  a file is missing\n  69  no store answers\n  71  a model needs more memory than there is\n  74  output could not be written\n  75  stopped before the end\n"
+                      "  66  a file is missing\n  69  no store answers\n  71  a model needs more memory than there is\n"
+                      "  74  output could not be written\n  75  stopped before the end\n"
                       "  77  the store refuses this worker's key\n  78  the policy's name already means something else\n",
     };
     int first = options_parse(&usage, specs, COUNT_OF(specs), argc, argv);

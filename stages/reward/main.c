@@ -53,7 +53,8 @@ static struct options options_read(int argc, char **argv)
         .exit_codes = "  0   every rollout has its score, or is kept as a failure\n  64  usage\n"
                       "  65  a frame, the lexicon or the model is bad; between pipes also: a response could not be scored\n"
                       "  66  the lexicon or the model is missing\n  69  no store answers, or the command is of no use\n"
-                      "  74  output could not be written\n  75  stopped before the end\n  77  the store refuses this worker's key\n  78  the reward's name already means something else\n",
+                      "  74  output could not be written\n  75  stopped before the end\n  77  the store refuses this worker's key\n"
+                      "  78  the reward's name already means something else\n",
     };
     int first = options_parse(&usage, specs, COUNT_OF(specs), argc, argv);
     if (first < argc)

@@ -36,10 +36,14 @@ static struct options options_read(int argc, char **argv)
     struct serve_options *serve = &options.serve;
     serve->endpoint = getenv("VAS_STORE");
     const struct option_spec specs[] = {
-        { 'm', "model", "DIR|FILE", OPTION_TEXT, &options.model, 0, 0, "base policy: model directory, GGUF file or llama2.c's .bin,\nor store:NAME, which is fetched (store share)" },
-        { 0, "tokenizer", "DIR|FILE", OPTION_TEXT, &options.tokenizer, 0, 0, "its tokenizer where the model brings none (llama2.c's\nfiles), or another than its own" },
-        { 0, "quant", "TYPE", OPTION_TEXT, &options.quant_name, 0, 0, "round the model's matrices to bf16, q8_0, q4_0 or nf4 on load: less\nmemory, another policy (default: as in the file)" },
-        { 0, "kv-type", "TYPE", OPTION_TEXT, &options.kv_type_name, 0, 0, "hold the policy's keys and values as f32 or f16: half the\nmemory, another policy (default f32)" },
+        { 'm', "model", "DIR|FILE", OPTION_TEXT, &options.model, 0, 0,
+          "base policy: model directory, GGUF file or llama2.c's .bin,\nor store:NAME, which is fetched (store share)" },
+        { 0, "tokenizer", "DIR|FILE", OPTION_TEXT, &options.tokenizer, 0, 0,
+          "its tokenizer where the model brings none (llama2.c's\nfiles), or another than its own" },
+        { 0, "quant", "TYPE", OPTION_TEXT, &options.quant_name, 0, 0,
+          "round the model's matrices to bf16, q8_0, q4_0 or nf4 on load: less\nmemory, another policy (default: as in the file)" },
+        { 0, "kv-type", "TYPE", OPTION_TEXT, &options.kv_type_name, 0, 0,
+          "hold the policy's keys and values as f32 or f16: half the\nmemory, another policy (default f32)" },
         { 's', "store", "ENDPOINT", OPTION_TEXT, &serve->endpoint, 0, 0, "store to work for (default VAS_STORE; without: frames on\nstdin and stdout)" },
         EDGE_KEY_OPTIONS,
         { 0, "policy", "NAME", OPTION_NAME, &serve->policy, 1, NAME_BYTES, "what the rollouts' policy is called (default base)" },
@@ -48,9 +52,11 @@ static struct options options_read(int argc, char **argv)
         { 0, NULL, NULL, OPTION_HEADING, NULL, 0, 0, "sampling" },
         { 'n', "samples", "N", OPTION_INT, &serve->samples, 1, 1048576, "responses to each prompt (default 8)" },
         { 0, "max-new-tokens", "N", OPTION_INT, &serve->max_new_tokens, 1, 1048576, "length limit of a response (default 128)" },
-        { 0, "context", "TOKENS", OPTION_INT, &options.context, 2, 1048576, "length limit of prompt and response together\n(default: the model's own, at most 8192)" },
+        { 0, "context", "TOKENS", OPTION_INT, &options.context, 2, 1048576,
+          "length limit of prompt and response together\n(default: the model's own, at most 8192)" },
         { 0, "temperature", "T", OPTION_NUMBER, &serve->sampling.temperature, 0, 100, "logits are divided by it; 0: greedy (default 1)" },
-        { 0, "top-p", "P", OPTION_NUMBER, &serve->sampling.top_p, 1e-9, 1, "sample from the likeliest tokens that hold this much\nprobability (default 1: all)" },
+        { 0, "top-p", "P", OPTION_NUMBER, &serve->sampling.top_p, 1e-9, 1,
+          "sample from the likeliest tokens that hold this much\nprobability (default 1: all)" },
         { 0, "top-k", "K", OPTION_INT, &serve->sampling.top_k, 0, 1048576, "sample from the K likeliest tokens (default 0: all)" },
         { 0, "seed", "N", OPTION_INT, &serve->seed, 0, 9007199254740991, "of the random numbers (default 0)" },
         { 0, NULL, NULL, OPTION_HEADING, NULL, 0, 0, "speed; the rollouts are the same" },
@@ -63,7 +69,8 @@ static struct options options_read(int argc, char **argv)
         .synopsis = "rollout -m MODEL [-s ENDPOINT] [options]",
         .summary = "Samples responses to prompts from the base policy.",
         .exit_codes = "  0   every prompt has its rollouts\n  64  usage\n  65  a frame, a prompt or the model is bad\n  66  the model is missing\n"
-                      "  69  no store answers\n  71  the model needs more memory than there is\n  74  output could not be written\n  75  stopped before the end\n"
+                      "  69  no store answers\n  71  the model needs more memory than there is\n  74  output could not be written\n"
+                      "  75  stopped before the end\n"
                       "  77  the store refuses this worker's key\n  78  the policy's name already means something else\n",
     };
     int first = options_parse(&usage, specs, COUNT_OF(specs), argc, argv);

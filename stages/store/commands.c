@@ -32,7 +32,7 @@
 #include "store/status.h"
 #include "wire/edge.h"
 
-#define EXIT_CODES_READ "  0   done\n  64  usage\n  65  the file is not a store, or of a newer version\n  66  there is no such file\n" \
+#define EXIT_CODES_READ "  0   done\n  64  usage\n  65  the file is not a store, or of another version\n  66  there is no such file\n" \
                         "  74  it could not be read or written\n"
 
 /* Parses, refuses operands, and wants --db. */
@@ -58,10 +58,13 @@ int command_serve(int argc, char **argv)
     const struct option_spec specs[] = {
         { 0, "db", "FILE", OPTION_TEXT, &db, 0, 0, "the SQLite file; made when it is missing" },
         { 0, "listen", "ENDPOINT", OPTION_LIST, &listen, 0, 0, "where workers connect, may be given again\n(default ipc://FILE.sock)" },
-        { 0, "key", "FILE", OPTION_TEXT, &key, 0, 0, "the store's secret key ('store keygen'): workers at tcp:// must\nhave its public key, and one of their own in --allow" },
+        { 0, "key", "FILE", OPTION_TEXT, &key, 0, 0,
+          "the store's secret key ('store keygen'): workers at tcp:// must\nhave its public key, and one of their own in --allow" },
         { 0, "allow", "FILE|DIR", OPTION_TEXT, &allow, 0, 0, "public keys of workers, or a directory with their *.pub files;\nread again when it changes" },
-        { 0, "lease-s", "SECONDS", OPTION_NUMBER, &lease_s, 0.1, 86400, "a worker that is silent so long has vanished (default 60);\nafter 15 its items are offered to others" },
-        { 0, "keep", "N", OPTION_INT, &keep, CHECKPOINT_KEEP_WEIGHTS, CHECKPOINT_KEEP_WEIGHTS_MAX, "of each run the weights of the last N snapshots stay, beside\nthe final ones (default 3)" },
+        { 0, "lease-s", "SECONDS", OPTION_NUMBER, &lease_s, 0.1, 86400,
+          "a worker that is silent so long has vanished (default 60);\nafter 15 its items are offered to others" },
+        { 0, "keep", "N", OPTION_INT, &keep, CHECKPOINT_KEEP_WEIGHTS, CHECKPOINT_KEEP_WEIGHTS_MAX,
+          "of each run the weights of the last N snapshots stay, beside\nthe final ones (default 3)" },
     };
     static const struct option_usage usage = {
         .program = "vas-store",

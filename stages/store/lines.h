@@ -6,8 +6,8 @@
  * database, and an item that was handed out and not answered is still missing there.
  *
  * An item that fails or whose holder vanishes ITEM_ATTEMPTS times is written down as a failure and no longer offered.
- * Before the last attempt it is offered only to a worker that holds nothing else, so that an innocent item is not
- * condemned for having been held beside a deadly one.
+ * For the attempts after ITEM_SUSPECT it is offered only to a worker that holds nothing else, so that an innocent item is
+ * not condemned for having been held beside a deadly one.
  *
  * Functions that read or write the store return -1 on failure (db_trouble).
  */

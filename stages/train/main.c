@@ -47,7 +47,8 @@ static struct options options_read(int argc, char **argv)
     options.endpoint = getenv("VAS_STORE");
     struct learner_options *learner = &options.learner;
     const struct option_spec specs[] = {
-        { 'm', "model", "DIR|FILE", OPTION_TEXT, &options.model, 0, 0, "model to start from, store:NAME for one that the store shares;\na value model gets a zero value head" },
+        { 'm', "model", "DIR|FILE", OPTION_TEXT, &options.model, 0, 0,
+          "model to start from, store:NAME for one that the store shares;\na value model gets a zero value head" },
         { 'o', "output", "DIR", OPTION_TEXT, &learner->output, 0, 0, "write the trained model here as a Hugging Face directory" },
         { 's', "store", "ENDPOINT", OPTION_TEXT, &options.endpoint, 0, 0, "store to work for (default VAS_STORE; without: frames on stdin)" },
         EDGE_KEY_OPTIONS,
@@ -66,12 +67,15 @@ static struct options options_read(int argc, char **argv)
         { 0, "weight-decay", "X", OPTION_NUMBER, &options.trainer.weight_decay, 0, 1, "decoupled weight decay (default 0; lm: 0.1)" },
         { 0, "clip", "X", OPTION_NUMBER, &options.trainer.clip_norm, 0, 1e9, "largest norm of the gradient, 0: any (default 1)" },
         { 0, NULL, NULL, OPTION_HEADING, NULL, 0, 0, "low-rank adapters (LoRA)" },
-        { 0, "lora", "RANK", OPTION_INT, &options.trainer.lora.rank, 1, 65536, "keep the model's weights, train adapters of this rank and the value\nhead; -o DIR holds them merged, DIR/adapter as PEFT reads them" },
+        { 0, "lora", "RANK", OPTION_INT, &options.trainer.lora.rank, 1, 65536,
+          "keep the model's weights, train adapters of this rank and the value\nhead; -o DIR holds them merged, DIR/adapter as PEFT reads them" },
         { 0, "lora-alpha", "A", OPTION_NUMBER, &options.trainer.lora.alpha, 1e-9, 1e9, "the adapters' product counts A / RANK times (default twice the rank)" },
         { 0, "lora-targets", "LIST", OPTION_TEXT, &options.lora_targets, 0, 0, "of q,k,v,o,gate,up,down (default q,k,v,o)" },
         { 0, NULL, NULL, OPTION_HEADING, NULL, 0, 0, "the run" },
         { 0, "refresh", "STEPS", OPTION_INT, &learner->refresh, 1, 1000000, "steps between snapshots for value-target (default 2)" },
-        { 0, "parts", "N", OPTION_INT, &options.trainer.parts, 1, 1048576, "parts of a batch whose gradients are added in a tree: as many ranks or\nfewer give the same bytes (default: the ranks that mpirun starts)" },
+        { 0, "parts", "N", OPTION_INT, &options.trainer.parts, 1, 1048576,
+          "parts of a batch whose gradients are added in a tree: as many ranks or\n"
+          "fewer give the same bytes (default: the ranks that mpirun starts)" },
         { 0, "checkpoint-every", "STEPS", OPTION_INT, &learner->checkpoint_every, 1, 1000000, "steps between checkpoints to resume from (default 100)" },
         { 't', "threads", "N", OPTION_INT, &options.threads, 1, 256, "threads (default: the cores this process may use)" },
     };
@@ -81,7 +85,8 @@ static struct options options_read(int argc, char **argv)
         .synopsis = "train -s ENDPOINT -m MODEL --run NAME [-o DIR] [options]\n          train -m MODEL -o DIR [options] < targets",
         .summary = "Trains a value model on lambda-returns, or a language model on documents.",
         .exit_codes = "  0   the run is complete\n  64  usage\n  65  a model or a frame is bad\n  66  the model is missing\n  69  no store answers\n"
-                      "  70  the loss is not finite\n  71  this machine has less memory than training takes\n  74  output could not be written\n  75  stopped before the end: the same command resumes\n"
+                      "  70  the loss is not finite\n  71  this machine has less memory than training takes\n"
+                      "  74  output could not be written\n  75  stopped before the end: the same command resumes\n"
                       "  77  the store refuses this worker's key\n  78  the run or checkpoint was begun with other settings\n",
     };
     int first = options_parse(&usage, specs, COUNT_OF(specs), argc, argv);

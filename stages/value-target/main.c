@@ -48,13 +48,17 @@ static struct options options_read(int argc, char **argv)
         { 0, "reward", "NAME", OPTION_NAME, &options.reward, 1, NAME_BYTES, "which reward's scores the run is trained on" },
         { 0, "policy", "NAME", OPTION_NAME, &options.policy, 1, NAME_BYTES, "whose rollouts (default base)" },
         { 0, "split", "NAME", OPTION_NAME, &options.split, 1, NAME_BYTES, "prompts of this split (default train)" },
-        { 0, "lambda", "X", OPTION_NUMBER, &options.lambda, 0, 1, "trace decay; 1 is the score itself and needs no values\n(default 0.95; between pipes without -m: 1)" },
+        { 0, "lambda", "X", OPTION_NUMBER, &options.lambda, 0, 1,
+          "trace decay; 1 is the score itself and needs no values\n(default 0.95; between pipes without -m: 1)" },
         { 0, "gamma", "X", OPTION_NUMBER, &options.gamma, 0, 1, "discount per token (default 1)" },
         { 0, "refresh", "STEPS", OPTION_INT, &options.refresh, 1, 1000000, "values come from weights at most so many steps old (default 2)" },
-        { 0, "no-terminal-state", NULL, OPTION_FLAG, &options.no_terminal_state, 0, 0, "leave the state after the last token untrained, as the\nreference implementation does" },
+        { 0, "no-terminal-state", NULL, OPTION_FLAG, &options.no_terminal_state, 0, 0,
+          "leave the state after the last token untrained, as the\nreference implementation does" },
         { 'm', "model", "DIR", OPTION_TEXT, &options.model, 0, 0, "between pipes: value model whose values are used" },
-        { 0, "value-tokenizer", "DIR|FILE", OPTION_TEXT, &options.value_tokenizer, 0, 0, "tokenizer of the value model where it is not the policy's:\nthe states are then those of its own tokens of the same text" },
-        { 0, "quant", "TYPE", OPTION_TEXT, &options.quant_name, 0, 0, "round the value model's matrices to bf16, q8_0, q4_0 or nf4 on\nload: less memory, other values (default: as in the file)" },
+        { 0, "value-tokenizer", "DIR|FILE", OPTION_TEXT, &options.value_tokenizer, 0, 0,
+          "tokenizer of the value model where it is not the policy's:\nthe states are then those of its own tokens of the same text" },
+        { 0, "quant", "TYPE", OPTION_TEXT, &options.quant_name, 0, 0,
+          "round the value model's matrices to bf16, q8_0, q4_0 or nf4 on\nload: less memory, other values (default: as in the file)" },
         { 't', "threads", "N", OPTION_INT, &options.threads, 1, 256, "threads (default: the cores this process may use)" },
     };
     static const struct option_usage usage = {
@@ -63,7 +67,8 @@ static struct options options_read(int argc, char **argv)
         .synopsis = "value-target -s ENDPOINT --run NAME --reward NAME [options]\n          value-target [--lambda X -m VALUE] < scored > targets",
         .summary = "Computes lambda-returns, the targets that a value model is trained on.",
         .exit_codes = "  0   the run has all its targets, or the input ended\n  64  usage\n  65  a frame or a model is bad\n  69  no store answers\n"
-                      "  71  the value model needs more memory than there is\n  74  output could not be written\n  75  stopped before the end\n  77  the store refuses this worker's key\n  78  the run was begun with other settings\n",
+                      "  71  the value model needs more memory than there is\n  74  output could not be written\n  75  stopped before the end\n"
+                      "  77  the store refuses this worker's key\n  78  the run was begun with other settings\n",
     };
     int first = options_parse(&usage, specs, COUNT_OF(specs), argc, argv);
     if (first < argc)

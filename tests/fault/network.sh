@@ -52,17 +52,17 @@ ip netns exec "${net}wire" "$scratch/hub" $delay_ms $loss enda endb endc >"$scra
 wire=$!
 test_pids=$wire
 
-# wait_for NAME SECONDS COMMAND...: it succeeds within the time
-wait_for() {
-    wait_name=$1 tries=0 tries_max=$((10 * $2))
+# within NAME SECONDS COMMAND...: it succeeds in that time
+within() {
+    within_name=$1 tries=0 tries_max=$((10 * $2))
     shift 2
     until "$@"; do
         tries=$((tries + 1))
-        [ $tries -lt $tries_max ] || { not_ok "$wait_name: '$*' still fails after $((tries_max / 10)) s"; exit 1; }
+        [ $tries -lt $tries_max ] || { not_ok "$within_name: '$*' still fails after $((tries_max / 10)) s"; exit 1; }
         sleep 0.1
     done
 }
-wait_for "the wire" 10 sh -c "grep -q ready '$scratch/hub.out' || ! kill -0 $wire"
+within "the wire" 10 sh -c "grep -q ready '$scratch/hub.out' || ! kill -0 $wire"
 grep -q ready "$scratch/hub.out" || skip "no packet sockets here: $(tail -n 1 "$scratch/hub.err")"
 
 # ---- the pipeline: on one host, and spread over three ----
@@ -134,7 +134,7 @@ cat "$scratch/worker.pub" "$scratch/old.pub" >"$scratch/allow"
 VAS_STORE=tcp://10.77.0.1:7070 VAS_KEY=$scratch/worker VAS_STORE_KEY=$scratch/store.pub
 export VAS_STORE VAS_KEY VAS_STORE_KEY
 start a store store serve --db "$scratch/far.db" --listen "$VAS_STORE" --listen "tcp://[fd77::1]:7070" --key "$scratch/store" --allow "$scratch/allow"
-wait_for "the store" 10 grep -q 'serving .*7070' "$scratch/store.log"
+within "the store" 10 grep -q 'serving .*7070' "$scratch/store.log"
 
 # ---- who gets nothing ----
 
@@ -143,7 +143,7 @@ refused "a worker without a key" 77 'wants keys' ip netns exec ${net}b env -u VA
 refused "a worker with a wrong key" 77 'refuses the key' ip netns exec ${net}b tokenize -q --key "$scratch/other" -m "$tiny/base" "$tiny/prompts.jsonl"
 check "a key that is still allowed" ip netns exec ${net}c reward -q --key "$scratch/old" --name kind --lexicon $lexicon
 start c oldster reward --follow --key "$scratch/old" --name kind --lexicon $lexicon
-wait_for "the worker with the old key" 30 are_here 2
+within "the worker with the old key" 30 are_here 2
 cat "$scratch/worker.pub" >"$scratch/allow"
 code=0
 wait $oldster_pid || code=$?
@@ -151,7 +151,7 @@ wait $oldster_pid || code=$?
     not_ok "a worker whose key was taken away: code $code: $(tail -n 1 "$scratch/oldster.log")"
 refused "a worker with an old key" 77 'refuses the key' ip netns exec ${net}c reward -q --key "$scratch/old" --name kind --lexicon $lexicon
 start b doubt tokenize --store-key "$scratch/other.pub" -m "$tiny/base" "$tiny/prompts.jsonl"  # waits 30 s for the right store
-wait_for "a worker that expects another store" 25 grep -q 'does not prove that it has the key' "$scratch/doubt.log"
+within "a worker that expects another store" 25 grep -q 'does not prove that it has the key' "$scratch/doubt.log"
 start c stranger "${BUILD:-build}/tests/fault/test_strangers" 10.77.0.1 7070
 [ "$(store status --db "$scratch/far.db" --json | grep -o '"done": *[1-9][0-9]*')" = '' ] && ok "they have given nothing" || not_ok "they have given something"
 
@@ -165,8 +165,8 @@ VAS_CACHE=$scratch/cache
 export VAS_CACHE
 before=$(here)
 pipeline far_ b c store:base
-wait_for "six workers" 120 are_here $((before + 6))
-wait_for "the first rollouts" 120 has_rollouts
+within "six workers" 120 are_here $((before + 6))
+within "the first rollouts" 120 has_rollouts
 kill -USR1 $wire
 sleep $cut_s
 after=$(done_rollouts far)
@@ -198,7 +198,7 @@ part=$VAS_CACHE/models/$large/.noise.txt.part
 part_arrives() {
     [ -s "$part" ]
 }
-wait_for "the first bytes of the model" 60 part_arrives
+within "the first bytes of the model" 60 part_arrives
 kill -USR1 $wire
 sleep $cut_s
 [ -s "$part" ] && ok "the wire was cut after $(stat -c %s "$part") bytes of the model" || not_ok "the cut came too late for the model"

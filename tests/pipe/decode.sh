@@ -102,11 +102,7 @@ decode -q -m "$base" --score "$scratch/prompts.jsonl" >"$scratch/out" 2>"$scratc
 store serve -q --db "$scratch/store.db" &
 test_pids=$!
 endpoint=ipc://$scratch/store.db.sock
-tries=0
-until [ -S "$scratch/store.db.sock" ] || [ $tries -gt 100 ]; do
-    sleep 0.1
-    tries=$((tries + 1))
-done
+wait_for "$scratch/store.db.sock"
 tokenize -q -m "$base" -s "$endpoint" --split train "$scratch/prompts.jsonl"
 rollout -q -m "$base" -s "$endpoint" -n 8 --max-new-tokens 24
 reward -q -s "$endpoint" --name vowels --exec "$count_vowels" --scale 0.1

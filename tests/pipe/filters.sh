@@ -33,11 +33,8 @@ train_long() {
 interrupt() {  # NAME SIGNAL: once some steps have been made; the exit code is in $code
     rm -rf "$scratch/$1"
     train -q -m "$tiny/base" --batch 8 --epochs 60 --checkpoint-every 5 -o "$scratch/$1" <"$scratch/targets" &
-    pid=$! waited=0
-    until [ -f "$scratch/$1/checkpoint.safetensors" ] || [ $waited = 200 ]; do
-        sleep 0.05
-        waited=$((waited + 1))
-    done
+    pid=$!
+    wait_for "$scratch/$1/checkpoint.safetensors"
     kill "-$2" $pid
     code=0
     wait $pid 2>/dev/null || code=$?

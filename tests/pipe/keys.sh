@@ -12,13 +12,9 @@ cd "$scratch" || exit 1
 
 # wait_for NAME COMMAND...: it succeeds within a minute
 wait_for() {
-    wait_name=$1 tries=0
+    wait_name=$1
     shift
-    until "$@"; do
-        tries=$((tries + 1))
-        [ $tries -lt 600 ] || { not_ok "$wait_name: '$*' still failed after a minute"; exit 1; }
-        sleep 0.1
-    done
+    until_true "$@" || { not_ok "$wait_name: '$*' still failed after a minute"; exit 1; }
     ok "$wait_name"
 }
 
@@ -28,7 +24,7 @@ for name in store worker other; do
 done
 [ "$(stat -c %a worker)" = 600 ] && ok "a secret key is its owner's" || not_ok "a secret key is its owner's: mode $(stat -c %a worker)"
 cp worker before
-refused "keygen keeps what is there" 74 'File exists' store keygen -o worker
+refused "keygen keeps what is there" 73 'File exists' store keygen -o worker
 same "the key is the same" worker before
 refused "keygen wants a file" 64 'output is missing' store keygen
 

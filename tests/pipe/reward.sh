@@ -55,10 +55,7 @@ grep -q 'not found' "$scratch/none.err" && ok "the shell's words are shown" || n
 reward -q --name slow --exec 'echo $$ >'"$scratch/pid"'; exec sleep 600' <"$scratch/rollouts" >"$scratch/slow" &
 pid=$!
 test_pids=$pid
-for turn in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
-    [ -s "$scratch/pid" ] && break
-    sleep 0.1
-done
+until_true test -s "$scratch/pid"
 kill -TERM "$pid"
 code=0
 wait "$pid" || code=$?

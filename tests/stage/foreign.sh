@@ -40,12 +40,12 @@ same "its scores are those of reward --exec" "$scratch/exec" "$scratch/whole"
 done_scores() {
     store status --db "$db" | awk '$1 == "reward" && $2 == "killed" { n = $(NF - 2) } END { print n + 0 }'
 }
+has_done() {  # has_done COUNT
+    [ "$(done_scores)" -ge "$1" ]
+}
 work_on() {  # work_on COUNT: until so many more are scored
-    aim=$(($(done_scores) + $1)) tries=0
-    until [ "$(done_scores)" -ge "$aim" ] || [ $tries = 600 ]; do
-        tries=$((tries + 1))
-        sleep 0.05
-    done
+    aim=$(($(done_scores) + $1))
+    until_true has_done "$aim"
 }
 start() {
     "$python" "$scratch/slow.py" "$VAS_STORE" killed 2>>"$scratch/log" &

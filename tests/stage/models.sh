@@ -21,16 +21,6 @@ stop_store() {  # stop_store SIGNAL
     wait "$store_process" 2>/dev/null
 }
 
-# Waits until COMMAND succeeds, at most 60 s.
-until_true() {
-    tries=0
-    until "$@" 2>/dev/null; do
-        tries=$((tries + 1))
-        [ $tries -lt 1200 ] || return 1
-        sleep 0.05
-    done
-}
-
 served() {  # served DB: its store answers
     store status --db "$1" >/dev/null 2>&1 && [ -S "$work/s.sock" ]
 }

@@ -93,13 +93,6 @@ rank_process() {  # MPIRUN RANK: its process
         tr '\0' '\n' <"${stat%stat}environ" 2>/dev/null | grep -qx "OMPI_COMM_WORLD_RANK=$2" && echo "${line%% *}" && return
     done
 }
-until_there() {  # FILE
-    waited=0
-    until [ -f "$1" ] || [ $waited = 600 ]; do
-        sleep 0.1
-        waited=$((waited + 1))
-    done
-}
 long() {  # ARGUMENTS
     "$@" -m "$model" --batch 16 --epochs 10 --checkpoint-every 8 <"$scratch/targets"
 }
@@ -110,7 +103,7 @@ for victim in 0 1 mpirun; do
         --checkpoint-every 8 -o "$scratch/killed" <"$scratch/targets" >/dev/null 2>&1 &
     pid=$!
     test_pids="${test_pids:-} $pid"
-    until_there "$scratch/killed/checkpoint.safetensors"
+    wait_for "$scratch/killed/checkpoint.safetensors"
     if [ $victim = mpirun ]; then
         kill -TERM $pid
     else
@@ -149,16 +142,15 @@ store_run() {  # NAME TRAIN...: value-target and a training as workers of a stor
     unset VAS_STORE
     store digest --db "$db" >"$scratch/$name.digest"
 }
+trains() {
+    store status --db "$db" | awk '$1 == "train" && $4 > 0 { found = 1 } END { exit !found }'
+}
 by_ranks() {  # the first try loses a rank once there is a checkpoint to resume from
     mpirun --allow-run-as-root --bind-to none --oversubscribe -n 2 "$scratch/bin/train" -q -t 1 -m "$model" --run kind --batch 16 \
         --epochs 4 --checkpoint-every 2 >/dev/null 2>&1 &
     pid=$!
     test_pids="$test_pids $pid"
-    waited=0
-    until store status --db "$db" | awk '$1 == "train" && $4 > 0 { found = 1 } END { exit !found }' || [ $waited = 600 ]; do
-        sleep 0.05
-        waited=$((waited + 1))
-    done
+    until_true trains
     kill -KILL "$(rank_process $pid 1)"
     wait $pid 2>/dev/null && not_ok "the job in a store goes on without rank 1"
     check "ranks resume in a store" mpi_train 2 -m "$model" --run kind --batch 16 --epochs 4 --checkpoint-every 2

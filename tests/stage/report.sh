@@ -8,10 +8,7 @@ db=$scratch/run.db
 start() {
     store serve -q --db "$db" --listen "ipc://$scratch/sock" 2>>"$scratch/store.log" &
     test_pids=$!
-    for turn in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30; do
-        [ -S "$scratch/sock" ] && break
-        sleep 0.1
-    done
+    wait_for "$scratch/sock"
     VAS_STORE=ipc://$scratch/sock
     export VAS_STORE
 }

@@ -27,7 +27,7 @@ start() {
     "$bin/store" serve --db "$work/s.db" 2>>"$work/server" &
     server=$!
     tries=0
-    until [ -S "$work/s.db.sock" ] || [ $tries -gt 50 ]; do
+    until [ -S "$work/s.db.sock" ] || [ $tries -gt 600 ]; do
         sleep 0.1
         tries=$((tries + 1))
     done

@@ -41,9 +41,9 @@ static void test_pair(void)
     EXPECT_INT(curve_read_public(public_key, public_path), EX_OK);
     EXPECT_TEXT(pair.public_key, public_key);
     EXPECT_INT(strlen(pair.secret_key), CURVE_KEY_SIZE - 1);
-    EXPECT_INT(curve_make(path), EX_IOERR);
+    EXPECT_INT(curve_make(path), EX_CANTCREAT);
     unlink(path);
-    EXPECT_INT(curve_make(path), EX_IOERR);  // the public key is another's
+    EXPECT_INT(curve_make(path), EX_CANTCREAT);  // the public key is another's
     EXPECT(!file_exists(path));
     EXPECT_INT(curve_read_pair(&again, path), EX_NOINPUT);
     directory_close();

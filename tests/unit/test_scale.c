@@ -15,32 +15,12 @@
 #include "store/read.h"
 #include "store/work.h"
 #include "big_store.h"
+#include "fresh_store.h"
 
 /* Each version of the format alone, as in db.c. */
 static const char *const versions[] = {
 #include "store_sql.h"
 };
-
-static char directory[64], path[96];
-
-static struct db *fresh_open(void)
-{
-    int code;
-    snprintf(directory, sizeof directory, "/tmp/test_scale.XXXXXX");
-    if (mkdtemp(directory) == NULL)
-        abort();
-    snprintf(path, sizeof path, "%s/s.db", directory);
-    return db_open(path, DB_SERVE, &code);
-}
-
-static void fresh_close(struct db *db)
-{
-    char command[128];
-    db_close(db);
-    snprintf(command, sizeof command, "rm -rf %s", directory);
-    if (system(command) != 0)
-        abort();
-}
 
 /* ---- the counts ---- */
 

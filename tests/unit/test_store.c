@@ -17,27 +17,7 @@
 #include "store/put.h"
 #include "store/read.h"
 #include "store/work.h"
-
-static char directory[64], path[96];
-
-static struct db *fresh_open(void)
-{
-    int code;
-    snprintf(directory, sizeof directory, "/tmp/test_store.XXXXXX");
-    if (mkdtemp(directory) == NULL)
-        abort();
-    snprintf(path, sizeof path, "%s/s.db", directory);
-    return db_open(path, DB_SERVE, &code);
-}
-
-static void fresh_close(struct db *db)
-{
-    char command[128];
-    db_close(db);
-    snprintf(command, sizeof command, "rm -rf %s", directory);
-    if (system(command) != 0)
-        abort();
-}
+#include "fresh_store.h"
 
 static int sql(struct db *db, const char *text)
 {
