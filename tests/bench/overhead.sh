@@ -4,7 +4,7 @@
 #     tests/bench/overhead.sh [--prompts N] [--samples N] [--tokens N] [--layers N] [--work DIR]
 #                             (default: 64 prompts, 8 samples, 128 tokens, 12 layers: 60 M parameters, DIR build/overhead)
 #
-# A model with random weights samples, is scored with a word list, is the first value model, is trained for one epoch and steers.
+# A model that has seen one story samples, is scored with a word list, is the first value model, is trained for one epoch and steers.
 # Workers count what they do with their time ('store status' shows it).  A part of the run is arithmetic while its main worker computes,
 # or waits for another that does; the rest of it, from the start of its programs to their end, is overhead.  Exits 0 when that is less
 # than 3 % in all.
@@ -26,17 +26,17 @@ while [ $# -gt 0 ]; do
     esac
     shift 2
 done
-make -s BUILD="$BUILD" BIN="$BIN" all "$BUILD/tests/bench/make_model" >&2
+make -s BUILD="$BUILD" BIN="$BIN" all >&2
 PATH=$BIN:$PATH
 rm -rf "$work"
-mkdir -p "$work/model"
+mkdir -p "$work/config"
 work=$(cd "$work" && pwd)
 
 awk -v count=600 -v seed=1 -f pipelines/stories.awk >"$work/stories.jsonl"
 awk -v count="$prompts" -v seed=2 -v prompts=1 -f pipelines/stories.awk | sed 's/"split":"[a-z]*"/"split":"train"/' >"$work/prompts.jsonl"
 awk -v count=$((prompts / 4 + 1)) -v seed=3 -v prompts=1 -f pipelines/stories.awk | sed 's/"split":"[a-z]*"/"split":"eval"/' >>"$work/prompts.jsonl"
-tokenize -q --train-vocab 320 --field text -o "$work/model" "$work/stories.jsonl"
-cat >"$work/model/config.json" <<JSON
+tokenize -q --train-vocab 320 --field text -o "$work/config" "$work/stories.jsonl"
+cat >"$work/config/config.json" <<JSON
 {
   "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",
   "vocab_size": 320, "hidden_size": 640, "intermediate_size": 1728, "num_hidden_layers": $layers,
@@ -44,7 +44,9 @@ cat >"$work/model/config.json" <<JSON
   "rms_norm_eps": 1e-05, "rope_theta": 10000.0, "tie_word_embeddings": true
 }
 JSON
-"$BUILD/tests/bench/make_model" "$work/model" >&2
+head -n 1 "$work/stories.jsonl" | tokenize -q -m "$work/config" --field text --end-token |
+    train -q -m "$work/config" --from-scratch --objective lm --batch 1 --epochs 1 -o "$work/start"
+model export -q -m "$work/start" -o "$work/model.gguf" --type f16
 
 db=$work/store.db
 VAS_STORE=ipc://$db.sock
@@ -72,18 +74,18 @@ end() {  # end NAME
     }' | tee -a "$work/parts"
 }
 
-tokenize -q -m "$work/model" "$work/prompts.jsonl"
+tokenize -q -m "$work/model.gguf" "$work/prompts.jsonl"
 begin rollout
-rollout -m "$work/model" -n "$samples" --max-new-tokens "$tokens"
+rollout -m "$work/model.gguf" -n "$samples" --max-new-tokens "$tokens"
 reward --name kind --lexicon pipelines/kind.txt
 end 'sampling and scoring'
 begin train
 value-target --run kind --reward kind --refresh 2 &
-train -m "$work/model" --run kind --refresh 2 --epochs 1 --batch 32 --updates 2 -o "$work/value"
+train -m "$work/model.gguf" --run kind --refresh 2 --epochs 1 --batch 32 --updates 2 -o "$work/value"
 wait $!
 end training
 begin decode
-decode -m "$work/model" --value kind:5 --policy steered --split eval -n 2 --max-new-tokens "$tokens"
+decode -m "$work/model.gguf" --value kind:5 --policy steered --split eval -n 2 --max-new-tokens "$tokens"
 reward --name kind --lexicon pipelines/kind.txt
 end 'steering and scoring'
 
