@@ -1,6 +1,6 @@
-/* desk.c - see desk.h. */
+/* desk.c - takes the frames of workers, and knows who is here.  See desk.h and desk_parts.h. */
 #define _GNU_SOURCE
-#include "store/desk.h"
+#include "store/desk_parts.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,83 +8,19 @@
 #include <sys/time.h>
 
 #include "base/check.h"
-#include "base/effort.h"
 #include "base/json.h"
 #include "base/log.h"
-#include "base/map.h"
-#include "base/memory.h"
 #include "store/checkpoint.h"
-#include "store/lines.h"
 #include "store/pin.h"
 #include "store/put.h"
-#include "store/rate.h"
-#include "store/settings.h"
-#include "store/shared.h"
 #include "store/status.h"
-#include "wire/frame.h"
 
 enum {
-    WORKERS_MAX = 1 << 14,
     WANT_MAX = 1 << 20,
-    HAND_OUT_ITEMS = 16,           // to one worker before the next one's turn
-    HAND_OUT_BYTES = 64 << 20,     // in one turn
-    PIECES_BYTES = 4 << 20,        // of files, to one worker in one turn
-    ASKED_BYTES = 16 << 10,        // of frames that ask for them
+    ASKED_BYTES = 16 << 10,        // of frames that ask for pieces of files
 };
 
 static const double BEAT_S = 2;
-
-struct worker {
-    void *peer;
-    size_t peer_size;
-    size_t at;                // in the desk's workers
-    char *name;
-    struct settings settings;
-    struct line *line;        // NULL: takes no items
-    int64_t policy, reward, run;
-    int64_t want;             // items
-    struct item_list held;
-    double heard_s, said_s;
-    bool spoke;               // since the last commit
-    struct rate rate;         // of outputs, or of batches handed to train
-    long long outputs;        // that were new
-    int64_t effort_ms[EFFORT_COUNT], unstored_ms[EFFORT_COUNT];  // as it reported: in this conversation, and not yet stored of that
-    bool taken_over;          // another train has its run
-    bool told;                // that nothing can be handed out now
-    bool idle_due;
-    int64_t told_missing;
-    bool told_final;
-    int32_t *acks;            // (ack_count) outputs to acknowledge after the commit
-    size_t ack_count, ack_capacity;
-    struct buffer asked;      // fetch, find and read frames, until they are answered
-    /* Items that went back while it was silent, in case it has vanished. */
-    bool silent, blamed;
-    struct work_item *lost;   // (lost_count)
-    size_t lost_count;
-};
-
-struct reply {
-    size_t peer_at, peer_size, at, size;  // in the buffer of replies
-};
-
-struct desk {
-    struct db *db;
-    struct desk_options options;
-    struct lines lines;
-    struct worker **workers;  // (worker_count)
-    struct map by_peer;       // the same
-    size_t worker_count, turn;
-    struct arena arena;
-    struct buffer replies;
-    struct reply *index;      // (index_count)
-    size_t index_count, index_capacity;
-    bool failed;              // something since the last commit could not be read or written
-    bool in_trouble;          // and it has been said
-    bool news;                // rows were added since the last commit
-    double looked_s;          // for changes by other processes
-    double tokenize_s;        // when a tokenize was last here, or the desk was opened; 0: not yet known
-    struct desk_counters counters;
-};
 
 static double wall_s(void)
 {
@@ -109,7 +45,7 @@ static void reply_to(struct desk *desk, const void *peer, size_t peer_size, cons
     desk->index[desk->index_count++] = reply;
 }
 
-static void reply(struct desk *desk, struct worker *worker, const struct frame *frame, double now_s)
+void desk_reply(struct desk *desk, struct worker *worker, const struct frame *frame, double now_s)
 {
     worker->said_s = now_s;
     reply_to(desk, worker->peer, worker->peer_size, frame);
@@ -118,10 +54,10 @@ static void reply(struct desk *desk, struct worker *worker, const struct frame *
 static void beat(struct desk *desk, struct worker *worker, double now_s)
 {
     struct frame frame = frame_make(FRAME_beat);
-    reply(desk, worker, &frame, now_s);
+    desk_reply(desk, worker, &frame, now_s);
 }
 
-static void refuse(struct desk *desk, const void *peer, size_t peer_size, int64_t item, int64_t output, bool fatal, const char *reason)
+void desk_refuse(struct desk *desk, const void *peer, size_t peer_size, int64_t item, int64_t output, bool fatal, const char *reason)
 {
     struct frame frame = frame_make(FRAME_refusal);
     frame.refusal.item = item;
@@ -135,15 +71,9 @@ static void refuse(struct desk *desk, const void *peer, size_t peer_size, int64_
 
 /* ---- workers ---- */
 
-static struct worker *worker_find(const struct desk *desk, const void *peer, size_t peer_size)
+struct worker *worker_find(const struct desk *desk, const void *peer, size_t peer_size)
 {
     return map_find(&desk->by_peer, peer, peer_size);
-}
-
-/* Much that was sent to it has not left the store. */
-static bool is_crowded(const struct desk *desk, const struct worker *worker)
-{
-    return desk->options.crowded != NULL && desk->options.crowded(desk->options.of, worker->peer, worker->peer_size);
 }
 
 /* What it holds goes back to its line, last item first, so that the order stays. */
@@ -163,7 +93,7 @@ static void worker_remember_items(struct worker *worker)
     worker_return_items(worker);
 }
 
-static void worker_free(struct worker *worker)
+void worker_free(struct worker *worker)
 {
     settings_free(&worker->settings);
     free(worker->peer);
@@ -174,7 +104,7 @@ static void worker_free(struct worker *worker)
     free(worker);
 }
 
-static void worker_add(struct desk *desk, struct worker *worker)
+void worker_add(struct desk *desk, struct worker *worker)
 {
     worker->at = desk->worker_count;
     desk->workers = memory_grow(desk->workers, desk->worker_count + 1, sizeof *desk->workers);
@@ -212,13 +142,13 @@ static int store_effort(struct desk *desk, struct worker *worker)
 }
 
 /* The end of a conversation in which nothing went wrong with the store. */
-static void worker_leave(struct desk *desk, struct worker *worker)
+void worker_leave(struct desk *desk, struct worker *worker)
 {
     desk->failed |= store_effort(desk, worker) != 0;
     worker_end(desk, worker);
 }
 
-static void worker_pardon(struct worker *worker)
+void worker_pardon(struct worker *worker)
 {
     for (size_t i = 0; worker->blamed && i < worker->lost_count; i++)
         line_pardon(worker->line, worker->lost[i]);
@@ -266,187 +196,6 @@ static void watch_silence(struct desk *desk, double now_s)
             beat(desk, worker, now_s);
         }
     }
-}
-
-/* ---- hello ---- */
-
-enum greeting { WELCOME, REFUSED, FAILED };
-
-static enum greeting greeting_of_pin(int64_t pinned)
-{
-    return pinned > 0 ? WELCOME : pinned == 0 ? REFUSED : FAILED;
-}
-
-static enum greeting greet_tokenize(struct desk *desk, struct worker *worker, char *reason)
-{
-    const struct settings *settings = &worker->settings;
-    json_t *imported = json_pack("{s:b}", "imported", 1);
-    enum greeting greeting = announce_source(desk->db, settings->tokenizer) == 0 ? WELCOME : FAILED;
-    if (greeting == WELCOME && settings->policy[0] != '\0')
-        greeting = greeting_of_pin(worker->policy = pin_policy(desk->db, settings->policy, imported, reason));
-    if (greeting == WELCOME && settings->reward[0] != '\0')
-        greeting = greeting_of_pin(worker->reward = pin_reward(desk->db, settings->reward, imported, reason));
-    json_decref(imported);
-    return greeting;
-}
-
-static enum greeting greet_sampler(struct desk *desk, struct worker *worker, int64_t *missing, char *reason)
-{
-    const struct settings *settings = &worker->settings;
-    if (settings->policy[0] == '\0')
-        return WELCOME;
-    worker->policy = pin_policy(desk->db, settings->policy, settings->spec, reason);
-    if (worker->policy <= 0)
-        return greeting_of_pin(worker->policy);
-    char tokenizer[NAME_BYTES + 1];
-    int foreign = work_split_foreign(desk->db, worker->policy, settings->split, tokenizer, sizeof tokenizer);
-    if (foreign != 0) {
-        snprintf(reason, STORE_REASON_BYTES, "split \"%s\" has prompts of tokenizer %s, not of the tokenizer of policy \"%s\"",
-                 settings->split, tokenizer, settings->policy);
-        return foreign > 0 ? REFUSED : FAILED;
-    }
-    if (announce_samples(desk->db, worker->policy, settings->split, settings->samples) != 0)
-        return FAILED;
-    worker->line = lines_samples(&desk->lines, stage_name(settings->stage), worker->policy, settings->split, settings->samples);
-    *missing = work_samples_count(desk->db, &worker->line->samples);
-    return *missing < 0 ? FAILED : WELCOME;
-}
-
-static enum greeting greet_reward(struct desk *desk, struct worker *worker, int64_t *missing, char *reason)
-{
-    const struct settings *settings = &worker->settings;
-    worker->reward = pin_reward(desk->db, settings->reward, settings->spec, reason);
-    if (worker->reward <= 0)
-        return greeting_of_pin(worker->reward);
-    int64_t policy = settings->policy[0] != '\0' ? find_policy(desk->db, settings->policy) : 0;
-    worker->line = lines_scores(&desk->lines, worker->reward, settings->policy, settings->split);
-    worker->line->scores.policy = policy > 0 ? policy : 0;
-    *missing = policy == 0 && settings->policy[0] != '\0' ? 0 : work_scores_count(desk->db, &worker->line->scores);
-    return *missing < 0 || policy < 0 ? FAILED : WELCOME;
-}
-
-/* A second train of a run takes over. */
-static void take_over(struct desk *desk, const struct worker *successor)
-{
-    for (size_t i = 0; i < desk->worker_count; i++) {
-        struct worker *worker = desk->workers[i];
-        if (worker != successor && worker->settings.stage == STAGE_TRAIN && worker->run == successor->run && !worker->taken_over) {
-            worker->taken_over = true;
-            worker->want = 0;
-        }
-    }
-}
-
-static enum greeting greet_run(struct desk *desk, struct worker *worker, json_t *welcome, int64_t *missing, double now_s, char *reason)
-{
-    const struct settings *settings = &worker->settings;
-    if (settings->run[0] == '\0')
-        return WELCOME;
-    bool train = settings->stage == STAGE_TRAIN;
-    const char *part = train ? "train" : "target";
-    int fits = plan_check(desk->db, settings->run, part, settings->part, reason);
-    if (fits <= 0)
-        return fits < 0 ? FAILED : REFUSED;
-    worker->run = pin_run(desk->db, settings->run, part, settings->part, reason);
-    if (worker->run <= 0)
-        return greeting_of_pin(worker->run);
-    worker->line = lines_run(&desk->lines, train ? LINE_BATCHES : LINE_TARGETS, worker->run);
-    lines_changed(&desk->lines);
-    if (lines_plan(&desk->lines) != 0)
-        return FAILED;
-    if (train) {
-        struct checkpoint_newest newest;
-        take_over(desk, worker);
-        if (line_restart(worker->line) != 0 || checkpoint_newest(desk->db, worker->run, "full", &newest) != 0)
-            return FAILED;
-        json_object_set_new(welcome, "checkpoint", json_integer(newest.step));
-    }
-    return line_missing(worker->line, now_s, missing) == 0 ? WELCOME : FAILED;
-}
-
-static enum greeting greet(struct desk *desk, struct worker *worker, json_t *welcome, int64_t *missing, double now_s, char *reason)
-{
-    switch (worker->settings.stage) {
-    case STAGE_TOKENIZE:
-        return greet_tokenize(desk, worker, reason);
-    case STAGE_ROLLOUT:
-    case STAGE_DECODE:
-        return greet_sampler(desk, worker, missing, reason);
-    case STAGE_REWARD:
-        return greet_reward(desk, worker, missing, reason);
-    case STAGE_VALUE_TARGET:
-    case STAGE_TRAIN:
-        return greet_run(desk, worker, welcome, missing, now_s, reason);
-    case STAGE_FETCH:
-        return WELCOME;
-    case STAGE_COUNT:
-        break;
-    }
-    CHECK(!"settings_read gives one of the seven stages");
-    return FAILED;
-}
-
-/* The worker's earlier conversations: on this connection, or on one that broke. */
-static void end_earlier(struct desk *desk, const void *peer, size_t peer_size, const char *name, enum worker_stage stage)
-{
-    const struct worker *same = worker_find(desk, peer, peer_size);
-    for (size_t i = desk->worker_count; i-- > 0; ) {
-        struct worker *worker = desk->workers[i];
-        if (worker == same || (worker->silent && worker->settings.stage == stage && strcmp(worker->name, name) == 0)) {
-            worker_pardon(worker);
-            worker_leave(desk, worker);
-        }
-    }
-}
-
-static void take_hello(struct desk *desk, const void *peer, size_t peer_size, const struct frame_hello *hello, double now_s)
-{
-    char reason[STORE_REASON_BYTES] = "";
-    struct settings settings;
-    if (settings_read(&settings, hello, reason) != 0) {
-        refuse(desk, peer, peer_size, 0, 0, true, reason);
-        settings_free(&settings);
-        return;
-    }
-    end_earlier(desk, peer, peer_size, hello->worker, settings.stage);
-    if (desk->worker_count == WORKERS_MAX) {
-        snprintf(reason, sizeof reason, "the store serves %d workers already", WORKERS_MAX);
-        refuse(desk, peer, peer_size, 0, 0, true, reason);
-        settings_free(&settings);
-        return;
-    }
-    struct worker *worker = memory_alloc(1, sizeof *worker);
-    *worker = (struct worker){ .peer = memcpy(memory_alloc(peer_size, 1), peer, peer_size), .peer_size = peer_size,
-                               .name = memory_text(hello->worker), .settings = settings, .heard_s = now_s, .spoke = true };
-    rate_begin(&worker->rate, now_s);
-    json_t *welcome = json_object();
-    int64_t missing = 0;
-    enum greeting greeting = greet(desk, worker, welcome, &missing, now_s, reason);
-    if (greeting == FAILED && db_trouble(desk->db) == DB_REFUSED) {
-        snprintf(reason, sizeof reason, "the store cannot hold these settings: %s", db_reason(desk->db));
-        greeting = REFUSED;
-    }
-    if (greeting != WELCOME) {
-        if (greeting == REFUSED)
-            refuse(desk, peer, peer_size, 0, 0, true, reason);
-        else
-            desk->failed = true;
-        worker_free(worker);
-    } else {
-        worker_add(desk, worker);
-        if (worker->line != NULL)
-            worker->line->workers++;
-        desk->lines.sources += settings.stage == STAGE_TOKENIZE;
-        lines_changed(&desk->lines);
-        char *text = json_text(welcome);
-        struct frame frame = frame_make(FRAME_welcome);
-        frame.welcome.settings = text;
-        frame.welcome.missing = missing;
-        reply(desk, worker, &frame, now_s);
-        free(text);
-        log_event("worker \"%s\" is here stage=%s missing=%lld", worker->name, hello->stage, (long long)missing);
-    }
-    json_decref(welcome);
 }
 
 /* ---- outputs ---- */
@@ -541,7 +290,7 @@ static void take_output(struct desk *desk, struct worker *worker, struct frame *
             item_done(item);
         break;
     case PUT_REFUSED:
-        refuse(desk, worker->peer, worker->peer_size, *frame_item(frame), output, false, reason);
+        desk_refuse(desk, worker->peer, worker->peer_size, *frame_item(frame), output, false, reason);
         if (item != NULL)
             fail_item(desk, item, reason);
         break;
@@ -560,41 +309,6 @@ static void take_failed(struct desk *desk, struct worker *worker, int64_t lease,
     fail_item(desk, item, reason);
 }
 
-static void answer_fetch(struct desk *desk, struct worker *worker, const struct frame_fetch *fetch, double now_s)
-{
-    struct frame chunk;
-    int found = checkpoint_fetch(desk->db, fetch, &desk->arena, &chunk);
-    if (found > 0) {
-        reply(desk, worker, &chunk, now_s);
-    } else if (found < 0) {
-        desk->failed = true;
-    } else {
-        char reason[STORE_REASON_BYTES];
-        snprintf(reason, sizeof reason, "there is no checkpoint \"%s\" of run \"%s\", step %lld, with bytes at offset %lld", fetch->kind,
-                 fetch->run, (long long)fetch->step, (long long)fetch->offset);
-        refuse(desk, worker->peer, worker->peer_size, 0, 0, false, reason);
-    }
-}
-
-/* Answers one frame that asks. */
-static void answer(struct desk *desk, struct worker *worker, const struct frame *asked, double now_s)
-{
-    struct frame frame;
-    char reason[STORE_REASON_BYTES];
-    if (asked->type == FRAME_fetch) {
-        answer_fetch(desk, worker, &asked->fetch, now_s);
-        return;
-    }
-    int found = asked->type == FRAME_find ? shared_model(desk->db, &asked->find, &desk->arena, &frame, reason)
-                                          : shared_file(desk->db, &asked->read, &desk->arena, &frame, reason);
-    if (found > 0)
-        reply(desk, worker, &frame, now_s);
-    else if (found < 0)
-        desk->failed = true;
-    else
-        refuse(desk, worker->peer, worker->peer_size, 0, 0, false, reason);
-}
-
 /* Answers come when the worker has read what was sent before.  Of fetches the last one counts. */
 static void take_question(struct desk *desk, struct worker *worker, const struct frame *frame)
 {
@@ -603,7 +317,7 @@ static void take_question(struct desk *desk, struct worker *worker, const struct
     if (worker->asked.size < ASKED_BYTES)
         frame_encode(frame, &worker->asked);
     else
-        refuse(desk, worker->peer, worker->peer_size, 0, 0, false, "this worker asks for more pieces than it reads");
+        desk_refuse(desk, worker->peer, worker->peer_size, 0, 0, false, "this worker asks for more pieces than it reads");
 }
 
 static void take_effort(struct worker *worker, const int64_t ms[EFFORT_COUNT])
@@ -646,7 +360,7 @@ static void take_known(struct desk *desk, struct worker *worker, struct frame *f
         worker_pardon(worker);
     if (worker->taken_over) {
         snprintf(reason, sizeof reason, "another train worker has taken over run \"%s\"", worker->settings.run);
-        refuse(desk, worker->peer, worker->peer_size, 0, 0, true, reason);
+        desk_refuse(desk, worker->peer, worker->peer_size, 0, 0, true, reason);
         worker_leave(desk, worker);
         return;
     }
@@ -680,7 +394,7 @@ static void take_known(struct desk *desk, struct worker *worker, struct frame *f
         return;
     default:
         snprintf(reason, sizeof reason, "a worker does not send %s frames", frame_type_name(frame->type));
-        refuse(desk, worker->peer, worker->peer_size, 0, 0, false, reason);
+        desk_refuse(desk, worker->peer, worker->peer_size, 0, 0, false, reason);
     }
 }
 
@@ -712,11 +426,11 @@ bool desk_take(struct desk *desk, const void *peer, size_t peer_size, const void
     arena_reset(&desk->arena);
     desk->counters.taken++;
     if (frame_decode(&frame, data, size, &desk->arena, reason) != 0) {
-        refuse(desk, peer, peer_size, 0, 0, false, reason);
+        desk_refuse(desk, peer, peer_size, 0, 0, false, reason);
         return false;
     }
     if (frame.type == FRAME_hello) {
-        take_hello(desk, peer, peer_size, &frame.hello, now_s);
+        desk_greet(desk, peer, peer_size, &frame.hello, now_s);
     } else if (frame.type == FRAME_ask) {
         take_ask(desk, peer, peer_size, now_s);
     } else if (worker != NULL) {
@@ -769,134 +483,13 @@ enum desk_status desk_commit(struct desk *desk, double now_s)
             continue;
         struct frame ack = frame_make(FRAME_ack);
         ack.ack.outputs = (struct tokens){ worker->acks, worker->ack_count };
-        reply(desk, worker, &ack, now_s);
+        desk_reply(desk, worker, &ack, now_s);
         worker->ack_count = 0;
     }
     return DESK_FINE;
 }
 
-/* ---- work ---- */
-
-/* The next frame for this worker.  1, 0 nothing now, -1. */
-static int next_frame(struct desk *desk, struct worker *worker, double now_s, struct frame *frame)
-{
-    struct line *line = worker->line;
-    if (line->kind == LINE_BATCHES)
-        return line_target_frame(line, now_s, &desk->arena, frame);
-    for (;;) {
-        struct item *item;
-        if (line_take(line, &worker->held, now_s, &item) != 0)
-            return -1;
-        if (item == NULL)
-            return 0;
-        int made = line_frame(line, item, &desk->arena, frame);
-        if (made < 0)
-            item_return(item);
-        if (made != 0)
-            return made;
-        item_done(item);  // made by somebody else meanwhile
-    }
-}
-
-/* Up to HAND_OUT_ITEMS for one worker.  How many, or -1. */
-static int hand_out(struct desk *desk, struct worker *worker, double now_s)
-{
-    int given = 0;
-    while (worker->want > 0 && given < HAND_OUT_ITEMS && desk->replies.size < HAND_OUT_BYTES) {
-        struct frame frame;
-        arena_reset(&desk->arena);
-        int made = next_frame(desk, worker, now_s, &frame);
-        if (made < 0)
-            return -1;
-        if (made == 0)
-            break;
-        reply(desk, worker, &frame, now_s);
-        worker->want--;
-        worker->told = false;
-        given++;
-        if (frame.type == FRAME_target && worker->line->batch_sent == worker->line->batch_count)
-            rate_add(&worker->rate, 1, now_s);
-    }
-    return given;
-}
-
-static int tell_idle(struct desk *desk, struct worker *worker, double now_s)
-{
-    int64_t missing;
-    if (line_missing(worker->line, now_s, &missing) != 0)
-        return -1;
-    bool final = worker->line->final;
-    bool due = !worker->told || worker->idle_due || (missing == 0 && worker->told_missing != 0) || (final && !worker->told_final);
-    worker->idle_due = false;
-    if (!due)
-        return 0;
-    struct frame idle = frame_make(FRAME_idle);
-    idle.idle.missing = worker->told_missing = missing;
-    idle.idle.final = worker->told_final = final;
-    worker->told = true;
-    reply(desk, worker, &idle, now_s);
-    return 0;
-}
-
-/* What one worker asked for, first things first. */
-static void answer_worker(struct desk *desk, struct worker *worker, double now_s)
-{
-    size_t before = desk->replies.size;
-    while (worker->asked.size > 0 && desk->replies.size - before < PIECES_BYTES && !desk->failed) {
-        struct frame frame;
-        char reason[STORE_REASON_BYTES];
-        size_t size = (size_t)frame_extent(worker->asked.data, worker->asked.size);
-        arena_reset(&desk->arena);
-        int decoded = frame_decode(&frame, worker->asked.data, size, &desk->arena, reason);
-        CHECK(decoded == 0);  // it was read when it arrived
-        worker->asked.size -= size;
-        memmove(worker->asked.data, worker->asked.data + size, worker->asked.size);
-        answer(desk, worker, &frame, now_s);
-    }
-}
-
-/* Pieces of files are large: a few for each worker in a turn, and none while the last are still on their way. */
-static void answer_workers(struct desk *desk, double now_s)
-{
-    for (size_t i = 0; i < desk->worker_count && desk->replies.size < HAND_OUT_BYTES; i++) {
-        struct worker *worker = desk->workers[(desk->turn + i) % desk->worker_count];
-        if (worker->asked.size > 0 && !is_crowded(desk, worker))
-            answer_worker(desk, worker, now_s);
-    }
-}
-
-static int hand_out_turns(struct desk *desk, double now_s)
-{
-    bool more = true;
-    while (more && desk->replies.size < HAND_OUT_BYTES) {
-        more = false;
-        for (size_t i = 0; i < desk->worker_count; i++) {
-            struct worker *worker = desk->workers[(desk->turn + i) % desk->worker_count];
-            if (worker->line == NULL || worker->want == 0 || worker->silent || is_crowded(desk, worker))
-                continue;
-            int given = hand_out(desk, worker, now_s);
-            if (given < 0)
-                return -1;
-            more |= given > 0 && worker->want > 0;
-        }
-        desk->turn++;
-    }
-    for (size_t i = 0; !more && i < desk->worker_count; i++) {
-        struct worker *worker = desk->workers[i];
-        if (worker->line != NULL && worker->want > 0 && !worker->silent && tell_idle(desk, worker, now_s) != 0)
-            return -1;
-    }
-    return 0;
-}
-
-static int hand_out_all(struct desk *desk, double now_s)
-{
-    int result = db_read_begin(desk->db);
-    if (result == 0)
-        result = hand_out_turns(desk, now_s);
-    db_read_end(desk->db);
-    return result;
-}
+/* ---- one turn ---- */
 
 /* A tokenize that vanished for good must not keep runs from being planned. */
 static void watch_sources(struct desk *desk, double now_s)
@@ -923,8 +516,8 @@ enum desk_status desk_turn(struct desk *desk, double now_s)
         if (db_changed(desk->db))
             lines_rescan(&desk->lines);
     }
-    answer_workers(desk, now_s);
-    if (desk->failed || lines_plan(&desk->lines) != 0 || hand_out_all(desk, now_s) != 0 || db_commit(desk->db) != 0)
+    desk_answer(desk, now_s);
+    if (desk->failed || lines_plan(&desk->lines) != 0 || desk_hand_out(desk, now_s) != 0 || db_commit(desk->db) != 0)
         return give_back(desk);
     return DESK_FINE;
 }
