@@ -151,7 +151,7 @@ wait $oldster_pid || code=$?
     not_ok "a worker whose key was taken away: code $code: $(tail -n 1 "$scratch/oldster.log")"
 refused "a worker with an old key" 77 'refuses the key' ip netns exec ${net}c reward -q --key "$scratch/old" --name kind --lexicon $lexicon
 start b doubt tokenize --store-key "$scratch/other.pub" -m "$tiny/base" "$tiny/prompts.jsonl"  # waits 30 s for the right store
-within "a worker that expects another store" 25 grep -q 'does not prove that it has the key' "$scratch/doubt.log"
+within "a worker that expects another store" 25 grep -qs 'does not prove that it has the key' "$scratch/doubt.log"
 start c stranger "${BUILD:-build}/tests/fault/test_strangers" 10.77.0.1 7070
 [ "$(store status --db "$scratch/far.db" --json | grep -o '"done": *[1-9][0-9]*')" = '' ] && ok "they have given nothing" || not_ok "they have given something"
 
@@ -212,7 +212,7 @@ wait $stranger_pid || code=$?
 [ $code = 0 ] && ok "strangers got nothing" || not_ok "strangers got something: $(tail -n 1 "$scratch/stranger.log")"
 code=0
 wait $doubt_pid || code=$?
-[ $code = 77 ] && grep -q 'does not prove that it has the key' "$scratch/doubt.log" && ok "a store without the key that the worker expects" ||
+[ $code = 77 ] && grep -qs 'does not prove that it has the key' "$scratch/doubt.log" && ok "a store without the key that the worker expects" ||
     not_ok "a store without the key that the worker expects: code $code: $(tail -n 1 "$scratch/doubt.log")"
 check "a worker over IPv6" ip netns exec ${net}b reward -q -s "tcp://[fd77::1]:7070" --name kind --lexicon $lexicon
 kill $store_pid
