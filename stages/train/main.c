@@ -17,6 +17,7 @@
 #include "base/option.h"
 #include "base/pool.h"
 #include "base/stop.h"
+#include "learn/blas.h"
 #include "learn/ranks.h"
 #include "model/adapter.h"
 #include "model/config.h"
@@ -216,6 +217,7 @@ static int ranks_settle(struct options *options, struct ranks *ranks)
 
 int main(int argc, char **argv)
 {
+    blas_settle(argv);
     struct options options = options_read(argc, argv);
     stop_install();
     struct ranks *ranks;
