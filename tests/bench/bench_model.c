@@ -4,7 +4,8 @@
  *     bench_model [-c] [-t THREADS] [-r ROUNDS] [-d DEPTH] MODEL [WHAT...]
  *
  * WHAT: pN prefill of N tokens; gB one more token of B independent sequences; fB the same of B sequences that share their first 256
- * positions; cK K candidates of one sequence.  Sequences begin DEPTH tokens long (32).  Prints the best and the median of the rounds.
+ * positions; cK K candidates of one sequence; read: bytes that all threads together read from memory a second.  Sequences begin DEPTH
+ * tokens long (32).  Prints the best and the median of the rounds.
  * -c counts the threads' processor time, on the average, and not time on the clock: for machines with other work.
  */
 #include <stdio.h>
@@ -16,9 +17,10 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "limits.h"
 #include "model/model.h"
 
-enum { ROUNDS_MAX = 1000 };
+enum { ROUNDS_MAX = 1000, READ_BYTES = 256 << 20 };  // each thread reads so many
 
 static clockid_t clock_used = CLOCK_MONOTONIC;
 static size_t threads = 1;
@@ -42,6 +44,34 @@ struct bench {
     float *hidden, *logits;
     int32_t *tokens;
 };
+
+static void print(const char *what, double *rates, size_t count)
+{
+    qsort(rates, count, sizeof *rates, compare);
+    printf("%s %.2f %.2f\n", what, rates[count - 1], rates[count / 2]);
+    fflush(stdout);
+}
+
+static void read_share(void *context, size_t task, size_t thread)
+{
+    (void)thread;
+    limit_read((const char *)context + task * READ_BYTES, READ_BYTES);
+}
+
+static void measure_read(struct pool *pool, size_t rounds)
+{
+    double rates[ROUNDS_MAX];
+    size_t all = pool_threads(pool) * READ_BYTES;
+    char *data = memory_alloc_aligned(all, 1);
+    memset(data, 1, all);
+    for (size_t round = 0; round < rounds; round++) {
+        double start = seconds();
+        pool_run(pool, pool_threads(pool), read_share, data);
+        rates[round] = (double)all / (seconds() - start);
+    }
+    free(data);
+    print("read", rates, rounds);
+}
 
 /* A sequence of T tokens. */
 static int32_t begin(const struct bench *bench, struct cache *cache, size_t T)
@@ -87,9 +117,9 @@ static void measure(const struct bench *bench, const char *what)
         }
     }
     cache_close(cache);
-    qsort(taken, timed, sizeof *taken, compare);
-    printf("%s %.2f %.2f\n", what, (double)n / taken[0], (double)n / taken[timed / 2]);
-    fflush(stdout);
+    for (size_t i = 0; i < timed; i++)
+        taken[i] = (double)n / taken[i];
+    print(what, taken, timed);
 }
 
 int main(int argc, char **argv)
@@ -106,7 +136,7 @@ int main(int argc, char **argv)
         }
     }
     if (optind == argc || bench.rounds == 0 || bench.rounds > ROUNDS_MAX) {
-        fprintf(stderr, "usage: bench_model [-c] [-t THREADS] [-r ROUNDS] [-d DEPTH] MODEL [pN|gB|fB|cK...]\n");
+        fprintf(stderr, "usage: bench_model [-c] [-t THREADS] [-r ROUNDS] [-d DEPTH] MODEL [pN|gB|fB|cK|read...]\n");
         return 64;
     }
     log_open("bench_model", 0);
@@ -125,7 +155,10 @@ int main(int argc, char **argv)
     for (size_t i = 0; i < 4096; i++)
         bench.tokens[i] = (int32_t)(i * 7919 % bench.V);
     for (int i = optind + 1; i < argc; i++)
-        measure(&bench, argv[i]);
+        if (strcmp(argv[i], "read") == 0)
+            measure_read(pool, bench.rounds);
+        else
+            measure(&bench, argv[i]);
     free(bench.tokens);
     free(bench.logits);
     free(bench.hidden);
