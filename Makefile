@@ -111,6 +111,10 @@ $(BENCH_PROGRAMS): $(BUILD)/%: $(BUILD)/%.o $(BUILD)/tests/bench/limits.o $(BUIL
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(CFLAGS) -o $@ $^ $(ALL_LIBS)
 
+.PHONY: bench
+bench: bench-programs  ## sampling beside llama.cpp, as ratios (tests/bench/bench.sh; VAS_PYTHON has llama-cpp-python)
+	tests/bench/bench.sh --json $(BUILD)/bench.json
+
 .PHONY: bench-programs
 bench-programs: all $(BENCH_PROGRAMS)  ## what tests/bench/*.sh need
 
