@@ -403,6 +403,8 @@ static void judge_handshake(struct edge *edge, enum handshake handshake)
     struct edge_store *store = edge->store;
     bool has_key = store->key_files.own != NULL;
     store->broken_handshakes = handshake == HANDSHAKE_BROKEN ? store->broken_handshakes + 1 : 0;
+    if (store->broken_handshakes == HANDSHAKE_TRIES)
+        handshake = handshake_probe(edge->options.endpoint, has_key);
     if (handshake == HANDSHAKE_REFUSED) {
         refuse_keys(edge, "refuses the key in", store->key_files.own);
         log_hint("its public key %s must be among those of the store's --allow", store->key.public_key);

@@ -1,9 +1,14 @@
 /* handshake.c - see handshake.h. */
+#define _GNU_SOURCE
 #include "wire/handshake.h"
 
+#include <netdb.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <unistd.h>
 #include <zmq.h>
 
 #include "base/check.h"
@@ -55,6 +60,53 @@ enum handshake handshakes_next(struct handshakes *handshakes)
         if (meanings[i].event == event)
             return meanings[i].means;
     return HANDSHAKE_NONE;
+}
+
+/* A connected socket whose waits end after a second, or -1. */
+static int connect_to(const char *endpoint)
+{
+    char host[256];
+    struct addrinfo *found;
+    const char *address = strncmp(endpoint, "tcp://", 6) == 0 ? endpoint + 6 : "", *colon = strrchr(address, ':');
+    bool brackets = address[0] == '[';
+    if (colon == NULL || (size_t)(colon - address) >= sizeof host || colon - address <= 2 * brackets)
+        return -1;
+    snprintf(host, sizeof host, "%.*s", (int)(colon - address - 2 * brackets), address + brackets);
+    if (getaddrinfo(host, colon + 1, &(struct addrinfo){ .ai_socktype = SOCK_STREAM }, &found) != 0)
+        return -1;
+    int fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    struct timeval second = { .tv_sec = 1 };
+    if (fd >= 0 && (setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &second, sizeof second) != 0
+                    || setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &second, sizeof second) != 0
+                    || connect(fd, found->ai_addr, found->ai_addrlen) != 0)) {
+        close(fd);
+        fd = -1;
+    }
+    freeaddrinfo(found);
+    return fd;
+}
+
+/*
+ * A ZMTP 3 greeting is a signature (10 bytes), a version (2) and the name of a mechanism (20, padded with NUL).  We send no mechanism,
+ * so the other side has nothing to break off for.
+ */
+enum handshake handshake_probe(const char *endpoint, bool has_key)
+{
+    static const unsigned char ours[] = { 0xff, 0, 0, 0, 0, 0, 0, 0, 1, 0x7f, 3, 0 };
+    enum { MECHANISM_AT = 12, MECHANISM_BYTES = 20 };
+    char theirs[MECHANISM_AT + MECHANISM_BYTES + 1] = "";
+    size_t size = 0;
+    int fd = connect_to(endpoint);
+    if (fd < 0)
+        return HANDSHAKE_BROKEN;
+    if (send(fd, ours, sizeof ours, MSG_NOSIGNAL) == sizeof ours) {
+        ssize_t got;
+        while (size < sizeof theirs - 1 && (got = recv(fd, theirs + size, sizeof theirs - 1 - size, 0)) > 0)
+            size += (size_t)got;
+    }
+    close(fd);
+    bool whole = size == sizeof theirs - 1, curve = whole && strcmp(theirs + MECHANISM_AT, "CURVE") == 0;
+    return whole && curve != has_key ? HANDSHAKE_OTHER : HANDSHAKE_BROKEN;
 }
 
 void handshakes_close(struct handshakes *handshakes)

@@ -95,6 +95,10 @@ here() {  # workers that were welcomed to work
     grep ' is here ' "$scratch/store.log" | grep -vc 'stage=fetch'
 }
 
+at_work() {  # of them
+    echo $(($(here) - $(grep ' left ' "$scratch/store.log" | grep -vc 'stage=fetch')))
+}
+
 are_here() {  # are_here COUNT
     [ "$(here)" -ge "$1" ]
 }
@@ -168,11 +172,12 @@ pipeline far_ b c store:base
 within "six workers" 120 are_here $((before + 6))
 within "the first rollouts" 120 has_rollouts
 kill -USR1 $wire
+cut_off=$(at_work)
 sleep $cut_s
 after=$(done_rollouts far)
 kill -USR2 $wire
-[ "$after" -lt $rollouts ] &&
-    ok "the wire was cut for $cut_s s at $after of $rollouts rollouts" || not_ok "the cut came too late: $after of $rollouts rollouts"
+[ "$cut_off" -gt 0 ] && ok "the wire was cut for $cut_s s between the store and $cut_off workers, at $after of $rollouts rollouts" ||
+    not_ok "the cut came too late: nobody was at work"
 pipeline_end far_
 ok "the pipeline ends over a wire with $delay_ms ms, $loss % loss and a cut of $cut_s s"
 if [ $cut_s -ge 20 ]; then

@@ -45,10 +45,10 @@ store serve -q --db "$scratch/align/store.db" --listen "$VAS_STORE" 2>"$scratch/
 server=$!
 test_pids=$server
 again_done() {
-    store status --db "$scratch/align/store.db" | awk '$1 == "reward" && $2 == "again" { done = $4 } END { print done + 0 }'
+    store status -s "$VAS_STORE" | awk '$1 == "reward" && $2 == "again" { done = $4 } END { print done + 0 }'
 }
 kills=0
-for share in 100 400 700; do
+for share in 1 200 400; do
     reward -q --name again --model $hh/reward --batch 1 -t 1 2>/dev/null &
     pid=$!
     test_pids="$server $pid"
