@@ -49,13 +49,10 @@ for type in $types; do
     while [ $pair -lt "$pairs" ]; do
         pair=$((pair + 1))
         echo "bench: $type, pair $pair of $pairs" >&2
-        # A case each time, so that the two are close together.
-        for case in $cases read; do
-            "$BUILD/tests/bench/bench_model" -t "$threads" -r "$rounds" "$model" "$case" |
-                awk -v type="$type" '$1 != "load_s" { print type, $1, "ours", $3 }' >>"$work/figures"
-            [ -z "$peer" ] || [ "$case" = read ] || "$python" tests/bench/peer_llama_cpp.py "$model" "$threads" "$rounds" "$case" |
-                awk -v type="$type" '{ print type, $1, "peer", $2 }' >>"$work/figures"
-        done
+        "$BUILD/tests/bench/bench_model" -t "$threads" -r "$rounds" "$model" $cases read |
+            awk -v type="$type" '$1 != "load_s" { print type, $1, "ours", $3 }' >>"$work/figures"
+        [ -z "$peer" ] || "$python" tests/bench/peer_llama_cpp.py "$model" "$threads" "$rounds" $cases |
+            awk -v type="$type" '{ print type, $1, "peer", $2 }' >>"$work/figures"
     done
 done
 
