@@ -137,7 +137,7 @@ static void test_quantised(void)
 /* Goal: those that do come as near as bytes allow. */
 static void test_quantised_bytes(void)
 {
-    tolerance = 0.05;
+    tolerance = 0.025;
     compare_all("tests/parity/families_gguf", false, 2);
 }
 

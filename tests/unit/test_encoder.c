@@ -434,7 +434,7 @@ static void test_rounding_is_of_the_layers_matrices(void)
             EXPECT_FLOATS(hidden[0], hidden[1], T * C_MAX, 1e-4);
             EXPECT_FLOATS(scores[0], scores[1], 4, 1e-4);
             run_and_close(best, hidden[0], scores[0]);
-            EXPECT_FLOATS(hidden[0], hidden[1], T * C_MAX, 0.2);
+            EXPECT_FLOATS(hidden[0], hidden[1], T * C_MAX, 0.1);
         }
     }
 }
