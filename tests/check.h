@@ -92,6 +92,18 @@ static inline int tests_end(void)
     return tests_failed ? 1 : 0;
 }
 
+/* A new directory in TMPDIR, or in /tmp where that leaves no room for the path of a socket.  directory: (size) out. */
+static inline void test_directory(char *directory, size_t size)
+{
+    enum { PARENT_BYTES_MAX = 40 };
+    const char *parent = getenv("TMPDIR");
+    snprintf(directory, size, "%s/vas-test.XXXXXX", parent != NULL && strlen(parent) <= PARENT_BYTES_MAX ? parent : "/tmp");
+    if (mkdtemp(directory) == NULL) {
+        perror(directory);
+        abort();
+    }
+}
+
 /* Where the real models and texts are; NULL when they are not here. */
 static inline const char *test_data(const char *file)
 {

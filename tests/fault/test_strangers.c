@@ -91,9 +91,7 @@ static void store_start(bool wants_keys)
 {
     const char *bin = getenv("BIN");
     char program[256], db[96];
-    snprintf(directory, sizeof directory, "/tmp/test_strangers.XXXXXX");
-    if (mkdtemp(directory) == NULL)
-        abort();
+    test_directory(directory, sizeof directory);
     port = free_port();
     snprintf(endpoint, sizeof endpoint, "tcp://127.0.0.1:%d", port);
     snprintf(program, sizeof program, "%s/store", bin ? bin : "bin");

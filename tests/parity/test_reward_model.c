@@ -254,9 +254,7 @@ static void test_refusals(void)
 static const char *copy_of(const char *directory, const char *const *files)
 {
     static char out[32];
-    snprintf(out, sizeof out, "/tmp/test_reward_XXXXXX");
-    if (mkdtemp(out) == NULL)
-        abort();
+    test_directory(out, sizeof out);
     for (; *files != NULL; files++) {
         size_t size;
         char *from = memory_printf("%s/%s", directory, *files), *to = memory_printf("%s/%s", out, *files);

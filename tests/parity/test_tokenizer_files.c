@@ -153,8 +153,8 @@ static void test_directory_with_model(void)
     struct tokenizer *file = open_data("stories260K/tok512.model");
     if (file == NULL)
         TEST_SKIP("no stories260K");
-    char *data = file_read(test_data("stories260K/tok512.model"), &size), directory[] = "/tmp/vas-test-XXXXXX";
-    EXPECT(mkdtemp(directory) != NULL);
+    char *data = file_read(test_data("stories260K/tok512.model"), &size), directory[64];
+    test_directory(directory, sizeof directory);
     write_in(directory, files[0], data, size);
     int code;
     struct tokenizer *tokenizer = tokenizer_open(directory, &code);
@@ -221,9 +221,9 @@ static void test_roberta_directory(void)
     struct tokenizer *file = open_data("tokenizers/roberta-base/tokenizer.json");
     if (file == NULL)
         TEST_SKIP("no tokenizers/roberta-base");
-    char directory[] = "/tmp/vas-test-XXXXXX";
+    char directory[64];
     int code;
-    EXPECT(mkdtemp(directory) != NULL);
+    test_directory(directory, sizeof directory);
     write_roberta(directory);
     struct tokenizer *tokenizer = tokenizer_open(directory, &code);
     EXPECT(tokenizer != NULL);
@@ -245,8 +245,8 @@ static void test_bert_directory(void)
     static const char *const files[] = { "vocab.txt", "tokenizer_config.json" };
     static const char vocabulary[] = "[PAD]\n[UNK]\n[CLS]\n[SEP]\nMia\nmia\n";
     static const struct { const char *config; int32_t id; } cases[] = { { "{}", 5 }, { "{\"do_lower_case\": false}", 4 }, { "{\"do_lower_case\": true}", 5 } };
-    char directory[] = "/tmp/vas-test-XXXXXX";
-    EXPECT(mkdtemp(directory) != NULL);
+    char directory[64];
+    test_directory(directory, sizeof directory);
     write_in(directory, "vocab.txt", vocabulary, strlen(vocabulary));
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         int code;

@@ -150,8 +150,8 @@ static void test_trainer_learns_library_merges(void)
 static void expect_written(const struct tokenizer *tokenizer, const char *name)
 {
     const json_t *recorded = json_object_get(record, name);
-    char directory[] = "/tmp/vas-test-XXXXXX";
-    EXPECT(mkdtemp(directory) != NULL);
+    char directory[64];
+    test_directory(directory, sizeof directory);
     EXPECT_INT(tokenizer_write(tokenizer, directory), 0);
     char *path = memory_printf("%s/tokenizer.json", directory), hex[DIGEST_HEX_SIZE];
     size_t size = 0;

@@ -30,9 +30,7 @@ static void open_desk(void)
 {
     char path[96];
     int code;
-    snprintf(directory, sizeof directory, "/tmp/test_desk.XXXXXX");
-    if (mkdtemp(directory) == NULL)
-        abort();
+    test_directory(directory, sizeof directory);
     snprintf(path, sizeof path, "%s/s.db", directory);
     db = db_open(path, DB_SERVE, &code);
     desk = desk_open(db, &(struct desk_options){ .silent_s = 15, .lease_s = 60, .keep_weights = CHECKPOINT_KEEP_WEIGHTS });

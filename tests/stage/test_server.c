@@ -287,9 +287,7 @@ static void run_pipeline(int kills, char hex[DIGEST_HEX_SIZE])
 static void test_kills_leave_no_trace(void)
 {
     char calm[DIGEST_HEX_SIZE], stormy[DIGEST_HEX_SIZE];
-    snprintf(directory, sizeof directory, "/tmp/test_server.XXXXXX");
-    if (mkdtemp(directory) == NULL)
-        abort();
+    test_directory(directory, sizeof directory);
     snprintf(path, sizeof path, "%s/calm.db", directory);
     snprintf(endpoint, sizeof endpoint, "ipc://%s/sock", directory);
     run_pipeline(0, calm);

@@ -12,9 +12,7 @@ static char directory[64], path[96];
 static struct db *fresh_open(void)
 {
     int code;
-    snprintf(directory, sizeof directory, "/tmp/test_store.XXXXXX");
-    if (mkdtemp(directory) == NULL)
-        abort();
+    test_directory(directory, sizeof directory);
     snprintf(path, sizeof path, "%s/s.db", directory);
     return db_open(path, DB_SERVE, &code);
 }

@@ -135,8 +135,8 @@ static void test_own_adapters(void)
         { "tests/parity/train/phi3", "q,v,up,down" }, { "tests/parity/train/gpt2", "k,v,o,up,down" },
     };
     struct pool *pool = pool_open(1);
-    char directory[] = "/tmp/test_adapter_XXXXXX";
-    EXPECT(mkdtemp(directory) != NULL);
+    char directory[64];
+    test_directory(directory, sizeof directory);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         for (enum objective objective = OBJECTIVE_VALUE; objective <= OBJECTIVE_LM; objective++)
             expect_own_adapter(cases[i].base, objective, cases[i].targets, directory, pool);
@@ -200,8 +200,8 @@ static void test_refuses(void)
     const struct tensor_out good[] = {
         { Q_PROJ ".lora_A.weight", 2, { 2, 12 }, zeros }, { Q_PROJ ".lora_B.weight", 2, { 16, 2 }, zeros },
     };
-    char directory[] = "/tmp/test_adapter_XXXXXX";
-    EXPECT(mkdtemp(directory) != NULL);
+    char directory[64];
+    test_directory(directory, sizeof directory);
     for (size_t i = 0; i < sizeof configs / sizeof *configs; i++) {
         write_adapter(directory, configs[i].config, good, 2);
         expect_refused(directory, configs[i].code, configs[i].expected);

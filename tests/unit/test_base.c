@@ -168,10 +168,10 @@ static void test_pool(void)
 /* Goal: a file appears whole, replaces the old one, and nothing stays beside it, not even what a killed process had begun there. */
 static void test_file_write(void)
 {
-    char directory[] = "/tmp/vas-test-XXXXXX", path[64];
-    EXPECT(mkdtemp(directory) != NULL);
+    char directory[64], path[80];
+    test_directory(directory, sizeof directory);
     snprintf(path, sizeof path, "%s/a", directory);
-    char begun[72];
+    char begun[96];
     snprintf(begun, sizeof begun, "%s.new", path);
     FILE *left = fopen(begun, "w");
     EXPECT(left != NULL && fputs("longer than what comes", left) >= 0 && fclose(left) == 0);
@@ -190,8 +190,8 @@ static void test_file_write(void)
 static void test_file_write_together(void)
 {
     enum { WRITERS = 4, SIZE = 100000 };
-    char directory[] = "/tmp/vas-test-XXXXXX", path[64];
-    EXPECT(mkdtemp(directory) != NULL);
+    char directory[64], path[80];
+    test_directory(directory, sizeof directory);
     snprintf(path, sizeof path, "%s/a", directory);
     pid_t writers[WRITERS];
     for (int w = 0; w < WRITERS; w++) {

@@ -13,9 +13,7 @@ static char directory[64], path[96], public_path[104];
 
 static void directory_open(void)
 {
-    snprintf(directory, sizeof directory, "/tmp/test_curve.XXXXXX");
-    if (mkdtemp(directory) == NULL)
-        abort();
+    test_directory(directory, sizeof directory);
     snprintf(path, sizeof path, "%s/key", directory);
     snprintf(public_path, sizeof public_path, "%s.pub", path);
 }

@@ -796,8 +796,8 @@ static int fetch_from(const char *name, const char *files, const char *content)
 /* Goal: a store that lies can neither write outside the cache, nor have other bytes used than those that were asked for. */
 static void test_lying_store(void)
 {
-    char cache[] = "/tmp/test_cache.XXXXXX", outside[64], command[64];
-    EXPECT(mkdtemp(cache) != NULL);
+    char cache[64], outside[80], command[80];
+    test_directory(cache, sizeof cache);
     setenv("VAS_CACHE", cache, 1);
     snprintf(outside, sizeof outside, "%s/evil", cache);
 #define FILES(name, sha256) "[{\"name\": \"" name "\", \"size\": 3, \"sha256\": \"" sha256 "\"}]"

@@ -442,9 +442,7 @@ static void test_rounding_is_of_the_layers_matrices(void)
 int main(void)
 {
     log_open("test", 0);
-    snprintf(directory, sizeof directory, "/tmp/vas-encoder-XXXXXX");
-    if (mkdtemp(directory) == NULL)
-        return 1;
+    test_directory(directory, sizeof directory);
     pool = pool_open(2);
     RUN(test_defaults);
     RUN(test_labels);

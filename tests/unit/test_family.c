@@ -396,8 +396,8 @@ static void test_published(void)
 
 static char *scratch_directory(void)
 {
-    char *path = memory_text("/tmp/vas-test-XXXXXX");
-    CHECK(mkdtemp(path) != NULL);
+    char *path = memory_alloc(64, 1);
+    test_directory(path, 64);
     return path;
 }
 

@@ -58,9 +58,8 @@ static void group_file(const char *directory, const char *name, const char *text
 /* Goal: a control group leaves its limit less what it uses, files that can be dropped not counted; groups above it bind too. */
 static void test_control_groups(void)
 {
-    char root[] = "/tmp/vas-room-XXXXXX";
-    if (mkdtemp(root) == NULL)
-        TEST_SKIP("no temporary directory");
+    char root[64];
+    test_directory(root, sizeof root);
     char *outer = memory_printf("%s/outer", root), *inner = memory_printf("%s/outer/inner", root);
     EXPECT(mkdir(outer, 0700) == 0 && mkdir(inner, 0700) == 0);
     EXPECT(room_group_bytes(root, "/") == SIZE_MAX);             // the machine's own group has no such files

@@ -22,9 +22,7 @@ static char *path_of(const char *name)
 static void open_store(void)
 {
     int code;
-    snprintf(directory, sizeof directory, "/tmp/test_shared.XXXXXX");
-    if (mkdtemp(directory) == NULL)
-        abort();
+    test_directory(directory, sizeof directory);
     arena_init(&arena, "test", 64 << 20);
     db = db_open(path_of("s.db"), DB_SERVE, &code);
 }

@@ -302,8 +302,8 @@ static void remove_file(const char *directory, const char *name)
 /* Goal: the files beside tokenizer.json decide begin, end and stops; a number beyond 64 bits in them does no harm. */
 static void test_configs(void)
 {
-    char directory[] = "/tmp/vas-test-XXXXXX";
-    EXPECT(mkdtemp(directory) != NULL);
+    char directory[64];
+    test_directory(directory, sizeof directory);
     write_file(directory, "tokenizer.json", SMALL);
     write_file(directory, "tokenizer_config.json",
                "{\"model_max_length\":1000000000000000019884624838656,\"add_bos_token\":false,\"bos_token\":\"<s>\","
