@@ -426,7 +426,8 @@ static void receive_welcome(struct edge *edge, const struct frame_welcome *welco
     if (store->talks)
         return;  // a hello was sent twice
     store->talks = true;
-    store->acked_s = clock_s();
+    if (!stop_requested())  // a store that forgets us again and again, its disk being full, must not keep us
+        store->acked_s = clock_s();
     if (store->welcome == NULL) {
         store->welcome = memory_text(welcome->settings);
         store->missing = welcome->missing;

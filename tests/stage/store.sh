@@ -7,11 +7,11 @@ work=$(mktemp -d)
 server=
 trap '[ -z "$server" ] || kill -9 "$server" 2>/dev/null; rm -rf "$work"' EXIT
 
-verdict() {  # verdict NAME CODE EXPECTED-CODE PATTERN: the code, and a line of $work/err
+verdict() {  # verdict NAME CODE EXPECTED-CODE PATTERN [FILE]: the code, and a line of FILE ($work/err)
     if [ "$2" != "$3" ]; then
-        echo "not ok $1: exit code $2, expected $3: $(head -n 1 "$work/err")"
-    elif ! grep -q "$4" "$work/err"; then
-        echo "not ok $1: no line like \"$4\": $(head -n 1 "$work/err")"
+        echo "not ok $1: exit code $2, expected $3: $(head -n 1 "${5:-$work/err}")"
+    elif ! grep -q "$4" "${5:-$work/err}"; then
+        echo "not ok $1: no line like \"$4\": $(head -n 1 "${5:-$work/err}")"
     else
         echo "ok $1"
     fi
@@ -121,14 +121,23 @@ elif ! kill -0 "$server" 2>/dev/null || ! kill -0 "$tokenize" 2>/dev/null; then
 else
     echo 'ok store_says_that_the_disk_is_full'
 fi
+# Goal: a worker that is asked to stop meanwhile leaves, and says that it must be started again.
+timeout 60 "$bin/tokenize" -q -s "ipc://$work/s.db.sock" -m "$model" "$work/prompts.jsonl" 2>"$work/leaver" &
+leaver=$!
+sleep 3
+kill -TERM "$leaver"
+code=0
+wait "$leaver" || code=$?
+verdict a_worker_leaves_a_full_store "$code" 75 'has stored nothing' "$work/leaver"
 prlimit --pid "$server" --fsize=unlimited:
 code=0
 wait "$tokenize" || code=$?
+ended=$code
 run status --db "$work/s.db" --json
-if [ "$code" = 0 ] && grep -q '"done":4000' "$work/out"; then
+if [ "$ended" = 0 ] && grep -q '"done":4000' "$work/out"; then
     echo 'ok store_survives_a_full_disk'
 else
-    echo "not ok store_survives_a_full_disk: tokenize ended with $code: $(tail -n 1 "$work/err") $(cat "$work/out")"
+    echo "not ok store_survives_a_full_disk: tokenize ended with $ended: $(tail -n 1 "$work/err") $(cat "$work/out")"
 fi
 stop
 
