@@ -383,5 +383,7 @@ size_t plan_batch(struct plan *plan, int64_t b, struct plan_member *members)
 
 int64_t plan_snapshot(const struct plan *plan, int64_t updates_before)
 {
-    return plan->lambda >= 1 ? -1 : updates_before / plan->refresh * plan->refresh;
+    if (plan->lambda >= 1)
+        return -1;
+    return updates_before > 0 ? (updates_before - 1) / plan->refresh * plan->refresh : 0;
 }

@@ -86,7 +86,10 @@ size_t plan_batch_size(const struct plan *plan, int64_t b);
  */
 void plan_permute(uint32_t *order, size_t count, const uint32_t *window_ends, uint64_t seed, int64_t epoch);
 
-/* Step of the snapshot that gives the values of a batch before which so many updates were made; -1 when lambda is 1. */
+/*
+ * Step of the snapshot that gives the values of a batch before which so many updates were made: the newest that is at least one update
+ * old, so that values are computed while the batch before is trained on.  -1 when lambda is 1.
+ */
 int64_t plan_snapshot(const struct plan *plan, int64_t updates_before);
 
 #endif

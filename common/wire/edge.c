@@ -7,7 +7,6 @@
 #include <sysexits.h>
 
 #include "base/check.h"
-#include "base/digest.h"
 #include "base/effort.h"
 #include "base/log.h"
 #include "base/memory.h"
@@ -178,41 +177,33 @@ int edge_fail(struct edge *edge, int64_t item, const char *reason)
     return store_give(edge, &frame);
 }
 
-static int give_chunks(struct edge *edge, const char *run, int64_t step, int64_t batch, const char *kind, bool final,
-                       const struct buffer *content)
-{
-    char sha256[DIGEST_HEX_SIZE];
-    struct digest digest;
-    digest_init(&digest);
-    digest_add(&digest, content->data, content->size);
-    digest_hex(&digest, sha256);
-    for (size_t offset = 0; offset < content->size; offset += CHUNK_BYTES) {
-        size_t left = content->size - offset;
-        struct frame frame = frame_make(FRAME_checkpoint);
-        struct frame_checkpoint *checkpoint = &frame.checkpoint;
-        checkpoint->run = run;
-        checkpoint->step = step;
-        checkpoint->kind = kind;
-        checkpoint->batch = batch;
-        checkpoint->sha256 = sha256;
-        checkpoint->size = (int64_t)content->size;
-        checkpoint->offset = (int64_t)offset;
-        checkpoint->data = (struct bytes){ (const unsigned char *)content->data + offset, left < CHUNK_BYTES ? left : CHUNK_BYTES };
-        checkpoint->final = final;
-        if (edge_give(edge, &frame) != 0)
-            return -1;
-    }
-    return edge->store != NULL ? store_settle(edge) : 0;
-}
-
 int edge_give_checkpoint(struct edge *edge, const char *run, int64_t step, int64_t batch, const char *kind, bool final,
-                         const struct buffer *content)
+                         struct buffer *content)
 {
-    CHECK(content->size > 0);
+    CHECK(edge->store != NULL && content->size > 0);
     enum effort before = effort_enter(EFFORT_WIRE);
-    int result = give_chunks(edge, run, step, batch, kind, final, content);
+    struct frame frame = frame_make(FRAME_checkpoint);
+    frame.checkpoint.run = run;
+    frame.checkpoint.step = step;
+    frame.checkpoint.kind = kind;
+    frame.checkpoint.batch = batch;
+    frame.checkpoint.size = (int64_t)content->size;
+    frame.checkpoint.final = final;
+    int result = store_give_checkpoint(edge, &frame, content);
     effort_enter(before);
     return result;
+}
+
+void edge_background_begin(struct edge *edge)
+{
+    if (edge->store != NULL)
+        store_background_begin(edge);
+}
+
+void edge_background_end(struct edge *edge)
+{
+    if (edge->store != NULL)
+        store_background_end(edge);
 }
 
 /* One line about the life of a worker that has worked. */

@@ -5,7 +5,8 @@
  * store has committed it, answers heartbeats, and survives a store that is restarted.  Between pipes it reads
  * frames from standard input and writes them to standard output.  The stage cannot tell the difference.
  *
- * Not thread-safe.  A stage calls edge_take at least every few seconds, also when it wants nothing (max 0): that is its heartbeat.
+ * Not thread-safe.  A stage calls edge_take at least every few seconds, also when it wants nothing (max 0): that is its heartbeat;
+ * or edge_background_begin, before it computes for long.
  */
 #ifndef WIRE_EDGE_H
 #define WIRE_EDGE_H
@@ -114,9 +115,19 @@ int edge_fetch_model(struct edge *edge, const char *model, struct buffer *files)
  */
 typedef int file_taker(void *context, const void *data, size_t size);
 int edge_fetch_file(struct edge *edge, const char *sha256, int64_t offset, int64_t size, file_taker *take, void *context);
-/* Sends a checkpoint in chunks and returns when it is committed.  0, or -1 logged. */
+/*
+ * Sends a checkpoint to the store in chunks while the stage goes on, and takes content over; waits until the one before is on its way.
+ * Later outputs may arrive before it.  0, or -1 logged: the store has refused an output meanwhile, or cannot be reached.
+ */
 int edge_give_checkpoint(struct edge *edge, const char *run, int64_t step, int64_t batch, const char *kind, bool final,
-                         const struct buffer *content);
+                         struct buffer *content);
+
+/*
+ * Between these a thread of the edge keeps the conversation with the store going, sending what was given and taking in what comes,
+ * while the stage computes: it calls nothing of the edge, nor effort.h.
+ */
+void edge_background_begin(struct edge *edge);
+void edge_background_end(struct edge *edge);
 
 /*
  * Waits until every output is committed, says bye, flushes.  Returns the stage's exit code: status is the last that

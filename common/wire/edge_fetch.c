@@ -229,8 +229,7 @@ static bool file_answer(struct question *question, struct edge *edge, const stru
 static void file_refused(struct question *question, const char *reason)
 {
     struct file_question *fetch = (struct file_question *)question;
-    if (!question->ended)
-        log_error("cannot fetch a file: %s", reason);
+    log_error("cannot fetch a file: %s", reason);
     fetch->result = 1;
     question->ended = true;
 }

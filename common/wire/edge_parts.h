@@ -60,8 +60,10 @@ void store_close(struct edge *edge);
 enum edge_status store_take(struct edge *edge, struct batch *batch, size_t max, bool wait);
 void store_done(struct edge *edge, const struct batch_memory *memory);
 int store_give(struct edge *edge, struct frame *output);
-/* Until every output is acknowledged.  0, or -1 when one was refused or cannot arrive. */
-int store_settle(struct edge *edge);
+/* The frame says all but digest, offset and data. */
+int store_give_checkpoint(struct edge *edge, const struct frame *frame, struct buffer *content);
+void store_background_begin(struct edge *edge);
+void store_background_end(struct edge *edge);
 const char *store_welcome(const struct edge *edge);
 int64_t store_missing(const struct edge *edge);
 /* False when it could not be sent now. */

@@ -8,9 +8,13 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <netdb.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sysexits.h>
 #include <unistd.h>
 #include <zmq.h>
@@ -53,6 +57,14 @@ struct lease {
     int64_t item;          // as the stage knows it: the same in all conversations
     int64_t store_item;    // as the store knows it, in that conversation
     int64_t conversation;
+};
+
+/* A checkpoint of which some chunks are still to become outputs. */
+struct parcel {
+    struct frame frame;      // of a chunk; run and kind are the parcel's own
+    char sha256[DIGEST_HEX_SIZE];
+    struct buffer content;   // data NULL: there is none
+    size_t given;            // bytes
 };
 
 /* An output that waits for its ack. */
@@ -98,7 +110,14 @@ struct edge_store {
     size_t kept_bytes;
     double acked_s;                   // when the last ack came, or something to acknowledge
     double output_s;                  // when the last output was sent
+    struct parcel parcel;
+    int64_t parcel_refused;           // outputs refused before it
     struct question *question;        // NULL: none
+
+    pthread_t background;             // serves while the stage computes
+    bool in_background;
+    atomic_bool background_ends;
+    int wake;                         // eventfd that ends its wait
 };
 
 /* ---- sending ---- */
@@ -205,6 +224,60 @@ static void send_want(struct edge *edge)
         store->credit += room;
 }
 
+static void keep(struct edge_store *store, int64_t n, struct frame *output)
+{
+    struct kept *kept = &store->kept[n % KEPT_MAX];
+    struct buffer bytes = { 0 };
+    *frame_output(output) = number_of(n);
+    frame_encode(output, &bytes);
+    *kept = (struct kept){ bytes.data, bytes.size };
+    store->kept_bytes += bytes.size;
+}
+
+static bool kept_is_full(const struct edge_store *store)
+{
+    return store->next - store->first >= KEPT_MAX || store->kept_bytes >= KEPT_BYTES_MAX;
+}
+
+/* A new output. */
+static void keep_next(struct edge_store *store, struct frame *output)
+{
+    if (store->first == store->next)
+        store->acked_s = clock_s();
+    keep(store, store->next++, output);
+}
+
+static void parcel_drop(struct parcel *parcel)
+{
+    free(parcel->content.data);
+    free((char *)parcel->frame.checkpoint.run);
+    free((char *)parcel->frame.checkpoint.kind);
+    *parcel = (struct parcel){ .given = 0 };
+}
+
+/* Chunks become outputs as there is room. */
+static void parcel_give(struct edge_store *store)
+{
+    struct parcel *parcel = &store->parcel;
+    struct frame_checkpoint *chunk = &parcel->frame.checkpoint;
+    if (parcel->content.data != NULL && parcel->sha256[0] == '\0') {
+        struct digest digest;
+        digest_init(&digest);
+        digest_add(&digest, parcel->content.data, parcel->content.size);
+        digest_hex(&digest, parcel->sha256);
+        chunk->sha256 = parcel->sha256;
+    }
+    while (parcel->content.data != NULL && !kept_is_full(store)) {
+        size_t left = parcel->content.size - parcel->given, size = left < CHUNK_BYTES ? left : CHUNK_BYTES;
+        chunk->offset = (int64_t)parcel->given;
+        chunk->data = (struct bytes){ (const unsigned char *)parcel->content.data + parcel->given, size };
+        keep_next(store, &parcel->frame);
+        parcel->given += size;
+        if (parcel->given == parcel->content.size)
+            parcel_drop(parcel);
+    }
+}
+
 static void send_outputs(struct edge_store *store)
 {
     for (; store->unsent < store->next; store->unsent++) {
@@ -304,16 +377,6 @@ static int connect_socket(struct edge *edge)
     log_hint("an endpoint is ipc://FILE or tcp://HOST:PORT");
     close_socket(store);
     return EX_USAGE;
-}
-
-static void keep(struct edge_store *store, int64_t n, struct frame *output)
-{
-    struct kept *kept = &store->kept[n % KEPT_MAX];
-    struct buffer bytes = { 0 };
-    *frame_output(output) = number_of(n);
-    frame_encode(output, &bytes);
-    *kept = (struct kept){ bytes.data, bytes.size };
-    store->kept_bytes += bytes.size;
 }
 
 static void release(struct edge_store *store, int64_t n)
@@ -459,7 +522,7 @@ static void receive_refusal(struct edge *edge, const struct frame_refusal *refus
 {
     struct edge_store *store = edge->store;
     bool answers_output = refusal->output != 0;
-    if (!refusal->fatal && !answers_output && store->question != NULL && store->talks) {
+    if (!refusal->fatal && !answers_output && store->question != NULL && !store->question->ended && store->talks) {
         log_debug("store \"%s\": %s", edge->options.endpoint, refusal->reason);
         store->question->refused(store->question, refusal->reason);
         return;
@@ -612,8 +675,9 @@ static void send_all(struct edge *edge, double now_s)
             send_hello(edge);
         return;
     }
+    parcel_give(store);
     send_outputs(store);
-    if (store->question != NULL)
+    if (store->question != NULL && !store->question->ended)
         ask(edge, store->question, now_s);
     send_want(edge);
     double quiet_since_s = store->sent_s < store->heard_s ? store->sent_s : store->heard_s;
@@ -642,9 +706,10 @@ static void serve(struct edge *edge, int wait_ms, enum effort waits_as)
     if (wait_ms == 0)
         return;
     bool has_more = store->talks ? store->unsent < store->next : store->hello_s == 0;
-    zmq_pollitem_t item = { .socket = store->socket, .events = (short)(ZMQ_POLLIN | (has_more ? ZMQ_POLLOUT : 0)) };
+    zmq_pollitem_t items[] = { { .socket = store->socket, .events = (short)(ZMQ_POLLIN | (has_more ? ZMQ_POLLOUT : 0)) },
+                               { .fd = store->wake, .events = ZMQ_POLLIN } };
     enum effort before = effort_enter(waits_as);
-    zmq_poll(&item, 1, wait_ms);
+    zmq_poll(items, store->in_background ? 2 : 1, wait_ms);
     effort_enter(before);
     receive_all(edge);
     store->served_s = clock_s();
@@ -663,6 +728,8 @@ int store_open(struct edge *edge, const struct edge_times *times)
     store->pending = memory_alloc(edge->options.hold_max, sizeof *store->pending);
     store->leases = memory_alloc(edge->options.hold_max, sizeof *store->leases);
     arena_init(&store->scratch, "frame", 2 * (size_t)FRAME_SIZE_MAX);
+    store->wake = eventfd(0, EFD_CLOEXEC);
+    CHECK(store->wake >= 0);
     store->context = zmq_ctx_new();  // NULL: the socket cannot be made
     double start_s = clock_s();
     edge->failure = edge_keys_read(&store->key_files, &store->key, store->store_key, edge->options.endpoint);
@@ -754,7 +821,7 @@ static bool is_at_end(const struct edge *edge)
     if (edge->options.takes_nothing)
         return true;
     bool nothing_missing = store->idle_missing == 0 && !edge->options.follow;
-    return store->idle && (store->idle_final || nothing_missing) && store->first == store->next;
+    return store->idle && (store->idle_final || nothing_missing) && store->first == store->next && store->parcel.content.data == NULL;
 }
 
 enum edge_status store_take(struct edge *edge, struct batch *batch, size_t max, bool wait)
@@ -804,10 +871,9 @@ static int64_t end_lease(struct edge_store *store, int64_t item)
 int store_give(struct edge *edge, struct frame *output)
 {
     struct edge_store *store = edge->store;
-    bool is_full = store->next - store->first >= KEPT_MAX || store->kept_bytes >= KEPT_BYTES_MAX;
-    if (is_full || is_due(store->served_s, 0.05, clock_s()))
+    if (kept_is_full(store) || is_due(store->served_s, 0.05, clock_s()))
         serve(edge, 0, EFFORT_WIRE);
-    while (edge->failure == 0 && (store->next - store->first >= KEPT_MAX || store->kept_bytes >= KEPT_BYTES_MAX))
+    while (edge->failure == 0 && kept_is_full(store))
         serve(edge, SLICE_MS, EFFORT_WIRE);
     if (edge->failure != 0)
         return -1;
@@ -816,21 +882,60 @@ int store_give(struct edge *edge, struct frame *output)
         *frame_item(&copy) = end_lease(store, *frame_item(&copy));
     if (copy.type == FRAME_failed && copy.failed.item == 0)
         return 0;  // the store will offer the item again
-    if (store->first == store->next)
-        store->acked_s = clock_s();
-    keep(store, store->next++, &copy);
+    keep_next(store, &copy);
     if (store->talks)
         send_outputs(store);
     return 0;
 }
 
-int store_settle(struct edge *edge)
+int store_give_checkpoint(struct edge *edge, const struct frame *frame, struct buffer *content)
 {
     struct edge_store *store = edge->store;
-    int64_t refused = edge->refused;
-    while (edge->failure == 0 && store->first < store->next)
+    struct parcel *parcel = &store->parcel;
+    while (edge->failure == 0 && parcel->content.data != NULL)
         serve(edge, SLICE_MS, EFFORT_WIRE);
-    return edge->failure == 0 && edge->refused == refused ? 0 : -1;
+    *parcel = (struct parcel){ .frame = *frame, .content = *content };
+    parcel->frame.checkpoint.run = memory_text(frame->checkpoint.run);
+    parcel->frame.checkpoint.kind = memory_text(frame->checkpoint.kind);
+    *content = (struct buffer){ 0 };
+    int64_t refused = edge->refused - store->parcel_refused;
+    store->parcel_refused = edge->refused;
+    return edge->failure == 0 && refused == 0 ? 0 : -1;
+}
+
+/* ---- while the stage computes ---- */
+
+static void *serve_background(void *context)
+{
+    struct edge *edge = context;
+    while (edge->failure == 0 && !atomic_load(&edge->store->background_ends))
+        serve(edge, SLICE_MS, EFFORT_COMPUTE);
+    return NULL;
+}
+
+void store_background_begin(struct edge *edge)
+{
+    struct edge_store *store = edge->store;
+    sigset_t all, before;
+    atomic_store(&store->background_ends, false);
+    store->in_background = true;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int error = pthread_create(&store->background, NULL, serve_background, edge);
+    CHECK(error == 0);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+void store_background_end(struct edge *edge)
+{
+    struct edge_store *store = edge->store;
+    uint64_t one = 1;
+    atomic_store(&store->background_ends, true);
+    ssize_t moved = write(store->wake, &one, sizeof one);
+    pthread_join(store->background, NULL);
+    moved += read(store->wake, &one, sizeof one);
+    CHECK(moved == 2 * (ssize_t)sizeof one);
+    store->in_background = false;
 }
 
 int store_ask(struct edge *edge, struct question *question)
@@ -855,7 +960,8 @@ int store_ask(struct edge *edge, struct question *question)
 void store_close(struct edge *edge)
 {
     struct edge_store *store = edge->store;
-    store_settle(edge);
+    while (edge->failure == 0 && (store->first < store->next || store->parcel.content.data != NULL))
+        serve(edge, SLICE_MS, EFFORT_WIRE);
     if (store->socket != NULL) {
         int linger_ms = store->talks ? LINGER_MS : 0;
         struct frame bye = frame_make(FRAME_bye);
@@ -871,6 +977,8 @@ void store_close(struct edge *edge)
         pending_pop(edge);
     for (int64_t n = store->first; n < store->next; n++)
         free(store->kept[n % KEPT_MAX].bytes);
+    parcel_drop(&store->parcel);
+    close(store->wake);
     arena_free(&store->scratch);
     free(store->sending.data);
     free(store->pending);

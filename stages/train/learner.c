@@ -50,7 +50,9 @@ static void progress_note(struct progress *progress, const struct step_metrics *
 static int compute_step(struct learner *learner, const struct example *batch, size_t count, struct step_metrics *metrics)
 {
     enum effort before = effort_enter(EFFORT_COMPUTE);
+    edge_background_begin(learner->edge);
     int result = team_step(learner, batch, count, metrics);
+    edge_background_end(learner->edge);
     effort_enter(before);
     return result;
 }
@@ -90,10 +92,7 @@ static int give_checkpoint(struct learner *learner, const char *kind, int64_t ne
     char cursor[32];
     snprintf(cursor, sizeof cursor, "%lld", (long long)next_batch);
     trainer_save(learner->trainer, strcmp(kind, "full") == 0, cursor, &content);
-    int result = edge_give_checkpoint(learner->edge, learner->options.run, trainer_steps(learner->trainer), next_batch, kind,
-                                      final, &content);
-    free(content.data);
-    return result;
+    return edge_give_checkpoint(learner->edge, learner->options.run, trainer_steps(learner->trainer), next_batch, kind, final, &content);
 }
 
 static int give_final(struct learner *learner, int64_t next_batch)
@@ -117,6 +116,8 @@ static int resume_from_store(struct learner *learner, int64_t *next_batch)
     struct buffer content = { 0 };
     int64_t found;
     int result = edge_fetch(learner->edge, learner->options.run, step, "full", &content, &found);
+    if (result > 0)
+        log_error("the store has no checkpoint of run \"%s\" at step %lld any more", learner->options.run, (long long)step);
     struct weights *checkpoint = result == 0 ? weights_from_memory(content.data, content.size, "checkpoint") : NULL;
     result = checkpoint != NULL ? trainer_load(learner->trainer, checkpoint, "checkpoint") : -1;
     if (result == 0) {

@@ -38,6 +38,7 @@ training() {  # training NAME SIGNAL|- OPTIONS...
         *) not_ok "$name: train ended with $code: $(tail -n 1 "$scratch/$name.err")"; break ;;
         esac
     done
+    [ $code = 0 ] || kill $targets
     wait $targets
     store_down
     store digest --db "$scratch/$name.db" >"$scratch/$name.digest"

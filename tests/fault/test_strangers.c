@@ -294,7 +294,6 @@ static void give_checkpoint(void)
     for (size_t i = 0; i < 4 << 20; i++)
         buffer_append(&content, "content!", 2);
     EXPECT_INT(edge_give_checkpoint(edge, "r", 0, 0, "weights", false, &content), 0);
-    free(content.data);
     edge_close(edge, EDGE_STOPPED);
 }
 

@@ -127,9 +127,7 @@ static int give_model(struct edge *edge, const struct model *model, const char *
 {
     struct buffer content = { 0 };
     buffer_append(&content, model, sizeof *model);
-    int result = edge_give_checkpoint(edge, "r", model->step, batch, kind, final, &content);
-    free(content.data);
-    return result;
+    return edge_give_checkpoint(edge, "r", model->step, batch, kind, final, &content);
 }
 
 static int train_on(struct edge *edge, struct model *model, const struct frame_target *target, int64_t *filled, int64_t *next)

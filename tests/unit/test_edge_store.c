@@ -53,6 +53,7 @@ static struct hub {
     bool leased[ITEMS_MAX], stored[ITEMS_MAX];
     bool wanted_too_much, wrong_lease, acked_any;
     struct buffer received; // of a checkpoint
+    const char *refuse_kind; // of checkpoints; NULL: none
     int pieces_sent, pieces_until_restart;
     int64_t read_ahead_max; // highest offset that was asked for
     const char *files;      // that every model has; NULL: none
@@ -269,6 +270,10 @@ static void hub_answer_read(const struct frame_read *read)
 
 static void hub_take_checkpoint(const struct frame_checkpoint *piece)
 {
+    if (hub.refuse_kind != NULL && strcmp(piece->kind, hub.refuse_kind) == 0) {
+        hub_refuse(piece->output, "another content is stored", false);
+        return;
+    }
     if ((size_t)piece->offset == hub.received.size)
         buffer_append(&hub.received, piece->data.at, piece->data.size);
     if (++hub.pieces_sent == hub.pieces_until_restart)
@@ -812,20 +817,48 @@ static void test_lying_store(void)
     EXPECT_INT(system(command), 0);
 }
 
-/* Goal: a checkpoint of three chunks is stored whole when giving it returns, though the store is restarted after the first. */
+/* Goal: a checkpoint larger than what an edge keeps unacknowledged is stored whole while the stage computes, though the store is restarted. */
 static void test_give_checkpoint(void)
 {
-    struct buffer content = { .size = (9 << 20) + 1 };
-    content.data = random_bytes(content.size);
+    enum { SIZE = (KEPT_BYTES_MAX + (9 << 20)) | 1 };
+    char *expected = random_bytes(SIZE);
+    struct buffer content = { 0 };
+    buffer_append(&content, expected, SIZE);
     hub_start((struct hub){ .pieces_until_restart = 1, .refuse_output = -1 });
     int code;
     struct edge *edge = open_worker(false, &code);
     EXPECT_INT(edge_give_checkpoint(edge, "r", 3, 4, "full", true, &content), 0);
-    EXPECT_INT(hub.received.size, content.size);
-    EXPECT(hub.received.size == content.size && memcmp(hub.received.data, content.data, content.size) == 0);
+    EXPECT(content.data == NULL);
+    edge_background_begin(edge);
+    for (double start_s = clock_s(); hub.received.size < SIZE && clock_s() < start_s + 60; usleep(5000)) {
+    }
+    edge_background_end(edge);
+    EXPECT_INT(hub.received.size, SIZE);
+    EXPECT(hub.received.size == SIZE && memcmp(hub.received.data, expected, SIZE) == 0);
     EXPECT_INT(edge_close(edge, EDGE_END), 0);
     hub_stop();
-    free(content.data);
+    free(expected);
+}
+
+/* Goal: a stage that has nothing more to do is not at its end before its checkpoint is stored, and hears of one that was refused. */
+static void test_give_checkpoints(void)
+{
+    struct buffer first = { 0 }, second = { 0 }, third = { 0 };
+    buffer_append(&first, "first", 5);
+    buffer_append(&second, "second", 6);
+    buffer_append(&third, "third", 5);
+    hub_start((struct hub){ .refuse_kind = "weights", .refuse_output = -1 });
+    int code;
+    struct batch batch;
+    struct edge *edge = open_worker(false, &code);
+    EXPECT_INT(edge_give_checkpoint(edge, "r", 3, 4, "full", false, &first), 0);
+    EXPECT_INT(edge_take(edge, &batch, 8, true), EDGE_END);
+    EXPECT(hub.received.size == 5 && memcmp(hub.received.data, "first", 5) == 0);
+    EXPECT_INT(edge_give_checkpoint(edge, "r", 3, 4, "weights", false, &second), 0);
+    EXPECT_INT(edge_take(edge, &batch, 8, true), EDGE_END);
+    EXPECT_INT(edge_give_checkpoint(edge, "r", 5, 4, "full", true, &third), -1);
+    EXPECT_INT(edge_close(edge, EDGE_FAILED), EX_DATAERR);
+    hub_stop();
 }
 
 /* Goal: a signal ends the taking; what is held can still be given and is stored; the code asks to be started again. */
@@ -881,6 +914,7 @@ int main(void)
     RUN(test_fetch_no_file);
     RUN(test_lying_store);
     RUN(test_give_checkpoint);
+    RUN(test_give_checkpoints);
     RUN(test_stop);
     return tests_end();
 }

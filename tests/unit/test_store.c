@@ -356,8 +356,12 @@ static void test_plan_is_fixed(void)
         }
     }
     EXPECT_INT(plan_snapshot(plan, 0), 0);
-    EXPECT_INT(plan_snapshot(plan, 3), 2);   // floor(1 * 3 / 2) * 2
+    EXPECT_INT(plan_snapshot(plan, 3), 2);   // floor((3 - 1) / 2) * 2
+    EXPECT_INT(plan_snapshot(plan, 6), 4);
     EXPECT_INT(plan_snapshot(plan, 9), 8);
+    plan->refresh = 1;
+    EXPECT_INT(plan_snapshot(plan, 0), 0);
+    EXPECT_INT(plan_snapshot(plan, 3), 2);
     plan->lambda = 1;
     EXPECT_INT(plan_snapshot(plan, 9), -1);
     plan_free(plan);
