@@ -35,7 +35,7 @@ endif
 
 COMMON_SOURCES = $(filter-out common/math/kernels_isa.c common/learn/ranks_%.c,$(wildcard common/*/*.c)) common/learn/ranks_$(RANKS).c
 KERNEL_OBJECTS = $(foreach isa,avx512 avx2 portable,$(BUILD)/common/math/kernels_$(isa).o)
-PRODUCT_OBJECTS = $(foreach isa,vnni amx,$(BUILD)/common/math/kernels_$(isa).o)
+PRODUCT_OBJECTS = $(foreach isa,vnni amx halves,$(BUILD)/common/math/kernels_$(isa).o)
 COMMON_OBJECTS = $(COMMON_SOURCES:%.c=$(BUILD)/%.o) $(KERNEL_OBJECTS)
 STAGE_PARTS = $(patsubst %.c,$(BUILD)/%.o,$(filter-out %/main.c,$(wildcard stages/*/*.c)))
 STAGE_MAINS = $(STAGES:%=$(BUILD)/stages/%/main.o)
@@ -75,7 +75,7 @@ $(BUILD)/common/math/kernels_avx512.o: ISA_FLAGS = $(AVX512_FLAGS)
 $(BUILD)/common/math/kernels_avx2.o: ISA_FLAGS = -mavx2 -mfma -mf16c
 $(BUILD)/common/math/kernels_portable.o: ISA_FLAGS =
 $(BUILD)/common/math/kernels_vnni.o: ISA_FLAGS = $(AVX512_FLAGS) -mavx512vnni
-$(BUILD)/common/math/kernels_amx.o: ISA_FLAGS = $(AVX512_FLAGS) -mamx-tile -mamx-bf16 -mamx-int8
+$(BUILD)/common/math/kernels_amx.o $(BUILD)/common/math/kernels_halves.o: ISA_FLAGS = $(AVX512_FLAGS) -mamx-tile -mamx-bf16 -mamx-int8
 $(KERNEL_OBJECTS): $(BUILD)/common/math/kernels_%.o: common/math/kernels_isa.c
 	$(call say,CC,$@)
 	@mkdir -p $(@D)

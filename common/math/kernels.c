@@ -67,7 +67,7 @@ static void sets_make(void)
     kernels_vnni.linear = vnni_linear;
     kernels_amx = kernels_vnni;
     kernels_amx.name = "amx";
-    kernels_amx.input[TENSOR_BF16] = INPUT_HALVES;
+    kernels_amx.input[TENSOR_BF16] = kernels_amx.input[TENSOR_F16] = INPUT_HALVES;
     kernels_amx.linear = amx_linear;
 #endif
 }

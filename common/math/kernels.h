@@ -5,7 +5,7 @@
  * Every output element is summed in an order fixed by its own indices, so results do not depend on the number of rows, on threads, or
  * on which part of a matrix a call covers.  "avx512", "avx2" and "portable" multiply float32 with the numbers that weights stand
  * for, one fused multiply-add after the other.  "vnni" and "amx" round the rows that meet quantised weights to 8 bits in
- * blocks of 32, as llama.cpp does, and "amx" those that meet BF16 to two BF16, some 16 bits.
+ * blocks of 32, as llama.cpp does, and "amx" those that meet BF16 or F16 to two BF16, some 16 bits.
  *
  * Arrays are row-major, last index fastest.
  */

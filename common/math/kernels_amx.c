@@ -5,218 +5,9 @@
 
 #include "math/input.h"
 #include "math/kernels_bytes.h"
+#include "math/kernels_halves.h"
+#include "math/kernels_tiles.h"
 #include "math/kernels_vnni.h"
-
-/* Steps of a panel, or of two, that stay in the L1 cache while rows pass by. */
-enum { STEP_BLOCK = 16, TILE_BYTES = 1024 };
-
-/* What the 8 tiles hold, as the processor reads it. */
-struct tiles {
-    uint8_t palette, start_row, reserved[14];
-    uint16_t row_bytes[16];
-    uint8_t rows[16];
-};
-
-static void tiles_set(struct tiles *tiles, size_t i, size_t rows, size_t row_bytes)
-{
-    tiles->rows[i] = (uint8_t)rows;
-    tiles->row_bytes[i] = (uint16_t)row_bytes;
-}
-
-/* Rows, a whole number of pairs of groups but for the last, and steps, whose inputs stay in the L2 cache while panels pass by. */
-struct extent {
-    size_t m, m_end, step, step_end;
-};
-
-static bool extent_next(struct extent *at, size_t M, size_t steps, size_t step_bytes)
-{
-    enum { ROWS_MAX = 256, L2_BYTES = 1 << 20 };
-    if (at->step_end == steps && at->m_end == M)
-        return false;
-    bool same_rows = at->m_end > 0 && at->step_end < steps;
-    if (!same_rows) {
-        at->m = at->m_end;
-        at->m_end = M - at->m < ROWS_MAX ? M : at->m + ROWS_MAX;
-    }
-    size_t fitting = L2_BYTES / ((at->m_end - at->m) * step_bytes) / STEP_BLOCK * STEP_BLOCK;
-    at->step = same_rows ? at->step_end : 0;
-    at->step_end = fitting < steps - at->step ? at->step + (fitting ? fitting : STEP_BLOCK) : steps;
-    return true;
-}
-
-/* ---- BF16 ---- */
-
-/* One or two groups of rows; the second is missing where its lanes are 0. */
-struct halves {
-    const unsigned char *group[2];
-    size_t lanes[2];
-};
-
-/* Sums of the first group in tiles 0 and 1, of the second in 2 and 3, their rows in 4 and 5, panels in 6 and 7; or four panels
-   of one group in 0 to 3, its high and low parts in 4 and 5. */
-static void halves_config(const struct halves *x)
-{
-    struct tiles tiles = { .palette = 1 };
-    size_t second = x->lanes[1] > 0 ? x->lanes[1] : x->lanes[0];
-    for (size_t i = 0; i < 6; i++)
-        tiles_set(&tiles, i, i == 2 || i == 3 || i == 5 ? second : x->lanes[0], 64);
-    tiles_set(&tiles, 6, 16, 64);
-    tiles_set(&tiles, 7, 16, 64);
-    _tile_loadconfig(&tiles);
-}
-
-#define SUM_BEGIN(tile, at, stride) do { if (resume) _tile_loadd(tile, at, stride); else _tile_zero(tile); } while (0)
-
-/* Two groups by 1 or 2 panels. */
-INLINE void halves_two_by(float *y, size_t y_stride, const struct halves *x, const unsigned char *const *panel, size_t steps,
-                          bool resume, size_t P)
-{
-    const unsigned char *x0 = x->group[0], *x1 = x->group[1], *w0 = panel[0], *w1 = panel[P - 1];
-    size_t half0 = x->lanes[0] * UNIT * 2, half1 = x->lanes[1] * UNIT * 2, stride = y_stride * sizeof *y;
-    float *y1 = y + x->lanes[0] * y_stride;
-    SUM_BEGIN(0, y, stride);
-    SUM_BEGIN(2, y1, stride);
-    if (P == 2) {
-        SUM_BEGIN(1, y + PANEL, stride);
-        SUM_BEGIN(3, y1 + PANEL, stride);
-    }
-    for (size_t u = 0; u < steps; u++, x0 += 2 * half0, x1 += 2 * half1, w0 += TILE_BYTES, w1 += TILE_BYTES) {
-        _tile_loadd(6, w0, 64);
-        _tile_loadd(4, x0, 64);
-        _tile_loadd(5, x1, 64);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_dpbf16ps(2, 5, 6);
-        if (P == 2) {
-            _tile_loadd(7, w1, 64);
-            _tile_dpbf16ps(1, 4, 7);
-            _tile_dpbf16ps(3, 5, 7);
-        }
-        _tile_loadd(4, x0 + half0, 64);
-        _tile_loadd(5, x1 + half1, 64);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_dpbf16ps(2, 5, 6);
-        if (P == 2) {
-            _tile_dpbf16ps(1, 4, 7);
-            _tile_dpbf16ps(3, 5, 7);
-        }
-    }
-    _tile_stored(0, y, stride);
-    _tile_stored(2, y1, stride);
-    if (P == 2) {
-        _tile_stored(1, y + PANEL, stride);
-        _tile_stored(3, y1 + PANEL, stride);
-    }
-}
-
-/* One group by 1, 2 or 4 panels. */
-INLINE void halves_one_by(float *y, size_t y_stride, const struct halves *x, const unsigned char *const *panel, size_t steps,
-                          bool resume, size_t P)
-{
-    const unsigned char *high = x->group[0], *w0 = panel[0], *w1 = P > 1 ? panel[1] : NULL;
-    const unsigned char *w2 = P > 2 ? panel[2] : NULL, *w3 = P > 2 ? panel[3] : NULL;
-    size_t half = x->lanes[0] * UNIT * 2, stride = y_stride * sizeof *y;
-    SUM_BEGIN(0, y, stride);
-    if (P > 1)
-        SUM_BEGIN(1, y + PANEL, stride);
-    if (P > 2) {
-        SUM_BEGIN(2, y + 2 * PANEL, stride);
-        SUM_BEGIN(3, y + 3 * PANEL, stride);
-    }
-    for (size_t u = 0; u < steps; u++, high += 2 * half) {
-        _tile_loadd(4, high, 64);
-        _tile_loadd(5, high + half, 64);
-        _tile_loadd(6, w0 + u * TILE_BYTES, 64);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_dpbf16ps(0, 5, 6);
-        if (P > 1) {
-            _tile_loadd(7, w1 + u * TILE_BYTES, 64);
-            _tile_dpbf16ps(1, 4, 7);
-            _tile_dpbf16ps(1, 5, 7);
-        }
-        if (P > 2) {
-            _tile_loadd(6, w2 + u * TILE_BYTES, 64);
-            _tile_dpbf16ps(2, 4, 6);
-            _tile_dpbf16ps(2, 5, 6);
-            _tile_loadd(7, w3 + u * TILE_BYTES, 64);
-            _tile_dpbf16ps(3, 4, 7);
-            _tile_dpbf16ps(3, 5, 7);
-        }
-    }
-    _tile_stored(0, y, stride);
-    if (P > 1)
-        _tile_stored(1, y + PANEL, stride);
-    if (P > 2) {
-        _tile_stored(2, y + 2 * PANEL, stride);
-        _tile_stored(3, y + 3 * PANEL, stride);
-    }
-}
-
-static void halves_two(float *y, size_t y_stride, const struct halves *x, const unsigned char *const *panel, size_t panels,
-                       size_t steps, bool resume)
-{
-    if (panels == 2)
-        halves_two_by(y, y_stride, x, panel, steps, resume, 2);
-    else
-        halves_two_by(y, y_stride, x, panel, steps, resume, 1);
-}
-
-static void halves_one(float *y, size_t y_stride, const struct halves *x, const unsigned char *const *panel, size_t panels,
-                       size_t steps, bool resume)
-{
-    if (panels == 4)
-        halves_one_by(y, y_stride, x, panel, steps, resume, 4);
-    else if (panels == 2)
-        halves_one_by(y, y_stride, x, panel, steps, resume, 2);
-    else
-        halves_one_by(y, y_stride, x, panel, steps, resume, 1);
-}
-
-/* 1, 2 or (of up to PANEL rows) 4 panels.  y: their first output; they have N, all but of a single panel. */
-static void halves_panels(float *y, size_t y_stride, const unsigned char *input, size_t M, const struct packed *w, size_t panel,
-                          size_t panels, size_t N, const struct extent *extent)
-{
-    size_t steps = input_steps(w->K), block = M <= 2 * PANEL ? steps : STEP_BLOCK;
-    struct halves configured = { 0 };
-    for (size_t step = extent->step; step < extent->step_end; step += block) {
-        size_t count = extent->step_end - step < block ? extent->step_end - step : block;
-        const unsigned char *at[4];
-        for (size_t p = 0; p < panels; p++)
-            at[p] = (const unsigned char *)w->data + (panel + p) * w->panel_bytes + step * TILE_BYTES;
-        for (size_t m = extent->m; m < extent->m_end; m += 2 * PANEL) {
-            struct halves x = { .lanes = { input_lanes(M, m), m + PANEL < M ? input_lanes(M, m + PANEL) : 0 } };
-            for (size_t i = 0; i < 2; i++)
-                x.group[i] = input + (m + i * PANEL) * steps * HALVES_STEP_BYTES + step * x.lanes[i] * HALVES_STEP_BYTES;
-            if (x.lanes[0] != configured.lanes[0] || x.lanes[1] != configured.lanes[1])
-                halves_config(&x);
-            configured = x;
-            float partial[2 * PANEL][PANEL], *out = N < PANEL ? partial[0] : y + m * y_stride;
-            size_t rows = x.lanes[0] + x.lanes[1], stride = N < PANEL ? PANEL : y_stride;
-            for (size_t r = 0; r < rows && N < PANEL; r++)
-                memcpy(partial[r], y + (m + r) * y_stride, N * sizeof(float));
-            if (x.lanes[1] > 0)
-                halves_two(out, stride, &x, at, panels, count, step > 0);
-            else
-                halves_one(out, stride, &x, at, panels, count, step > 0);
-            for (size_t r = 0; r < rows && N < PANEL; r++)
-                memcpy(y + (m + r) * y_stride, partial[r], N * sizeof(float));
-        }
-    }
-}
-
-static void halves_linear(float *y, size_t y_stride, const unsigned char *input, size_t M, const struct packed *w, size_t panel, size_t panels)
-{
-    size_t end = panel + panels, P;
-    for (struct extent extent = { 0 }; extent_next(&extent, M, input_steps(w->K), HALVES_STEP_BYTES); ) {
-        for (size_t p = panel, left; p < end; p += P) {
-            left = w->N / PANEL < end ? w->N / PANEL - p : end - p;  // of panels with all outputs
-            P = left >= 4 && M <= PANEL ? 4 : left >= 2 ? 2 : 1;
-            halves_panels(y + p * PANEL, y_stride, input, M, w, p, P, left > 0 ? P * PANEL : w->N % PANEL, &extent);
-        }
-    }
-    _tile_release();
-}
-
-/* ---- quantised ---- */
 
 /* Steps of a panel with codes as int8. */
 struct bytes_block {
@@ -275,7 +66,7 @@ static void bytes_config(size_t lanes, size_t groups)
     tiles_set(&tiles, 0, lanes, 64);
     tiles_set(&tiles, 2, lanes, UNIT / groups);
     tiles_set(&tiles, 4, UNIT / groups / 4, 64);
-    _tile_loadconfig(&tiles);
+    tiles_config(&tiles);
 }
 
 /* A group of codes of a step: out (lanes, PANEL). */
@@ -394,7 +185,7 @@ static void bytes_linear(float *y, size_t y_stride, const unsigned char *input, 
 void amx_linear(float *y, size_t y_stride, const void *input, size_t M, const struct packed *w, size_t panel, size_t panels)
 {
     enum { ROWS_WORTH_TILES = 8 };  // fewer cost as much
-    if (w->type == TENSOR_BF16)
+    if (w->type == TENSOR_BF16 || w->type == TENSOR_F16)
         halves_linear(y, y_stride, input, M, w, panel, panels);
     else if (expands[w->type] != NULL && M >= ROWS_WORTH_TILES)
         bytes_linear(y, y_stride, input, M, w, panel, panels);

@@ -1,8 +1,8 @@
 /*
- * kernels_amx.h - products by AMX: of quantised weights with rows in bytes, as kernels_vnni.h defines them, and of BF16.
+ * kernels_amx.h - products by AMX: of quantised weights with rows in bytes, as kernels_vnni.h defines them, and of BF16 and F16
+ * with rows in halves, as kernels_halves.h does.
  *
- * Inside common/math.  Of a BF16 weight, y is summed in steps of UNIT elements, first those of the rows' high parts, then those of
- * the low ones, each step in the processor's order.
+ * Inside common/math.
  */
 #ifndef MATH_KERNELS_AMX_H
 #define MATH_KERNELS_AMX_H

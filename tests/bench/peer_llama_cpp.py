@@ -3,7 +3,7 @@
     python tests/bench/peer_llama_cpp.py FILE.gguf THREADS ROUNDS WHAT...          (python with llama-cpp-python)
 
 WHAT: pN prefill of N tokens, gB one more token of B independent sequences of 32 tokens, fB the same of B sequences of 256 tokens, each
-with keys and values of its own.  Prints "WHAT TOKENS_PER_SECOND" with the median of the rounds, logits included.
+with keys and values of its own.  Weights stay as in the file: what llama.cpp 0.3.36 repacks for AMX may end in SIGILL where GCC 12 compiled it.  Prints "WHAT TOKENS_PER_SECOND" with the median of the rounds, logits included.
 """
 import sys
 import time
@@ -67,6 +67,7 @@ def main(path, threads, rounds, *cases):
     lib.llama_backend_init()
     lib.llama_log_set(silent, None)
     params = lib.llama_model_default_params()
+    params.use_extra_bufts = False
     model = lib.llama_load_model_from_file(path.encode(), params)
     if not model:
         sys.exit(f"llama.cpp cannot load {path}")

@@ -151,6 +151,49 @@ static void test_linear_f16(void)
     linear_against_reference(TENSOR_F16);
 }
 
+/* Goal: so it is where F16 uses all its bits, down to the smallest; kernels that split both sides leave out what two low parts make. */
+static void test_linear_all_of_f16(void)
+{
+    enum { M = 37, N = 35, K = 331 };
+    float *x = normals(M * K), *weight = memory_alloc(N * K, sizeof *weight), *y = memory_alloc(M * N, sizeof *y), *one = memory_alloc(N, sizeof *one);
+    uint16_t *halves = memory_alloc(N * K, sizeof *halves);
+    for (size_t i = 0; i < N * K; i++) {
+        halves[i] = (uint16_t)(bits_of(normal()) >> 3);
+        halves[i] = (halves[i] & 0x7c00) > 0x4400 || i % 7 == 0 ? halves[i] & 0x83ff : halves[i];  // up to 8; every seventh is subnormal
+        weight[i] = float_from_f16(halves[i]);
+    }
+    struct packed packed;
+    packed_init(&packed, TENSOR_F16, N, K);
+    for (size_t panel = 0; panel < packed_panels(&packed); panel++) {
+        const void *rows[PANEL] = { NULL };
+        for (size_t i = 0; i < PANEL && panel * PANEL + i < N; i++)
+            rows[i] = halves + (panel * PANEL + i) * K;
+        packed_set_panel(&packed, panel, rows);
+    }
+    FOR_KERNELS(k) {
+        double bound = k->input[TENSOR_F16] == INPUT_HALVES ? 0x9p-18 + 1e-6 : 1e-6;
+        kernels_linear(k, y, N, x, M, &packed);
+        for (size_t m = 0; m < M; m++) {
+            for (size_t n = 0; n < N; n++) {
+                double sum = 0.0, size = 0.0;
+                for (size_t i = 0; i < K; i++) {
+                    sum += (double)x[m * K + i] * (double)weight[n * K + i];
+                    size += fabs((double)x[m * K + i] * (double)weight[n * K + i]);
+                }
+                EXPECT_NEAR(y[m * N + n], sum, bound * size);
+            }
+            kernels_linear(k, one, N, x + m * K, 1, &packed);
+            expect_bits(one, y + m * N, N, k->name);
+        }
+    }
+    packed_free(&packed);
+    free(halves);
+    free(one);
+    free(y);
+    free(weight);
+    free(x);
+}
+
 /* Goal: so is linear over BF16 panels. */
 static void test_linear_bf16(void)
 {
@@ -406,7 +449,7 @@ static void test_linear_of_bytes(void)
 /* Goal: what is not a number in a row, or infinite, spoils that row's outputs and no other row's. */
 static void test_hostile_rows(void)
 {
-    static const enum tensor_type types[] = { TENSOR_F32, TENSOR_BF16, TENSOR_Q8_0, TENSOR_Q4_K };
+    static const enum tensor_type types[] = { TENSOR_F32, TENSOR_F16, TENSOR_BF16, TENSOR_Q8_0, TENSOR_Q4_K };
     enum { M = 5, N = 40, K = 256 };
     for (size_t i = 0; i < COUNT_OF(types); i++) {
         float *x = normals(M * K), *weight = memory_alloc(N * K, sizeof *weight), y[M * N], clean[M * N];
@@ -906,6 +949,7 @@ int main(void)
     unsetenv("VAS_KERNELS");
     RUN(test_linear_f32);
     RUN(test_linear_f16);
+    RUN(test_linear_all_of_f16);
     RUN(test_linear_bf16);
     RUN(test_linear_same_bits_in_any_split);
     RUN(test_vector_sets_agree);
