@@ -1,7 +1,7 @@
 /*
  * bench_engine.c - tokens per second of sampling and steering, through the generator that rollout and decode use.
  *
- *     bench_engine -m MODEL [--tokenizer FILE] [--value MODEL] [-t THREADS] CASE...
+ *     bench_engine -m MODEL [--tokenizer FILE] [--value MODEL] [--quant TYPE] [-t THREADS] CASE...
  *
  *     prompt:T            a prompt of T tokens is read
  *     sample:B:P:N        B responses of N tokens, each to a prompt of its own of P tokens
@@ -27,7 +27,7 @@
 #include "sample/generate.h"
 
 struct options {
-    const char *model, *tokenizer, *value;
+    const char *model, *tokenizer, *value, *quant_name;
     int64_t threads;
 };
 
@@ -106,6 +106,7 @@ int main(int argc, char **argv)
         { 'm', "model", "DIR|FILE", OPTION_TEXT, &options.model, 0, 0, "base policy" },
         { 0, "tokenizer", "DIR|FILE", OPTION_TEXT, &options.tokenizer, 0, 0, "where the model brings none" },
         { 0, "value", "DIR|FILE", OPTION_TEXT, &options.value, 0, 0, "value model, for steer:" },
+        { 0, "quant", "TYPE", OPTION_TEXT, &options.quant_name, 0, 0, "round the matrices of both to bf16, q8_0, q4_0 or nf4" },
         { 't', "threads", "N", OPTION_INT, &options.threads, 1, 256, "threads" },
     };
     static const struct option_usage usage = {
@@ -116,10 +117,13 @@ int main(int argc, char **argv)
     int first = options_parse(&usage, specs, sizeof specs / sizeof *specs, argc, argv), code = EX_OK;
     if (options.model == NULL)
         options_refuse("-m is missing");
+    enum tensor_type quant = TENSOR_TYPE_COUNT;
+    if (options.quant_name != NULL && !model_quant_from_name(options.quant_name, &quant))
+        options_refuse("--quant is \"%s\", it must be bf16, q8_0, q4_0 or nf4", options.quant_name);
     struct setting setting = { .pool = pool_open((size_t)options.threads) };
     struct tokenizer *tokenizer = tokenizer_open(options.tokenizer ? options.tokenizer : options.model, &code);
-    struct model *base = tokenizer ? model_open_policy(options.model, TENSOR_TYPE_COUNT, setting.pool, &code) : NULL;
-    struct model *value = base && options.value ? model_open(options.value, setting.pool, &code) : NULL;
+    struct model *base = tokenizer ? model_open_policy(options.model, quant, setting.pool, &code) : NULL;
+    struct model *value = base && options.value ? model_open_quantised(options.value, quant, setting.pool, &code) : NULL;
     if (base == NULL || (options.value && value == NULL))
         return code;
     setting.base = base;
