@@ -5,6 +5,7 @@
  *
  *     prompt:T            a prompt of T tokens is read
  *     sample:B:P:N        B responses of N tokens, each to a prompt of its own of P tokens
+ *     serial:B:P:N        the same one after the other
  *     shared:B:P:N        B responses of N tokens to one prompt of P tokens
  *     steer:K:B:P:N       as sample, steered by the value model over K candidates
  *
@@ -38,7 +39,7 @@ struct setting {
 };
 
 struct bench_case {
-    bool steered, shared, prompt_counts, prompt_only;
+    bool steered, serial, shared, prompt_counts, prompt_only;
     size_t candidates, responses, prompt_count, response_count;
 };
 
@@ -50,6 +51,8 @@ static bool case_read(struct bench_case *read, const char *text)
         read->prompt_only = true;
     else if (sscanf(text, "shared:%zu:%zu:%zu", &B, &P, &N) == 3)
         read->shared = read->prompt_counts = true;
+    else if (sscanf(text, "serial:%zu:%zu:%zu", &B, &P, &N) == 3)
+        read->serial = true;
     else if (sscanf(text, "steer:%zu:%zu:%zu:%zu", &K, &B, &P, &N) == 4)
         read->steered = true;
     else if (sscanf(text, "sample:%zu:%zu:%zu", &B, &P, &N) != 3)
@@ -67,7 +70,7 @@ static double tokens_per_s(const struct setting *setting, const struct bench_cas
     int code;
     struct generator *generator = generator_open(&(struct generate_options){
         .base_name = "base", .base = setting->base, .tokenizer = setting->tokenizer, .values = &value, .value_count = what->steered,
-        .candidates = what->candidates, .batch = what->responses, .max_new_tokens = what->response_count, .pool = setting->pool,
+        .candidates = what->candidates, .batch = what->serial ? 1 : what->responses, .max_new_tokens = what->response_count, .pool = setting->pool,
         .context = what->prompt_count + what->response_count,
     }, &code);
     if (generator == NULL)
@@ -132,7 +135,7 @@ int main(int argc, char **argv)
     for (int i = first; i < argc; i++) {
         struct bench_case what;
         if (!case_read(&what, argv[i]) || (what.steered && value == NULL))
-            options_refuse("case \"%s\" is not one of prompt:T, sample:B:P:N, shared:B:P:N, steer:K:B:P:N", argv[i]);
+            options_refuse("case \"%s\" is not one of prompt:T, sample:B:P:N, serial:B:P:N, shared:B:P:N, steer:K:B:P:N", argv[i]);
         printf("%s %.2f\n", argv[i], tokens_per_s(&setting, &what));
         fflush(stdout);
     }
