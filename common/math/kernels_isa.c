@@ -30,7 +30,8 @@ enum { SUM_TILE = 6, ONE_ROW_PANELS = 1 };
 #define ROW_TILE 3
 enum { SUM_TILE = 3, ONE_ROW_PANELS = 1 };
 #endif
-enum { PANEL_TILE = 4, BLOCK_K = 512, BLOCK_UNITS = 4, PARTIAL_ROWS = 32 };
+/* Weights are asked for AHEAD_BYTES before their turn: the processor's own guesses end at a page, where a panel goes on. */
+enum { PANEL_TILE = 4, BLOCK_K = 512, BLOCK_UNITS = 4, PARTIAL_ROWS = 32, AHEAD_BYTES = 4096 };
 
 /* ---- matrices ---- */
 
@@ -67,6 +68,8 @@ INLINE void tile_run(float *y, size_t y_stride, const float *x, size_t x_stride,
         UNROLL for (size_t i = 0; i < step; i++) {
             if (i > 0 && k + i == K)
                 break;
+            UNROLL for (size_t p = 0; p < P; p++)
+                __builtin_prefetch((const char *)at[p] + (k + i) * PANEL * (type == TENSOR_F32 ? 4 : 2) + AHEAD_BYTES);
             vec weight[PANEL_TILE * PARTS];
             UNROLL for (size_t p = 0; p < P * PARTS; p++)
                 weight[p] = weight_load(type, at[p / PARTS], k, p % PARTS, i > 0);

@@ -180,6 +180,13 @@ static void part_rows(struct part *part, part_function *run)
         run(part);
 }
 
+/* A layer's pass, block by block. */
+struct blocks {
+    const struct pass *pass;
+    size_t l, rows_per_task;
+    part_function *run;
+};
+
 /* ---- attention ---- */
 
 /* Neighbouring rows of one sequence read its pages together: as many as make QUERIES_MAX queries for a key/value head. */
@@ -200,26 +207,24 @@ size_t attention_floats(const struct model *model, size_t position_limit)
     return queries * (HS + positions + HS) + G * PANEL + positions;
 }
 
-/* Puts the row's keys and values into its slot. */
-static void row_store(const struct pass *pass, size_t l, size_t m)
+/* Puts the row's key and value of one head into its slot. */
+static void row_store(const struct pass *pass, size_t l, size_t m, size_t h)
 {
     const struct model_config *config = &pass->model->config;
     const struct slot *slot = &pass->cache->slots[m];
     size_t HS = (size_t)config->head_size, NH = (size_t)config->head_count, NKV = (size_t)config->kv_head_count;
-    const float *k = pass->qkv + (m * (NH + 2 * NKV) + NH) * HS;  // (NKV, HS)
-    const float *v = k + NKV * HS;                                // (NKV, HS)
+    const float *k = pass->qkv + (m * (NH + 2 * NKV) + NH + h) * HS;  // (HS)
+    const float *v = k + NKV * HS;                                    // (HS)
     size_t lane = (size_t)slot->lane;
-    for (size_t h = 0; h < NKV; h++) {
-        void *page = cache_at(pass->cache, l, (size_t)slot->page, h);
-        for (size_t c = 0; c < HS; c++) {
-            size_t key = c * PANEL + lane, value = HS * PANEL + (c / PANEL * PANEL + lane) * PANEL + c % PANEL;
-            if (pass->model->kv_type == TENSOR_F16) {
-                ((uint16_t *)page)[key] = f16_from_float(k[h * HS + c]);
-                ((uint16_t *)page)[value] = f16_from_float(v[h * HS + c]);
-            } else {
-                ((float *)page)[key] = k[h * HS + c];
-                ((float *)page)[value] = v[h * HS + c];
-            }
+    void *page = cache_at(pass->cache, l, (size_t)slot->page, h);
+    for (size_t c = 0; c < HS; c++) {
+        size_t key = c * PANEL + lane, value = HS * PANEL + (c / PANEL * PANEL + lane) * PANEL + c % PANEL;
+        if (pass->model->kv_type == TENSOR_F16) {
+            ((uint16_t *)page)[key] = f16_from_float(k[c]);
+            ((uint16_t *)page)[value] = f16_from_float(v[c]);
+        } else {
+            ((float *)page)[key] = k[c];
+            ((float *)page)[value] = v[c];
         }
     }
 }
@@ -378,7 +383,7 @@ static void part_attend(struct part *part)
         attend_task(part, task, part->thread);
 }
 
-/* ---- a layer in two halves: every row's keys and values are stored before any row attends ---- */
+/* ---- a layer in two halves: between them every row's keys and values are stored ---- */
 
 /* y, x: (C); they may be one. */
 static void row_norm(const struct model *model, float *y, const float *x, const struct norm *norm)
@@ -429,25 +434,45 @@ static void rows_into_attention(struct part *part)
     part_make_input(part, part->pass->normed, &(const struct linear *){ &layer->qkv }, 1);
 }
 
-/* Queries and keys are turned and scaled, keys and values stored. */
-static void rows_store(struct part *part)
+/*
+ * Queries and keys of one key/value head are turned and scaled, keys and values stored, of up to PANEL rows.  Tasks are cut by heads
+ * and not by rows alone, since neighbouring positions share cache lines: threads that store them at once would wait for each other.
+ */
+static void store_task(void *context, size_t task, size_t thread)
 {
-    const struct pass *pass = part->pass;
+    (void)thread;
+    const struct blocks *blocks = context;
+    const struct pass *pass = blocks->pass;
     const struct model_config *config = &pass->model->config;
-    const struct layer *layer = part_layer(part);
-    size_t HS = (size_t)config->head_size, NH = (size_t)config->head_count, NKV = (size_t)config->kv_head_count;
+    const struct layer *layer = &pass->model->layers[blocks->l];
+    size_t HS = (size_t)config->head_size, NH = (size_t)config->head_count, NKV = (size_t)config->kv_head_count, G = NH / NKV;
+    size_t h = task % NKV, first = task / NKV * PANEL, end = first + PANEL < pass->M ? first + PANEL : pass->M;
     float scale = config->attention_scale != 0 ? (float)config->attention_scale : 1.0f / sqrtf((float)HS);
-    for (size_t m = part->first; m < part->first + part->rows; m++) {
-        float *q = pass->qkv + m * (NH + 2 * NKV) * HS;  // (NH, HS), the keys behind them
+    for (size_t m = first; m < end; m++) {
+        float *row = pass->qkv + m * (NH + 2 * NKV) * HS, *q = row + h * G * HS, *k = row + (NH + h) * HS;  // (G, HS), (HS)
         size_t angle = (size_t)pass->cache->slots[m].position * (HS / 2);
-        heads_norm(pass->model, q, layer->q_norm, NH);
-        heads_norm(pass->model, q + NH * HS, layer->k_norm, NKV);
-        if (!config->learned_positions)
-            rotary_turn(q, pass->cache->cosine + angle, pass->cache->sine + angle, NH + NKV, HS);
-        for (size_t c = 0; c < NH * HS; c++)
+        heads_norm(pass->model, q, layer->q_norm, G);
+        heads_norm(pass->model, k, layer->k_norm, 1);
+        if (!config->learned_positions) {
+            rotary_turn(q, pass->cache->cosine + angle, pass->cache->sine + angle, G, HS);
+            rotary_turn(k, pass->cache->cosine + angle, pass->cache->sine + angle, 1, HS);
+        }
+        for (size_t c = 0; c < G * HS; c++)
             q[c] *= scale;
-        row_store(pass, part->l, m);
+        row_store(pass, blocks->l, m, h);
     }
+}
+
+static void pass_store(struct blocks *blocks, size_t blocks_count)
+{
+    const struct pass *pass = blocks->pass;
+    size_t tasks = (pass->M + PANEL - 1) / PANEL * (size_t)pass->model->config.kv_head_count;
+    if (pass->M > 1 && (blocks_count > 1 || pass->share_columns)) {
+        pool_run(pass->model->pool, tasks, store_task, blocks);
+        return;
+    }
+    for (size_t task = 0; task < tasks; task++)
+        store_task(blocks, task, 0);
 }
 
 static void part_before_attention(struct part *part)
@@ -455,7 +480,6 @@ static void part_before_attention(struct part *part)
     const struct pass *pass = part->pass;
     part_rows(part, rows_into_attention);
     products_run(part, &(struct product){ &part_layer(part)->qkv, pass->qkv, pass->normed }, 1);
-    part_rows(part, rows_store);
 }
 
 /* ff = activation(up), or activation(gate) * up.  ff holds what is activated. */
@@ -524,12 +548,6 @@ static void part_from_attention(struct part *part)
 
 /* ---- the pass ---- */
 
-struct blocks {
-    const struct pass *pass;
-    size_t l, rows_per_task;
-    part_function *run;
-};
-
 static void block_task(void *context, size_t task, size_t thread)
 {
     const struct blocks *blocks = context;
@@ -539,8 +557,8 @@ static void block_task(void *context, size_t task, size_t thread)
 }
 
 /*
- * Decides how threads share the pass; returns the rows of a block.  A layer has 2 borders where threads wait for each other when
- * blocks of rows are shared, 6 when columns are, some 2 us each; but every block reads all weights, so that few rows of a
+ * Decides how threads share the pass; returns the rows of a block.  A layer has 3 borders where threads wait for each other when
+ * blocks of rows are shared, 7 when columns are, some 2 us each; but every block reads all weights, so that few rows of a
  * large layer are better off with columns.
  */
 static size_t pass_share(struct pass *pass)
@@ -633,6 +651,7 @@ void model_forward(const struct model *model, struct cache *cache, const struct 
     for (; blocks.l < (size_t)model->config.layer_count; blocks.l++) {
         blocks.run = part_before_attention;
         pool_run(model->pool, tasks, block_task, &blocks);
+        pass_store(&blocks, tasks);
         blocks.run = part_from_attention;
         pool_run(model->pool, tasks, block_task, &blocks);
     }

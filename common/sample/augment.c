@@ -41,6 +41,19 @@ static double shifted_kl(const double *prob, const double *shift, size_t K)
     return kl < 0 ? 0 : kl;  // rounding; a NaN stays
 }
 
+double augment_reach(const float *logits, const int32_t *candidates, size_t V, size_t K, double spread, double temperature)
+{
+    CHECK(2 <= K && K <= V);
+    float max = logits[candidates[0]];
+    if (temperature < TEMPERATURE_GREEDY)
+        return (double)max - logits[candidates[1]] > spread ? 0 : 1;
+    double second = exp(((double)logits[candidates[1]] - max + spread) / temperature);
+    if (!(second < 1))
+        return 1;
+    double x = fmax(softmax_sum(logits, V, max, temperature) - 1, 0) * exp(spread / temperature);
+    return isfinite(x) ? x / (1 + x) : 1;
+}
+
 double augment_logits(float *logits, const int32_t *candidates, const float *values, const double *betas, size_t V,
                       size_t K, size_t I, double temperature)
 {

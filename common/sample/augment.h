@@ -29,4 +29,18 @@ double augment_logits(
     const double  *betas,       // (I)    1 / units of score
     size_t V, size_t K, size_t I, double temperature);
 
+/*
+ * How far steering can move the distribution of this token: the most total variation, in [0, 1], between the base policy and any
+ * distribution that values make of it while sum_i |beta_i| * (highest V_i - lowest V_i) over the candidates is at most spread (nats).
+ *
+ * Values move the odds of another token against the likeliest by at most exp(spread / temperature).  With x the sum of these odds
+ * moved that far, the likeliest keeps at least 1 / (1 + x) of either distribution, and they differ by at most x / (1 + x).
+ * 1 where x may be 1 or more: another token could become the likeliest.  Greedy: 0 or 1.  top_k and top_p leave out tokens,
+ * which makes x no larger.
+ */
+double augment_reach(
+    const float *logits,        // (V) of the base policy
+    const int32_t *candidates,  // (K) from top_candidates of these logits, K >= 2
+    size_t V, size_t K, double spread, double temperature);
+
 #endif

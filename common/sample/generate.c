@@ -24,6 +24,7 @@
 struct follower {
     int32_t sequence;         // of a value model that shares the base policy's tokenizer
     struct value_text *text;  // of one that does not; else NULL
+    float low, high;          // of the values that the response has seen
 };
 
 /* A prompt that has been run, kept for other jobs that share it. */
@@ -53,7 +54,7 @@ struct live {
     float *logprobs;           // (count_max)
     size_t count, count_max;
     size_t pages;              // set aside for it
-    bool outside;              // the newest token was no candidate: the value models have not run it
+    size_t pending;            // so many of the newest tokens were no valued candidates: the value models have not run them
     bool ended, stopped;
     double kl;
     char *failure;
@@ -76,8 +77,9 @@ struct turn {
     float *base_logits;       // (K)
     float *steered_logits;    // (K)
     float *values;            // (I, K)
-    size_t candidate_row;     // row of candidate 0 in the value models' pass
-    int chosen;               // candidate that was sampled, -1: another token
+    bool steered;             // candidates are valued
+    size_t candidate_row;     // row of candidate 0 in the value models' pass, behind the pending tokens'
+    int chosen;               // valued candidate that was sampled, -1: another token
     struct sampled sampled;
     double kl;
 };
@@ -89,7 +91,8 @@ struct generator {
     const struct tokenizer *tokenizers[VALUE_MODELS_MAX];  // their own, or NULL
     double betas[VALUE_MODELS_MAX];
     size_t V, K, I, context;
-    size_t group_max;  // responses whose candidates fit one forward pass
+    size_t guide_every, pending_max;
+    size_t group_max;  // responses whose pending tokens and candidates fit one forward pass
 
     struct cache *base_cache;
     struct cache *value_caches[VALUE_MODELS_MAX];       // of those that share the base policy's tokenizer, else NULL
@@ -105,7 +108,7 @@ struct generator {
     uint64_t added, next;    // jobs added; the job whose response comes next where order matters
 
     struct turn *turns;      // (group_max)
-    struct row *rows;        // (group_max * (K + 1)) or (group_max)
+    struct row *rows;        // (group_max * (K + pending_max))
     float *hidden;           // (rows, C of the widest model)
     float *logits;           // (group_max, V)
     float *row_values;       // (rows)
@@ -194,7 +197,7 @@ static void alloc_work(struct generator *generator)
 {
     const struct generate_options *options = &generator->options;
     size_t G = generator->group_max, K = generator->K, I = generator->I, V = generator->V;
-    size_t row_count = G * (K + 1), C = (size_t)model_config(options->base)->channel_count;
+    size_t row_count = G * (K + generator->pending_max), C = (size_t)model_config(options->base)->channel_count;
     for (size_t i = 0; i < I; i++)
         C = size_max(C, (size_t)model_config(generator->value_models[i])->channel_count);
 
@@ -220,7 +223,9 @@ static void alloc_work(struct generator *generator)
 struct generator *generator_open(const struct generate_options *options, int *code)
 {
     CHECK(options->batch >= 1 && options->value_count <= VALUE_MODELS_MAX);
-    CHECK(1 <= options->candidates && options->candidates <= CANDIDATES_MAX);
+    CHECK(1 <= options->candidates && options->candidates <= CANDIDATES_MAX && options->guide_every <= GUIDE_EVERY_MAX);
+    CHECK(0 <= options->skip_sure && options->skip_sure < 1);
+    enum { SKIPPED_MAX = 64 };  // tokens: as many as one pass runs at little cost beside the candidates
     struct generator *generator = memory_alloc(1, sizeof *generator);
     generator->options = *options;
     generator->V = (size_t)model_config(options->base)->vocab_size;
@@ -243,7 +248,9 @@ struct generator *generator_open(const struct generate_options *options, int *co
     }
     generator->context = size_min(generator->context, options->context > 0 ? options->context : CONTEXT_DEFAULT);
     generator->K = generator->I > 0 ? size_min(options->candidates, generator->V) : 0;
-    generator->group_max = size_min(options->batch, MODEL_ROWS_MAX / (generator->K + 1));
+    generator->guide_every = size_max(options->guide_every, 1);
+    generator->pending_max = generator->guide_every + (options->skip_sure > 0 ? SKIPPED_MAX : 0);
+    generator->group_max = size_min(options->batch, MODEL_ROWS_MAX / (generator->K + generator->pending_max));
     generator->waiting_end = &generator->waiting;
     alloc_work(generator);
     open_caches(generator);
@@ -276,6 +283,8 @@ static struct follower *followers_open(struct generator *generator, const struct
 {
     struct follower *followers = memory_alloc(generator->I, sizeof *followers);
     for (size_t i = 0; i < generator->I; i++) {
+        followers[i].low = INFINITY;
+        followers[i].high = -INFINITY;
         if (generator->text_values[i] != NULL)
             followers[i].text = from != NULL ? value_text_fork(from[i].text)
                                              : value_text_open(generator->text_values[i], order->prompt, order->begins_text);
@@ -598,48 +607,71 @@ static void turns_base(struct generator *generator, size_t count)
     span_end(span, &generator->stats.base_s);
 }
 
+/* Whether this token is left to the base policy, since it is so sure. */
+static bool turn_is_sure(const struct generator *generator, const struct turn *turn)
+{
+    const struct live *live = turn->live;
+    double spread = 0, skip_sure = generator->options.skip_sure;
+    if (skip_sure == 0 || generator->K < 2 || live->pending + generator->guide_every > generator->pending_max)
+        return false;
+    for (size_t i = 0; i < generator->I; i++)  // before the first values: infinite
+        spread += fabs(generator->betas[i] * ((double)live->followers[i].high - live->followers[i].low));
+    return augment_reach(turn->logits, turn->candidates, generator->V, generator->K, spread, live->job->order.sampling.temperature) <= skip_sure;
+}
+
 static void turn_candidates(void *context, size_t task, size_t thread)
 {
     (void)thread;
     struct generator *generator = context;
     struct turn *turn = &generator->turns[task];
+    turn->steered = turn->live->count % generator->guide_every == 0;
+    if (!turn->steered)
+        return;
     top_candidates(turn->candidates, turn->logits, generator->V, generator->K);
+    turn->steered = !turn_is_sure(generator, turn);
     for (size_t k = 0; k < generator->K; k++)
         turn->base_logits[k] = turn->logits[turn->candidates[k]];
 }
 
-/* One pass of value model i over all candidates of the group; a newest token that it has not run goes before them. */
+/* One pass of value model i over all candidates of the group; newest tokens that it has not run go before them. */
 static void turns_values(struct generator *generator, size_t count, size_t i)
 {
     size_t K = generator->K, M = 0;
     for (size_t g = 0; g < count; g++) {
         struct turn *turn = &generator->turns[g];
         struct live *live = turn->live;
+        if (!turn->steered)
+            continue;
         int32_t sequence = live->followers[i].sequence, parent = ROW_CACHED;
-        if (live->outside) {
-            parent = (int32_t)M;
-            generator->rows[M++] = (struct row){ sequence, live->tokens[live->count - 1], ROW_CACHED };
+        for (size_t n = live->count - live->pending; n < live->count; n++) {
+            generator->rows[M] = (struct row){ sequence, live->tokens[n], parent };
+            parent = (int32_t)M++;
         }
         turn->candidate_row = M;
         for (size_t k = 0; k < K; k++)
             generator->rows[M++] = (struct row){ sequence, turn->candidates[k], parent };
     }
+    if (M == 0)
+        return;
     model_forward(generator->value_models[i], generator->value_caches[i], generator->rows, M, generator->hidden);
     model_values(generator->value_models[i], generator->hidden, M, generator->row_values);
     for (size_t g = 0; g < count; g++) {
         struct turn *turn = &generator->turns[g];
-        memcpy(turn->values + i * K, generator->row_values + turn->candidate_row, K * sizeof(float));
+        if (turn->steered)
+            memcpy(turn->values + i * K, generator->row_values + turn->candidate_row, K * sizeof(float));
     }
 }
 
 /* The same for a value model with its own tokenizer. */
 static void turns_text_values(struct generator *generator, size_t count, size_t i)
 {
+    size_t asks = 0;
     for (size_t g = 0; g < count; g++) {
         struct turn *turn = &generator->turns[g];
-        generator->asks[g] = (struct value_ask){ turn->live->followers[i].text, turn->candidates, turn->values + i * generator->K };
+        if (turn->steered)
+            generator->asks[asks++] = (struct value_ask){ turn->live->followers[i].text, turn->candidates, turn->values + i * generator->K };
     }
-    text_values_get(generator->text_values[i], generator->asks, count, generator->K);
+    text_values_get(generator->text_values[i], generator->asks, asks, generator->K);
 }
 
 static void turn_sample(void *context, size_t task, size_t thread)
@@ -649,7 +681,7 @@ static void turn_sample(void *context, size_t task, size_t thread)
     const struct generate_job *order = &turn->live->job->order;
     size_t K = generator->K;
     turn->kl = 0;
-    if (generator->I > 0) {
+    if (turn->steered) {
         turn->kl = augment_logits(turn->logits, turn->candidates, turn->values, generator->betas, generator->V, K,
                                   generator->I, order->sampling.temperature);
         for (size_t k = 0; k < K; k++)
@@ -658,14 +690,14 @@ static void turn_sample(void *context, size_t task, size_t thread)
     double uniform = sample_uniform(order->seed, order->prompt_key, order->sample, (uint32_t)turn->live->count);
     turn->sampled = sample_token(turn->logits, generator->V, order->sampling, uniform, &generator->scratch[thread]);
     turn->chosen = -1;
-    for (size_t k = 0; k < K; k++)
+    for (size_t k = 0; k < K && turn->steered; k++)
         if (turn->candidates[k] == turn->sampled.token)
             turn->chosen = (int)k;
 }
 
 static char *failure_text(const struct generator *generator, const struct turn *turn)
 {
-    for (size_t i = 0; i < generator->I; i++) {
+    for (size_t i = 0; i < generator->I && turn->steered; i++) {
         bool fits = generator->text_values[i] == NULL;
         for (size_t k = 0; k < generator->K && !fits; k++)
             fits = !isnan(turn->values[i * generator->K + k]);
@@ -673,7 +705,7 @@ static char *failure_text(const struct generator *generator, const struct turn *
             return memory_printf("its text does not fit value model \"%s\" (context %lld) at response token %zu", generator->value_names[i],
                                  (long long)model_config(generator->value_models[i])->position_max, turn->live->count);
     }
-    return memory_printf("%s of \"%s\" are not finite at response token %zu", generator->I > 0 ? "logits or values" : "logits",
+    return memory_printf("%s of \"%s\" are not finite at response token %zu", turn->steered ? "logits or values" : "logits",
                          generator->options.base_name, turn->live->count);
 }
 
@@ -689,7 +721,7 @@ static void turn_end(struct generator *generator, const struct turn *turn)
     if (generator->options.watch != NULL)
         generator->options.watch(generator->options.watch_context, &(struct token_event){
             .tag = live->job->order.tag, .position = live->count, .token = turn->sampled.token,
-            .logprob = turn->sampled.logprob, .kl = turn->kl, .K = generator->K, .I = generator->I,
+            .logprob = turn->sampled.logprob, .kl = turn->kl, .K = turn->steered ? generator->K : 0, .I = turn->steered ? generator->I : 0,
             .candidates = turn->candidates, .base_logits = turn->base_logits,
             .steered_logits = turn->steered_logits, .values = turn->values,
         });
@@ -699,6 +731,7 @@ static void turn_end(struct generator *generator, const struct turn *turn)
     live->stopped = tokenizer_is_stop(generator->options.tokenizer, turn->sampled.token);
     live->ended = live->stopped || live->count == live->count_max;
     generator->stats.tokens++;
+    generator->stats.steered += turn->steered;
 }
 
 /* The value models keep the row of the newest token; of a token that was no candidate there is none, only its parent's.
@@ -706,22 +739,28 @@ static void turn_end(struct generator *generator, const struct turn *turn)
 static void turn_keep(struct generator *generator, const struct turn *turn)
 {
     struct live *live = turn->live;
-    bool had_extra_row = live->outside;
-    live->outside = turn->chosen < 0;
     for (size_t i = 0; i < generator->I; i++) {
+        struct follower *follower = &live->followers[i];
+        for (size_t k = 0; k < generator->K && turn->steered; k++) {
+            follower->low = fminf(follower->low, turn->values[i * generator->K + k]);
+            follower->high = fmaxf(follower->high, turn->values[i * generator->K + k]);
+        }
         if (generator->text_values[i] != NULL)
-            value_text_push(live->followers[i].text, turn->sampled.token);
-        else if (!live->outside)
+            value_text_push(follower->text, turn->sampled.token);
+        else if (turn->chosen >= 0)
             row_keep(generator->value_caches[i], turn->candidate_row + (size_t)turn->chosen);
-        else if (had_extra_row)
+        else if (turn->steered && live->pending > 0)
             row_keep(generator->value_caches[i], turn->candidate_row - 1);
     }
+    live->pending = turn->chosen >= 0 ? 0 : turn->steered ? 1 : live->pending + 1;
 }
 
 static void group_step(struct generator *generator, struct live *live, size_t count)
 {
-    for (size_t g = 0; g < count; g++)
+    for (size_t g = 0; g < count; g++) {
         generator->turns[g].live = &live[g];
+        generator->turns[g].steered = false;
+    }
     turns_base(generator, count);
     if (generator->I > 0) {
         struct span span = span_begin();

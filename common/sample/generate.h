@@ -6,6 +6,9 @@
  * their K candidates; the chosen candidate's row stays in the value model's cache, so no token is run twice.  A value model
  * with a tokenizer of its own is asked about the candidates' text (text_values.h).
  *
+ * Tokens may be left to the base policy: all but every guide_every-th, and those of which it is so sure that values would hardly
+ * change them (skip_sure).  The value models then run them in one pass with the next token's candidates.
+ *
  * A response is a function of its job, the weights and the options that the policy's spec names: not of the batch it was in, the
  * order of the jobs or the number of threads.
  *
@@ -39,7 +42,7 @@ struct token_event {
     int32_t token;
     double logprob;               // nats
     double kl;                    // KL(steered || base) of this token, nats
-    size_t K, I;                  // both 0 when nothing steers
+    size_t K, I;                  // both 0 when nothing steers this token
     const int32_t *candidates;    // (K) highest base logit first
     const float *base_logits;     // (K)
     const float *steered_logits;  // (K)
@@ -55,6 +58,9 @@ struct generate_options {
     const struct value_model *values;   // (value_count), at most VALUE_MODELS_MAX
     size_t value_count;
     size_t candidates;                  // K, 1 .. CANDIDATES_MAX
+    size_t guide_every;                 // response tokens 0, that, twice that, ... are steered; at most GUIDE_EVERY_MAX; 0: as 1
+    double skip_sure;                   // a token is left to the base policy where augment_reach is at most that, for the range of
+                                        // values that its response has seen so far; in [0, 1), 0: never
     size_t batch;                       // responses at once, >= 1
     size_t max_new_tokens;              // what most jobs ask for: sizes the cache
     size_t context;                     // prompt and response together, tokens; 0: what the models allow, at most CONTEXT_DEFAULT
@@ -63,7 +69,7 @@ struct generate_options {
     generate_watch *watch;              // NULL: nobody looks
     void *watch_context;
 };
-enum { CONTEXT_DEFAULT = 8192 };
+enum { CONTEXT_DEFAULT = 8192, GUIDE_EVERY_MAX = 1024 };
 
 /* Whether a value model can steer this base policy: 0, or -1, logged. */
 int value_model_check(const struct generate_options *options, const struct value_model *value);
@@ -116,6 +122,7 @@ bool generator_next(struct generator *generator, struct response *response);
 
 struct generate_stats {
     int64_t tokens;         // sampled
+    int64_t steered;        // of these, with values
     int64_t prompt_tokens;  // run, each prompt once
     double prompt_s, base_s, value_s, sample_s;
 };

@@ -54,8 +54,13 @@ static json_t *policy_spec(const struct server *server)
                              "max_new_tokens", (json_int_t)options->max_new_tokens, "seed", (json_int_t)options->seed,
                              "context", (json_int_t)generator_context(server->generator));
     CHECK(spec != NULL && values != NULL);
-    if (json_array_size(values) > 0)
+    if (json_array_size(values) > 0) {
         json_object_set_new(spec, "candidates", json_integer((json_int_t)generate->candidates));
+        if (generate->guide_every > 1)
+            json_object_set_new(spec, "guide_every", json_integer((json_int_t)generate->guide_every));
+        if (generate->skip_sure > 0)
+            json_object_set_new(spec, "skip_sure", json_real(generate->skip_sure));
+    }
     json_object_set_new(spec, "values", values);
     return spec;
 }

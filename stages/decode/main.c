@@ -29,7 +29,8 @@ struct options {
     const char *model, *tokenizer, *quant_name, *value_quant_name, *kv_type_name;
     enum tensor_type quant, value_quant, kv_type;
     double beta;
-    int64_t candidates, best_of, batch, context, threads, samples;
+    double skip_sure;
+    int64_t candidates, guide_every, best_of, batch, context, threads, samples;
     bool greedy, json, score;
     char *const *operands;
     size_t operand_count;
@@ -79,7 +80,8 @@ static struct options options_read(int argc, char **argv)
 {
     static struct options options = {
         .serve = { .stage = "decode", .split = "eval", .max_new_tokens = 128, .sampling = { .temperature = 1, .top_p = 1 } },
-        .scorer = SCORER_DEFAULTS, .quant = TENSOR_TYPE_COUNT, .value_quant = TENSOR_TYPE_COUNT, .beta = 3, .candidates = 20, .batch = 32,
+        .scorer = SCORER_DEFAULTS, .quant = TENSOR_TYPE_COUNT, .value_quant = TENSOR_TYPE_COUNT, .beta = 3, .candidates = 20, .guide_every = 1,
+        .batch = 32,
     };
     struct serve_options *serve = &options.serve;
     serve->endpoint = getenv("VAS_STORE");
@@ -102,6 +104,11 @@ static struct options options_read(int argc, char **argv)
           "tokenizer of a value model that does not share the base\npolicy's: it is asked about the text of each candidate" },
         { 0, "value-quant", "TYPE", OPTION_TEXT, &options.value_quant_name, 0, 0, "round the value models' matrices, as --quant does the base\npolicy's" },
         { 0, "candidates", "K", OPTION_INT, &options.candidates, 1, CANDIDATES_MAX, "tokens that are steered: the K likeliest (default 20)" },
+        { 0, "guide-every", "B", OPTION_INT, &options.guide_every, 1, GUIDE_EVERY_MAX,
+          "steer only every B-th token of a response, from the first on; the\nothers are the base policy's (default 1)" },
+        { 0, "skip-sure", "P", OPTION_NUMBER, &options.skip_sure, 0, 0.999,
+          "do not value the candidates where no values within the range seen\nin the response could change a share of more than P of the draws;\n"
+          "such tokens are the base policy's (default 0: always value them)" },
         { 0, "best-of", "N", OPTION_INT, &options.best_of, 1, 65536, "sample N responses, give the one with the highest score" },
         SCORER_OPTION_SPECS(options.scorer, 0, "reward-"),
         { 0, NULL, NULL, OPTION_HEADING, NULL, 0, 0, "sampling" },
@@ -215,7 +222,8 @@ int main(int argc, char **argv)
     if (model != NULL && code == EX_OK) {
         struct generate_options generate = {
             .base_name = options.model, .base = model, .tokenizer = tokenizer, .values = values.models,
-            .value_count = values.count, .candidates = (size_t)options.candidates, .batch = (size_t)options.batch,
+            .value_count = values.count, .candidates = (size_t)options.candidates, .guide_every = (size_t)options.guide_every,
+            .skip_sure = options.skip_sure, .batch = (size_t)options.batch,
             .max_new_tokens = (size_t)options.serve.max_new_tokens, .context = (size_t)options.context, .pool = pool,
         };
         if (options.score)

@@ -1,10 +1,11 @@
 /*
  * bench_engine.c - tokens per second of sampling and steering, through the generator that rollout and decode use.
  *
- *     bench_engine -m MODEL [--tokenizer FILE] [--value MODEL] [-t THREADS] CASE...
+ *     bench_engine -m MODEL [--tokenizer FILE] [--value MODEL] [--quant TYPE] [-t THREADS] CASE...
  *
  *     prompt:T            a prompt of T tokens is read
  *     sample:B:P:N        B responses of N tokens, each to a prompt of its own of P tokens
+ *     serial:B:P:N        the same one after the other
  *     shared:B:P:N        B responses of N tokens to one prompt of P tokens
  *     steer:K:B:P:N       as sample, steered by the value model over K candidates
  *
@@ -27,7 +28,7 @@
 #include "sample/generate.h"
 
 struct options {
-    const char *model, *tokenizer, *value;
+    const char *model, *tokenizer, *value, *quant_name;
     int64_t threads;
 };
 
@@ -38,7 +39,7 @@ struct setting {
 };
 
 struct bench_case {
-    bool steered, shared, prompt_counts, prompt_only;
+    bool steered, serial, shared, prompt_counts, prompt_only;
     size_t candidates, responses, prompt_count, response_count;
 };
 
@@ -50,6 +51,8 @@ static bool case_read(struct bench_case *read, const char *text)
         read->prompt_only = true;
     else if (sscanf(text, "shared:%zu:%zu:%zu", &B, &P, &N) == 3)
         read->shared = read->prompt_counts = true;
+    else if (sscanf(text, "serial:%zu:%zu:%zu", &B, &P, &N) == 3)
+        read->serial = true;
     else if (sscanf(text, "steer:%zu:%zu:%zu:%zu", &K, &B, &P, &N) == 4)
         read->steered = true;
     else if (sscanf(text, "sample:%zu:%zu:%zu", &B, &P, &N) != 3)
@@ -67,7 +70,7 @@ static double tokens_per_s(const struct setting *setting, const struct bench_cas
     int code;
     struct generator *generator = generator_open(&(struct generate_options){
         .base_name = "base", .base = setting->base, .tokenizer = setting->tokenizer, .values = &value, .value_count = what->steered,
-        .candidates = what->candidates, .batch = what->responses, .max_new_tokens = what->response_count, .pool = setting->pool,
+        .candidates = what->candidates, .batch = what->serial ? 1 : what->responses, .max_new_tokens = what->response_count, .pool = setting->pool,
         .context = what->prompt_count + what->response_count,
     }, &code);
     if (generator == NULL)
@@ -106,6 +109,7 @@ int main(int argc, char **argv)
         { 'm', "model", "DIR|FILE", OPTION_TEXT, &options.model, 0, 0, "base policy" },
         { 0, "tokenizer", "DIR|FILE", OPTION_TEXT, &options.tokenizer, 0, 0, "where the model brings none" },
         { 0, "value", "DIR|FILE", OPTION_TEXT, &options.value, 0, 0, "value model, for steer:" },
+        { 0, "quant", "TYPE", OPTION_TEXT, &options.quant_name, 0, 0, "round the matrices of both to bf16, q8_0, q4_0 or nf4" },
         { 't', "threads", "N", OPTION_INT, &options.threads, 1, 256, "threads" },
     };
     static const struct option_usage usage = {
@@ -116,10 +120,13 @@ int main(int argc, char **argv)
     int first = options_parse(&usage, specs, sizeof specs / sizeof *specs, argc, argv), code = EX_OK;
     if (options.model == NULL)
         options_refuse("-m is missing");
+    enum tensor_type quant = TENSOR_TYPE_COUNT;
+    if (options.quant_name != NULL && !model_quant_from_name(options.quant_name, &quant))
+        options_refuse("--quant is \"%s\", it must be bf16, q8_0, q4_0 or nf4", options.quant_name);
     struct setting setting = { .pool = pool_open((size_t)options.threads) };
     struct tokenizer *tokenizer = tokenizer_open(options.tokenizer ? options.tokenizer : options.model, &code);
-    struct model *base = tokenizer ? model_open_policy(options.model, TENSOR_TYPE_COUNT, setting.pool, &code) : NULL;
-    struct model *value = base && options.value ? model_open(options.value, setting.pool, &code) : NULL;
+    struct model *base = tokenizer ? model_open_policy(options.model, quant, setting.pool, &code) : NULL;
+    struct model *value = base && options.value ? model_open_quantised(options.value, quant, setting.pool, &code) : NULL;
     if (base == NULL || (options.value && value == NULL))
         return code;
     setting.base = base;
@@ -128,7 +135,7 @@ int main(int argc, char **argv)
     for (int i = first; i < argc; i++) {
         struct bench_case what;
         if (!case_read(&what, argv[i]) || (what.steered && value == NULL))
-            options_refuse("case \"%s\" is not one of prompt:T, sample:B:P:N, shared:B:P:N, steer:K:B:P:N", argv[i]);
+            options_refuse("case \"%s\" is not one of prompt:T, sample:B:P:N, serial:B:P:N, shared:B:P:N, steer:K:B:P:N", argv[i]);
         printf("%s %.2f\n", argv[i], tokens_per_s(&setting, &what));
         fflush(stdout);
     }

@@ -57,6 +57,20 @@ cmp -s "$scratch/one" "$scratch/steered" && not_ok "beta 40 gives the base polic
 decode -q -m "$base" --max-new-tokens 24 --value "$scratch/value" --value "$scratch/value:0" --beta 40 "$scratch/prompts.jsonl" >"$scratch/both"
 same "--beta is for value models without their own, and a second one with 0 adds nothing" "$scratch/steered" "$scratch/both"
 
+# Tokens left to the base policy: all but the first; or those that a value model which cannot move anything would not change.
+decode -q -m "$base" --max-new-tokens 24 --value "$scratch/value:40" --guide-every 1000 --greedy --json "$scratch/prompts.jsonl" >"$scratch/every"
+decode -q -m "$base" --max-new-tokens 1 --value "$scratch/value:40" --greedy --json "$scratch/prompts.jsonl" >"$scratch/first"
+for answers in every first; do
+    sed 's/.*"kl":\([-0-9.e]*\),.*/\1/' "$scratch/$answers" >"$scratch/$answers-kl"
+done
+grep -q . "$scratch/first-kl" || not_ok "--json gave no kl"
+same "with --guide-every 1000 the divergence is the first token's" "$scratch/first-kl" "$scratch/every-kl"
+decode -m "$base" --max-new-tokens 24 --value "$scratch/value:1e-6" --greedy "$scratch/prompts.jsonl" >"$scratch/valued" 2>/dev/null
+decode -m "$base" --max-new-tokens 24 --value "$scratch/value:1e-6" --skip-sure 0.01 --greedy "$scratch/prompts.jsonl" >"$scratch/sure" 2>"$scratch/err"
+same "greedy text is the same where candidates of sure tokens are not valued" "$scratch/valued" "$scratch/sure"
+steered=$(sed -n 's/.* steered=\([0-9]*\).*/\1/p' "$scratch/err")
+[ "${steered:-0}" -ge 4 ] && [ "$steered" -lt 50 ] && ok "most are not" || not_ok "steered tokens: $(tail -n 1 "$scratch/err")"
+
 # A coprocess: each prompt is answered before the next is asked.
 mkfifo "$scratch/ask" "$scratch/answer"
 decode -q -m "$base" --max-new-tokens 8 --json - <"$scratch/ask" >"$scratch/answer" &
@@ -126,6 +140,9 @@ store export --db "$scratch/store.db" 2>/dev/null | grep -c '"policy":"vas kind:
 refused "a policy's name that means something else" 78 'vas kind:40' \
     decode -q -m "$base" -s "$endpoint" --value kind:30 --policy "vas kind:40" --split train --max-new-tokens 24
 
+refused "so does --guide-every" 78 'vas kind:40' \
+    decode -q -m "$base" -s "$endpoint" --value kind:40 --guide-every 2 --split train --max-new-tokens 24
+
 # ---- mistakes ----
 
 refused "no prompt" 64 'no prompt' decode -m "$base"
@@ -134,6 +151,7 @@ refused "a file that is missing" 66 'nowhere.jsonl' decode -m "$base" "$scratch/
 refused "a value model that is missing" 66 'nowhere' decode -m "$base" --value "$scratch/nowhere:2" "One day"
 refused "best-of without a reward" 64 'needs a reward' decode -m "$base" --best-of 3 "One day"
 refused "a policy's name for text" 64 '\-\-policy is for' decode -m "$base" --policy x "One day"
+refused "a share of draws above 1" 64 '\-\-skip-sure is 2' decode -m "$base" --skip-sure 2 "One day"
 refused "too many candidates" 64 '\-\-candidates is 9999' decode -m "$base" --candidates 9999 "One day"
 refused "a context shorter than the prompt" 65 'context of' decode -m "$base" --context 3 "One day, Mia the fox ran to the park."
 printf '{"prompt":"One day"}\n{"promt":"typo"}\n{nonsense\n{"prompt":"Tom had a"}\n' >"$scratch/mixed.jsonl"

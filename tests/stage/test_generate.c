@@ -184,17 +184,18 @@ static void expect_same(const char *what)
             TEST_FAIL("%s changes response %zu", what, j);
 }
 
-/* Goal: the same bytes whatever the batch, the order of the jobs and the threads, with two value models. */
-static void test_batch_order_threads(void)
+static void check_batch_order_threads(size_t guide_every, double skip_sure, double beta)
 {
     static const struct { size_t batch, threads; bool backwards; } cases[] = {
         { 1, 1, false }, { 7, 2, false }, { 32, 1, true }, { 32, 3, false }, { 2, 2, true },
     };
     for (size_t i = 0; i < COUNT_OF(cases); i++) {
         struct fixture fixture = fixture_open(cases[i].threads);
-        struct value_model values[] = { value_of(&fixture, fixture.value, 0.8), value_of(&fixture, fixture.other, -0.4) };
+        struct value_model values[] = { value_of(&fixture, fixture.value, beta), value_of(&fixture, fixture.other, -0.5 * beta) };
         struct generate_options options = options_of(&fixture, values, 2);
         options.batch = cases[i].batch;
+        options.guide_every = guide_every;
+        options.skip_sure = skip_sure;
         struct outcome *outcomes = i == 0 ? first_outcomes : second_outcomes;
         run_jobs(&options, 1, cases[i].backwards, outcomes, second_order);
         if (i > 0)
@@ -203,6 +204,20 @@ static void test_batch_order_threads(void)
     }
     for (size_t j = 0; j < JOBS; j++)
         EXPECT(!first_outcomes[j].failed && first_outcomes[j].count >= 1 && first_outcomes[j].kl > 0);
+}
+
+/* Goal: the same bytes whatever the batch, the order of the jobs and the threads, with two value models. */
+static void test_batch_order_threads(void)
+{
+    check_batch_order_threads(1, 0, 0.8);
+}
+
+/* Goal: so it is where some tokens are left to the base policy, by their place or since it is sure of them. */
+static void test_left_to_base(void)
+{
+    check_batch_order_threads(3, 0, 0.8);
+    check_batch_order_threads(1, 0.9, 0.01);
+    check_batch_order_threads(2, 0.9, 0.01);
 }
 
 /* Goal: in order, responses come out as the jobs went in, however long each takes. */
@@ -274,7 +289,9 @@ struct witness {
     const struct value_model *values;
     struct cache *base_cache, *value_caches[2];
     int32_t tokens[JOBS][64 + LENGTH];
-    size_t prompt_count[JOBS], outside, checked;
+    size_t prompt_count[JOBS], outside, checked, guide_every, steered, skipped;
+    float low[JOBS][2], high[JOBS][2];
+    double skip_sure;
     bool was_outside[JOBS];
     double logprob[JOBS];
 };
@@ -299,6 +316,34 @@ static void fresh_logits(const struct witness *witness, const int32_t *tokens, s
     model_logits(witness->fixture->base, hidden, 1, logits);
 }
 
+/* A token is left to the base policy where it stands for that, or where the base policy is sure; else it is steered. */
+static void check_steered(struct witness *witness, const struct token_event *event, const float *logits, size_t V)
+{
+    enum { K = 3 };
+    size_t j = (size_t)event->tag;
+    bool in_turn = event->position % witness->guide_every == 0;
+    double spread = event->position == 0 ? INFINITY : 0;
+    int32_t candidates[K];
+    top_candidates(candidates, logits, V, K);
+    for (size_t i = 0; i < 2 && event->position > 0; i++)
+        spread += fabs(witness->values[i].beta * ((double)witness->high[j][i] - witness->low[j][i]));
+    bool sure = witness->skip_sure > 0 && augment_reach(logits, candidates, V, K, spread, 1) <= witness->skip_sure;
+    EXPECT_INT(event->I, in_turn && !sure ? 2 : 0);
+    EXPECT_INT(event->K, in_turn && !sure ? K : 0);
+    if (event->I == 0)
+        EXPECT_NEAR(event->kl, 0, 0);
+    witness->steered += event->I > 0;
+    witness->skipped += in_turn && sure;
+    for (size_t i = 0; i < event->I; i++) {
+        for (size_t k = 0; k < K; k++) {
+            float value = event->values[i * K + k];
+            bool first = event->position == 0 && k == 0;
+            witness->low[j][i] = first || value < witness->low[j][i] ? value : witness->low[j][i];
+            witness->high[j][i] = first || value > witness->high[j][i] ? value : witness->high[j][i];
+        }
+    }
+}
+
 static void witness_token(void *context, const struct token_event *event)
 {
     struct witness *witness = context;
@@ -311,6 +356,7 @@ static void witness_token(void *context, const struct token_event *event)
     float logits[VOCAB];
     size_t V = tokenizer_vocab_size(witness->fixture->tokenizer);
     fresh_logits(witness, tokens, T, logits);
+    check_steered(witness, event, logits, V);
     for (size_t k = 0; k < event->K; k++)
         if (event->base_logits[k] != logits[event->candidates[k]])
             TEST_FAIL("base logit of job %zu position %zu candidate %zu is %.9g, a fresh pass gives %.9g", j, event->position, k,
@@ -338,27 +384,45 @@ static void witness_token(void *context, const struct token_event *event)
     tokens[T] = event->token;
 }
 
+static struct witness check_against_fresh_passes(size_t guide_every, double skip_sure, double beta)
+{
+    struct fixture fixture = fixture_open(2);
+    struct value_model values[] = { value_of(&fixture, fixture.value, beta), value_of(&fixture, fixture.other, 0.5 * beta) };
+    static struct witness witness;
+    witness = (struct witness){ .fixture = &fixture, .values = values, .guide_every = guide_every, .skip_sure = skip_sure, .base_cache = cache_open(fixture.base, 112),
+                                .value_caches = { cache_open(fixture.value, 112), cache_open(fixture.other, 112) } };
+    struct generate_options options = options_of(&fixture, values, 2);
+    options.watch = witness_token;
+    options.watch_context = &witness;
+    options.candidates = 3;  // few, so that other tokens are sampled too
+    options.guide_every = guide_every;
+    options.skip_sure = skip_sure;
+    run_jobs(&options, 1, false, first_outcomes, first_order);
+    cache_close(witness.base_cache);
+    cache_close(witness.value_caches[0]);
+    cache_close(witness.value_caches[1]);
+    fixture_close(&fixture);
+    return witness;
+}
+
 /*
  * Goal: the logits, values, divergence and log-probability of every token are those of fresh passes, to the bit, also behind
  * tokens that were no candidates.
  */
 static void test_against_fresh_passes(void)
 {
-    struct fixture fixture = fixture_open(2);
-    struct value_model values[] = { value_of(&fixture, fixture.value, 1), value_of(&fixture, fixture.other, 0.5) };
-    static struct witness witness;
-    witness = (struct witness){ .fixture = &fixture, .values = values, .base_cache = cache_open(fixture.base, 112),
-                                .value_caches = { cache_open(fixture.value, 112), cache_open(fixture.other, 112) } };
-    struct generate_options options = options_of(&fixture, values, 2);
-    options.watch = witness_token;
-    options.watch_context = &witness;
-    options.candidates = 3;  // few, so that other tokens are sampled too
-    run_jobs(&options, 1, false, first_outcomes, first_order);
-    EXPECT(witness.outside > 20 && witness.checked > 20);
-    cache_close(witness.base_cache);
-    cache_close(witness.value_caches[0]);
-    cache_close(witness.value_caches[1]);
-    fixture_close(&fixture);
+    struct witness witness = check_against_fresh_passes(1, 0, 1);
+    EXPECT(witness.outside > 20 && witness.checked > 20 && witness.skipped == 0);
+}
+
+/* Goal: so they are where tokens before were left to the base policy, which happens where it should and nowhere else. */
+static void test_left_to_base_against_fresh_passes(void)
+{
+    struct witness every = check_against_fresh_passes(4, 0, 1);
+    EXPECT(every.steered > 20 && every.skipped == 0);
+    struct witness sure = check_against_fresh_passes(1, 0.9, 0.01), both = check_against_fresh_passes(3, 0.9, 0.01);
+    EXPECT(sure.steered > 20 && sure.skipped > 20);
+    EXPECT(both.steered > 20 && both.skipped > 20);
 }
 
 /* ---- limits ---- */
@@ -520,11 +584,13 @@ static void test_story_stops(void)
 int main(void)
 {
     RUN(test_batch_order_threads);
+    RUN(test_left_to_base);
     RUN(test_in_order);
     RUN(test_beta_zero);
     RUN(test_constant_value);
     RUN(test_second_beta_zero);
     RUN(test_against_fresh_passes);
+    RUN(test_left_to_base_against_fresh_passes);
     RUN(test_small_cache);
     RUN(test_context);
     RUN(test_value_model_must_fit);

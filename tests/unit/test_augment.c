@@ -137,8 +137,65 @@ static void test_kl_corners(void)
     EXPECT(isnan(augment_logits(broken, candidates, bad, (double[]){ 1 }, 2, 2, 1, 1)));
 }
 
+/* Goal: the bound by hand.  Probabilities 4/5 and 1/5, odds 1/4, which a spread of log 2 makes 1/2: at most 1/3. */
+static void test_reach_by_hand(void)
+{
+    const float logits[] = { 1, 1 + logf(4) };
+    const int32_t candidates[] = { 1, 0 };
+    EXPECT_NEAR(augment_reach(logits, candidates, 2, 2, 0, 1), 0.2, 1e-6);
+    EXPECT_NEAR(augment_reach(logits, candidates, 2, 2, log(2), 1), 1.0 / 3, 1e-6);
+    EXPECT_NEAR(augment_reach(logits, candidates, 2, 2, log(2), 0.5), 1.0 / 5, 1e-6);  // odds 1/16, moved by 4
+    EXPECT_NEAR(augment_reach(logits, candidates, 2, 2, 1.5, 1), 1, 0);
+    EXPECT_NEAR(augment_reach(logits, candidates, 2, 2, 1.3, 0), 0, 0);  // log 4 is 1.386
+    EXPECT_NEAR(augment_reach(logits, candidates, 2, 2, 1.4, 0), 1, 0);
+    EXPECT_NEAR(augment_reach(logits, candidates, 2, 2, INFINITY, 1), 1, 0);
+    EXPECT_NEAR(augment_reach((float[]){ NAN, 2 }, candidates, 2, 2, 1, 1), 1, 0);
+}
+
+/* Total variation between softmax(a / temperature) and softmax(b / temperature), the plain way. */
+static double variation_naive(const float *a, const float *b, size_t V, double temperature)
+{
+    long double sum_a = 0, sum_b = 0, half = 0;
+    for (size_t v = 0; v < V; v++) {
+        sum_a += expl((long double)a[v] / temperature);
+        sum_b += expl((long double)b[v] / temperature);
+    }
+    for (size_t v = 0; v < V; v++)
+        half += fabsl(expl((long double)a[v] / temperature) / sum_a - expl((long double)b[v] / temperature) / sum_b) / 2;
+    return (double)half;
+}
+
+/* Goal: no values within the spread move the distribution further than the bound, also where it is small; some come near it. */
+static void test_reach_bounds_variation(void)
+{
+    enum { V = 300, K = 20, TIMES = 3000 };
+    double nearest = 0;
+    size_t small = 0;
+    for (uint32_t i = 0; i < TIMES; i++) {
+        float base[V], logits[V], values[2 * K];
+        int32_t candidates[K];
+        double betas[] = { 1.5, -0.5 }, temperature = i % 3 == 0 ? 0.7 : 1, lead = 8 * philox_uniform(i, PHILOX_DATA, 1, 0, 0);
+        for (uint32_t v = 0; v < V; v++)
+            base[v] = (float)philox_normal(i, PHILOX_DATA, 0, 0, v) + (v == i % V ? (float)lead + 6 : 0);
+        for (uint32_t k = 0; k < 2 * K; k++)  // every other time the likeliest against all others
+            values[k] = i % 2 ? (float)philox_uniform(i, PHILOX_DATA, 0, 1, k) : (k % K == 0) == (k >= K);
+        memcpy(logits, base, sizeof base);
+        top_candidates(candidates, base, V, K);
+        double reach = augment_reach(base, candidates, V, K, 1.5 + 0.5, temperature);
+        augment_logits(logits, candidates, values, betas, V, K, 2, temperature);
+        double variation = variation_naive(logits, base, V, temperature);
+        EXPECT(variation <= reach + 1e-6);
+        if (variation / reach > nearest)
+            nearest = variation / reach;
+        small += reach < 0.01;
+    }
+    EXPECT(nearest > 0.5 && small > TIMES / 20);
+}
+
 int main(void)
 {
+    RUN(test_reach_by_hand);
+    RUN(test_reach_bounds_variation);
     RUN(test_augment_by_hand);
     RUN(test_two_value_models);
     RUN(test_kl_by_hand);
