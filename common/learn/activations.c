@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "base/memory.h"
+#include "learn/product.h"
 #include "model/rotary.h"
 
 enum { ALIGNED = 16 };  // floats: 64 bytes
@@ -27,10 +28,21 @@ struct sizes sizes_from(const struct parameters *parameters)
     return s;
 }
 
+static size_t row_blocks_max(size_t M)
+{
+    return 8 * blocks_of(M, 8 * PRODUCT_ROWS_MAX);
+}
+
+size_t row_block(size_t M)
+{
+    enum { TILE_ROWS = 32 };
+    return blocks_of(blocks_of(M, row_blocks_max(M)), TILE_ROWS) * TILE_ROWS;
+}
+
 size_t logit_rows(const struct parameters *parameters, size_t M)
 {
-    const size_t blocks = LOGITS_MAX / ((size_t)parameters->config.vocab_size * ROW_BLOCK);
-    const size_t fit = (blocks < 1 ? 1 : blocks) * ROW_BLOCK;
+    const size_t blocks = LOGITS_MAX / ((size_t)parameters->config.vocab_size * LOGIT_ROWS);
+    const size_t fit = (blocks < 1 ? 1 : blocks) * LOGIT_ROWS;
     return M < fit ? M : fit;
 }
 
@@ -40,6 +52,8 @@ static size_t lay_out(struct activations *a, const struct parameters *parameters
     const struct model_config *config = &parameters->config;
     const struct sizes s = sizes_from(parameters);
     const size_t MC = M * s.C, LM = s.L * M, lora = s.lora_parts * M * s.R;
+    const size_t weights = right_floats(s.Q, s.C) + right_floats(s.C, s.A) + right_floats(s.G, s.C) + right_floats(s.C, s.F);
+    const size_t inputs = s.R > 0 ? 0 : 2 * right_floats(M, s.C) + right_floats(M, s.A) + right_floats(M, s.F);
     const size_t qk = config->qk_norm, post = config->post_norms, lm = parameters->objective == OBJECTIVE_LM;
     const struct {
         float **at;
@@ -52,8 +66,8 @@ static size_t lay_out(struct activations *a, const struct parameters *parameters
         { &a->act, M * s.F }, { &a->dact, M * s.F }, { &a->dgate_up, M * s.G }, { &a->dattn, M * s.A },
         { &a->dqkv, M * s.Q }, { &a->dqk, qk * M * s.QK }, { &a->dx, MC }, { &a->dmid, MC }, { &a->dx_next, MC },
         { &a->dattn_out, post * MC }, { &a->dff_out, post * MC }, { &a->dnorm, MC },
-        { &a->dnorm_parts, NORM_GRADIENTS * blocks_of(M, ROW_BLOCK) * s.norm_width },
-        { &a->lora_down, lora }, { &a->lora_up, lora },
+        { &a->dnorm_parts, NORM_GRADIENTS * row_blocks_max(M) * s.norm_width },
+        { &a->weights_packed, weights }, { &a->inputs_packed, inputs }, { &a->lora_down, lora }, { &a->lora_up, lora },
         { &a->rstd_final, M }, { &a->hidden, MC }, { &a->dhidden, MC }, { &a->chosen, MC }, { &a->dchosen, MC },
         { &a->loss, M }, { &a->dvalue, M }, { &a->logits, lm ? logit_rows(parameters, M) * s.V : 0 },
     };

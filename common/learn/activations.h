@@ -15,7 +15,7 @@
 #include "learn/parameters.h"
 
 enum {
-    ROW_BLOCK = 192,         // rows of a task: large enough for sgemm, small enough for the second-level cache
+    LOGIT_ROWS = 192,        // counted rows of a task
     NORM_GRADIENTS = 8,      // vectors of a layer's norms
     LOGITS_MAX = 16 << 20,   // logits held at once: 384 rows of a vocabulary of 32,000
 };
@@ -26,6 +26,9 @@ struct sizes {
     size_t norm_width;      // the widest norm
 };
 struct sizes sizes_from(const struct parameters *parameters);
+
+/* Rows of a task: few enough for the second-level cache, and so that 2, 4 or 8 threads end together. */
+size_t row_block(size_t M);
 
 struct activations {
     size_t M, T;            // rows, and longest sequence, that there is room for
@@ -57,6 +60,8 @@ struct activations {
     float *dattn_out, *dff_out;  // (M, C)
     float *dnorm;           // (M, C)
     float *dnorm_parts;     // (NORM_GRADIENTS, blocks, norm_width): a part for each block of rows
+    float *weights_packed;  // the matrices of a layer for product.h
+    float *inputs_packed;   // what they are multiplied with
     float *lora_down, *lora_up;  // (lora_parts, M, R): scale x A^T and scale dy B
     // heads
     float *rstd_final;      // (M)

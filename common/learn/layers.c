@@ -27,6 +27,46 @@ static struct attention_shape attention_shape_of(const struct pass *pass)
 
 /* ---- matrices ---- */
 
+/* Which layer's matrix a forward step multiplies with that begins layer l and ends the one before; SIZE_MAX: none. */
+static size_t forward_layer(const struct pass *pass, enum linear_name name)
+{
+    return name != LINEAR_QKV ? pass->l - 1 : pass->l < pass->s.L ? pass->l : SIZE_MAX;  // 0 - 1 is SIZE_MAX
+}
+
+/* Places the matrices, transposed or not, in weights_packed. */
+static void place_weights(struct pass *pass, bool forward)
+{
+    float *data = pass->a->weights_packed;
+    for (size_t i = 0; i < LINEAR_COUNT; i++) {
+        const struct linear *linear = &pass->network->linears[i];
+        pass->weight[i] = (struct right){
+            .P = forward ? linear->K : linear->N, .J = forward ? linear->N : linear->K, .from_columns = forward, .data = data,
+        };
+        data += right_floats(linear->K, linear->N);
+    }
+}
+
+static size_t pack_weights_tasks(const struct pass *pass)
+{
+    size_t tasks = 0;
+    for (size_t i = 0; i < LINEAR_COUNT; i++)
+        tasks += blocks_of(pass->network->linears[i].N, PACK_ROWS);
+    return tasks;
+}
+
+static void pack_weights(void *context, size_t task, size_t thread)
+{
+    (void)thread;
+    const struct pass *pass = context;
+    enum linear_name name = 0;
+    for (size_t tasks; task >= (tasks = blocks_of(pass->network->linears[name].N, PACK_ROWS)); name++)
+        task -= tasks;
+    const struct linear *linear = &pass->network->linears[name];
+    const size_t l = pass->weight[name].from_columns ? forward_layer(pass, name) : pass->l, n = task * PACK_ROWS;
+    if (l != SIZE_MAX)
+        pass->network->products->pack(&pass->weight[name], n, weight_of(pass, linear->parts[0].role, l) + n * linear->K, linear->K);
+}
+
 /* Where an adapter's part of lora_down and lora_up begins for row m. */
 static size_t lora_row(const struct pass *pass, const struct linear_part *part, size_t m)
 {
@@ -45,7 +85,7 @@ static void linear_rows(const struct pass *pass, enum linear_name name, size_t l
 {
     const struct linear *linear = &pass->network->linears[name];
     const struct parameters *parameters = &pass->network->parameters;
-    linear_forward(y, x, weight_of(pass, linear->parts[0].role, l), count, linear->N, linear->K, store);
+    pass->network->products->multiply(y, linear->N, (struct left){ x, linear->K, false }, count, &pass->weight[name], store == OP_ADD);
     const float *bias = weight_of(pass, linear->bias, l);
     if (bias != NULL)
         bias_forward(y, bias, count, linear->N);
@@ -65,7 +105,7 @@ static void linear_rows_backward(const struct pass *pass, enum linear_name name,
     const struct linear *linear = &pass->network->linears[name];
     const struct parameters *parameters = &pass->network->parameters;
     const int64_t l = (int64_t)pass->l;
-    linear_backward_input(dx, dy, weight_of(pass, linear->parts[0].role, pass->l), count, linear->N, linear->K);
+    pass->network->products->multiply(dx, linear->K, (struct left){ dy, linear->N, false }, count, &pass->weight[name], false);
     for (size_t i = 0; i < linear->part_count; i++) {
         const struct linear_part *part = &linear->parts[i];
         const size_t row = part->lora != SIZE_MAX ? lora_row(pass, part, m) : 0;
@@ -97,7 +137,7 @@ static size_t norm_index(enum weight_role role)
 
 static float *norm_part(const struct pass *pass, enum weight_role role, size_t block)
 {
-    return pass->a->dnorm_parts + (norm_index(role) * blocks_of(pass->M, ROW_BLOCK) + block) * pass->s.norm_width;
+    return pass->a->dnorm_parts + (norm_index(role) * blocks_of(pass->M, pass->block) + block) * pass->s.norm_width;
 }
 
 static void norm_rows(const struct pass *pass, enum weight_role role, size_t l, float *y, float *rstd, const float *x, size_t count)
@@ -145,7 +185,7 @@ static void head_norms(const struct pass *pass, size_t l, size_t m, size_t count
 static void head_norms_backward(const struct pass *pass, size_t block)
 {
     const struct sizes s = pass->s;
-    const size_t m = block * ROW_BLOCK, count = block_size(pass->M, ROW_BLOCK, block);
+    const size_t m = block * pass->block, count = block_size(pass->M, pass->block, block);
     const float *q_norm = weight_of(pass, WEIGHT_Q_NORM, pass->l), *k_norm = weight_of(pass, WEIGHT_K_NORM, pass->l);
     float *dq_norm = norm_part(pass, WEIGHT_Q_NORM, block), *dk_norm = norm_part(pass, WEIGHT_K_NORM, block);
     memset(dq_norm, 0, s.HS * sizeof *dq_norm);
@@ -233,7 +273,7 @@ static void forward_rows(void *context, size_t block, size_t thread)
     const struct pass *pass = context;
     const struct activations *a = pass->a;
     const struct sizes s = pass->s;
-    const size_t m = block * ROW_BLOCK, count = block_size(pass->M, ROW_BLOCK, block);
+    const size_t m = block * pass->block, count = block_size(pass->M, pass->block, block);
     if (pass->l == 0)
         embed_rows(pass, m, count);
     else
@@ -258,8 +298,10 @@ static void forward_attention(void *context, size_t task, size_t thread)
 void layers_forward(struct pass *pass)
 {
     struct pool *pool = pass->network->pool;
+    place_weights(pass, true);
     for (pass->l = 0; pass->l <= pass->s.L; pass->l++) {
-        pool_run(pool, blocks_of(pass->M, ROW_BLOCK), forward_rows, pass);
+        pool_run(pool, pack_weights_tasks(pass), pack_weights, pass);
+        pool_run(pool, blocks_of(pass->M, pass->block), forward_rows, pass);
         if (pass->l < pass->s.L)
             pool_run(pool, pass->rows->sequences * pass->s.NKV, forward_attention, pass);
     }
@@ -290,7 +332,7 @@ static void backward_feed_forward(void *context, size_t block, size_t thread)
     const struct pass *pass = context;
     const struct activations *a = pass->a;
     const struct sizes s = pass->s;
-    const size_t m = block * ROW_BLOCK, count = block_size(pass->M, ROW_BLOCK, block);
+    const size_t m = block * pass->block, count = block_size(pass->M, pass->block, block);
     const size_t row = pass->l * pass->M + m;
     float *dnext = a->dx_next + m * s.C, *dmid = a->dmid + m * s.C, *dnorm = a->dnorm + m * s.C;
     float *dff_out = branch_gradient(pass, dnext, a->dff_out + m * s.C), *dattn_out = branch_gradient(pass, dmid, a->dattn_out + m * s.C);
@@ -332,7 +374,7 @@ static void backward_attention_inputs(void *context, size_t block, size_t thread
     const struct pass *pass = context;
     const struct activations *a = pass->a;
     const struct sizes s = pass->s;
-    const size_t m = block * ROW_BLOCK, count = block_size(pass->M, ROW_BLOCK, block);
+    const size_t m = block * pass->block, count = block_size(pass->M, pass->block, block);
     const size_t row = pass->l * pass->M + m;
     float *dx = a->dx + m * s.C, *dnorm = a->dnorm + m * s.C, *dqkv = a->dqkv + m * s.Q;
 
@@ -366,6 +408,35 @@ static struct product product_of(const struct pass *pass, enum linear_name name)
     }
 }
 
+static bool is_trained(const struct pass *pass, enum linear_name name)
+{
+    return gradient_at(&pass->network->parameters, pass->network->linears[name].parts[0].role, PART_WEIGHT, 0) != NULL;
+}
+
+static void place_inputs(struct pass *pass)
+{
+    float *data = pass->a->inputs_packed;
+    for (size_t i = 0; i < LINEAR_COUNT; i++) {
+        if (!is_trained(pass, i))
+            continue;
+        pass->input[i] = (struct right){ .P = pass->M, .J = pass->network->linears[i].K, .data = data };
+        data += right_floats(pass->M, pass->network->linears[i].K);
+    }
+}
+
+/* Rows of what all matrices that are trained were multiplied with. */
+static void pack_inputs(void *context, size_t task, size_t thread)
+{
+    (void)thread;
+    const struct pass *pass = context;
+    const size_t m = task * PACK_ROWS;
+    for (size_t i = 0; i < LINEAR_COUNT; i++) {
+        const size_t K = pass->network->linears[i].K;
+        if (is_trained(pass, i))
+            pass->network->products->pack(&pass->input[i], m, product_of(pass, i).x + m * K, K);
+    }
+}
+
 /* Outputs [task * OUTPUT_BLOCK, ...) of a matrix and its bias. */
 static void linear_gradient(const struct pass *pass, enum linear_name name, size_t task)
 {
@@ -376,7 +447,7 @@ static void linear_gradient(const struct pass *pass, enum linear_name name, size
     float *dweight = gradient_at(parameters, linear->parts[0].role, PART_WEIGHT, (int64_t)pass->l);
     float *dbias = gradient_at(parameters, linear->bias, PART_WEIGHT, (int64_t)pass->l);
     if (dweight != NULL)
-        linear_backward_weight(dweight + n * K, product.dy + n, N, product.x, pass->M, count, K);
+        pass->network->products->multiply(dweight + n * K, K, (struct left){ product.dy + n, N, true }, count, &pass->input[name], true);
     if (dbias != NULL)
         bias_backward(dbias + n, product.dy + n, N, pass->M, count);
 }
@@ -412,7 +483,7 @@ static void norm_gradient(const struct pass *pass, enum weight_role role)
     const bool of_head = role == WEIGHT_Q_NORM || role == WEIGHT_K_NORM;
     float *gradient = gradient_at(&pass->network->parameters, role, PART_WEIGHT, final ? 0 : (int64_t)pass->l);
     if (gradient != NULL)
-        add_parts(gradient, norm_part(pass, role, 0), blocks_of(pass->M, ROW_BLOCK), pass->s.norm_width,
+        add_parts(gradient, norm_part(pass, role, 0), blocks_of(pass->M, pass->block), pass->s.norm_width,
                   of_head ? pass->s.HS : pass->s.C);
 }
 
@@ -451,7 +522,7 @@ static void backward_final_norm(void *context, size_t block, size_t thread)
     const struct pass *pass = context;
     const struct activations *a = pass->a;
     const struct sizes s = pass->s;
-    const size_t m = block * ROW_BLOCK, count = block_size(pass->M, ROW_BLOCK, block);
+    const size_t m = block * pass->block, count = block_size(pass->M, pass->block, block);
     float *dx = a->dx + m * s.C;
     memset(dx, 0, count * s.C * sizeof *dx);
     norm_rows_backward(pass, WEIGHT_FINAL_NORM, block, dx, a->dhidden + m * s.C,
@@ -483,17 +554,21 @@ void layers_backward(struct pass *pass)
 {
     struct activations *a = pass->a;
     struct pool *pool = pass->network->pool;
-    const size_t blocks = blocks_of(pass->M, ROW_BLOCK);
+    const size_t blocks = blocks_of(pass->M, pass->block);
     pool_run(pool, blocks, backward_final_norm, pass);
     norm_gradient(pass, WEIGHT_FINAL_NORM);
     norm_gradient(pass, WEIGHT_FINAL_NORM_BIAS);
+    place_weights(pass, false);
+    place_inputs(pass);
     for (pass->l = pass->s.L; pass->l-- > 0; ) {
         float *dx_next = a->dx;
         a->dx = a->dx_next;
         a->dx_next = dx_next;
+        pool_run(pool, pack_weights_tasks(pass), pack_weights, pass);
         pool_run(pool, blocks, backward_feed_forward, pass);
         pool_run(pool, pass->rows->sequences * pass->s.NKV, backward_attention, pass);
         pool_run(pool, blocks, backward_attention_inputs, pass);
+        pool_run(pool, blocks_of(pass->M, PACK_ROWS), pack_inputs, pass);
         pool_run(pool, backward_weights_tasks(pass), backward_weights, pass);
         layer_ready(pass);
     }
