@@ -3,6 +3,7 @@
 
 #include <cblas.h>
 
+#include "base/check.h"
 #include "learn/pass.h"
 
 /* ---- the matrices of a layer ---- */
@@ -42,11 +43,12 @@ static void linears_init(struct network *network)
 }
 
 void network_init(struct network *network, const struct model_config *config, enum objective objective,
-                  const struct lora_options *lora, struct pool *pool)
+                  const struct lora_options *lora, enum products products, struct pool *pool)
 {
     openblas_set_num_threads(1);  // our own threads split the work
     *network = (struct network){ .pool = pool };
-    network->products = product_kernels_get(PRODUCTS_FLOAT32);
+    network->products = product_kernels_get(products);
+    CHECK(network->products != NULL);
     parameters_init(&network->parameters, config, objective, lora);
     parameters_alloc(&network->parameters);
     linears_init(network);

@@ -163,6 +163,10 @@ static int training_check(const struct trainer_options *options, const struct mo
     }
     if (lora_check(&options->lora, config) != 0)
         return EX_DATAERR;
+    if (product_kernels_get(options->products) == NULL) {
+        log_error("cannot multiply in bf16: this processor has no AMX, or VAS_KERNELS leaves it out");
+        return EX_UNAVAILABLE;
+    }
     struct parameters parameters;
     parameters_init(&parameters, config, options->objective, &options->lora);
     const bool suffices = memory_suffices(options, &parameters, threads);
@@ -183,7 +187,7 @@ struct trainer *trainer_open(const struct trainer_options *options, const struct
     trainer->options = *options;
     trainer->tokenizer_key = memory_text(tokenizer_key != NULL ? tokenizer_key : "");
     arena_init(&trainer->arena, "training batch", SIZE_MAX / 2);
-    network_init(&trainer->network, config, options->objective, &options->lora, pool);
+    network_init(&trainer->network, config, options->objective, &options->lora, options->products, pool);
     reduce_init(&trainer->reduce, parameters, (size_t)options->parts, options->ranks, pool);
     optimiser_init(trainer);
     if (weights == NULL) {

@@ -1,5 +1,5 @@
 /*
- * trainer.h - one network being trained in float32: forward, backward, AdamW, checkpoints.
+ * trainer.h - one network being trained: forward, backward, AdamW, checkpoints; all in float32 but, on request, the large products.
  *
  * Value models: loss = mean over counted states of 0.5 * (V(s) - target)^2.
  * Language models: loss = mean over counted positions of -log p(next token).
@@ -16,6 +16,7 @@
 
 #include "base/memory.h"
 #include "base/pool.h"
+#include "learn/product.h"
 #include "model/config.h"
 
 struct weights;
@@ -42,6 +43,7 @@ struct trainer_options {
     int64_t micro_batch_tokens; // tokens whose activations are held at once; a longer sequence is held whole
     uint64_t seed;              // of a random initialisation
     struct lora_options lora;
+    enum products products;     // how matrices are multiplied: bytes depend on it
     int64_t parts;              // of a batch, whose gradients are added in a tree; bytes depend on it
     struct ranks *ranks;        // processes that share the parts, at most as many; NULL: this one alone
 };
@@ -56,7 +58,7 @@ char *lora_text(const struct lora_options *lora);
  * Starts from weights (NULL: random initialisation, not with LoRA).  A value model without a value head gets a zero one and
  * keeps the heads for tokens and scores untouched; a language model drops a value head.  tokenizer_key goes into
  * the metadata of checkpoints.  Keeps pool.  States the memory that training takes.  NULL on failure, logged; *code is then the exit code:
- * 65 the weights do not fit, or 71 this machine has less memory.
+ * 65 the weights do not fit, 69 this processor has no such products, or 71 this machine has less memory.
  */
 struct trainer *trainer_open(const struct trainer_options *options, const struct model_config *config,
                              const struct weights *weights, const char *tokenizer_key, struct pool *pool, int *code);

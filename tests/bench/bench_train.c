@@ -1,10 +1,10 @@
 /*
  * bench_train.c - positions a second of training a value model: forward, backward, clipping and AdamW, as peer_torch_train.py does it.
  *
- *     bench_train [-t THREADS] [-r ROUNDS] [-l RANK] MODEL LENGTHS
+ *     bench_train [-t THREADS] [-r ROUNDS] [-l RANK] [-b] MODEL LENGTHS
  *
  * LENGTHS: NxT, a batch of N sequences of T tokens; or a file of numbers, of which 32 after 32 make a batch.  -l: adapters of that rank,
- * alpha 16, on q, k, v and o of frozen weights.  Prints positions a second, the median of the rounds, and the loss of the last.
+ * alpha 16, on q, k, v and o of frozen weights.  -b: products in BF16.  Prints positions a second, the median of the rounds, and the loss of the last.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -75,16 +75,17 @@ int main(int argc, char **argv)
     size_t threads = 2, rounds = 5, count;
     int code;
     blas_settle(argv);
-    for (int option; (option = getopt(argc, argv, "t:r:l:")) != -1; ) {
+    for (int option; (option = getopt(argc, argv, "t:r:l:b")) != -1; ) {
         switch (option) {
         case 't': threads = strtoul(optarg, NULL, 10); break;
         case 'r': rounds = strtoul(optarg, NULL, 10); break;
         case 'l': options.lora = (struct lora_options){ .rank = strtol(optarg, NULL, 10), .alpha = 16.0, .base_key = "" }; break;
+        case 'b': options.products = PRODUCTS_BF16; break;
         default: return 64;
         }
     }
     if (optind + 2 != argc || rounds == 0 || rounds > ROUNDS_MAX || lora_targets_read("q,k,v,o", &options.lora.targets) != 0) {
-        fprintf(stderr, "usage: bench_train [-t THREADS] [-r ROUNDS] [-l RANK] MODEL NxT|FILE\n");
+        fprintf(stderr, "usage: bench_train [-t THREADS] [-r ROUNDS] [-l RANK] [-b] MODEL NxT|FILE\n");
         return 64;
     }
     log_open("bench_train", 0);
