@@ -9,6 +9,7 @@
 #ifndef LEARN_ACTIVATIONS_H
 #define LEARN_ACTIVATIONS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "learn/attention.h"
@@ -31,9 +32,10 @@ struct sizes sizes_from(const struct parameters *parameters);
 size_t row_block(size_t M);
 
 struct activations {
+    bool recompute;         // what forward keeps is one layer's only, but for x
     size_t M, T;            // rows, and longest sequence, that there is room for
     float *block;           // holds all of the following but angles and scratch
-    // kept by forward, a layer each
+    // kept by forward, a layer each, or, to recompute, of the last layer run: L is 1 but in x
     float *x;               // (L + 1, M, C): before each layer, after the last
     float *rstd_attn;       // (L, M)
     float *norm_attn;       // (L, M, C)
@@ -74,16 +76,22 @@ struct activations {
     float *logits;          // (logit rows, V)
 
     float *cosine, *sine;   // (T, HS / 2)
-    float *scratch;         // (threads, scratch_count), for attention
+    float *scratch;         // (threads, scratch_count), for attention and rows of rounded matrices
     size_t scratch_count;
 };
+
+/* Where row m of layer l begins in what forward keeps but x, in rows, in a pass over M rows. */
+static inline size_t kept_row(const struct activations *activations, size_t M, size_t l, size_t m)
+{
+    return activations->recompute ? m : l * M + m;
+}
 
 /* Makes room for M rows whose longest sequence has T positions; never less than before. */
 void activations_reserve(struct activations *activations, const struct parameters *parameters, size_t M, size_t T, size_t threads);
 void activations_free(struct activations *activations);
 
 /* Bytes that activations_reserve takes. */
-size_t activations_size_bytes(const struct parameters *parameters, size_t M, size_t T, size_t threads);
+size_t activations_size_bytes(const struct parameters *parameters, bool recompute, size_t M, size_t T, size_t threads);
 
 /* Counted rows whose logits are held at once: whole blocks where there are more. */
 size_t logit_rows(const struct parameters *parameters, size_t M);

@@ -30,6 +30,8 @@ static struct attention_shape attention_shape_of(const struct pass *pass)
 /* Which layer's matrix a forward step multiplies with that begins layer l and ends the one before; SIZE_MAX: none. */
 static size_t forward_layer(const struct pass *pass, enum linear_name name)
 {
+    if (pass->again)
+        return pass->l;
     return name != LINEAR_QKV ? pass->l - 1 : pass->l < pass->s.L ? pass->l : SIZE_MAX;  // 0 - 1 is SIZE_MAX
 }
 
@@ -54,17 +56,34 @@ static size_t pack_weights_tasks(const struct pass *pass)
     return tasks;
 }
 
+/* Rows [n, n + count) of a layer's matrix: where they are, or in out. */
+static const float *weight_rows(const struct pass *pass, const struct linear *linear, size_t l, size_t n, size_t count, float *out)
+{
+    const float *weight = weight_of(pass, linear->parts[0].role, l);
+    if (weight != NULL)
+        return weight + n * linear->K;
+    for (size_t i = 0; i < count; i++) {
+        const struct linear_part *part = &linear->parts[linear->part_count - 1];
+        while (part->first > n + i)
+            part--;
+        const struct parameters *parameters = &pass->network->parameters;
+        rounded_get(parameters, rounded_find(parameters, part->role, (int64_t)l), n + i - part->first, 1, out + i * linear->K);
+    }
+    return out;
+}
+
 static void pack_weights(void *context, size_t task, size_t thread)
 {
-    (void)thread;
     const struct pass *pass = context;
     enum linear_name name = 0;
     for (size_t tasks; task >= (tasks = blocks_of(pass->network->linears[name].N, PACK_ROWS)); name++)
         task -= tasks;
     const struct linear *linear = &pass->network->linears[name];
     const size_t l = pass->weight[name].from_columns ? forward_layer(pass, name) : pass->l, n = task * PACK_ROWS;
-    if (l != SIZE_MAX)
-        pass->network->products->pack(&pass->weight[name], n, weight_of(pass, linear->parts[0].role, l) + n * linear->K, linear->K);
+    if (l == SIZE_MAX)
+        return;
+    const float *rows = weight_rows(pass, linear, l, n, block_size(linear->N, PACK_ROWS, task), pass->a->scratch + thread * pass->a->scratch_count);
+    pass->network->products->pack(&pass->weight[name], n, rows, linear->K);
 }
 
 /* Where an adapter's part of lora_down and lora_up begins for row m. */
@@ -172,7 +191,8 @@ static void head_norms(const struct pass *pass, size_t l, size_t m, size_t count
     const struct sizes s = pass->s;
     const float *q_norm = weight_of(pass, WEIGHT_Q_NORM, l), *k_norm = weight_of(pass, WEIGHT_K_NORM, l);
     const float epsilon = (float)pass->config->norm_epsilon;
-    for (size_t row = l * pass->M + m; row < l * pass->M + m + count; row++) {
+    const size_t first = kept_row(pass->a, pass->M, l, m);
+    for (size_t row = first; row < first + count; row++) {
         float *q = pass->a->qkv + row * s.Q, *k = q + s.A, *raw = pass->a->qk + row * s.QK;
         float *rstd = pass->a->rstd_qk + row * (s.NH + s.NKV);
         memcpy(raw, q, s.QK * sizeof *raw);
@@ -192,8 +212,8 @@ static void head_norms_backward(const struct pass *pass, size_t block)
     memset(dk_norm, 0, s.HS * sizeof *dk_norm);
     for (size_t i = m; i < m + count; i++) {
         float *dq = pass->a->dqkv + i * s.Q, *dy = pass->a->dqk + i * s.QK;
-        const float *raw = pass->a->qk + (pass->l * pass->M + i) * s.QK;
-        const float *rstd = pass->a->rstd_qk + (pass->l * pass->M + i) * (s.NH + s.NKV);
+        const size_t row = kept_row(pass->a, pass->M, pass->l, i);
+        const float *raw = pass->a->qk + row * s.QK, *rstd = pass->a->rstd_qk + row * (s.NH + s.NKV);
         memcpy(dy, dq, s.QK * sizeof *dy);
         memset(dq, 0, s.QK * sizeof *dq);
         rms_norm_backward(dq, dq_norm, dy, raw, q_norm, rstd, s.NH, s.HS);
@@ -212,12 +232,17 @@ static void embed_rows(const struct pass *pass, size_t m, size_t count)
         position_forward(x, weight_of(pass, WEIGHT_POSITION, 0), pass->rows->position + m, count, pass->s.C);
 }
 
+static float *x_row(const struct pass *pass, size_t l, size_t m)
+{
+    return pass->a->x + (l * pass->M + m) * pass->s.C;
+}
+
 static void forward_attention_inputs(const struct pass *pass, size_t l, size_t m, size_t count)
 {
     const struct activations *a = pass->a;
     const struct sizes s = pass->s;
-    const size_t row = l * pass->M + m;
-    norm_rows(pass, WEIGHT_ATTN_NORM, l, a->norm_attn + row * s.C, a->rstd_attn + row, a->x + row * s.C, count);
+    const size_t row = kept_row(a, pass->M, l, m);
+    norm_rows(pass, WEIGHT_ATTN_NORM, l, a->norm_attn + row * s.C, a->rstd_attn + row, x_row(pass, l, m), count);
     linear_rows(pass, LINEAR_QKV, l, a->qkv + row * s.Q, a->norm_attn + row * s.C, m, count, OP_SET);
     if (pass->config->qk_norm)
         head_norms(pass, l, m, count);
@@ -235,7 +260,7 @@ static void add_branch(const struct pass *pass, enum linear_name name, enum weig
         linear_rows(pass, name, l, sum, input, m, count, OP_ADD);
         return;
     }
-    const size_t row = l * pass->M + m;
+    const size_t row = kept_row(pass->a, pass->M, l, m);
     linear_rows(pass, name, l, out + row * C, input, m, count, OP_SET);
     norm_rows(pass, post, l, sum, rstd + row, out + row * C, count);
     for (size_t i = 0; i < count * C; i++)
@@ -254,15 +279,17 @@ static void forward_feed_forward(const struct pass *pass, size_t l, size_t m, si
 {
     const struct activations *a = pass->a;
     const struct sizes s = pass->s;
-    const size_t row = l * pass->M + m, row_next = row + pass->M;
+    const size_t row = kept_row(a, pass->M, l, m);
     float *mid = a->mid + row * s.C;
 
-    add_branch(pass, LINEAR_O, WEIGHT_ATTN_POST_NORM, l, mid, a->x + row * s.C, a->attn + row * s.A, a->attn_out,
+    add_branch(pass, LINEAR_O, WEIGHT_ATTN_POST_NORM, l, mid, x_row(pass, l, m), a->attn + row * s.A, a->attn_out,
                a->rstd_attn_post, m, count);
     norm_rows(pass, WEIGHT_FF_NORM, l, a->norm_ff + row * s.C, a->rstd_ff + row, mid, count);
     linear_rows(pass, LINEAR_GATE_UP, l, a->gate_up + row * s.G, a->norm_ff + row * s.C, m, count, OP_SET);
+    if (pass->again && !pass->config->post_norms)
+        return;  // the next layer's x is there, and backward asks for nothing else
     activate(pass, a->act + m * s.F, a->gate_up + row * s.G, count);
-    add_branch(pass, LINEAR_DOWN, WEIGHT_FF_POST_NORM, l, a->x + row_next * s.C, mid, a->act + m * s.F, a->ff_out,
+    add_branch(pass, LINEAR_DOWN, WEIGHT_FF_POST_NORM, l, x_row(pass, l + 1, m), mid, a->act + m * s.F, a->ff_out,
                a->rstd_ff_post, m, count);
 }
 
@@ -281,7 +308,7 @@ static void forward_rows(void *context, size_t block, size_t thread)
     if (pass->l < s.L)
         forward_attention_inputs(pass, pass->l, m, count);
     else
-        norm_rows(pass, WEIGHT_FINAL_NORM, 0, a->hidden + m * s.C, a->rstd_final + m, a->x + (s.L * pass->M + m) * s.C, count);
+        norm_rows(pass, WEIGHT_FINAL_NORM, 0, a->hidden + m * s.C, a->rstd_final + m, x_row(pass, s.L, m), count);
 }
 
 static void forward_attention(void *context, size_t task, size_t thread)
@@ -290,7 +317,7 @@ static void forward_attention(void *context, size_t task, size_t thread)
     const struct activations *a = pass->a;
     const struct sizes s = pass->s;
     const size_t *start = pass->rows->start + task / s.NKV;
-    const size_t row = pass->l * pass->M + start[0];
+    const size_t row = kept_row(a, pass->M, pass->l, start[0]);
     attention_forward(a->attn + row * s.A, a->lse + row * s.NH, a->qkv + row * s.Q, start[1] - start[0], task % s.NKV,
                       attention_shape_of(pass), a->scratch + thread * a->scratch_count);
 }
@@ -305,6 +332,35 @@ void layers_forward(struct pass *pass)
         if (pass->l < pass->s.L)
             pool_run(pool, pass->rows->sequences * pass->s.NKV, forward_attention, pass);
     }
+}
+
+/* ---- once more, for backward: what forward kept of layer pass->l ---- */
+
+static void again_attention_inputs(void *context, size_t block, size_t thread)
+{
+    (void)thread;
+    const struct pass *pass = context;
+    forward_attention_inputs(pass, pass->l, block * pass->block, block_size(pass->M, pass->block, block));
+}
+
+static void again_feed_forward(void *context, size_t block, size_t thread)
+{
+    (void)thread;
+    const struct pass *pass = context;
+    forward_feed_forward(pass, pass->l, block * pass->block, block_size(pass->M, pass->block, block));
+}
+
+static void layer_again(struct pass *pass)
+{
+    struct pool *pool = pass->network->pool;
+    const size_t blocks = blocks_of(pass->M, pass->block);
+    pass->again = true;
+    place_weights(pass, true);
+    pool_run(pool, pack_weights_tasks(pass), pack_weights, pass);
+    pool_run(pool, blocks, again_attention_inputs, pass);
+    pool_run(pool, pass->rows->sequences * pass->s.NKV, forward_attention, pass);
+    pool_run(pool, blocks, again_feed_forward, pass);
+    pass->again = false;
 }
 
 /* ---- backward ---- */
@@ -333,7 +389,7 @@ static void backward_feed_forward(void *context, size_t block, size_t thread)
     const struct activations *a = pass->a;
     const struct sizes s = pass->s;
     const size_t m = block * pass->block, count = block_size(pass->M, pass->block, block);
-    const size_t row = pass->l * pass->M + m;
+    const size_t row = kept_row(a, pass->M, pass->l, m);
     float *dnext = a->dx_next + m * s.C, *dmid = a->dmid + m * s.C, *dnorm = a->dnorm + m * s.C;
     float *dff_out = branch_gradient(pass, dnext, a->dff_out + m * s.C), *dattn_out = branch_gradient(pass, dmid, a->dattn_out + m * s.C);
     const float *gate_up = a->gate_up + row * s.G;
@@ -362,7 +418,7 @@ static void backward_attention(void *context, size_t task, size_t thread)
     const struct activations *a = pass->a;
     const struct sizes s = pass->s;
     const size_t *start = pass->rows->start + task / s.NKV;
-    const size_t m = start[0], row = pass->l * pass->M + m;
+    const size_t m = start[0], row = kept_row(a, pass->M, pass->l, m);
     attention_backward(a->dqkv + m * s.Q, a->dattn + m * s.A, a->attn + row * s.A, a->lse + row * s.NH, a->qkv + row * s.Q,
                        start[1] - start[0], task % s.NKV, attention_shape_of(pass), a->scratch + thread * a->scratch_count);
 }
@@ -375,7 +431,7 @@ static void backward_attention_inputs(void *context, size_t block, size_t thread
     const struct activations *a = pass->a;
     const struct sizes s = pass->s;
     const size_t m = block * pass->block, count = block_size(pass->M, pass->block, block);
-    const size_t row = pass->l * pass->M + m;
+    const size_t row = kept_row(a, pass->M, pass->l, m);
     float *dx = a->dx + m * s.C, *dnorm = a->dnorm + m * s.C, *dqkv = a->dqkv + m * s.Q;
 
     // forward was: qkv = rotated norm(norm(x) qkv^T)
@@ -385,7 +441,7 @@ static void backward_attention_inputs(void *context, size_t block, size_t thread
         head_norms_backward(pass, block);
     linear_rows_backward(pass, LINEAR_QKV, dnorm, dqkv, a->norm_attn + row * s.C, m, count);
     memcpy(dx, a->dmid + m * s.C, count * s.C * sizeof *dx);
-    norm_rows_backward(pass, WEIGHT_ATTN_NORM, block, dx, dnorm, a->x + row * s.C, a->rstd_attn + row, count);
+    norm_rows_backward(pass, WEIGHT_ATTN_NORM, block, dx, dnorm, x_row(pass, pass->l, m), a->rstd_attn + row, count);
 }
 
 /* ---- gradients of weights ---- */
@@ -399,7 +455,7 @@ static struct product product_of(const struct pass *pass, enum linear_name name)
 {
     const struct activations *a = pass->a;
     const struct sizes s = pass->s;
-    const size_t row = pass->l * pass->M;
+    const size_t row = kept_row(a, pass->M, pass->l, 0);
     switch (name) {
     case LINEAR_QKV: return (struct product){ a->norm_attn + row * s.C, a->dqkv };
     case LINEAR_O: return (struct product){ a->attn + row * s.A, branch_gradient(pass, a->dmid, a->dattn_out) };
@@ -408,6 +464,7 @@ static struct product product_of(const struct pass *pass, enum linear_name name)
     }
 }
 
+/* One matrix of a layer is trained as all are. */
 static bool is_trained(const struct pass *pass, enum linear_name name)
 {
     return gradient_at(&pass->network->parameters, pass->network->linears[name].parts[0].role, PART_WEIGHT, 0) != NULL;
@@ -526,7 +583,7 @@ static void backward_final_norm(void *context, size_t block, size_t thread)
     float *dx = a->dx + m * s.C;
     memset(dx, 0, count * s.C * sizeof *dx);
     norm_rows_backward(pass, WEIGHT_FINAL_NORM, block, dx, a->dhidden + m * s.C,
-                       a->x + (s.L * pass->M + m) * s.C, a->rstd_final + m, count);
+                       x_row(pass, s.L, m), a->rstd_final + m, count);
 }
 
 static void backward_embeddings(void *context, size_t task, size_t thread)
@@ -558,12 +615,14 @@ void layers_backward(struct pass *pass)
     pool_run(pool, blocks, backward_final_norm, pass);
     norm_gradient(pass, WEIGHT_FINAL_NORM);
     norm_gradient(pass, WEIGHT_FINAL_NORM_BIAS);
-    place_weights(pass, false);
     place_inputs(pass);
     for (pass->l = pass->s.L; pass->l-- > 0; ) {
         float *dx_next = a->dx;
         a->dx = a->dx_next;
         a->dx_next = dx_next;
+        if (a->recompute && pass->l + 1 < pass->s.L)
+            layer_again(pass);
+        place_weights(pass, false);
         pool_run(pool, pack_weights_tasks(pass), pack_weights, pass);
         pool_run(pool, blocks, backward_feed_forward, pass);
         pool_run(pool, pass->rows->sequences * pass->s.NKV, backward_attention, pass);

@@ -43,10 +43,10 @@ static void linears_init(struct network *network)
 }
 
 void network_init(struct network *network, const struct model_config *config, enum objective objective,
-                  const struct lora_options *lora, enum products products, struct pool *pool)
+                  const struct lora_options *lora, enum products products, bool recompute, struct pool *pool)
 {
     openblas_set_num_threads(1);  // our own threads split the work
-    *network = (struct network){ .pool = pool };
+    *network = (struct network){ .pool = pool, .activations.recompute = recompute };
     network->products = product_kernels_get(products);
     CHECK(network->products != NULL);
     parameters_init(&network->parameters, config, objective, lora);

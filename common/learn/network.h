@@ -47,7 +47,7 @@ struct network {
 
 /* Parameters are zero.  Keeps pool. */
 void network_init(struct network *network, const struct model_config *config, enum objective objective,
-                  const struct lora_options *lora, enum products products, struct pool *pool);
+                  const struct lora_options *lora, enum products products, bool recompute, struct pool *pool);
 void network_free(struct network *network);
 
 /* Sequences one after the other, and the rows that count in the loss. */

@@ -23,6 +23,7 @@ struct pass {
     size_t block;        // rows of a task
     size_t l;            // the layer at work
     struct right weight[LINEAR_COUNT], input[LINEAR_COUNT];  // matrices of the layer, and what they were multiplied with, as far as packed
+    bool again;          // a forward step computes once more what it kept
     float scale;
     bool backward;
     size_t first, chunk; // counted rows whose logits are held

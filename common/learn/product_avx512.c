@@ -14,7 +14,7 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-enum { ROWS = 12, FEW_ROWS = 4, STEPS = 256 };
+enum { ROWS = 12, FEW_ROWS = 4, STEPS = 128 };
 
 INLINE __mmask16 mask_of(size_t count)
 {

@@ -17,6 +17,7 @@
 #include "base/memory.h"
 #include "base/pool.h"
 #include "learn/product.h"
+#include "math/tensor_type.h"
 #include "model/config.h"
 
 struct weights;
@@ -30,6 +31,7 @@ struct lora_options {
     double alpha;          // the adapter's product is multiplied by alpha / rank
     uint64_t targets;      // bit 1 << role: of q, k, v, o, gate, up, down
     const char *base_key;  // weights_key of what is adapted: checkpoints say it
+    enum tensor_type base_type;  // the frozen matrices of layers are rounded to; TENSOR_F32: kept as they are
 };
 
 struct trainer_options {
@@ -41,6 +43,7 @@ struct trainer_options {
     int64_t total_steps;        // 0: no decay; else cosine from peak to final_fraction * peak at total_steps
     double final_fraction;
     int64_t micro_batch_tokens; // tokens whose activations are held at once; a longer sequence is held whole
+    bool recompute;             // hold one layer's activations and compute them again; also where there is no memory for all
     uint64_t seed;              // of a random initialisation
     struct lora_options lora;
     enum products products;     // how matrices are multiplied: bytes depend on it
@@ -51,7 +54,7 @@ struct trainer_options trainer_defaults(enum objective objective);
 
 /* "q,k,v,o" of a command line to targets.  0, or -1 for a name that is none of q, k, v, o, gate, up, down. */
 int lora_targets_read(const char *text, uint64_t *targets);
-/* "rank=8 alpha=16 targets=q,k,v,o", or "none".  The caller frees. */
+/* "rank=8 alpha=16 targets=q,k,v,o", with " base=NF4" where the base is rounded, or "none".  The caller frees. */
 char *lora_text(const struct lora_options *lora);
 
 /*

@@ -21,6 +21,7 @@
 #include "learn/ranks.h"
 #include "model/adapter.h"
 #include "model/config.h"
+#include "model/model.h"
 #include "model/weights.h"
 #include "text/tokenizer.h"
 #include "train/learner.h"
@@ -29,7 +30,7 @@
 #include "wire/remote_model.h"
 
 struct options {
-    const char *model, *endpoint, *objective, *lora_targets, *products;
+    const char *model, *endpoint, *objective, *lora_targets, *products, *quant;
     struct learner_options learner;
     struct trainer_options trainer;
     double learning_rate;
@@ -74,7 +75,11 @@ static struct options options_read(int argc, char **argv)
           "keep the model's weights, train adapters of this rank and the value\nhead; -o DIR holds them merged, DIR/adapter as PEFT reads them" },
         { 0, "lora-alpha", "A", OPTION_NUMBER, &options.trainer.lora.alpha, 1e-9, 1e9, "the adapters' product counts A / RANK times (default twice the rank)" },
         { 0, "lora-targets", "LIST", OPTION_TEXT, &options.lora_targets, 0, 0, "of q,k,v,o,gate,up,down (default q,k,v,o)" },
+        { 0, "quant", "TYPE", OPTION_TEXT, &options.quant, 0, 0,
+          "round the matrices that --lora keeps to bf16, q8_0, q4_0 or nf4:\nless memory; what -o DIR holds merged is rounded too" },
         { 0, NULL, NULL, OPTION_HEADING, NULL, 0, 0, "the run" },
+        { 0, "recompute", NULL, OPTION_FLAG, &options.trainer.recompute, 0, 0,
+          "hold one layer's activations and compute them again: less memory, more\ntime, the same bytes (default: where there is no memory for all)" },
         { 0, "refresh", "STEPS", OPTION_INT, &learner->refresh, 1, 1000000, "steps between snapshots for value-target (default 2)" },
         { 0, "parts", "N", OPTION_INT, &options.trainer.parts, 1, 1048576,
           "parts of a batch whose gradients are added in a tree: as many ranks or\n"
@@ -118,6 +123,10 @@ static struct options options_read(int argc, char **argv)
         options_refuse("--lora keeps the weights of a model, and --from-scratch has none");
     if (options.trainer.lora.alpha > 0 && options.trainer.lora.rank == 0)
         options_refuse("--lora-alpha needs --lora");
+    if (options.quant != NULL && !model_quant_from_name(options.quant, &options.trainer.lora.base_type))
+        options_refuse("--quant is \"%s\", it must be bf16, q8_0, q4_0 or nf4", options.quant);
+    if (options.quant != NULL && options.trainer.lora.rank == 0)
+        options_refuse("--quant needs --lora: weights that are trained are float32");
     learner->objective = lm ? OBJECTIVE_LM : OBJECTIVE_VALUE;
     learner->seed = (uint64_t)options.seed;
     if (learner->updates == 0)
@@ -141,6 +150,7 @@ static struct trainer_options trainer_settings(const struct options *options, co
     settings.seed = options->learner.seed;
     settings.parts = options->trainer.parts;
     settings.ranks = options->trainer.ranks;
+    settings.recompute = options->trainer.recompute;
     settings.products = options->trainer.products;
     settings.lora = options->trainer.lora;
     settings.lora.base_key = base_key;

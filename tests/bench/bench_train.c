@@ -1,10 +1,11 @@
 /*
  * bench_train.c - positions a second of training a value model: forward, backward, clipping and AdamW, as peer_torch_train.py does it.
  *
- *     bench_train [-t THREADS] [-r ROUNDS] [-l RANK] [-b] MODEL LENGTHS
+ *     bench_train [-t THREADS] [-r ROUNDS] [-l RANK] [-q TYPE] [-b] [-a] MODEL LENGTHS
  *
  * LENGTHS: NxT, a batch of N sequences of T tokens; or a file of numbers, of which 32 after 32 make a batch.  -l: adapters of that rank,
- * alpha 16, on q, k, v and o of frozen weights.  -b: products in BF16.  Prints positions a second, the median of the rounds, and the loss of the last.
+ * alpha 16, on q, k, v and o of frozen weights.  -q: rounded to that type.
+ * -b: products in BF16.  -a: activations are recomputed.  Prints positions a second, the median of the rounds, and the loss of the last.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,6 +18,7 @@
 #include "base/memory.h"
 #include "learn/blas.h"
 #include "learn/trainer.h"
+#include "model/model.h"
 #include "model/weights.h"
 
 enum { ROUNDS_MAX = 1000, LENGTHS_MAX = 1 << 16, BATCH = 32 };
@@ -75,19 +77,26 @@ int main(int argc, char **argv)
     size_t threads = 2, rounds = 5, count;
     int code;
     blas_settle(argv);
-    for (int option; (option = getopt(argc, argv, "t:r:l:b")) != -1; ) {
+    for (int option; (option = getopt(argc, argv, "t:r:l:q:ba")) != -1; ) {
         switch (option) {
         case 't': threads = strtoul(optarg, NULL, 10); break;
         case 'r': rounds = strtoul(optarg, NULL, 10); break;
-        case 'l': options.lora = (struct lora_options){ .rank = strtol(optarg, NULL, 10), .alpha = 16.0, .base_key = "" }; break;
+        case 'l': options.lora.rank = strtol(optarg, NULL, 10); break;
+        case 'q':
+            if (!model_quant_from_name(optarg, &options.lora.base_type))
+                return 64;
+            break;
+        case 'a': options.recompute = true; break;
         case 'b': options.products = PRODUCTS_BF16; break;
         default: return 64;
         }
     }
     if (optind + 2 != argc || rounds == 0 || rounds > ROUNDS_MAX || lora_targets_read("q,k,v,o", &options.lora.targets) != 0) {
-        fprintf(stderr, "usage: bench_train [-t THREADS] [-r ROUNDS] [-l RANK] [-b] MODEL NxT|FILE\n");
+        fprintf(stderr, "usage: bench_train [-t THREADS] [-r ROUNDS] [-l RANK] [-q TYPE] [-b] [-a] MODEL NxT|FILE\n");
         return 64;
     }
+    options.lora.alpha = 16.0;
+    options.lora.base_key = "";
     log_open("bench_train", 0);
     const size_t batch = lengths_read(argv[optind + 1], length, &count);
     struct model_config config;
