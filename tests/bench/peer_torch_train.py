@@ -80,16 +80,13 @@ class Value(torch.nn.Module):
         return self.head(self.norm(x))[..., 0]
 
 
-def batches(lengths, V):
-    count = len(lengths) if lengths[0] is None else BATCH
-    sequences = lengths[1:] if lengths[0] is None else lengths
-    count = len(sequences) if lengths[0] is None else BATCH
+def batches(lengths, count, V):
     made = []
-    for first in range(0, len(sequences) - count + 1, count):
-        T = max(sequences[first:first + count])
+    for first in range(0, len(lengths) - count + 1, count):
+        T = max(lengths[first:first + count])
         tokens, target, mask = torch.zeros(count, T, dtype=torch.long), torch.zeros(count, T), torch.zeros(count, T, dtype=torch.bool)
         for row, i in enumerate(range(first, first + count)):
-            t = torch.arange(sequences[i])
+            t = torch.arange(lengths[i])
             tokens[row, :len(t)], target[row, :len(t)], mask[row, :len(t)] = (i * 104729 + t * 7919) % V, (i * 31 + t) % 17 / 17.0, True
         made.append((tokens, target, mask))
     return made
@@ -101,9 +98,9 @@ def main(shape, lengths, threads, rounds, products, rank=0):
     C, L, NH, NKV, F_, V = (2048, 22, 32, 4, 5632, 32000) if shape == "tinyllama" else map(int, shape.split(","))
     if "x" in lengths and lengths.replace("x", "").isdigit():
         N, T = map(int, lengths.split("x"))
-        data = batches([None] + [T] * N, V)
+        data = batches([T] * N, N, V)
     else:
-        data = batches([int(word) for word in open(lengths).read().split()], V)
+        data = batches([int(word) for word in open(lengths).read().split()], BATCH, V)
     model = Value(C, L, NH, NKV, F_, V, int(rank))
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     adamw = torch.optim.AdamW(trained, lr=1e-5, weight_decay=0.0, fused=True)
