@@ -91,6 +91,8 @@ $(BUILD)/store_sql.h: schemas/store.sql
 	$(Q)sed 's/\\/\\\\/g; s/"/\\"/g; s/.*/"&\\n"/; s/^"-- version/,\n&/' $< >$@
 $(BUILD)/common/store/db.o $(BUILD)/tests/unit/test_scale.o: $(BUILD)/store_sql.h
 
+$(BUILD)/common/learn/product_avx512.o: ALL_CFLAGS += $(AVX512_FLAGS) -O3
+$(BUILD)/common/learn/product_amx.o: ALL_CFLAGS += $(AVX512_FLAGS) -mavx512bf16 -mamx-tile -mamx-bf16 -O3
 $(BUILD)/common/learn/ranks_mpi.o: ALL_CFLAGS += $(MPI_CFLAGS)
 $(BUILD)/%.o: %.c
 	$(call say,CC,$@)

@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "base/memory.h"
+#include "learn/product.h"
 #include "model/rotary.h"
 
 enum { ALIGNED = 16 };  // floats: 64 bytes
@@ -27,10 +28,21 @@ struct sizes sizes_from(const struct parameters *parameters)
     return s;
 }
 
+static size_t row_blocks_max(size_t M)
+{
+    return 8 * blocks_of(M, 8 * PRODUCT_ROWS_MAX);
+}
+
+size_t row_block(size_t M)
+{
+    enum { TILE_ROWS = 32 };
+    return blocks_of(blocks_of(M, row_blocks_max(M)), TILE_ROWS) * TILE_ROWS;
+}
+
 size_t logit_rows(const struct parameters *parameters, size_t M)
 {
-    const size_t blocks = LOGITS_MAX / ((size_t)parameters->config.vocab_size * ROW_BLOCK);
-    const size_t fit = (blocks < 1 ? 1 : blocks) * ROW_BLOCK;
+    const size_t blocks = LOGITS_MAX / ((size_t)parameters->config.vocab_size * LOGIT_ROWS);
+    const size_t fit = (blocks < 1 ? 1 : blocks) * LOGIT_ROWS;
     return M < fit ? M : fit;
 }
 
@@ -39,21 +51,23 @@ static size_t lay_out(struct activations *a, const struct parameters *parameters
 {
     const struct model_config *config = &parameters->config;
     const struct sizes s = sizes_from(parameters);
-    const size_t MC = M * s.C, LM = s.L * M, lora = s.lora_parts * M * s.R;
+    const size_t MC = M * s.C, LM = (a->recompute ? 1 : s.L) * M, LMC = LM * s.C, lora = s.lora_parts * M * s.R;
+    const size_t weights = right_floats(s.Q, s.C) + right_floats(s.C, s.A) + right_floats(s.G, s.C) + right_floats(s.C, s.F);
+    const size_t inputs = s.R > 0 ? 0 : 2 * right_floats(M, s.C) + right_floats(M, s.A) + right_floats(M, s.F);
     const size_t qk = config->qk_norm, post = config->post_norms, lm = parameters->objective == OBJECTIVE_LM;
     const struct {
         float **at;
         size_t count;
     } parts[] = {
-        { &a->x, (s.L + 1) * MC }, { &a->rstd_attn, LM }, { &a->norm_attn, s.L * MC }, { &a->qk, qk * LM * s.QK },
+        { &a->x, (s.L + 1) * MC }, { &a->rstd_attn, LM }, { &a->norm_attn, LMC }, { &a->qk, qk * LM * s.QK },
         { &a->rstd_qk, qk * LM * (s.NH + s.NKV) }, { &a->qkv, LM * s.Q }, { &a->attn, LM * s.A }, { &a->lse, LM * s.NH },
-        { &a->attn_out, post * s.L * MC }, { &a->rstd_attn_post, post * LM }, { &a->mid, s.L * MC }, { &a->rstd_ff, LM },
-        { &a->norm_ff, s.L * MC }, { &a->gate_up, LM * s.G }, { &a->ff_out, post * s.L * MC }, { &a->rstd_ff_post, post * LM },
+        { &a->attn_out, post * LMC }, { &a->rstd_attn_post, post * LM }, { &a->mid, LMC }, { &a->rstd_ff, LM },
+        { &a->norm_ff, LMC }, { &a->gate_up, LM * s.G }, { &a->ff_out, post * LMC }, { &a->rstd_ff_post, post * LM },
         { &a->act, M * s.F }, { &a->dact, M * s.F }, { &a->dgate_up, M * s.G }, { &a->dattn, M * s.A },
         { &a->dqkv, M * s.Q }, { &a->dqk, qk * M * s.QK }, { &a->dx, MC }, { &a->dmid, MC }, { &a->dx_next, MC },
         { &a->dattn_out, post * MC }, { &a->dff_out, post * MC }, { &a->dnorm, MC },
-        { &a->dnorm_parts, NORM_GRADIENTS * blocks_of(M, ROW_BLOCK) * s.norm_width },
-        { &a->lora_down, lora }, { &a->lora_up, lora },
+        { &a->dnorm_parts, NORM_GRADIENTS * row_blocks_max(M) * s.norm_width },
+        { &a->weights_packed, weights }, { &a->inputs_packed, inputs }, { &a->lora_down, lora }, { &a->lora_up, lora },
         { &a->rstd_final, M }, { &a->hidden, MC }, { &a->dhidden, MC }, { &a->chosen, MC }, { &a->dchosen, MC },
         { &a->loss, M }, { &a->dvalue, M }, { &a->logits, lm ? logit_rows(parameters, M) * s.V : 0 },
     };
@@ -70,7 +84,9 @@ static size_t scratch_count(const struct parameters *parameters, size_t T)
 {
     const struct sizes s = sizes_from(parameters);
     const struct attention_shape shape = { .NH = s.NH, .NKV = s.NKV, .HS = s.HS };
-    return blocks_of(attention_scratch_count(T, shape), ALIGNED) * ALIGNED;
+    const size_t attention = attention_scratch_count(T, shape), widest = s.F > s.A ? (s.F > s.C ? s.F : s.C) : s.A > s.C ? s.A : s.C;
+    const size_t rows = parameters->rounded_bytes > 0 ? PACK_ROWS * widest : 0;  // of a rounded matrix as floats
+    return blocks_of(attention > rows ? attention : rows, ALIGNED) * ALIGNED;
 }
 
 static void reserve_positions(struct activations *a, const struct parameters *parameters, size_t T, size_t threads)
@@ -110,9 +126,9 @@ void activations_free(struct activations *activations)
     free(activations->scratch);
 }
 
-size_t activations_size_bytes(const struct parameters *parameters, size_t M, size_t T, size_t threads)
+size_t activations_size_bytes(const struct parameters *parameters, bool recompute, size_t M, size_t T, size_t threads)
 {
-    struct activations none;
+    struct activations none = { .recompute = recompute };
     const size_t angles = parameters->config.learned_positions ? 0 : T * (size_t)parameters->config.head_size;
     return (lay_out(&none, parameters, M, NULL) + angles + threads * scratch_count(parameters, T)) * sizeof(float);
 }

@@ -9,13 +9,14 @@
 #ifndef LEARN_ACTIVATIONS_H
 #define LEARN_ACTIVATIONS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "learn/attention.h"
 #include "learn/parameters.h"
 
 enum {
-    ROW_BLOCK = 192,         // rows of a task: large enough for sgemm, small enough for the second-level cache
+    LOGIT_ROWS = 192,        // counted rows of a task
     NORM_GRADIENTS = 8,      // vectors of a layer's norms
     LOGITS_MAX = 16 << 20,   // logits held at once: 384 rows of a vocabulary of 32,000
 };
@@ -27,10 +28,14 @@ struct sizes {
 };
 struct sizes sizes_from(const struct parameters *parameters);
 
+/* Rows of a task: few enough for the second-level cache, and so that 2, 4 or 8 threads end together. */
+size_t row_block(size_t M);
+
 struct activations {
+    bool recompute;         // what forward keeps is one layer's only, but for x
     size_t M, T;            // rows, and longest sequence, that there is room for
     float *block;           // holds all of the following but angles and scratch
-    // kept by forward, a layer each
+    // kept by forward, a layer each, or, to recompute, of the last layer run: L is 1 but in x
     float *x;               // (L + 1, M, C): before each layer, after the last
     float *rstd_attn;       // (L, M)
     float *norm_attn;       // (L, M, C)
@@ -57,6 +62,8 @@ struct activations {
     float *dattn_out, *dff_out;  // (M, C)
     float *dnorm;           // (M, C)
     float *dnorm_parts;     // (NORM_GRADIENTS, blocks, norm_width): a part for each block of rows
+    float *weights_packed;  // the matrices of a layer for product.h
+    float *inputs_packed;   // what they are multiplied with
     float *lora_down, *lora_up;  // (lora_parts, M, R): scale x A^T and scale dy B
     // heads
     float *rstd_final;      // (M)
@@ -69,16 +76,22 @@ struct activations {
     float *logits;          // (logit rows, V)
 
     float *cosine, *sine;   // (T, HS / 2)
-    float *scratch;         // (threads, scratch_count), for attention
+    float *scratch;         // (threads, scratch_count), for attention and rows of rounded matrices
     size_t scratch_count;
 };
+
+/* Where row m of layer l begins in what forward keeps but x, in rows, in a pass over M rows. */
+static inline size_t kept_row(const struct activations *activations, size_t M, size_t l, size_t m)
+{
+    return activations->recompute ? m : l * M + m;
+}
 
 /* Makes room for M rows whose longest sequence has T positions; never less than before. */
 void activations_reserve(struct activations *activations, const struct parameters *parameters, size_t M, size_t T, size_t threads);
 void activations_free(struct activations *activations);
 
 /* Bytes that activations_reserve takes. */
-size_t activations_size_bytes(const struct parameters *parameters, size_t M, size_t T, size_t threads);
+size_t activations_size_bytes(const struct parameters *parameters, bool recompute, size_t M, size_t T, size_t threads);
 
 /* Counted rows whose logits are held at once: whole blocks where there are more. */
 size_t logit_rows(const struct parameters *parameters, size_t M);

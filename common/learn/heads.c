@@ -57,7 +57,7 @@ static void lm_rows(void *context, size_t block, size_t thread)
     const float *lm_head = parameter_at(&pass->network->parameters, lm_head_role(pass), PART_WEIGHT, 0);
     const float cap = (float)pass->config->logit_cap;
     const size_t C = pass->s.C, V = pass->s.V;
-    const size_t i = block * ROW_BLOCK, count = block_size(pass->chunk, ROW_BLOCK, block), row = pass->first + i;
+    const size_t i = block * LOGIT_ROWS, count = block_size(pass->chunk, LOGIT_ROWS, block), row = pass->first + i;
     float *logits = a->logits + i * V;  // (count, V)
     linear_forward(logits, a->chosen + row * C, lm_head, count, V, C, OP_SET);
     if (cap > 0.0f)
@@ -88,7 +88,7 @@ static double lm_loss(struct pass *pass)
     const size_t counted = pass->rows->counted, room = logit_rows(parameters, pass->a->M);
     for (pass->first = 0; pass->first < counted; pass->first += room) {
         pass->chunk = counted - pass->first < room ? counted - pass->first : room;
-        pool_run(pool, blocks_of(pass->chunk, ROW_BLOCK), lm_rows, pass);
+        pool_run(pool, blocks_of(pass->chunk, LOGIT_ROWS), lm_rows, pass);
         if (pass->backward && trained)
             pool_run(pool, blocks_of(pass->s.V, OUTPUT_BLOCK), lm_weight, pass);
     }

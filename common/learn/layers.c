@@ -27,6 +27,65 @@ static struct attention_shape attention_shape_of(const struct pass *pass)
 
 /* ---- matrices ---- */
 
+/* Which layer's matrix a forward step multiplies with that begins layer l and ends the one before; SIZE_MAX: none. */
+static size_t forward_layer(const struct pass *pass, enum linear_name name)
+{
+    if (pass->again)
+        return pass->l;
+    return name != LINEAR_QKV ? pass->l - 1 : pass->l < pass->s.L ? pass->l : SIZE_MAX;  // 0 - 1 is SIZE_MAX
+}
+
+/* Places the matrices, transposed or not, in weights_packed. */
+static void place_weights(struct pass *pass, bool forward)
+{
+    float *data = pass->a->weights_packed;
+    for (size_t i = 0; i < LINEAR_COUNT; i++) {
+        const struct linear *linear = &pass->network->linears[i];
+        pass->weight[i] = (struct right){
+            .P = forward ? linear->K : linear->N, .J = forward ? linear->N : linear->K, .from_columns = forward, .data = data,
+        };
+        data += right_floats(linear->K, linear->N);
+    }
+}
+
+static size_t pack_weights_tasks(const struct pass *pass)
+{
+    size_t tasks = 0;
+    for (size_t i = 0; i < LINEAR_COUNT; i++)
+        tasks += blocks_of(pass->network->linears[i].N, PACK_ROWS);
+    return tasks;
+}
+
+/* Rows [n, n + count) of a layer's matrix: where they are, or in out. */
+static const float *weight_rows(const struct pass *pass, const struct linear *linear, size_t l, size_t n, size_t count, float *out)
+{
+    const float *weight = weight_of(pass, linear->parts[0].role, l);
+    if (weight != NULL)
+        return weight + n * linear->K;
+    for (size_t i = 0; i < count; i++) {
+        const struct linear_part *part = &linear->parts[linear->part_count - 1];
+        while (part->first > n + i)
+            part--;
+        const struct parameters *parameters = &pass->network->parameters;
+        rounded_get(parameters, rounded_find(parameters, part->role, (int64_t)l), n + i - part->first, 1, out + i * linear->K);
+    }
+    return out;
+}
+
+static void pack_weights(void *context, size_t task, size_t thread)
+{
+    const struct pass *pass = context;
+    enum linear_name name = 0;
+    for (size_t tasks; task >= (tasks = blocks_of(pass->network->linears[name].N, PACK_ROWS)); name++)
+        task -= tasks;
+    const struct linear *linear = &pass->network->linears[name];
+    const size_t l = pass->weight[name].from_columns ? forward_layer(pass, name) : pass->l, n = task * PACK_ROWS;
+    if (l == SIZE_MAX)
+        return;
+    const float *rows = weight_rows(pass, linear, l, n, block_size(linear->N, PACK_ROWS, task), pass->a->scratch + thread * pass->a->scratch_count);
+    pass->network->products->pack(&pass->weight[name], n, rows, linear->K);
+}
+
 /* Where an adapter's part of lora_down and lora_up begins for row m. */
 static size_t lora_row(const struct pass *pass, const struct linear_part *part, size_t m)
 {
@@ -45,7 +104,7 @@ static void linear_rows(const struct pass *pass, enum linear_name name, size_t l
 {
     const struct linear *linear = &pass->network->linears[name];
     const struct parameters *parameters = &pass->network->parameters;
-    linear_forward(y, x, weight_of(pass, linear->parts[0].role, l), count, linear->N, linear->K, store);
+    pass->network->products->multiply(y, linear->N, (struct left){ x, linear->K, false }, count, &pass->weight[name], store == OP_ADD);
     const float *bias = weight_of(pass, linear->bias, l);
     if (bias != NULL)
         bias_forward(y, bias, count, linear->N);
@@ -65,7 +124,7 @@ static void linear_rows_backward(const struct pass *pass, enum linear_name name,
     const struct linear *linear = &pass->network->linears[name];
     const struct parameters *parameters = &pass->network->parameters;
     const int64_t l = (int64_t)pass->l;
-    linear_backward_input(dx, dy, weight_of(pass, linear->parts[0].role, pass->l), count, linear->N, linear->K);
+    pass->network->products->multiply(dx, linear->K, (struct left){ dy, linear->N, false }, count, &pass->weight[name], false);
     for (size_t i = 0; i < linear->part_count; i++) {
         const struct linear_part *part = &linear->parts[i];
         const size_t row = part->lora != SIZE_MAX ? lora_row(pass, part, m) : 0;
@@ -97,7 +156,7 @@ static size_t norm_index(enum weight_role role)
 
 static float *norm_part(const struct pass *pass, enum weight_role role, size_t block)
 {
-    return pass->a->dnorm_parts + (norm_index(role) * blocks_of(pass->M, ROW_BLOCK) + block) * pass->s.norm_width;
+    return pass->a->dnorm_parts + (norm_index(role) * blocks_of(pass->M, pass->block) + block) * pass->s.norm_width;
 }
 
 static void norm_rows(const struct pass *pass, enum weight_role role, size_t l, float *y, float *rstd, const float *x, size_t count)
@@ -132,7 +191,8 @@ static void head_norms(const struct pass *pass, size_t l, size_t m, size_t count
     const struct sizes s = pass->s;
     const float *q_norm = weight_of(pass, WEIGHT_Q_NORM, l), *k_norm = weight_of(pass, WEIGHT_K_NORM, l);
     const float epsilon = (float)pass->config->norm_epsilon;
-    for (size_t row = l * pass->M + m; row < l * pass->M + m + count; row++) {
+    const size_t first = kept_row(pass->a, pass->M, l, m);
+    for (size_t row = first; row < first + count; row++) {
         float *q = pass->a->qkv + row * s.Q, *k = q + s.A, *raw = pass->a->qk + row * s.QK;
         float *rstd = pass->a->rstd_qk + row * (s.NH + s.NKV);
         memcpy(raw, q, s.QK * sizeof *raw);
@@ -145,15 +205,15 @@ static void head_norms(const struct pass *pass, size_t l, size_t m, size_t count
 static void head_norms_backward(const struct pass *pass, size_t block)
 {
     const struct sizes s = pass->s;
-    const size_t m = block * ROW_BLOCK, count = block_size(pass->M, ROW_BLOCK, block);
+    const size_t m = block * pass->block, count = block_size(pass->M, pass->block, block);
     const float *q_norm = weight_of(pass, WEIGHT_Q_NORM, pass->l), *k_norm = weight_of(pass, WEIGHT_K_NORM, pass->l);
     float *dq_norm = norm_part(pass, WEIGHT_Q_NORM, block), *dk_norm = norm_part(pass, WEIGHT_K_NORM, block);
     memset(dq_norm, 0, s.HS * sizeof *dq_norm);
     memset(dk_norm, 0, s.HS * sizeof *dk_norm);
     for (size_t i = m; i < m + count; i++) {
         float *dq = pass->a->dqkv + i * s.Q, *dy = pass->a->dqk + i * s.QK;
-        const float *raw = pass->a->qk + (pass->l * pass->M + i) * s.QK;
-        const float *rstd = pass->a->rstd_qk + (pass->l * pass->M + i) * (s.NH + s.NKV);
+        const size_t row = kept_row(pass->a, pass->M, pass->l, i);
+        const float *raw = pass->a->qk + row * s.QK, *rstd = pass->a->rstd_qk + row * (s.NH + s.NKV);
         memcpy(dy, dq, s.QK * sizeof *dy);
         memset(dq, 0, s.QK * sizeof *dq);
         rms_norm_backward(dq, dq_norm, dy, raw, q_norm, rstd, s.NH, s.HS);
@@ -172,12 +232,17 @@ static void embed_rows(const struct pass *pass, size_t m, size_t count)
         position_forward(x, weight_of(pass, WEIGHT_POSITION, 0), pass->rows->position + m, count, pass->s.C);
 }
 
+static float *x_row(const struct pass *pass, size_t l, size_t m)
+{
+    return pass->a->x + (l * pass->M + m) * pass->s.C;
+}
+
 static void forward_attention_inputs(const struct pass *pass, size_t l, size_t m, size_t count)
 {
     const struct activations *a = pass->a;
     const struct sizes s = pass->s;
-    const size_t row = l * pass->M + m;
-    norm_rows(pass, WEIGHT_ATTN_NORM, l, a->norm_attn + row * s.C, a->rstd_attn + row, a->x + row * s.C, count);
+    const size_t row = kept_row(a, pass->M, l, m);
+    norm_rows(pass, WEIGHT_ATTN_NORM, l, a->norm_attn + row * s.C, a->rstd_attn + row, x_row(pass, l, m), count);
     linear_rows(pass, LINEAR_QKV, l, a->qkv + row * s.Q, a->norm_attn + row * s.C, m, count, OP_SET);
     if (pass->config->qk_norm)
         head_norms(pass, l, m, count);
@@ -195,7 +260,7 @@ static void add_branch(const struct pass *pass, enum linear_name name, enum weig
         linear_rows(pass, name, l, sum, input, m, count, OP_ADD);
         return;
     }
-    const size_t row = l * pass->M + m;
+    const size_t row = kept_row(pass->a, pass->M, l, m);
     linear_rows(pass, name, l, out + row * C, input, m, count, OP_SET);
     norm_rows(pass, post, l, sum, rstd + row, out + row * C, count);
     for (size_t i = 0; i < count * C; i++)
@@ -214,15 +279,17 @@ static void forward_feed_forward(const struct pass *pass, size_t l, size_t m, si
 {
     const struct activations *a = pass->a;
     const struct sizes s = pass->s;
-    const size_t row = l * pass->M + m, row_next = row + pass->M;
+    const size_t row = kept_row(a, pass->M, l, m);
     float *mid = a->mid + row * s.C;
 
-    add_branch(pass, LINEAR_O, WEIGHT_ATTN_POST_NORM, l, mid, a->x + row * s.C, a->attn + row * s.A, a->attn_out,
+    add_branch(pass, LINEAR_O, WEIGHT_ATTN_POST_NORM, l, mid, x_row(pass, l, m), a->attn + row * s.A, a->attn_out,
                a->rstd_attn_post, m, count);
     norm_rows(pass, WEIGHT_FF_NORM, l, a->norm_ff + row * s.C, a->rstd_ff + row, mid, count);
     linear_rows(pass, LINEAR_GATE_UP, l, a->gate_up + row * s.G, a->norm_ff + row * s.C, m, count, OP_SET);
+    if (pass->again && !pass->config->post_norms)
+        return;  // the next layer's x is there, and backward asks for nothing else
     activate(pass, a->act + m * s.F, a->gate_up + row * s.G, count);
-    add_branch(pass, LINEAR_DOWN, WEIGHT_FF_POST_NORM, l, a->x + row_next * s.C, mid, a->act + m * s.F, a->ff_out,
+    add_branch(pass, LINEAR_DOWN, WEIGHT_FF_POST_NORM, l, x_row(pass, l + 1, m), mid, a->act + m * s.F, a->ff_out,
                a->rstd_ff_post, m, count);
 }
 
@@ -233,7 +300,7 @@ static void forward_rows(void *context, size_t block, size_t thread)
     const struct pass *pass = context;
     const struct activations *a = pass->a;
     const struct sizes s = pass->s;
-    const size_t m = block * ROW_BLOCK, count = block_size(pass->M, ROW_BLOCK, block);
+    const size_t m = block * pass->block, count = block_size(pass->M, pass->block, block);
     if (pass->l == 0)
         embed_rows(pass, m, count);
     else
@@ -241,7 +308,7 @@ static void forward_rows(void *context, size_t block, size_t thread)
     if (pass->l < s.L)
         forward_attention_inputs(pass, pass->l, m, count);
     else
-        norm_rows(pass, WEIGHT_FINAL_NORM, 0, a->hidden + m * s.C, a->rstd_final + m, a->x + (s.L * pass->M + m) * s.C, count);
+        norm_rows(pass, WEIGHT_FINAL_NORM, 0, a->hidden + m * s.C, a->rstd_final + m, x_row(pass, s.L, m), count);
 }
 
 static void forward_attention(void *context, size_t task, size_t thread)
@@ -250,7 +317,7 @@ static void forward_attention(void *context, size_t task, size_t thread)
     const struct activations *a = pass->a;
     const struct sizes s = pass->s;
     const size_t *start = pass->rows->start + task / s.NKV;
-    const size_t row = pass->l * pass->M + start[0];
+    const size_t row = kept_row(a, pass->M, pass->l, start[0]);
     attention_forward(a->attn + row * s.A, a->lse + row * s.NH, a->qkv + row * s.Q, start[1] - start[0], task % s.NKV,
                       attention_shape_of(pass), a->scratch + thread * a->scratch_count);
 }
@@ -258,11 +325,42 @@ static void forward_attention(void *context, size_t task, size_t thread)
 void layers_forward(struct pass *pass)
 {
     struct pool *pool = pass->network->pool;
+    place_weights(pass, true);
     for (pass->l = 0; pass->l <= pass->s.L; pass->l++) {
-        pool_run(pool, blocks_of(pass->M, ROW_BLOCK), forward_rows, pass);
+        pool_run(pool, pack_weights_tasks(pass), pack_weights, pass);
+        pool_run(pool, blocks_of(pass->M, pass->block), forward_rows, pass);
         if (pass->l < pass->s.L)
             pool_run(pool, pass->rows->sequences * pass->s.NKV, forward_attention, pass);
     }
+}
+
+/* ---- once more, for backward: what forward kept of layer pass->l ---- */
+
+static void again_attention_inputs(void *context, size_t block, size_t thread)
+{
+    (void)thread;
+    const struct pass *pass = context;
+    forward_attention_inputs(pass, pass->l, block * pass->block, block_size(pass->M, pass->block, block));
+}
+
+static void again_feed_forward(void *context, size_t block, size_t thread)
+{
+    (void)thread;
+    const struct pass *pass = context;
+    forward_feed_forward(pass, pass->l, block * pass->block, block_size(pass->M, pass->block, block));
+}
+
+static void layer_again(struct pass *pass)
+{
+    struct pool *pool = pass->network->pool;
+    const size_t blocks = blocks_of(pass->M, pass->block);
+    pass->again = true;
+    place_weights(pass, true);
+    pool_run(pool, pack_weights_tasks(pass), pack_weights, pass);
+    pool_run(pool, blocks, again_attention_inputs, pass);
+    pool_run(pool, pass->rows->sequences * pass->s.NKV, forward_attention, pass);
+    pool_run(pool, blocks, again_feed_forward, pass);
+    pass->again = false;
 }
 
 /* ---- backward ---- */
@@ -290,8 +388,8 @@ static void backward_feed_forward(void *context, size_t block, size_t thread)
     const struct pass *pass = context;
     const struct activations *a = pass->a;
     const struct sizes s = pass->s;
-    const size_t m = block * ROW_BLOCK, count = block_size(pass->M, ROW_BLOCK, block);
-    const size_t row = pass->l * pass->M + m;
+    const size_t m = block * pass->block, count = block_size(pass->M, pass->block, block);
+    const size_t row = kept_row(a, pass->M, pass->l, m);
     float *dnext = a->dx_next + m * s.C, *dmid = a->dmid + m * s.C, *dnorm = a->dnorm + m * s.C;
     float *dff_out = branch_gradient(pass, dnext, a->dff_out + m * s.C), *dattn_out = branch_gradient(pass, dmid, a->dattn_out + m * s.C);
     const float *gate_up = a->gate_up + row * s.G;
@@ -320,7 +418,7 @@ static void backward_attention(void *context, size_t task, size_t thread)
     const struct activations *a = pass->a;
     const struct sizes s = pass->s;
     const size_t *start = pass->rows->start + task / s.NKV;
-    const size_t m = start[0], row = pass->l * pass->M + m;
+    const size_t m = start[0], row = kept_row(a, pass->M, pass->l, m);
     attention_backward(a->dqkv + m * s.Q, a->dattn + m * s.A, a->attn + row * s.A, a->lse + row * s.NH, a->qkv + row * s.Q,
                        start[1] - start[0], task % s.NKV, attention_shape_of(pass), a->scratch + thread * a->scratch_count);
 }
@@ -332,8 +430,8 @@ static void backward_attention_inputs(void *context, size_t block, size_t thread
     const struct pass *pass = context;
     const struct activations *a = pass->a;
     const struct sizes s = pass->s;
-    const size_t m = block * ROW_BLOCK, count = block_size(pass->M, ROW_BLOCK, block);
-    const size_t row = pass->l * pass->M + m;
+    const size_t m = block * pass->block, count = block_size(pass->M, pass->block, block);
+    const size_t row = kept_row(a, pass->M, pass->l, m);
     float *dx = a->dx + m * s.C, *dnorm = a->dnorm + m * s.C, *dqkv = a->dqkv + m * s.Q;
 
     // forward was: qkv = rotated norm(norm(x) qkv^T)
@@ -343,7 +441,7 @@ static void backward_attention_inputs(void *context, size_t block, size_t thread
         head_norms_backward(pass, block);
     linear_rows_backward(pass, LINEAR_QKV, dnorm, dqkv, a->norm_attn + row * s.C, m, count);
     memcpy(dx, a->dmid + m * s.C, count * s.C * sizeof *dx);
-    norm_rows_backward(pass, WEIGHT_ATTN_NORM, block, dx, dnorm, a->x + row * s.C, a->rstd_attn + row, count);
+    norm_rows_backward(pass, WEIGHT_ATTN_NORM, block, dx, dnorm, x_row(pass, pass->l, m), a->rstd_attn + row, count);
 }
 
 /* ---- gradients of weights ---- */
@@ -357,12 +455,42 @@ static struct product product_of(const struct pass *pass, enum linear_name name)
 {
     const struct activations *a = pass->a;
     const struct sizes s = pass->s;
-    const size_t row = pass->l * pass->M;
+    const size_t row = kept_row(a, pass->M, pass->l, 0);
     switch (name) {
     case LINEAR_QKV: return (struct product){ a->norm_attn + row * s.C, a->dqkv };
     case LINEAR_O: return (struct product){ a->attn + row * s.A, branch_gradient(pass, a->dmid, a->dattn_out) };
     case LINEAR_GATE_UP: return (struct product){ a->norm_ff + row * s.C, a->dgate_up };
     default: return (struct product){ a->act, branch_gradient(pass, a->dx_next, a->dff_out) };
+    }
+}
+
+/* One matrix of a layer is trained as all are. */
+static bool is_trained(const struct pass *pass, enum linear_name name)
+{
+    return gradient_at(&pass->network->parameters, pass->network->linears[name].parts[0].role, PART_WEIGHT, 0) != NULL;
+}
+
+static void place_inputs(struct pass *pass)
+{
+    float *data = pass->a->inputs_packed;
+    for (size_t i = 0; i < LINEAR_COUNT; i++) {
+        if (!is_trained(pass, i))
+            continue;
+        pass->input[i] = (struct right){ .P = pass->M, .J = pass->network->linears[i].K, .data = data };
+        data += right_floats(pass->M, pass->network->linears[i].K);
+    }
+}
+
+/* Rows of what all matrices that are trained were multiplied with. */
+static void pack_inputs(void *context, size_t task, size_t thread)
+{
+    (void)thread;
+    const struct pass *pass = context;
+    const size_t m = task * PACK_ROWS;
+    for (size_t i = 0; i < LINEAR_COUNT; i++) {
+        const size_t K = pass->network->linears[i].K;
+        if (is_trained(pass, i))
+            pass->network->products->pack(&pass->input[i], m, product_of(pass, i).x + m * K, K);
     }
 }
 
@@ -376,7 +504,7 @@ static void linear_gradient(const struct pass *pass, enum linear_name name, size
     float *dweight = gradient_at(parameters, linear->parts[0].role, PART_WEIGHT, (int64_t)pass->l);
     float *dbias = gradient_at(parameters, linear->bias, PART_WEIGHT, (int64_t)pass->l);
     if (dweight != NULL)
-        linear_backward_weight(dweight + n * K, product.dy + n, N, product.x, pass->M, count, K);
+        pass->network->products->multiply(dweight + n * K, K, (struct left){ product.dy + n, N, true }, count, &pass->input[name], true);
     if (dbias != NULL)
         bias_backward(dbias + n, product.dy + n, N, pass->M, count);
 }
@@ -412,7 +540,7 @@ static void norm_gradient(const struct pass *pass, enum weight_role role)
     const bool of_head = role == WEIGHT_Q_NORM || role == WEIGHT_K_NORM;
     float *gradient = gradient_at(&pass->network->parameters, role, PART_WEIGHT, final ? 0 : (int64_t)pass->l);
     if (gradient != NULL)
-        add_parts(gradient, norm_part(pass, role, 0), blocks_of(pass->M, ROW_BLOCK), pass->s.norm_width,
+        add_parts(gradient, norm_part(pass, role, 0), blocks_of(pass->M, pass->block), pass->s.norm_width,
                   of_head ? pass->s.HS : pass->s.C);
 }
 
@@ -451,11 +579,11 @@ static void backward_final_norm(void *context, size_t block, size_t thread)
     const struct pass *pass = context;
     const struct activations *a = pass->a;
     const struct sizes s = pass->s;
-    const size_t m = block * ROW_BLOCK, count = block_size(pass->M, ROW_BLOCK, block);
+    const size_t m = block * pass->block, count = block_size(pass->M, pass->block, block);
     float *dx = a->dx + m * s.C;
     memset(dx, 0, count * s.C * sizeof *dx);
     norm_rows_backward(pass, WEIGHT_FINAL_NORM, block, dx, a->dhidden + m * s.C,
-                       a->x + (s.L * pass->M + m) * s.C, a->rstd_final + m, count);
+                       x_row(pass, s.L, m), a->rstd_final + m, count);
 }
 
 static void backward_embeddings(void *context, size_t task, size_t thread)
@@ -483,17 +611,23 @@ void layers_backward(struct pass *pass)
 {
     struct activations *a = pass->a;
     struct pool *pool = pass->network->pool;
-    const size_t blocks = blocks_of(pass->M, ROW_BLOCK);
+    const size_t blocks = blocks_of(pass->M, pass->block);
     pool_run(pool, blocks, backward_final_norm, pass);
     norm_gradient(pass, WEIGHT_FINAL_NORM);
     norm_gradient(pass, WEIGHT_FINAL_NORM_BIAS);
+    place_inputs(pass);
     for (pass->l = pass->s.L; pass->l-- > 0; ) {
         float *dx_next = a->dx;
         a->dx = a->dx_next;
         a->dx_next = dx_next;
+        if (a->recompute && pass->l + 1 < pass->s.L)
+            layer_again(pass);
+        place_weights(pass, false);
+        pool_run(pool, pack_weights_tasks(pass), pack_weights, pass);
         pool_run(pool, blocks, backward_feed_forward, pass);
         pool_run(pool, pass->rows->sequences * pass->s.NKV, backward_attention, pass);
         pool_run(pool, blocks, backward_attention_inputs, pass);
+        pool_run(pool, blocks_of(pass->M, PACK_ROWS), pack_inputs, pass);
         pool_run(pool, backward_weights_tasks(pass), backward_weights, pass);
         layer_ready(pass);
     }

@@ -3,6 +3,7 @@
 
 #include <cblas.h>
 
+#include "base/check.h"
 #include "learn/pass.h"
 
 /* ---- the matrices of a layer ---- */
@@ -42,10 +43,12 @@ static void linears_init(struct network *network)
 }
 
 void network_init(struct network *network, const struct model_config *config, enum objective objective,
-                  const struct lora_options *lora, struct pool *pool)
+                  const struct lora_options *lora, enum products products, bool recompute, struct pool *pool)
 {
     openblas_set_num_threads(1);  // our own threads split the work
-    *network = (struct network){ .pool = pool };
+    *network = (struct network){ .pool = pool, .activations.recompute = recompute };
+    network->products = product_kernels_get(products);
+    CHECK(network->products != NULL);
     parameters_init(&network->parameters, config, objective, lora);
     parameters_alloc(&network->parameters);
     linears_init(network);
@@ -72,7 +75,7 @@ double network_loss(struct network *network, const struct packed_rows *rows, flo
     activations_reserve(&network->activations, &network->parameters, rows->M, longest_sequence(rows), pool_threads(network->pool));
     struct pass pass = {
         .network = network, .config = &network->parameters.config, .rows = rows, .a = &network->activations,
-        .s = sizes_from(&network->parameters), .M = rows->M, .scale = scale, .backward = backward,
+        .s = sizes_from(&network->parameters), .M = rows->M, .block = row_block(rows->M), .scale = scale, .backward = backward,
     };
     layers_forward(&pass);
     const double loss = heads_loss(&pass, value);

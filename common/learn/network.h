@@ -19,6 +19,7 @@
 #include "base/pool.h"
 #include "learn/activations.h"
 #include "learn/parameters.h"
+#include "learn/product.h"
 
 /* Weights of a layer that are multiplied as one; their parts lie together, and so do their biases. */
 enum linear_name { LINEAR_QKV, LINEAR_O, LINEAR_GATE_UP, LINEAR_DOWN, LINEAR_COUNT };
@@ -36,6 +37,7 @@ struct linear {
 struct network {
     struct parameters parameters;
     struct linear linears[LINEAR_COUNT];
+    const struct product_kernels *products;
     struct pool *pool;
     struct activations activations;
     // Called in a backward pass when it has nothing more to add to the gradients from first on; NULL: nobody asks.
@@ -45,7 +47,7 @@ struct network {
 
 /* Parameters are zero.  Keeps pool. */
 void network_init(struct network *network, const struct model_config *config, enum objective objective,
-                  const struct lora_options *lora, struct pool *pool);
+                  const struct lora_options *lora, enum products products, bool recompute, struct pool *pool);
 void network_free(struct network *network);
 
 /* Sequences one after the other, and the rows that count in the loss. */

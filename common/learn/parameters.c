@@ -8,6 +8,7 @@
 
 #include "base/memory.h"
 #include "base/philox.h"
+#include "math/quant.h"
 #include "model/adapter.h"
 
 /* ---- layout ---- */
@@ -35,6 +36,13 @@ static void parameter_add(struct parameters *parameters, enum weight_role role, 
     }
     for (size_t i = 0; i < parameter->rank; i++)
         parameter->count *= (size_t)parameter->shape[i];
+    if (!trained && part == PART_WEIGHT && parameter->rank == 2 && weight_specs[role].per_layer && parameters->lora.base_type != TENSOR_F32) {
+        parameter->type = parameters->lora.base_type;
+        parameter->first = parameters->rounded_bytes;
+        parameters->rounded_bytes += (size_t)parameter->shape[0] * tensor_row_bytes(parameter->type, (size_t)parameter->shape[1]);
+        parameters->rounded_at[first_index(role, layer)] = parameter;
+        return;
+    }
     parameters->first[part][first_index(role, layer)] = parameter->first;
     parameters->count += parameter->count;
 }
@@ -96,6 +104,7 @@ void parameters_init(struct parameters *parameters, const struct model_config *c
         parameters->first[part] = memory_alloc(weights, sizeof *parameters->first[part]);
         memset(parameters->first[part], 0xff, weights * sizeof *parameters->first[part]);
     }
+    parameters->rounded_at = memory_alloc(weights, sizeof *parameters->rounded_at);
     lay_out(parameters, true);
     parameters->trained_count = parameters->count;
     lay_out(parameters, false);
@@ -105,12 +114,16 @@ void parameters_alloc(struct parameters *parameters)
 {
     parameters->floats = memory_alloc_aligned(parameters->count, sizeof(float));
     parameters->gradients = memory_alloc_aligned(parameters->trained_count, sizeof(float));
+    if (parameters->rounded_bytes > 0)
+        parameters->rounded = memory_alloc_aligned(parameters->rounded_bytes, 1);
 }
 
 void parameters_free(struct parameters *parameters)
 {
     for (size_t part = 0; part < PART_COUNT; part++)
         free(parameters->first[part]);
+    free(parameters->rounded_at);
+    free(parameters->rounded);
     free(parameters->table);
     free(parameters->floats);
     free(parameters->gradients);
@@ -126,6 +139,27 @@ float *gradient_at(const struct parameters *parameters, enum weight_role role, e
 {
     const size_t first = parameters->first[part][first_index(role, layer)];
     return first < parameters->trained_count ? parameters->gradients + first : NULL;
+}
+
+/* ---- rounded matrices ---- */
+
+const struct parameter *rounded_find(const struct parameters *parameters, enum weight_role role, int64_t layer)
+{
+    return parameters->rounded_at[first_index(role, layer)];
+}
+
+void rounded_set(const struct parameters *parameters, const struct parameter *parameter, size_t n, size_t count, const float *x)
+{
+    const size_t K = (size_t)parameter->shape[1], row_bytes = tensor_row_bytes(parameter->type, K);
+    for (size_t i = 0; i < count; i++)
+        quant_row(parameter->type, parameters->rounded + parameter->first + (n + i) * row_bytes, x + i * K, K);
+}
+
+void rounded_get(const struct parameters *parameters, const struct parameter *parameter, size_t n, size_t count, float *x)
+{
+    const size_t K = (size_t)parameter->shape[1], row_bytes = tensor_row_bytes(parameter->type, K);
+    for (size_t i = 0; i < count; i++)
+        quant_row_read(parameter->type, x + i * K, parameters->rounded + parameter->first + (n + i) * row_bytes, K);
 }
 
 size_t parameters_layer_first(const struct parameters *parameters, int64_t layer)
@@ -197,6 +231,14 @@ void parameters_randomise(struct parameters *parameters, uint64_t seed)
     }
 }
 
+size_t parameters_elements(const struct parameters *parameters)
+{
+    size_t elements = 0;
+    for (size_t i = 0; i < parameters->table_count; i++)
+        elements += parameters->table[i].count;
+    return elements;
+}
+
 void parameters_zero_gradients(struct parameters *parameters)
 {
     memset(parameters->gradients, 0, parameters->trained_count * sizeof *parameters->gradients);
@@ -204,7 +246,10 @@ void parameters_zero_gradients(struct parameters *parameters)
 
 void parameter_merged(const struct parameters *parameters, const struct parameter *parameter, float *out)
 {
-    memcpy(out, parameters->floats + parameter->first, parameter->count * sizeof *out);
+    if (parameter->type != TENSOR_F32)
+        rounded_get(parameters, parameter, 0, (size_t)parameter->shape[0], out);
+    else
+        memcpy(out, parameters->floats + parameter->first, parameter->count * sizeof *out);
     const float *a = parameter_at(parameters, parameter->role, PART_A, parameter->layer);
     const float *b = parameter_at(parameters, parameter->role, PART_B, parameter->layer);
     if (parameter->part != PART_WEIGHT || a == NULL)

@@ -9,7 +9,7 @@
 #include "learn/network.h"
 
 enum {
-    OUTPUT_BLOCK = 256,  // rows of a weight whose gradient is one task
+    OUTPUT_BLOCK = 192,  // rows of a weight whose gradient is one task
     CHANNEL_BLOCK = 64,  // channels of an embedding whose gradient is one task
 };
 
@@ -20,7 +20,10 @@ struct pass {
     struct activations *a;
     struct sizes s;
     size_t M;            // of this pass: layers lie M rows apart
+    size_t block;        // rows of a task
     size_t l;            // the layer at work
+    struct right weight[LINEAR_COUNT], input[LINEAR_COUNT];  // matrices of the layer, and what they were multiplied with, as far as packed
+    bool again;          // a forward step computes once more what it kept
     float scale;
     bool backward;
     size_t first, chunk; // counted rows whose logits are held

@@ -68,6 +68,8 @@ char *lora_text(const struct lora_options *lora)
         buffer_printf(&text, "%s%s", comma, targets[i].name);
         comma = ",";
     }
+    if (lora->base_type != TENSOR_F32)
+        buffer_printf(&text, " base=%s", tensor_formats[lora->base_type].name);
     buffer_append(&text, "", 1);
     return text.data;
 }
@@ -86,8 +88,37 @@ static int lora_check(const struct lora_options *lora, const struct model_config
 
 /* ---- open, close ---- */
 
+struct rounding {
+    const struct parameters *parameters;
+    const struct parameter *parameter;
+    const struct tensor *tensor;
+};
+
+enum { ROUNDED_ROWS = 16 };  // of a task
+
+static void round_rows(void *context, size_t task, size_t thread)
+{
+    (void)thread;
+    const struct rounding *rounding = context;
+    const size_t N = (size_t)rounding->parameter->shape[0], K = (size_t)rounding->parameter->shape[1];
+    const size_t n = task * ROUNDED_ROWS, count = block_size(N, ROUNDED_ROWS, task);
+    float *rows = memory_alloc(count * K, sizeof *rows);
+    tensor_read_rows(rounding->tensor, (size_t)rounding->parameters->config.head_size, n, count, rows);
+    rounded_set(rounding->parameters, rounding->parameter, n, count, rows);
+    free(rows);
+}
+
+static void parameter_read(const struct parameters *parameters, const struct parameter *parameter, const struct tensor *tensor, struct pool *pool)
+{
+    struct rounding rounding = { parameters, parameter, tensor };
+    if (parameter->type != TENSOR_F32)
+        pool_run(pool, blocks_of((size_t)parameter->shape[0], ROUNDED_ROWS), round_rows, &rounding);
+    else
+        tensor_read_canonical(tensor, (size_t)parameters->config.head_size, parameters->floats + parameter->first);
+}
+
 /* The network's parameters from weights; a value head that is missing stays zero. */
-static int parameters_read(struct parameters *parameters, const struct weights *weights)
+static int parameters_read(struct parameters *parameters, const struct weights *weights, struct pool *pool)
 {
     for (size_t i = 0; i < parameters->table_count; i++) {
         const struct parameter *parameter = &parameters->table[i];
@@ -101,7 +132,7 @@ static int parameters_read(struct parameters *parameters, const struct weights *
                           tensor_elements(&tensor), parameter->count);
                 return -1;
             }
-            tensor_read_canonical(&tensor, (size_t)parameters->config.head_size, parameters->floats + parameter->first);
+            parameter_read(parameters, parameter, &tensor, pool);
         } else if (!optional) {
             log_error("model to train has no weight \"%s\"", parameter->name);
             return -1;
@@ -110,20 +141,26 @@ static int parameters_read(struct parameters *parameters, const struct weights *
     return 0;
 }
 
-/* States what training takes.  False, logged, when there is not so much. */
-static bool memory_suffices(const struct trainer_options *options, const struct parameters *parameters, size_t threads)
+/* States what training takes, with *recompute or, where that is more than there is, with it set.  False, logged, when there is not so much. */
+static bool memory_suffices(const struct trainer_options *options, const struct parameters *parameters, size_t threads, bool *recompute)
 {
-    const size_t weights = parameters->count * sizeof(float), trained = parameters->trained_count * sizeof(float);
+    const size_t weights = parameters->count * sizeof(float) + parameters->rounded_bytes, trained = parameters->trained_count * sizeof(float);
     const size_t longest = (size_t)(options->micro_batch_tokens < parameters->config.position_max ? options->micro_batch_tokens
                                                                                                   : parameters->config.position_max);
-    const size_t activations = activations_size_bytes(parameters, (size_t)options->micro_batch_tokens, longest, threads);
+    const size_t M = (size_t)options->micro_batch_tokens;
     const size_t gradients = trained + reduce_size_bytes(parameters, (size_t)options->parts, options->ranks);
-    const size_t total = weights + gradients + 2 * trained + activations;
-    log_event("training takes total_mib=%zu weights_mib=%zu gradients_mib=%zu moments_mib=%zu activations_mib=%zu (of %lld tokens) "
-              "trained=%zu of parameters=%zu", (total >> 20) + 1, weights >> 20, gradients >> 20, 2 * trained >> 20, activations >> 20,
-              (long long)options->micro_batch_tokens, parameters->trained_count, parameters->count);
     const char *bound;
     const size_t room = room_bytes(&bound) / ranks_here(options->ranks);
+    size_t activations = activations_size_bytes(parameters, *recompute, M, longest, threads);
+    if (weights + gradients + 2 * trained + activations > room) {
+        *recompute = true;
+        activations = activations_size_bytes(parameters, *recompute, M, longest, threads);
+    }
+    const size_t total = weights + gradients + 2 * trained + activations;
+    log_event("training takes total_mib=%zu weights_mib=%zu gradients_mib=%zu moments_mib=%zu activations_mib=%zu (of %lld tokens%s) "
+              "trained=%zu of parameters=%zu", (total >> 20) + 1, weights >> 20, gradients >> 20, 2 * trained >> 20, activations >> 20,
+              (long long)options->micro_batch_tokens, *recompute ? ", of one layer" : "", parameters->trained_count,
+              parameters_elements(parameters));
     if (total <= room)
         return true;
     log_error("training takes %zu MiB of memory, %s %zu MiB", (total >> 20) + 1, bound, room >> 20);
@@ -154,8 +191,8 @@ static void optimiser_init(struct trainer *trainer)
         adamw_cover(&trainer->adamw, parameters->table[i].first, parameters->table[i].count, parameter_decays(&parameters->table[i]));
 }
 
-/* What can be refused before anything large is allocated.  EX_OK, or the exit code. */
-static int training_check(const struct trainer_options *options, const struct model_config *config, size_t threads)
+/* What can be refused before anything large is allocated; settles what is to be recomputed.  EX_OK, or the exit code. */
+static int training_check(struct trainer_options *options, const struct model_config *config, size_t threads)
 {
     if (options->objective == OBJECTIVE_LM && !config->tied_embeddings && !weight_present(config, WEIGHT_LM_HEAD)) {
         log_error("cannot train for next tokens: the model has no LM head");
@@ -163,9 +200,13 @@ static int training_check(const struct trainer_options *options, const struct mo
     }
     if (lora_check(&options->lora, config) != 0)
         return EX_DATAERR;
+    if (product_kernels_get(options->products) == NULL) {
+        log_error("cannot multiply in bf16: this processor has no AMX, or VAS_KERNELS leaves it out");
+        return EX_UNAVAILABLE;
+    }
     struct parameters parameters;
     parameters_init(&parameters, config, options->objective, &options->lora);
-    const bool suffices = memory_suffices(options, &parameters, threads);
+    const bool suffices = memory_suffices(options, &parameters, threads, &options->recompute);
     parameters_free(&parameters);
     return suffices ? EX_OK : EX_OSERR;
 }
@@ -175,20 +216,22 @@ struct trainer *trainer_open(const struct trainer_options *options, const struct
 {
     CHECK(options->lora.rank == 0 || weights != NULL);
     CHECK(options->parts >= (int64_t)ranks_count(options->ranks));
-    *code = training_check(options, config, pool_threads(pool));
-    if (*code != EX_OK)
-        return NULL;
     struct trainer *trainer = memory_alloc(1, sizeof *trainer);
     struct parameters *parameters = &trainer->network.parameters;
     trainer->options = *options;
+    *code = training_check(&trainer->options, config, pool_threads(pool));
+    if (*code != EX_OK) {
+        free(trainer);
+        return NULL;
+    }
     trainer->tokenizer_key = memory_text(tokenizer_key != NULL ? tokenizer_key : "");
     arena_init(&trainer->arena, "training batch", SIZE_MAX / 2);
-    network_init(&trainer->network, config, options->objective, &options->lora, pool);
+    network_init(&trainer->network, config, options->objective, &options->lora, options->products, trainer->options.recompute, pool);
     reduce_init(&trainer->reduce, parameters, (size_t)options->parts, options->ranks, pool);
     optimiser_init(trainer);
     if (weights == NULL) {
         parameters_randomise(parameters, options->seed);
-    } else if (parameters_read(parameters, weights) != 0) {
+    } else if (parameters_read(parameters, weights, pool) != 0) {
         *code = EX_DATAERR;
         trainer_close(trainer);
         return NULL;
@@ -215,6 +258,7 @@ void trainer_share(struct trainer *trainer)
     struct ranks *ranks = trainer->options.ranks;
     const struct parameters *parameters = &trainer->network.parameters;
     ranks_broadcast(ranks, &trainer->steps, sizeof trainer->steps);
+    ranks_broadcast(ranks, parameters->rounded, parameters->rounded_bytes);
     ranks_broadcast(ranks, parameters->floats, parameters->count * sizeof(float));
     ranks_broadcast(ranks, trainer->adamw.m, parameters->trained_count * sizeof(float));
     ranks_broadcast(ranks, trainer->adamw.v, parameters->trained_count * sizeof(float));

@@ -1,5 +1,5 @@
 /*
- * trainer.h - one network being trained in float32: forward, backward, AdamW, checkpoints.
+ * trainer.h - one network being trained: forward, backward, AdamW, checkpoints; all in float32 but, on request, the large products.
  *
  * Value models: loss = mean over counted states of 0.5 * (V(s) - target)^2.
  * Language models: loss = mean over counted positions of -log p(next token).
@@ -16,6 +16,8 @@
 
 #include "base/memory.h"
 #include "base/pool.h"
+#include "learn/product.h"
+#include "math/tensor_type.h"
 #include "model/config.h"
 
 struct weights;
@@ -29,6 +31,7 @@ struct lora_options {
     double alpha;          // the adapter's product is multiplied by alpha / rank
     uint64_t targets;      // bit 1 << role: of q, k, v, o, gate, up, down
     const char *base_key;  // weights_key of what is adapted: checkpoints say it
+    enum tensor_type base_type;  // the frozen matrices of layers are rounded to; TENSOR_F32: kept as they are
 };
 
 struct trainer_options {
@@ -40,8 +43,10 @@ struct trainer_options {
     int64_t total_steps;        // 0: no decay; else cosine from peak to final_fraction * peak at total_steps
     double final_fraction;
     int64_t micro_batch_tokens; // tokens whose activations are held at once; a longer sequence is held whole
+    bool recompute;             // hold one layer's activations and compute them again; also where there is no memory for all
     uint64_t seed;              // of a random initialisation
     struct lora_options lora;
+    enum products products;     // how matrices are multiplied: bytes depend on it
     int64_t parts;              // of a batch, whose gradients are added in a tree; bytes depend on it
     struct ranks *ranks;        // processes that share the parts, at most as many; NULL: this one alone
 };
@@ -49,14 +54,14 @@ struct trainer_options trainer_defaults(enum objective objective);
 
 /* "q,k,v,o" of a command line to targets.  0, or -1 for a name that is none of q, k, v, o, gate, up, down. */
 int lora_targets_read(const char *text, uint64_t *targets);
-/* "rank=8 alpha=16 targets=q,k,v,o", or "none".  The caller frees. */
+/* "rank=8 alpha=16 targets=q,k,v,o", with " base=NF4" where the base is rounded, or "none".  The caller frees. */
 char *lora_text(const struct lora_options *lora);
 
 /*
  * Starts from weights (NULL: random initialisation, not with LoRA).  A value model without a value head gets a zero one and
  * keeps the heads for tokens and scores untouched; a language model drops a value head.  tokenizer_key goes into
  * the metadata of checkpoints.  Keeps pool.  States the memory that training takes.  NULL on failure, logged; *code is then the exit code:
- * 65 the weights do not fit, or 71 this machine has less memory.
+ * 65 the weights do not fit, 69 this processor has no such products, or 71 this machine has less memory.
  */
 struct trainer *trainer_open(const struct trainer_options *options, const struct model_config *config,
                              const struct weights *weights, const char *tokenizer_key, struct pool *pool, int *code);

@@ -65,7 +65,7 @@ static void state_write(const struct trainer *trainer, const struct tensor_out *
     free(adapters);
 }
 
-/* Full weights: those that have adapters are merged in memory of their own. */
+/* Full weights: those that are rounded or have adapters are made in memory of their own. */
 static void weights_save(const struct trainer *trainer, const char *cursor, struct buffer *out)
 {
     const struct parameters *parameters = &trainer->network.parameters;
@@ -77,7 +77,7 @@ static void weights_save(const struct trainer *trainer, const char *cursor, stru
         if (parameter->part != PART_WEIGHT)
             continue;
         const float *data = parameters->floats + parameter->first;
-        if (parameter_at(parameters, parameter->role, PART_A, parameter->layer) != NULL) {
+        if (parameter->type != TENSOR_F32 || parameter_at(parameters, parameter->role, PART_A, parameter->layer) != NULL) {
             merged[i] = memory_alloc(parameter->count, sizeof **merged);
             parameter_merged(parameters, parameter, merged[i]);
             data = merged[i];

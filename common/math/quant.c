@@ -295,3 +295,37 @@ void quant_row(enum tensor_type type, unsigned char *out, const float *row, size
     default: CHECK(!"a type that is made on load");
     }
 }
+
+static void quant_row_read_nf4(float *row, const unsigned char *in, size_t K)
+{
+    float scale, offset;
+    memcpy(&scale, in, 4);
+    memcpy(&offset, in + 4, 4);
+    in += NF4_HEADER_BYTES;
+    for (size_t k = 0; k < K; k += 64, in += 33) {
+        const float absmax = offset + scale * (float)(int8_t)in[0];
+        float level[16];
+        for (size_t i = 0; i < 16; i++)
+            level[i] = absmax * quant_levels_nf4[i];
+        for (size_t i = 0; i < 32 && k + i < K; i++)
+            row[k + i] = level[in[1 + i] & 15];
+        for (size_t i = 0; i < 32 && k + 32 + i < K; i++)
+            row[k + 32 + i] = level[in[1 + i] >> 4];
+    }
+}
+
+void quant_row_read(enum tensor_type type, float *row, const unsigned char *in, size_t K)
+{
+    const struct tensor_format *format = &tensor_formats[type];
+    if (type == TENSOR_NF4) {
+        quant_row_read_nf4(row, in, K);
+        return;
+    }
+    const size_t blocks = K / format->block_elements, whole = blocks * format->block_elements;
+    float last[QUANT_ELEMENTS_MAX];
+    format->read(row, in, whole);
+    if (whole < K) {
+        format->read(last, in + blocks * format->block_bytes, format->block_elements);
+        memcpy(row + whole, last, (K - whole) * sizeof *row);
+    }
+}

@@ -71,6 +71,8 @@ void quant_values(float value[256], enum tensor_type type);
  * BF16, rounded to nearest.  What the last block holds beyond K stands for 0.  out: tensor_row_bytes.
  */
 void quant_row(enum tensor_type type, unsigned char *out, const float *row, size_t K);
+/* The numbers that it stands for.  row: (K) out. */
+void quant_row_read(enum tensor_type type, float *row, const unsigned char *in, size_t K);
 
 float float_from_f16(uint16_t half);
 uint16_t f16_from_float(float number);  // to nearest, ties to even; infinity from 65520 on

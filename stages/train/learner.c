@@ -289,9 +289,9 @@ static char *cursor_text(const struct learner *learner, const struct dataset *da
 {
     char key[KEY_SIZE];
     dataset_key(data, key);
-    return memory_printf("data=%s batch=%lld parts=%lld epochs=%lld updates=%lld seed=%llu", key, (long long)learner->options.batch,
+    return memory_printf("data=%s batch=%lld parts=%lld epochs=%lld updates=%lld seed=%llu%s", key, (long long)learner->options.batch,
                          (long long)learner->settings.parts, (long long)learner->options.epochs, (long long)learner->options.updates,
-                         (unsigned long long)learner->options.seed);
+                         (unsigned long long)learner->options.seed, learner->settings.products == PRODUCTS_BF16 ? " products=bf16" : "");
 }
 
 static int save_file(const struct learner *learner, const char *path, const char *cursor)

@@ -21,6 +21,7 @@
 #include "learn/ranks.h"
 #include "model/adapter.h"
 #include "model/config.h"
+#include "model/model.h"
 #include "model/weights.h"
 #include "text/tokenizer.h"
 #include "train/learner.h"
@@ -29,7 +30,7 @@
 #include "wire/remote_model.h"
 
 struct options {
-    const char *model, *endpoint, *objective, *lora_targets;
+    const char *model, *endpoint, *objective, *lora_targets, *products, *quant;
     struct learner_options learner;
     struct trainer_options trainer;
     double learning_rate;
@@ -42,7 +43,7 @@ static struct options options_read(int argc, char **argv)
     static struct options options = {
         .objective = "value", .learning_rate = -1,
         .learner = { .batch = 32, .epochs = 2, .refresh = 2, .checkpoint_every = 100 },
-        .lora_targets = "q,k,v,o",
+        .lora_targets = "q,k,v,o", .products = "float32",
         .trainer = { .warmup_steps = -1, .clip_norm = -1, .weight_decay = -1 },
     };
     options.endpoint = getenv("VAS_STORE");
@@ -67,12 +68,18 @@ static struct options options_read(int argc, char **argv)
         { 0, "decay", NULL, OPTION_FLAG, &learner->decay, 0, 0, "let the learning rate fall to a tenth along a cosine\n(pipes only; lm: always)" },
         { 0, "weight-decay", "X", OPTION_NUMBER, &options.trainer.weight_decay, 0, 1, "decoupled weight decay (default 0; lm: 0.1)" },
         { 0, "clip", "X", OPTION_NUMBER, &options.trainer.clip_norm, 0, 1e9, "largest norm of the gradient, 0: any (default 1)" },
+        { 0, "products", "NAME", OPTION_TEXT, &options.products, 0, 0,
+          "float32, or bf16: matrices are multiplied as BF16 and summed in float32,\non processors with AMX (default float32)" },
         { 0, NULL, NULL, OPTION_HEADING, NULL, 0, 0, "low-rank adapters (LoRA)" },
         { 0, "lora", "RANK", OPTION_INT, &options.trainer.lora.rank, 1, 65536,
           "keep the model's weights, train adapters of this rank and the value\nhead; -o DIR holds them merged, DIR/adapter as PEFT reads them" },
         { 0, "lora-alpha", "A", OPTION_NUMBER, &options.trainer.lora.alpha, 1e-9, 1e9, "the adapters' product counts A / RANK times (default twice the rank)" },
         { 0, "lora-targets", "LIST", OPTION_TEXT, &options.lora_targets, 0, 0, "of q,k,v,o,gate,up,down (default q,k,v,o)" },
+        { 0, "quant", "TYPE", OPTION_TEXT, &options.quant, 0, 0,
+          "round the matrices that --lora keeps to bf16, q8_0, q4_0 or nf4:\nless memory; what -o DIR holds merged is rounded too" },
         { 0, NULL, NULL, OPTION_HEADING, NULL, 0, 0, "the run" },
+        { 0, "recompute", NULL, OPTION_FLAG, &options.trainer.recompute, 0, 0,
+          "hold one layer's activations and compute them again: less memory, more\ntime, the same bytes (default: where there is no memory for all)" },
         { 0, "refresh", "STEPS", OPTION_INT, &learner->refresh, 1, 1000000, "steps between snapshots for value-target (default 2)" },
         { 0, "parts", "N", OPTION_INT, &options.trainer.parts, 1, 1048576,
           "parts of a batch whose gradients are added in a tree: as many ranks or\n"
@@ -85,7 +92,7 @@ static struct options options_read(int argc, char **argv)
         .example = "train -s $VAS_STORE -m model.gguf --run kind -o value/",
         .synopsis = "train -s ENDPOINT -m MODEL --run NAME [-o DIR] [options]\n          train -m MODEL -o DIR [options] < targets",
         .summary = "Trains a value model on lambda-returns, or a language model on documents.",
-        .exit_codes = "  0   the run is complete\n  64  usage\n  65  a model or a frame is bad\n  66  the model is missing\n  69  no store answers\n"
+        .exit_codes = "  0   the run is complete\n  64  usage\n  65  a model or a frame is bad\n  66  the model is missing\n  69  no store answers, or the processor lacks --products\n"
                       "  70  the loss is not finite\n  71  this machine has less memory than training takes\n"
                       "  74  output could not be written\n  75  stopped before the end: the same command resumes\n"
                       "  77  the store refuses this worker's key\n  78  the run or checkpoint was begun with other settings\n",
@@ -106,12 +113,20 @@ static struct options options_read(int argc, char **argv)
         options_refuse("--run is for a value model from a store: name the store with --store or VAS_STORE");
     if (options.endpoint == NULL && learner->output == NULL)
         options_refuse("-o is missing: where to write the model?");
+    if (strcmp(options.products, "bf16") == 0)
+        options.trainer.products = PRODUCTS_BF16;
+    else if (strcmp(options.products, "float32") != 0)
+        options_refuse("--products is \"%s\", must be float32 or bf16", options.products);
     if (lora_targets_read(options.lora_targets, &options.trainer.lora.targets) != 0)
         options_refuse("--lora-targets is \"%s\", must be some of q,k,v,o,gate,up,down", options.lora_targets);
     if (options.trainer.lora.rank > 0 && options.from_scratch)
         options_refuse("--lora keeps the weights of a model, and --from-scratch has none");
     if (options.trainer.lora.alpha > 0 && options.trainer.lora.rank == 0)
         options_refuse("--lora-alpha needs --lora");
+    if (options.quant != NULL && !model_quant_from_name(options.quant, &options.trainer.lora.base_type))
+        options_refuse("--quant is \"%s\", it must be bf16, q8_0, q4_0 or nf4", options.quant);
+    if (options.quant != NULL && options.trainer.lora.rank == 0)
+        options_refuse("--quant needs --lora: weights that are trained are float32");
     learner->objective = lm ? OBJECTIVE_LM : OBJECTIVE_VALUE;
     learner->seed = (uint64_t)options.seed;
     if (learner->updates == 0)
@@ -135,6 +150,8 @@ static struct trainer_options trainer_settings(const struct options *options, co
     settings.seed = options->learner.seed;
     settings.parts = options->trainer.parts;
     settings.ranks = options->trainer.ranks;
+    settings.recompute = options->trainer.recompute;
+    settings.products = options->trainer.products;
     settings.lora = options->trainer.lora;
     settings.lora.base_key = base_key;
     if (settings.lora.rank > 0 && settings.lora.alpha == 0)
@@ -156,6 +173,8 @@ static char *settings_text(const struct options *options, const struct trainer_o
     CHECK(json != NULL);
     if (trainer->parts > 1)
         json_object_set_new(json_object_get(json, "train"), "parts", json_integer(trainer->parts));
+    if (trainer->products == PRODUCTS_BF16)
+        json_object_set_new(json_object_get(json, "train"), "products", json_string("bf16"));
     if (trainer->lora.rank > 0) {
         char *lora = lora_text(&trainer->lora);
         json_object_set_new(json_object_get(json, "train"), "lora", json_string(lora));

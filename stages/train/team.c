@@ -29,9 +29,10 @@ struct order {
     uint64_t examples, tokens;
 };
 
-static void processor_name(char name[64])
+static void processor_name(const struct learner *learner, char name[64])
 {
-    snprintf(name, 64, "%s%s", openblas_get_corename(), __builtin_cpu_supports("avx2") ? " avx2" : "");
+    const struct product_kernels *products = product_kernels_get(learner->settings.products);
+    snprintf(name, 64, "%s%s %s", openblas_get_corename(), __builtin_cpu_supports("avx2") ? " avx2" : "", products ? products->name : "");
 }
 
 static void give_order(struct learner *learner, struct order order)
@@ -52,7 +53,7 @@ static int open_trainer(struct learner *learner)
 int team_open(struct learner *learner)
 {
     struct order order = { .kind = ORDER_OPEN, .total_steps = learner->settings.total_steps };
-    processor_name(order.processor);
+    processor_name(learner, order.processor);
     give_order(learner, order);
     return open_trainer(learner);
 }
@@ -118,7 +119,7 @@ void team_end(struct learner *learner)
 static int follow_open(struct learner *learner, const struct order *order)
 {
     char processor[64];
-    processor_name(processor);
+    processor_name(learner, processor);
     if (strcmp(processor, order->processor) != 0) {
         log_error("ranks must run on one kind of processor: rank %zu has the kernels \"%s\", rank 0 has \"%s\"",
                   ranks_index(learner->settings.ranks), processor, order->processor);

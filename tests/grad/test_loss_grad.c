@@ -104,7 +104,7 @@ static void expect_gradient(struct model_config config, enum objective objective
     struct network network;
     struct rows rows;
     float value[ROWS];
-    network_init(&network, &config, objective, &lora, pool);
+    network_init(&network, &config, objective, &lora, PRODUCTS_FLOAT32, false, pool);
     for (size_t i = 0; i < network.parameters.count; i++)
         network.parameters.floats[i] = 0.3f * (float)philox_normal(5, PHILOX_DATA, 0, 0, (uint32_t)i);
     rows_fill(&rows);

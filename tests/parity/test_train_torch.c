@@ -137,7 +137,7 @@ static void expect_gradients(struct fixture *fixture, enum objective objective, 
     struct weights *gradients = weights_open(path_of(fixture, name, "_gradients.safetensors"), &code);
     struct network network;
     const struct parameters *parameters = &network.parameters;
-    network_init(&network, &fixture->config, objective, &(struct lora_options){ 0 }, fixture->pool);
+    network_init(&network, &fixture->config, objective, &(struct lora_options){ 0 }, PRODUCTS_FLOAT32, false, fixture->pool);
     for (size_t i = 0; i < parameters->table_count; i++) {
         const struct parameter *parameter = &parameters->table[i];
         struct tensor tensor;

@@ -554,6 +554,109 @@ static void test_lora_learns(void)
     pool_close(pool);
 }
 
+/* A checkpoint with optimiser after three steps. */
+static struct buffer trained(const struct trainer_options *options, const struct weights *weights, struct pool *pool)
+{
+    int code;
+    struct batch batch;
+    batch_fill(&batch);
+    struct buffer content = { 0 };
+    struct trainer *trainer = trainer_open(options, &config, weights, "0123", pool, &code);
+    steps_run(trainer, &batch, 3);
+    trainer_save(trainer, true, NULL, &content);
+    trainer_close(trainer);
+    return content;
+}
+
+/* Goal: activations that are computed again change no bit, with all weights trained and with adapters. */
+static void test_recomputing_does_not_show(void)
+{
+    struct pool *pool = pool_open(2);
+    struct buffer base = random_model(OBJECTIVE_VALUE, pool);
+    struct weights *weights = weights_from_memory(base.data, base.size, "base");
+    for (int64_t rank = 0; rank <= 4; rank += 4) {
+        struct trainer_options options = trainer_defaults(OBJECTIVE_VALUE);
+        options.micro_batch_tokens = 200;
+        options.lora = (struct lora_options){ .rank = rank, .alpha = 8, .base_key = "k" };
+        EXPECT_INT(lora_targets_read("q,v,down", &options.lora.targets), 0);
+        struct buffer kept = trained(&options, weights, pool);
+        options.recompute = true;
+        struct buffer again = trained(&options, weights, pool);
+        expect_same(&kept, &again);
+        free(kept.data), free(again.data);
+    }
+    weights_close(weights);
+    free(base.data);
+    pool_close(pool);
+}
+
+/* Goal: adapters of a rounded base are those of a base that holds the rounded numbers as float32. */
+static void test_rounded_base_is_its_numbers(void)
+{
+    static const enum tensor_type types[] = { TENSOR_BF16, TENSOR_Q8_0, TENSOR_Q4_0, TENSOR_NF4 };
+    struct pool *pool = pool_open(2);
+    int code;
+    struct buffer base = random_model(OBJECTIVE_VALUE, pool);
+    struct weights *weights = weights_from_memory(base.data, base.size, "base");
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+        struct trainer_options options = trainer_defaults(OBJECTIVE_VALUE);
+        options.lora = (struct lora_options){ .rank = 3, .alpha = 8, .base_key = "k", .base_type = types[i] };
+        EXPECT_INT(lora_targets_read("q,k,v,o", &options.lora.targets), 0);
+        struct trainer *fresh = trainer_open(&options, &config, weights, "0123", pool, &code);
+        struct buffer merged = { 0 };
+        trainer_save(fresh, false, NULL, &merged);
+        trainer_close(fresh);
+        struct weights *rounded = weights_from_memory(merged.data, merged.size, "rounded");
+        EXPECT(!same_tensor(weights, rounded, "model.layers.1.mlp.gate_proj.weight"));
+        struct buffer of_blocks = trained(&options, weights, pool);
+        options.lora.base_type = TENSOR_F32;
+        struct buffer of_floats = trained(&options, rounded, pool);
+        struct weights *a = weights_from_memory(of_blocks.data, of_blocks.size, "blocks"), *b = weights_from_memory(of_floats.data, of_floats.size, "floats");
+        EXPECT(same_tensor(a, b, "model.layers.0.self_attn.q_proj.lora_A.weight"));
+        EXPECT(same_tensor(a, b, "model.layers.1.self_attn.o_proj.lora_B.weight"));
+        EXPECT(same_tensor(a, b, "v_head.summary.weight"));
+        weights_close(a), weights_close(b), weights_close(rounded);
+        free(of_blocks.data), free(of_floats.data), free(merged.data);
+    }
+    weights_close(weights);
+    free(base.data);
+    pool_close(pool);
+}
+
+/* Goal: products in BF16 follow the loss of float32 within 5 % of the first, and do not depend on threads. */
+static void test_bf16_follows_float32(void)
+{
+    enum { STEPS = 60 };
+    if (product_kernels_get(PRODUCTS_BF16) == NULL)
+        TEST_SKIP("this processor has no products in BF16");
+    struct batch batch;
+    batch_fill(&batch);
+    static double loss[3][STEPS];
+    for (size_t i = 0; i < 3; i++) {  // float32; BF16 on one thread and on three
+        int code;
+        struct pool *pool = pool_open(i == 2 ? 3 : 1);
+        struct trainer_options options = trainer_defaults(OBJECTIVE_VALUE);
+        options.products = i == 0 ? PRODUCTS_FLOAT32 : PRODUCTS_BF16;
+        struct trainer *trainer = trainer_open(&options, &config, NULL, "0123", pool, &code);
+        for (size_t step = 0; step < STEPS; step++) {
+            struct step_metrics metrics;
+            EXPECT_INT(trainer_step(trainer, batch.examples, EXAMPLES, &metrics), 0);
+            loss[i][step] = metrics.loss;
+        }
+        trainer_close(trainer);
+        pool_close(pool);
+    }
+    double most = 0.0;
+    for (size_t step = 0; step < STEPS; step++) {
+        most = fmax(most, fabs(loss[1][step] - loss[0][step]) / loss[0][0]);
+        EXPECT(loss[1][step] == loss[2][step]);
+    }
+    if (most > 0.05 || most == 0.0)
+        TEST_FAIL("the loss in BF16 is off float32 by %g of the first loss, expected at most 0.05 and more than nothing", most);
+    if (getenv("VAS_TEST_VERBOSE") != NULL)
+        printf("# losses from %g to %g, differences up to %g\n", loss[0][0], loss[0][STEPS - 1], most);
+}
+
 /* Goal: names of targets, and what is none. */
 static void test_lora_targets(void)
 {
@@ -695,6 +798,9 @@ int main(void)
     RUN(test_lora_resumes_to_the_bit);
     RUN(test_lora_load_refuses);
     RUN(test_lora_learns);
+    RUN(test_recomputing_does_not_show);
+    RUN(test_rounded_base_is_its_numbers);
+    RUN(test_bf16_follows_float32);
     RUN(test_lora_targets);
     RUN(test_refuses_what_does_not_fit);
     RUN(test_values_agree_with_inference);

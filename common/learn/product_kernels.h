@@ -1,0 +1,12 @@
+/* product_kernels.h - the kernels of product.c for x86 processors, each in a file that is compiled for its instructions.  Internal. */
+#ifndef LEARN_PRODUCT_KERNELS_H
+#define LEARN_PRODUCT_KERNELS_H
+
+#include "learn/product.h"
+
+extern const struct product_kernels product_avx512, product_amx;
+
+/* b as both keep it: panels of so many columns, missing ones zero, each of them a run of P steps of a row of 32-bit words. */
+enum { PRODUCT_PANEL = 32 };
+
+#endif

@@ -1,0 +1,129 @@
+/*
+ * bench_train.c - positions a second of training a value model: forward, backward, clipping and AdamW, as peer_torch_train.py does it.
+ *
+ *     bench_train [-t THREADS] [-r ROUNDS] [-l RANK] [-q TYPE] [-b] [-a] MODEL LENGTHS
+ *
+ * LENGTHS: NxT, a batch of N sequences of T tokens; or a file of numbers, of which 32 after 32 make a batch.  -l: adapters of that rank,
+ * alpha 16, on q, k, v and o of frozen weights.  -q: rounded to that type.
+ * -b: products in BF16.  -a: activations are recomputed.  Prints positions a second, the median of the rounds, and the loss of the last.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/check.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "learn/blas.h"
+#include "learn/trainer.h"
+#include "model/model.h"
+#include "model/weights.h"
+
+enum { ROUNDS_MAX = 1000, LENGTHS_MAX = 1 << 16, BATCH = 32 };
+
+static double seconds(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+static int compare(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* How long the sequences are; returns how many make a batch. */
+static size_t lengths_read(const char *text, size_t length[LENGTHS_MAX], size_t *count)
+{
+    size_t N, T;
+    *count = 0;
+    if (sscanf(text, "%zux%zu", &N, &T) == 2 && N >= 1 && N <= LENGTHS_MAX) {
+        for (; *count < N; ++*count)
+            length[*count] = T;
+        return N;
+    }
+    FILE *file = fopen(text, "r");
+    while (file != NULL && *count < LENGTHS_MAX && fscanf(file, "%zu", &length[*count]) == 1)
+        ++*count;
+    if (*count < BATCH) {
+        fprintf(stderr, "bench_train: \"%s\" is neither NxT nor a file of at least %d lengths\n", text, BATCH);
+        exit(66);
+    }
+    fclose(file);
+    return BATCH;
+}
+
+/* Sequence i: tokens and targets that depend on its number alone. */
+static struct example example_make(size_t i, size_t T, size_t V)
+{
+    int32_t *tokens = memory_alloc(T, sizeof *tokens);
+    float *target = memory_alloc(T, sizeof *target);
+    for (size_t t = 0; t < T; t++) {
+        tokens[t] = (int32_t)((i * 104729 + t * 7919) % V);
+        target[t] = (float)((i * 31 + t) % 17) / 17.0f;
+    }
+    return (struct example){ .tokens = tokens, .T = T, .target = target };
+}
+
+int main(int argc, char **argv)
+{
+    static size_t length[LENGTHS_MAX];
+    static struct example examples[LENGTHS_MAX];
+    struct trainer_options options = trainer_defaults(OBJECTIVE_VALUE);
+    size_t threads = 2, rounds = 5, count;
+    int code;
+    blas_settle(argv);
+    for (int option; (option = getopt(argc, argv, "t:r:l:q:ba")) != -1; ) {
+        switch (option) {
+        case 't': threads = strtoul(optarg, NULL, 10); break;
+        case 'r': rounds = strtoul(optarg, NULL, 10); break;
+        case 'l': options.lora.rank = strtol(optarg, NULL, 10); break;
+        case 'q':
+            if (!model_quant_from_name(optarg, &options.lora.base_type))
+                return 64;
+            break;
+        case 'a': options.recompute = true; break;
+        case 'b': options.products = PRODUCTS_BF16; break;
+        default: return 64;
+        }
+    }
+    if (optind + 2 != argc || rounds == 0 || rounds > ROUNDS_MAX || lora_targets_read("q,k,v,o", &options.lora.targets) != 0) {
+        fprintf(stderr, "usage: bench_train [-t THREADS] [-r ROUNDS] [-l RANK] [-q TYPE] [-b] [-a] MODEL NxT|FILE\n");
+        return 64;
+    }
+    options.lora.alpha = 16.0;
+    options.lora.base_key = "";
+    log_open("bench_train", 0);
+    const size_t batch = lengths_read(argv[optind + 1], length, &count);
+    struct model_config config;
+    struct weights *weights = weights_open(argv[optind], &code);
+    if (weights == NULL || (code = config_open(&config, argv[optind])) != 0)
+        return code;
+    for (size_t i = 0; i < count; i++)
+        examples[i] = example_make(i, length[i], (size_t)config.vocab_size);
+    struct pool *pool = pool_open(threads);
+    struct trainer *trainer = trainer_open(&options, &config, weights, NULL, pool, &code);
+    if (trainer == NULL)
+        return code;
+
+    double rates[ROUNDS_MAX];
+    struct step_metrics metrics;
+    for (size_t round = 0, first = 0; round <= rounds; round++, first += batch) {
+        if (first + batch > count)
+            first = 0;
+        const double start = seconds();
+        CHECK(trainer_step(trainer, examples + first, batch, &metrics) == 0);
+        if (round > 0)  // the first touches memory for the first time
+            rates[round - 1] = (double)metrics.tokens / (seconds() - start);
+    }
+    qsort(rates, rounds, sizeof *rates, compare);
+    printf("%.2f %.6f\n", rates[rounds / 2], metrics.loss);
+    trainer_close(trainer);
+    weights_close(weights);
+    pool_close(pool);
+    return 0;
+}
