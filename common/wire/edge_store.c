@@ -522,9 +522,10 @@ static void receive_refusal(struct edge *edge, const struct frame_refusal *refus
 {
     struct edge_store *store = edge->store;
     bool answers_output = refusal->output != 0;
-    if (!refusal->fatal && !answers_output && store->question != NULL && !store->question->ended && store->talks) {
+    if (!refusal->fatal && !answers_output && store->question != NULL && store->talks) {
         log_debug("store \"%s\": %s", edge->options.endpoint, refusal->reason);
-        store->question->refused(store->question, refusal->reason);
+        if (!store->question->ended)  // else it asked for more, ahead
+            store->question->refused(store->question, refusal->reason);
         return;
     }
     log_error("store \"%s\" refused%s: %s", edge->options.endpoint, answers_output ? " an output" : "", refusal->reason);
