@@ -895,6 +895,7 @@ int store_give_checkpoint(struct edge *edge, const struct frame *frame, struct b
     struct parcel *parcel = &store->parcel;
     while (edge->failure == 0 && parcel->content.data != NULL)
         serve(edge, SLICE_MS, EFFORT_WIRE);
+    parcel_drop(parcel);  // of one that can never be sent
     *parcel = (struct parcel){ .frame = *frame, .content = *content };
     parcel->frame.checkpoint.run = memory_text(frame->checkpoint.run);
     parcel->frame.checkpoint.kind = memory_text(frame->checkpoint.kind);
