@@ -522,9 +522,10 @@ static void receive_refusal(struct edge *edge, const struct frame_refusal *refus
 {
     struct edge_store *store = edge->store;
     bool answers_output = refusal->output != 0;
-    if (!refusal->fatal && !answers_output && store->question != NULL && !store->question->ended && store->talks) {
+    if (!refusal->fatal && !answers_output && store->question != NULL && store->talks) {
         log_debug("store \"%s\": %s", edge->options.endpoint, refusal->reason);
-        store->question->refused(store->question, refusal->reason);
+        if (!store->question->ended)  // else it asked for more, ahead
+            store->question->refused(store->question, refusal->reason);
         return;
     }
     log_error("store \"%s\" refused%s: %s", edge->options.endpoint, answers_output ? " an output" : "", refusal->reason);
@@ -894,6 +895,7 @@ int store_give_checkpoint(struct edge *edge, const struct frame *frame, struct b
     struct parcel *parcel = &store->parcel;
     while (edge->failure == 0 && parcel->content.data != NULL)
         serve(edge, SLICE_MS, EFFORT_WIRE);
+    parcel_drop(parcel);  // of one that can never be sent
     *parcel = (struct parcel){ .frame = *frame, .content = *content };
     parcel->frame.checkpoint.run = memory_text(frame->checkpoint.run);
     parcel->frame.checkpoint.kind = memory_text(frame->checkpoint.kind);

@@ -204,8 +204,8 @@ static void give_checkpoint(char worker, const char *kind, int64_t step, int64_t
 
 #define BASE "{\"policy\": \"base\", \"spec\": {\"tokenizer\": \"T\", \"temperature\": 1}, \"samples\": 2, \"split\": \"train\"}"
 #define REWARD "{\"reward\": \"w\", \"spec\": {\"kind\": \"test\"}}"
-#define TARGET "{\"run\": \"r\", \"target\": {\"reward\": \"w\", \"policy\": \"base\", \"split\": \"train\", \"lambda\": 0.95, \"gamma\": 1, \"refresh\": 2}}"
-#define TRAIN "{\"run\": \"r\", \"train\": {\"batch\": 2, \"epochs\": 1, \"updates\": 2, \"refresh\": 2, \"seed\": 7}}"
+#define TARGET "{\"run\": \"r\", \"target\": {\"reward\": \"w\", \"policy\": \"base\", \"split\": \"train\", \"lambda\": 0.95, \"gamma\": 1, \"refresh\": 1}}"
+#define TRAIN "{\"run\": \"r\", \"train\": {\"batch\": 2, \"epochs\": 1, \"updates\": 2, \"refresh\": 1, \"seed\": 7}}"
 
 static void store_prompts(int count)
 {
@@ -762,7 +762,7 @@ static void make_scored(int count)
 static void test_training_run(void)
 {
     open_desk();
-    make_scored(2);  // 4 rollouts, 2 batches of 2; 2 updates a batch: batch 1 needs the snapshot of step 2
+    make_scored(2);  // 4 rollouts, 2 batches of 2; 2 updates a batch: batch 1 needs the snapshot of step 1
     hello('v', "value-target", TARGET);
     hello('r', "train", TRAIN);
     want('v', 8);
@@ -786,10 +786,10 @@ static void test_training_run(void)
     EXPECT_INT(count_replies('r', FRAME_target), 2);
     EXPECT_INT(reply('r', FRAME_target, 0)->target.batch_size, 2);
     EXPECT_INT(reply('r', FRAME_target, 0)->target.item, 0);
-    give_checkpoint('r', "weights", 2, 1, false, 2);
+    give_checkpoint('r', "weights", 1, 0, false, 2);
     turn();
     EXPECT_INT(count_replies('v', FRAME_scored), 2);
-    EXPECT_INT(reply('v', FRAME_scored, 0)->scored.step, 2);
+    EXPECT_INT(reply('v', FRAME_scored, 0)->scored.step, 1);
     scored[0] = *reply('v', FRAME_scored, 0);
     scored[1] = *reply('v', FRAME_scored, 1);
     answer('v', &scored[0], FRAME_target, 3);
@@ -836,7 +836,7 @@ static void test_take_over(void)
     turn();
     EXPECT_INT(count_replies('r', FRAME_target), 2);
     give_checkpoint('r', "full", 2, 1, false, 2);
-    give_checkpoint('r', "weights", 2, 1, false, 3);
+    give_checkpoint('r', "weights", 1, 0, false, 3);
     turn();
     answer('v', reply('v', FRAME_scored, 0), FRAME_target, 3);
     answer('v', reply('v', FRAME_scored, 1), FRAME_target, 4);
@@ -885,7 +885,7 @@ static void test_failed_member_is_left_out(void)
     want('v', 8);
     want('r', 8);
     give_checkpoint('r', "weights", 0, 0, false, 1);
-    give_checkpoint('r', "weights", 2, 1, false, 2);
+    give_checkpoint('r', "weights", 1, 0, false, 2);
     turn();
     EXPECT_INT(count_replies('v', FRAME_scored), 3);
     for (size_t i = 0; i < 3; i++)

@@ -35,17 +35,32 @@ static struct buffer small_file(bool lm_head)
     return file;
 }
 
+/* In a directory of its own, which file_remove removes too. */
+static void file_make(char path[96], const void *data, size_t size)
+{
+    test_directory(path, 80);
+    strcat(path, "/model.bin");
+    CHECK(file_write(path, data, size) == 0);
+}
+
+static void file_remove(char path[96])
+{
+    unlink(path);
+    *strrchr(path, '/') = '\0';
+    rmdir(path);
+}
+
 /* Exit code of opening these bytes as a file, config and weights. */
 static int open_code(const void *data, size_t size)
 {
-    char path[] = "/tmp/vas-test-XXXXXX.bin";
-    int fd = mkstemps(path, 4), code, weights_code;
+    char path[96];
+    int code, weights_code;
     struct model_config config;
-    CHECK(fd >= 0 && close(fd) == 0 && file_write(path, data, size) == 0);
+    file_make(path, data, size);
     code = config_open(&config, path);
     weights_close(weights_open(path, &weights_code));
     EXPECT_INT(weights_code, code);
-    unlink(path);
+    file_remove(path);
     return code;
 }
 
@@ -54,10 +69,10 @@ static void test_places(void)
 {
     for (int lm_head = 0; lm_head < 2; lm_head++) {
         struct buffer file = small_file(lm_head);
-        char path[] = "/tmp/vas-test-XXXXXX.bin";
-        int fd = mkstemps(path, 4), code;
+        char path[96];
+        int code;
         struct model_config config;
-        CHECK(fd >= 0 && close(fd) == 0 && file_write(path, file.data, file.size) == 0);
+        file_make(path, file.data, file.size);
         EXPECT_INT(config_open(&config, path), EX_OK);
         struct weights *weights = weights_open(path, &code);
         CHECK(weights != NULL && weights_check(weights, &config) == 0);
@@ -89,7 +104,7 @@ static void test_places(void)
             EXPECT_NEAR(rows[n][0], 40 + 8 * stored[n], 0);
         weights_close(weights);
         free(file.data);
-        unlink(path);
+        file_remove(path);
     }
 }
 

@@ -15,27 +15,30 @@
 
 /* ---- lexicon ---- */
 
-static char *write_file(const char *content, size_t size)
+/* A file in a directory of its own.  path: out. */
+static void write_file(char path[96], const char *content, size_t size)
 {
-    static char path[] = "/tmp/test_scorer_XXXXXX";
-    memcpy(path + sizeof path - 7, "XXXXXX", 6);
-    int fd = mkstemp(path);
-    if (fd < 0 || write(fd, content, size) != (ssize_t)size || close(fd) != 0) {
-        perror("test_scorer: a temporary file");
+    test_directory(path, 80);
+    strcat(path, "/lexicon");
+    FILE *file = fopen(path, "wb");
+    if (file == NULL || fwrite(content, 1, size, file) != size || fclose(file) != 0) {
+        perror(path);
         exit(1);
     }
-    return path;
 }
 
 /* The scorer of a lexicon with this content; NULL with the code when it is refused. */
 static struct scorer *lexicon_of(const char *content, size_t size, double scale, int *code)
 {
-    char *path = write_file(content, size);
+    char path[96];
+    write_file(path, content, size);
     struct scorer_options options = SCORER_DEFAULTS;
     options.lexicon = path;
     options.scale = scale;
     struct scorer *scorer = scorer_open(&options, code);
     unlink(path);
+    *strrchr(path, '/') = '\0';
+    rmdir(path);
     return scorer;
 }
 
