@@ -95,8 +95,8 @@ INLINE __m512i pair_of(const unsigned char *row, size_t k)
 INLINE void row_step(__m512 *y, const unsigned char *x, const unsigned char *const *w, enum tensor_type type, size_t P)
 {
     const bool split = type == TENSOR_F16;
-    const size_t products = split ? 3 : 2;
-    __m512 sum[PANELS_MAX][3][2];
+    const size_t products = split ? 4 : 2;
+    __m512 sum[PANELS_MAX][4][2];
     UNROLL for (size_t p = 0; p < P; p++)
         UNROLL for (size_t i = 0; i < products; i++)
             sum[p][i][0] = sum[p][i][1] = _mm512_setzero_ps();
@@ -106,7 +106,7 @@ INLINE void row_step(__m512 *y, const unsigned char *x, const unsigned char *con
         __m512 x_low[2] = { even_half(low), high_part(_mm512_castsi512_ps(low)) };
         UNROLL for (size_t p = 0; p < P; p++) {
             const unsigned char *at = w[p] + k * 2 * PANEL;
-            _mm_prefetch((const char *)at + TILE_BYTES, _MM_HINT_T0);
+            _mm_prefetch((const char *)at + 4 * TILE_BYTES, _MM_HINT_T0);
             __m512 weight[2], w_high[2];
             if (split) {
                 weight[0] = f16_load(at);
@@ -120,8 +120,11 @@ INLINE void row_step(__m512 *y, const unsigned char *x, const unsigned char *con
             UNROLL for (size_t i = 0; i < 2; i++) {
                 sum[p][0][i] = _mm512_fmadd_ps(x_high[i], w_high[i], sum[p][0][i]);
                 sum[p][1][i] = _mm512_fmadd_ps(x_low[i], w_high[i], sum[p][1][i]);
-                if (split)
-                    sum[p][2][i] = _mm512_fmadd_ps(x_high[i], _mm512_sub_ps(weight[i], w_high[i]), sum[p][2][i]);
+                if (!split)
+                    continue;
+                __m512 w_low = _mm512_sub_ps(weight[i], w_high[i]);
+                sum[p][2][i] = _mm512_fmadd_ps(x_low[i], w_low, sum[p][2][i]);
+                sum[p][3][i] = _mm512_fmadd_ps(x_high[i], w_low, sum[p][3][i]);
             }
         }
     }
@@ -152,10 +155,11 @@ INLINE void row_panels(float *y, const unsigned char *x, const struct packed *w,
 
 INLINE void row_typed(float *y, const unsigned char *x, const struct packed *w, size_t panel, size_t panels, enum tensor_type type)
 {
+    const size_t P = type == TENSOR_F16 ? 3 : PANELS_MAX;  // 24 sums, or 16
     for (size_t end = panel + panels, whole = w->N / PANEL; panel < end; ) {
-        if (panel + PANELS_MAX <= end && panel + PANELS_MAX <= whole) {
-            row_panels(y + panel * PANEL, x, w, panel, type, PANELS_MAX);
-            panel += PANELS_MAX;
+        if (panel + P <= end && panel + P <= whole) {
+            row_panels(y + panel * PANEL, x, w, panel, type, P);
+            panel += P;
             continue;
         }
         float partial[PANEL];
@@ -245,12 +249,18 @@ INLINE void two_by(float *y, size_t y_stride, const struct halves *x, const stru
         if (!split)
             continue;
         _tile_loadd(6, w0 + TILE_BYTES, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(2, 5, 6);
+        if (P == 2) {
+            _tile_loadd(7, w1 + TILE_BYTES, 64);
+            _tile_dpbf16ps(1, 4, 7);
+            _tile_dpbf16ps(3, 5, 7);
+        }
         _tile_loadd(4, x0, 64);
         _tile_loadd(5, x1, 64);
         _tile_dpbf16ps(0, 4, 6);
         _tile_dpbf16ps(2, 5, 6);
         if (P == 2) {
-            _tile_loadd(7, w1 + TILE_BYTES, 64);
             _tile_dpbf16ps(1, 4, 7);
             _tile_dpbf16ps(3, 5, 7);
         }
@@ -272,6 +282,7 @@ INLINE void two_by(float *y, size_t y_stride, const struct halves *x, const stru
         _tile_dpbf16ps(sum, 5, weight);                               \
         if (split) {                                                  \
             _tile_loadd(weight, w_p + TILE_BYTES, 64);                \
+            _tile_dpbf16ps(sum, 5, weight);                           \
             _tile_dpbf16ps(sum, 4, weight);                           \
         }                                                             \
         SPLIT_NEXT(p);                                                \

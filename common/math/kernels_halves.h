@@ -4,10 +4,11 @@
  * Inside common/math.  A step of UNIT elements is a product of tiles, which adds to y the sum of the products of its even elements and
  * that of its odd ones, each one fused multiply-add after the other; numbers below float32's normal ones count as 0.  Of BF16,
  *
- *   y += high * w;  y += low * w                                      step after step, x = high + low
- *   y += high * w_high;  y += low * w_high;  y += high * w_low        of F16, w = w_high + w_low, 8 and 3 bits
+ *   y += high * w;  y += low * w                                   step after step, x = high + low
+ *   y += high * w_high;  y += low * w_high;                        of F16, w = w_high + w_low, 8 and 3 bits
+ *   y += low * w_low;  y += high * w_low
  *
- * so that low * w_low, less than 2^-15 of x * w, is left out.  One row goes by AVX-512, with the same sums.
+ * so that x, to 2^-17 of it, is all that is rounded.  One row goes by AVX-512, with the same sums.
  */
 #ifndef MATH_KERNELS_HALVES_H
 #define MATH_KERNELS_HALVES_H
