@@ -94,12 +94,12 @@ rank_process() {  # MPIRUN RANK: its process
     done
 }
 long() {  # ARGUMENTS
-    "$@" -m "$model" --batch 16 --epochs 10 --checkpoint-every 8 <"$scratch/targets"
+    "$@" -m "$model" --batch 16 --epochs 30 --checkpoint-every 8 <"$scratch/targets"
 }
 check "a longer training" long train -q -t 1 --parts 2 -o "$scratch/long"
 for victim in 0 1 mpirun; do
     rm -rf "$scratch/killed"
-    mpirun --allow-run-as-root --bind-to none --oversubscribe -n 2 "$scratch/bin/train" -q -t 1 -m "$model" --batch 16 --epochs 10 \
+    mpirun --allow-run-as-root --bind-to none --oversubscribe -n 2 "$scratch/bin/train" -q -t 1 -m "$model" --batch 16 --epochs 30 \
         --checkpoint-every 8 -o "$scratch/killed" <"$scratch/targets" >/dev/null 2>&1 &
     pid=$!
     test_pids="${test_pids:-} $pid"
