@@ -97,8 +97,10 @@ struct kernels {
     void (*softmax)(float *x, size_t n);                                                       // in place
     void (*add)(float *y, const float *x, size_t n);                                           // y += x
     float (*dot)(const float *a, const float *b, size_t n);
-    /* sum of exp(x - max) in double and the max, for log-probabilities. */
-    double (*sum_exp)(const float *x, size_t n, float *max);
+    float (*highest)(const float *x, size_t n);                                                // NaN where any is
+    size_t (*first_above)(const float *x, size_t n, float bound);                              // its place, n: none is above
+    /* y = exp((x - max) * scale), and their sum in double; y may be NULL or x. */
+    double (*exp_sum)(float *y, const float *x, size_t n, float max, float scale);
 };
 
 /* linear over all panels, from x as it is.  x: (M, K). */

@@ -697,20 +697,51 @@ static void add(float *y, const float *x, size_t n)
     }
 }
 
-static double sum_exp(const float *x, size_t n, float *max)
+static float highest(const float *x, size_t n)
 {
-    *max = max_of(x, n);
+    vec_int broken = { 0 };
+    for (size_t i = 0; i < n; i += PANEL) {
+        struct block b = block_load(x + i, n - i, 0.0f);
+        UNROLL for (size_t j = 0; j < PARTS; j++)
+            broken |= b.part[j] != b.part[j];
+    }
+    for (size_t i = 0; i < LANES; i++)
+        if (broken[i])
+            return NAN;
+    return max_of(x, n);
+}
+
+static size_t first_above(const float *x, size_t n, float bound)
+{
+    for (size_t i = 0; i < n; i += PANEL) {
+        struct block b = block_load(x + i, n - i, -INFINITY);
+        vec_int above = { 0 };
+        UNROLL for (size_t j = 0; j < PARTS; j++)
+            above |= b.part[j] > bound;
+        if (!any_lane(above))
+            continue;
+        while (!(x[i] > bound))
+            i++;
+        return i;
+    }
+    return n;
+}
+
+static double exp_sum(float *y, const float *x, size_t n, float max, float scale)
+{
     double total = 0.0;
     vec_double sum[2 * PARTS] = { { 0 } };
     for (size_t i = 0; i < n; i += PANEL) {
         struct block b = block_load(x + i, n - i, -INFINITY);
         UNROLL for (size_t j = 0; j < PARTS; j++) {
-            vec part = vec_exp(b.part[j] - *max);
+            b.part[j] = vec_exp((b.part[j] - max) * scale);
             vec_narrow half[2];
-            memcpy(half, &part, sizeof part);
+            memcpy(half, &b.part[j], sizeof b.part[j]);
             sum[2 * j] += __builtin_convertvector(half[0], vec_double);
             sum[2 * j + 1] += __builtin_convertvector(half[1], vec_double);
         }
+        if (y != NULL)
+            block_store(y + i, n - i, b);
     }
     double lanes[PANEL];
     memcpy(lanes, sum, sizeof lanes);
@@ -737,5 +768,7 @@ const struct kernels PASTE(kernels_, KERNELS_ISA) = {
     .softmax = softmax,
     .add = add,
     .dot = dot,
-    .sum_exp = sum_exp,
+    .highest = highest,
+    .first_above = first_above,
+    .exp_sum = exp_sum,
 };

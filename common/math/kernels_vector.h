@@ -59,6 +59,15 @@ INLINE vec vec_all(float x)
 }
 
 /* a where mask is all ones, else b. */
+INLINE bool any_lane(vec_int mask)
+{
+    uint64_t words[sizeof mask / 8], any = 0;
+    memcpy(words, &mask, sizeof mask);
+    UNROLL for (size_t i = 0; i < sizeof mask / 8; i++)
+        any |= words[i];
+    return any != 0;
+}
+
 INLINE vec vec_select(vec_int mask, vec a, vec b)
 {
     return (vec)(((vec_int)a & mask) | ((vec_int)b & ~mask));

@@ -41,7 +41,8 @@ static double shifted_kl(const double *prob, const double *shift, size_t K)
     return kl < 0 ? 0 : kl;  // rounding; a NaN stays
 }
 
-double augment_reach(const float *logits, const int32_t *candidates, size_t V, size_t K, double spread, double temperature)
+double augment_reach(const struct kernels *kernels, const float *logits, const int32_t *candidates, size_t V, size_t K,
+                     double spread, double temperature)
 {
     CHECK(2 <= K && K <= V);
     float max = logits[candidates[0]];
@@ -50,12 +51,12 @@ double augment_reach(const float *logits, const int32_t *candidates, size_t V, s
     double second = exp(((double)logits[candidates[1]] - max + spread) / temperature);
     if (!(second < 1))
         return 1;
-    double x = fmax(softmax_sum(logits, V, max, temperature) - 1, 0) * exp(spread / temperature);
+    double x = fmax(softmax_sum(kernels, logits, V, max, temperature) - 1, 0) * exp(spread / temperature);
     return isfinite(x) ? x / (1 + x) : 1;
 }
 
-double augment_logits(float *logits, const int32_t *candidates, const float *values, const double *betas, size_t V,
-                      size_t K, size_t I, double temperature)
+double augment_logits(const struct kernels *kernels, float *logits, const int32_t *candidates, const float *values,
+                      const double *betas, size_t V, size_t K, size_t I, double temperature)
 {
     CHECK(1 <= K && K <= CANDIDATES_MAX && I <= VALUE_MODELS_MAX);
     // In double a sum of K equal floats is exact, and so is its mean: equal values are centred to 0, not to a rounding error.
@@ -70,7 +71,7 @@ double augment_logits(float *logits, const int32_t *candidates, const float *val
     if (temperature < TEMPERATURE_GREEDY)
         temperature = 1;
     float max = logits[candidates[0]];
-    double base_sum = softmax_sum(logits, V, max, temperature);
+    double base_sum = softmax_sum(kernels, logits, V, max, temperature);
     double prob[CANDIDATES_MAX], shift[CANDIDATES_MAX];
     for (size_t k = 0; k < K; k++) {
         float *logit = &logits[candidates[k]], base = *logit;

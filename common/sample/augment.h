@@ -14,6 +14,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "math/kernels.h"
+
 enum { CANDIDATES_MAX = 1024, VALUE_MODELS_MAX = 16 };
 
 /*
@@ -23,6 +25,7 @@ enum { CANDIDATES_MAX = 1024, VALUE_MODELS_MAX = 16 };
  * point mass has no finite divergence) and without top_k or top_p.  Never negative; NaN when logits or values are.
  */
 double augment_logits(
+    const struct kernels *kernels,
     float         *logits,      // (V) in, out
     const int32_t *candidates,  // (K) from top_candidates of these logits
     const float   *values,      // (I, K) units of score
@@ -39,6 +42,7 @@ double augment_logits(
  * which makes x no larger.
  */
 double augment_reach(
+    const struct kernels *kernels,
     const float *logits,        // (V) of the base policy
     const int32_t *candidates,  // (K) from top_candidates of these logits, K >= 2
     size_t V, size_t K, double spread, double temperature);

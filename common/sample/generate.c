@@ -86,6 +86,7 @@ struct turn {
 
 struct generator {
     struct generate_options options;
+    const struct kernels *kernels;
     const struct model *value_models[VALUE_MODELS_MAX];  // those with beta other than 0
     const char *value_names[VALUE_MODELS_MAX];
     const struct tokenizer *tokenizers[VALUE_MODELS_MAX];  // their own, or NULL
@@ -228,6 +229,7 @@ struct generator *generator_open(const struct generate_options *options, int *co
     enum { SKIPPED_MAX = 64 };  // tokens: as many as one pass runs at little cost beside the candidates
     struct generator *generator = memory_alloc(1, sizeof *generator);
     generator->options = *options;
+    generator->kernels = kernels_get();
     generator->V = (size_t)model_config(options->base)->vocab_size;
     generator->context = (size_t)model_config(options->base)->position_max;
     for (size_t i = 0; i < options->value_count; i++) {
@@ -616,7 +618,8 @@ static bool turn_is_sure(const struct generator *generator, const struct turn *t
         return false;
     for (size_t i = 0; i < generator->I; i++)  // before the first values: infinite
         spread += fabs(generator->betas[i] * ((double)live->followers[i].high - live->followers[i].low));
-    return augment_reach(turn->logits, turn->candidates, generator->V, generator->K, spread, live->job->order.sampling.temperature) <= skip_sure;
+    return augment_reach(generator->kernels, turn->logits, turn->candidates, generator->V, generator->K, spread,
+                         live->job->order.sampling.temperature) <= skip_sure;
 }
 
 static void turn_candidates(void *context, size_t task, size_t thread)
@@ -627,7 +630,7 @@ static void turn_candidates(void *context, size_t task, size_t thread)
     turn->steered = turn->live->count % generator->guide_every == 0;
     if (!turn->steered)
         return;
-    top_candidates(turn->candidates, turn->logits, generator->V, generator->K);
+    top_candidates(generator->kernels, turn->candidates, turn->logits, generator->V, generator->K);
     turn->steered = !turn_is_sure(generator, turn);
     for (size_t k = 0; k < generator->K; k++)
         turn->base_logits[k] = turn->logits[turn->candidates[k]];
@@ -669,7 +672,8 @@ static void turns_text_values(struct generator *generator, size_t count, size_t 
     for (size_t g = 0; g < count; g++) {
         struct turn *turn = &generator->turns[g];
         if (turn->steered)
-            generator->asks[asks++] = (struct value_ask){ turn->live->followers[i].text, turn->candidates, turn->values + i * generator->K };
+            generator->asks[asks++] = (struct value_ask){ turn->live->followers[i].text, turn->candidates,
+                                                                turn->values + i * generator->K };
     }
     text_values_get(generator->text_values[i], generator->asks, asks, generator->K);
 }
@@ -682,13 +686,13 @@ static void turn_sample(void *context, size_t task, size_t thread)
     size_t K = generator->K;
     turn->kl = 0;
     if (turn->steered) {
-        turn->kl = augment_logits(turn->logits, turn->candidates, turn->values, generator->betas, generator->V, K,
+        turn->kl = augment_logits(generator->kernels, turn->logits, turn->candidates, turn->values, generator->betas, generator->V, K,
                                   generator->I, order->sampling.temperature);
         for (size_t k = 0; k < K; k++)
             turn->steered_logits[k] = turn->logits[turn->candidates[k]];
     }
     double uniform = sample_uniform(order->seed, order->prompt_key, order->sample, (uint32_t)turn->live->count);
-    turn->sampled = sample_token(turn->logits, generator->V, order->sampling, uniform, &generator->scratch[thread]);
+    turn->sampled = sample_token(generator->kernels, turn->logits, generator->V, order->sampling, uniform, &generator->scratch[thread]);
     turn->chosen = -1;
     for (size_t k = 0; k < K && turn->steered; k++)
         if (turn->candidates[k] == turn->sampled.token)

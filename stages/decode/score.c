@@ -26,6 +26,7 @@ struct reader {
 };
 
 struct scoring {
+    const struct kernels *kernels;
     const struct tokenizer *tokenizer;
     struct reader base, value;  // value.model may be NULL
     size_t V, context;
@@ -140,7 +141,7 @@ static void score_tokens(struct scoring *scoring, json_t *out)
         size_t rows = T - begin < LOGIT_ROWS ? T - begin : LOGIT_ROWS;
         model_logits(scoring->base.model, scoring->base.hidden + (begin - 1) * scoring->base.C, rows, scoring->logits);
         for (size_t row = 0; row < rows; row++) {
-            double logprob = logprob_from_logits(scoring->logits + row * scoring->V, scoring->V, tokens[begin + row]);
+            double logprob = logprob_from_logits(scoring->kernels, scoring->logits + row * scoring->V, scoring->V, tokens[begin + row]);
             json_array_append_new(logprobs, json_real(logprob));
             sum += logprob;
         }
@@ -205,8 +206,8 @@ int score_run(const char *path, const struct generate_options *generate)
     struct linefile *lines = linefile_open(path, &code);
     if (lines == NULL)
         return code;
-    struct scoring scoring = { .tokenizer = generate->tokenizer, .V = (size_t)model_config(generate->base)->vocab_size,
-                               .context = context_of(generate, value) };
+    struct scoring scoring = { .kernels = kernels_get(), .tokenizer = generate->tokenizer,
+                               .V = (size_t)model_config(generate->base)->vocab_size, .context = context_of(generate, value) };
     scoring.logits = memory_alloc_aligned(LOGIT_ROWS * scoring.V, sizeof *scoring.logits);
     reader_open(&scoring.base, generate->base, scoring.context);
     if (value != NULL)

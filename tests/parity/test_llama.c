@@ -12,6 +12,7 @@
 #include "base/memory.h"
 #include "math/kernels.h"
 #include "model/model.h"
+#include "sample/sampler.h"
 #include "text/tokenizer.h"
 
 static struct pool *pool;
@@ -94,14 +95,6 @@ static void test_sharded_f16(void)
     compare_with_transformers("tests/parity/llama/sharded_f16");
 }
 
-/* Natural log of the probability of token under logits. */
-static double logprob(const float *logits, size_t V, int32_t token)
-{
-    float max;
-    double sum = kernels_get()->sum_exp(logits, V, &max);
-    return (double)logits[token] - (double)max - log(sum);
-}
-
 /* Goal: stories260K read from GGUF gives sampled and drawn tokens the log-probabilities that float64 PyTorch gives them. */
 static void test_stories_logprobs(void)
 {
@@ -125,7 +118,7 @@ static void test_stories_logprobs(void)
     model_extend(model, cache, sequence_open(cache), ids, T, hidden, NULL);
     model_logits(model, hidden, T, logits);
     for (size_t t = 0; t + 1 < T; t++)
-        EXPECT_NEAR(logprob(logits + t * V, V, ids[t + 1]), json_real_value(json_array_get(expected, t)), 1e-4);
+        EXPECT_NEAR(logprob_from_logits(kernels_get(), logits + t * V, V, ids[t + 1]), json_real_value(json_array_get(expected, t)), 1e-4);
     EXPECT_INT(T, 400);
     cache_close(cache);
     free(logits);

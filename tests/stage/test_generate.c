@@ -324,10 +324,10 @@ static void check_steered(struct witness *witness, const struct token_event *eve
     bool in_turn = event->position % witness->guide_every == 0;
     double spread = event->position == 0 ? INFINITY : 0;
     int32_t candidates[K];
-    top_candidates(candidates, logits, V, K);
+    top_candidates(kernels_get(), candidates, logits, V, K);
     for (size_t i = 0; i < 2 && event->position > 0; i++)
         spread += fabs(witness->values[i].beta * ((double)witness->high[j][i] - witness->low[j][i]));
-    bool sure = witness->skip_sure > 0 && augment_reach(logits, candidates, V, K, spread, 1) <= witness->skip_sure;
+    bool sure = witness->skip_sure > 0 && augment_reach(kernels_get(), logits, candidates, V, K, spread, 1) <= witness->skip_sure;
     EXPECT_INT(event->I, in_turn && !sure ? 2 : 0);
     EXPECT_INT(event->K, in_turn && !sure ? K : 0);
     if (event->I == 0)
@@ -372,10 +372,10 @@ static void witness_token(void *context, const struct token_event *event)
     }
     if (event->I > 0) {
         double betas[] = { witness->values[0].beta, witness->values[1].beta };
-        double kl = augment_logits(logits, event->candidates, event->values, betas, V, event->K, event->I, 1);
+        double kl = augment_logits(kernels_get(), logits, event->candidates, event->values, betas, V, event->K, event->I, 1);
         EXPECT_NEAR(event->kl, kl, 0);
     }
-    EXPECT_NEAR(event->logprob, logprob_from_logits(logits, V, event->token), 1e-9);
+    EXPECT_NEAR(event->logprob, logprob_from_logits(kernels_get(), logits, V, event->token), 1e-9);
     witness->checked += witness->was_outside[j];  // a step whose first row is the token before
     witness->was_outside[j] = true;
     for (size_t k = 0; k < event->K; k++)
@@ -389,7 +389,8 @@ static struct witness check_against_fresh_passes(size_t guide_every, double skip
     struct fixture fixture = fixture_open(2);
     struct value_model values[] = { value_of(&fixture, fixture.value, beta), value_of(&fixture, fixture.other, 0.5 * beta) };
     static struct witness witness;
-    witness = (struct witness){ .fixture = &fixture, .values = values, .guide_every = guide_every, .skip_sure = skip_sure, .base_cache = cache_open(fixture.base, 112),
+    witness = (struct witness){ .fixture = &fixture, .values = values, .guide_every = guide_every, .skip_sure = skip_sure,
+                                .base_cache = cache_open(fixture.base, 112),
                                 .value_caches = { cache_open(fixture.value, 112), cache_open(fixture.other, 112) } };
     struct generate_options options = options_of(&fixture, values, 2);
     options.watch = witness_token;

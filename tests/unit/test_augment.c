@@ -9,11 +9,11 @@ static void test_augment_by_hand(void)
 {
     float logits[] = { 0, 4, -1, 3 };
     int32_t candidates[2];
-    top_candidates(candidates, logits, 4, 2);
+    top_candidates(kernels_get(), candidates, logits, 4, 2);
     EXPECT_INT(candidates[0], 1);
     EXPECT_INT(candidates[1], 3);
     const float values[] = { 0.5f, 1.5f };  // mean 1: -0.5 and 0.5, times 3
-    augment_logits(logits, candidates, values, (double[]){ 3 }, 4, 2, 1, 1);
+    augment_logits(kernels_get(), logits, candidates, values, (double[]){ 3 }, 4, 2, 1, 1);
     EXPECT_FLOATS(logits, ((float[]){ 0, 2.5f, -1, 4.5f }), 4, 0);
 }
 
@@ -22,7 +22,7 @@ static void test_two_value_models(void)
 {
     float logits[] = { 2, 1 };
     const float values[] = { 1, 0,   0, 4 };  // centred: 0.5, -0.5 and -2, 2
-    augment_logits(logits, (int32_t[]){ 0, 1 }, values, (double[]){ 2, -0.25 }, 2, 2, 2, 1);
+    augment_logits(kernels_get(), logits, (int32_t[]){ 0, 1 }, values, (double[]){ 2, -0.25 }, 2, 2, 2, 1);
     EXPECT_FLOATS(logits, ((float[]){ 3.5f, -0.5f }), 2, 0);
 }
 
@@ -31,7 +31,7 @@ static void test_kl_by_hand(void)
 {
     float logits[] = { 5, 5 };
     const float values[] = { logf(3), 0 };  // centred: plus and minus ln(3) / 2, so the odds become 3
-    double kl = augment_logits(logits, (int32_t[]){ 0, 1 }, values, (double[]){ 1 }, 2, 2, 1, 1);
+    double kl = augment_logits(kernels_get(), logits, (int32_t[]){ 0, 1 }, values, (double[]){ 1 }, 2, 2, 1, 1);
     EXPECT_NEAR(kl, 0.75 * log(1.5) + 0.25 * log(0.5), 1e-7);
 }
 
@@ -48,8 +48,8 @@ static void test_constant_values(void)
         size_t K = 1 + (size_t)i % 20;
         for (size_t k = 0; k < K; k++)
             values[k] = (float)(1e3 * philox_normal(2, PHILOX_DATA, 0, 0, (uint32_t)i));
-        top_candidates(candidates, logits, V, K);
-        double kl = augment_logits(logits, candidates, values, (double[]){ 80 }, V, K, 1, 1);
+        top_candidates(kernels_get(), candidates, logits, V, K);
+        double kl = augment_logits(kernels_get(), logits, candidates, values, (double[]){ 80 }, V, K, 1, 1);
         EXPECT(memcmp(logits, before, sizeof logits) == 0);
         EXPECT_NEAR(kl, 0, 0);
     }
@@ -61,8 +61,8 @@ static void test_second_beta_zero(void)
     float alone[] = { 3, 2, 1, 0.5f }, both[] = { 3, 2, 1, 0.5f };
     const float values[] = { 0.3f, 0.1f, 0.7f,   5, -6, 7 };
     const int32_t candidates[] = { 0, 1, 2 };
-    double kl_alone = augment_logits(alone, candidates, values, (double[]){ 1.7 }, 4, 3, 1, 0.8);
-    double kl_both = augment_logits(both, candidates, values, (double[]){ 1.7, 0 }, 4, 3, 2, 0.8);
+    double kl_alone = augment_logits(kernels_get(), alone, candidates, values, (double[]){ 1.7 }, 4, 3, 1, 0.8);
+    double kl_both = augment_logits(kernels_get(), both, candidates, values, (double[]){ 1.7, 0 }, 4, 3, 2, 0.8);
     EXPECT(memcmp(alone, both, sizeof alone) == 0);
     EXPECT_NEAR(kl_both, kl_alone, 0);
 }
@@ -97,8 +97,8 @@ static void test_kl_against_whole_vocabulary(void)
                 base[v] = logits[v] = (float)(2 * philox_normal(i, PHILOX_DATA, j, 0, v));
             for (uint32_t k = 0; k < K; k++)
                 values[k] = (float)philox_normal(i, PHILOX_DATA, j, 1, k);
-            top_candidates(candidates, logits, V, K);
-            double kl = augment_logits(logits, candidates, values, &betas[i], V, K, 1, temperatures[j]);
+            top_candidates(kernels_get(), candidates, logits, V, K);
+            double kl = augment_logits(kernels_get(), logits, candidates, values, &betas[i], V, K, 1, temperatures[j]);
             double naive = kl_naive(logits, base, V, temperatures[j]);
             EXPECT(kl >= 0);
             EXPECT_NEAR(kl, naive, 1e-6 * fmax(naive, 1e-9 / 1e-6));
@@ -118,8 +118,8 @@ static void test_kl_is_quadratic(void)
             logits[v] = (float)philox_normal(4, PHILOX_DATA, 0, 0, v);
         for (uint32_t k = 0; k < K; k++)
             values[k] = (float)philox_normal(4, PHILOX_DATA, 0, 1, k);
-        top_candidates(candidates, logits, V, K);
-        double kl = augment_logits(logits, candidates, values, &beta, V, K, 1, 1);
+        top_candidates(kernels_get(), candidates, logits, V, K);
+        double kl = augment_logits(kernels_get(), logits, candidates, values, &beta, V, K, 1, 1);
         if (last > 0)
             EXPECT_NEAR(kl / last, 100, 10);
         last = kl;
@@ -132,9 +132,9 @@ static void test_kl_corners(void)
     float greedy[] = { 1, 0 }, warm[] = { 1, 0 }, broken[] = { 1, 0 };
     const float values[] = { 0, 1 }, bad[] = { 0, NAN };
     const int32_t candidates[] = { 0, 1 };
-    EXPECT_NEAR(augment_logits(greedy, candidates, values, (double[]){ 1 }, 2, 2, 1, 0),
-                augment_logits(warm, candidates, values, (double[]){ 1 }, 2, 2, 1, 1), 0);
-    EXPECT(isnan(augment_logits(broken, candidates, bad, (double[]){ 1 }, 2, 2, 1, 1)));
+    EXPECT_NEAR(augment_logits(kernels_get(), greedy, candidates, values, (double[]){ 1 }, 2, 2, 1, 0),
+                augment_logits(kernels_get(), warm, candidates, values, (double[]){ 1 }, 2, 2, 1, 1), 0);
+    EXPECT(isnan(augment_logits(kernels_get(), broken, candidates, bad, (double[]){ 1 }, 2, 2, 1, 1)));
 }
 
 /* Goal: the bound by hand.  Probabilities 4/5 and 1/5, odds 1/4, which a spread of log 2 makes 1/2: at most 1/3. */
@@ -142,14 +142,14 @@ static void test_reach_by_hand(void)
 {
     const float logits[] = { 1, 1 + logf(4) };
     const int32_t candidates[] = { 1, 0 };
-    EXPECT_NEAR(augment_reach(logits, candidates, 2, 2, 0, 1), 0.2, 1e-6);
-    EXPECT_NEAR(augment_reach(logits, candidates, 2, 2, log(2), 1), 1.0 / 3, 1e-6);
-    EXPECT_NEAR(augment_reach(logits, candidates, 2, 2, log(2), 0.5), 1.0 / 5, 1e-6);  // odds 1/16, moved by 4
-    EXPECT_NEAR(augment_reach(logits, candidates, 2, 2, 1.5, 1), 1, 0);
-    EXPECT_NEAR(augment_reach(logits, candidates, 2, 2, 1.3, 0), 0, 0);  // log 4 is 1.386
-    EXPECT_NEAR(augment_reach(logits, candidates, 2, 2, 1.4, 0), 1, 0);
-    EXPECT_NEAR(augment_reach(logits, candidates, 2, 2, INFINITY, 1), 1, 0);
-    EXPECT_NEAR(augment_reach((float[]){ NAN, 2 }, candidates, 2, 2, 1, 1), 1, 0);
+    EXPECT_NEAR(augment_reach(kernels_get(), logits, candidates, 2, 2, 0, 1), 0.2, 1e-6);
+    EXPECT_NEAR(augment_reach(kernels_get(), logits, candidates, 2, 2, log(2), 1), 1.0 / 3, 1e-6);
+    EXPECT_NEAR(augment_reach(kernels_get(), logits, candidates, 2, 2, log(2), 0.5), 1.0 / 5, 1e-6);  // odds 1/16, moved by 4
+    EXPECT_NEAR(augment_reach(kernels_get(), logits, candidates, 2, 2, 1.5, 1), 1, 0);
+    EXPECT_NEAR(augment_reach(kernels_get(), logits, candidates, 2, 2, 1.3, 0), 0, 0);  // log 4 is 1.386
+    EXPECT_NEAR(augment_reach(kernels_get(), logits, candidates, 2, 2, 1.4, 0), 1, 0);
+    EXPECT_NEAR(augment_reach(kernels_get(), logits, candidates, 2, 2, INFINITY, 1), 1, 0);
+    EXPECT_NEAR(augment_reach(kernels_get(), (float[]){ NAN, 2 }, candidates, 2, 2, 1, 1), 1, 0);
 }
 
 /* Total variation between softmax(a / temperature) and softmax(b / temperature), the plain way. */
@@ -180,9 +180,9 @@ static void test_reach_bounds_variation(void)
         for (uint32_t k = 0; k < 2 * K; k++)  // every other time the likeliest against all others
             values[k] = i % 2 ? (float)philox_uniform(i, PHILOX_DATA, 0, 1, k) : (k % K == 0) == (k >= K);
         memcpy(logits, base, sizeof base);
-        top_candidates(candidates, base, V, K);
-        double reach = augment_reach(base, candidates, V, K, 1.5 + 0.5, temperature);
-        augment_logits(logits, candidates, values, betas, V, K, 2, temperature);
+        top_candidates(kernels_get(), candidates, base, V, K);
+        double reach = augment_reach(kernels_get(), base, candidates, V, K, 1.5 + 0.5, temperature);
+        augment_logits(kernels_get(), logits, candidates, values, betas, V, K, 2, temperature);
         double variation = variation_naive(logits, base, V, temperature);
         EXPECT(variation <= reach + 1e-6);
         if (variation / reach > nearest)

@@ -643,8 +643,8 @@ static void test_vector_sets_agree(void)
     narrow->softmax(b, K);
     expect_bits(b, a, K, "softmax");
     EXPECT_INT(bits_of(wide->dot(x, up, K)), bits_of(narrow->dot(x, up, K)));
-    float max;
-    EXPECT(wide->sum_exp(x, K, &max) == narrow->sum_exp(x, K, &max));
+    EXPECT(wide->exp_sum(a, x, K, 1.5f, 0.7f) == narrow->exp_sum(b, x, K, 1.5f, 0.7f));
+    expect_bits(b, a, K, "exp_sum");
     free(up);
     free(weight);
     free(x);
@@ -867,12 +867,12 @@ static void test_functions(void)
     free(x);
 }
 
-/* Goal: softmax and sum_exp compute their definitions for every length, far from zero too. */
-static void test_softmax_and_sum_exp(void)
+/* Goal: softmax, highest and exp_sum compute their definitions for every length, far from zero too. */
+static void test_softmax_and_exp_sum(void)
 {
     for (size_t i = 0; i < COUNT_OF(lengths); i++) {
         size_t n = lengths[i];
-        float *x = normals(n), *y = memory_alloc(n, sizeof *y), top = -INFINITY, max;
+        float *x = normals(n), *y = memory_alloc(n, sizeof *y), top = -INFINITY;
         double sum = 0.0;
         for (size_t j = 0; j < n; j++) {
             x[j] = x[j] * 10.0f + 300.0f;
@@ -881,8 +881,11 @@ static void test_softmax_and_sum_exp(void)
         for (size_t j = 0; j < n; j++)
             sum += exp((double)x[j] - (double)top);
         FOR_KERNELS(k) {
-            EXPECT_NEAR(k->sum_exp(x, n, &max), sum, 3e-7 * sum);
-            EXPECT_NEAR(max, top, 0.0);
+            EXPECT_NEAR(k->highest(x, n), top, 0.0);
+            EXPECT_NEAR(k->exp_sum(NULL, x, n, top, 1.0f), sum, 3e-7 * sum);
+            EXPECT(k->exp_sum(y, x, n, top, 0.25f) == k->exp_sum(NULL, x, n, top, 0.25f));
+            for (size_t j = 0; j < n; j++)
+                EXPECT_NEAR(y[j], exp(((double)x[j] - (double)top) / 4), 3e-7 * exp(((double)x[j] - (double)top) / 4));
             memcpy(y, x, n * sizeof *y);
             k->softmax(y, n);
             for (size_t j = 0; j < n; j++) {
@@ -895,11 +898,31 @@ static void test_softmax_and_sum_exp(void)
     }
 }
 
-/* exp(x) for x <= 0 as kernels compute it: beside 0, the sum over both is 1 + exp(x), in double. */
+/* exp(x) for x <= 0 as kernels compute it. */
 static double exp_of(const struct kernels *k, float x)
 {
-    float pair[2] = { 0.0f, x }, max;
-    return k->sum_exp(pair, 2, &max) - 1.0;
+    return k->exp_sum(NULL, &x, 1, 0.0f, 1.0f);
+}
+
+/* Goal: the first place above a bound is found in every length, NaN is above nothing, and the highest of what holds a NaN is NaN. */
+static void test_highest_and_first_above(void)
+{
+    for (size_t i = 0; i < COUNT_OF(lengths); i++) {
+        size_t n = lengths[i];
+        float *x = memory_alloc(n, sizeof *x);
+        FOR_KERNELS(k) {
+            for (size_t at = 0; at < n; at += 1 + n / 40) {
+                for (size_t j = 0; j < n; j++)
+                    x[j] = j < at && j % 3 == 0 ? NAN : j < at ? -1.0f : (float)(j % 2);
+                EXPECT_INT(k->first_above(x, n, -1.0f), at);
+                EXPECT_INT(k->first_above(x, n, 1.0f), n);
+                EXPECT(at == 0 || isnan(k->highest(x, n)));
+                x[at] = -INFINITY;
+                EXPECT_INT(k->first_above(x, n, -1.0f), at + 1);
+            }
+        }
+        free(x);
+    }
 }
 
 /* Goal: exp is within 2 units in the last place down to -87, then 0; NaN comes through; silu has its limits at both ends. */
@@ -964,7 +987,8 @@ int main(void)
     RUN(test_rows);
     RUN(test_layer_norm);
     RUN(test_functions);
-    RUN(test_softmax_and_sum_exp);
+    RUN(test_softmax_and_exp_sum);
+    RUN(test_highest_and_first_above);
     RUN(test_exp_accuracy_and_limits);
     RUN(test_choice_by_environment);
     return tests_end();

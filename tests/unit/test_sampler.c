@@ -9,7 +9,7 @@ static struct sampled draw(const float *logits, size_t V, struct sampling sampli
 {
     struct sample_scratch scratch;
     sample_scratch_init(&scratch, V);
-    struct sampled sampled = sample_token(logits, V, sampling, uniform, &scratch);
+    struct sampled sampled = sample_token(kernels_get(), logits, V, sampling, uniform, &scratch);
     sample_scratch_free(&scratch);
     return sampled;
 }
@@ -116,7 +116,7 @@ static void test_candidates_against_counting(void)
         float logits[513];
         int32_t candidates[513];
         fill(logits, V, i);
-        top_candidates(candidates, logits, V, K);
+        top_candidates(kernels_get(), candidates, logits, V, K);
         for (size_t v = 0; v < V; v++) {
             size_t place = 0;
             for (size_t u = 0; u < V; u++)
@@ -134,7 +134,7 @@ static void test_top_p_against_whole_order(void)
     static float logits[V];
     static int32_t order[V];
     fill(logits, V, 5);
-    top_candidates(order, logits, V, V);
+    top_candidates(kernels_get(), order, logits, V, V);
     double whole = 0, mass = 0;
     for (size_t v = 0; v < V; v++)
         whole += exp(logits[v]);
@@ -207,9 +207,9 @@ static void test_logprob(void)
         logits[v] = (float)(3 * philox_normal(9, PHILOX_DATA, 0, 0, (uint32_t)v));
         sum += exp(logits[v]);
     }
-    EXPECT_NEAR(logprob_from_logits(logits, V, 17), logits[17] - log(sum), 1e-6);
+    EXPECT_NEAR(logprob_from_logits(kernels_get(), logits, V, 17), logits[17] - log(sum), 1e-6);
     struct sampled sampled = draw(logits, V, plain, 0.3);
-    EXPECT_NEAR(sampled.logprob, logprob_from_logits(logits, V, sampled.token), 1e-12);
+    EXPECT_NEAR(sampled.logprob, logprob_from_logits(kernels_get(), logits, V, sampled.token), 1e-12);
 }
 
 int main(void)
