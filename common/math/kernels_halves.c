@@ -48,7 +48,7 @@ struct weights {
     size_t panel, panels, step;
     unsigned char *splits;  // (kept, panels, 2, TILE_BYTES); NULL where the panels hold BF16
     size_t kept;            // a power of two
-    bool split_already;     // for rows before
+    bool again;             // after other rows: what these split or brought is there
 };
 
 /* The tile of panel p in a step, the high one where panels are split. */
@@ -57,6 +57,22 @@ INLINE unsigned char *tile_of(const struct weights *weights, size_t p, size_t u)
     if (weights->splits != NULL)
         return weights->splits + ((u & (weights->kept - 1)) * weights->panels + p) * 2 * TILE_BYTES;
     return (unsigned char *)weights->w->data + (weights->panel + p) * weights->w->panel_bytes + (weights->step + u) * TILE_BYTES;
+}
+
+/* Asks for panel p's step AHEAD steps on, which may be of the panels that come after these: the processor's own guesses end at a page. */
+INLINE void ask_ahead(const struct weights *weights, size_t p, size_t u)
+{
+    enum { AHEAD = 8 };
+    if (weights->again || weights->splits != NULL)  // split_step does it for those
+        return;
+    size_t steps = input_steps(weights->w->K), step = weights->step + u + AHEAD, panel = weights->panel + p;
+    if (step >= steps) {
+        step -= steps;
+        panel += weights->panels;
+    }
+    const char *at = (const char *)weights->w->data + panel * weights->w->panel_bytes + step * TILE_BYTES;
+    UNROLL for (size_t i = 0; i < TILE_BYTES; i += 64)
+        _mm_prefetch(at + i, _MM_HINT_T0);
 }
 
 static void split_step(const struct weights *weights, size_t p, size_t u)
@@ -201,11 +217,11 @@ static void halves_config(const struct halves *x)
 }
 
 /* Splits panel p for the next step. */
-#define SPLIT_NEXT(p) do { if (split && !weights->split_already && u + 1 < steps) split_step(weights, p, u + 1); } while (0)
+#define SPLIT_NEXT(p) do { if (split && !weights->again && u + 1 < steps) split_step(weights, p, u + 1); } while (0)
 
 INLINE void split_first(const struct weights *weights, size_t P)
 {
-    for (size_t p = 0; p < P && !weights->split_already; p++)
+    for (size_t p = 0; p < P && !weights->again; p++)
         split_step(weights, p, 0);
 }
 
@@ -231,7 +247,9 @@ INLINE void two_by(float *y, size_t y_stride, const struct halves *x, const stru
         _tile_loadd(5, x1, 64);
         _tile_dpbf16ps(0, 4, 6);
         _tile_dpbf16ps(2, 5, 6);
+        ask_ahead(weights, 0, u);
         if (P == 2) {
+            ask_ahead(weights, 1, u);
             _tile_loadd(7, w1, 64);
             _tile_dpbf16ps(1, 4, 7);
             _tile_dpbf16ps(3, 5, 7);
@@ -280,6 +298,7 @@ INLINE void two_by(float *y, size_t y_stride, const struct halves *x, const stru
         _tile_loadd(weight, w_p, 64);                                 \
         _tile_dpbf16ps(sum, 4, weight);                               \
         _tile_dpbf16ps(sum, 5, weight);                               \
+        ask_ahead(weights, p, u);                                     \
         if (split) {                                                  \
             _tile_loadd(weight, w_p + TILE_BYTES, 64);                \
             _tile_dpbf16ps(sum, 5, weight);                           \
@@ -375,7 +394,7 @@ static void halves_panels(float *y, size_t y_stride, const unsigned char *input,
             rows_run(out, stride, &x, &weights, panels, count, step > 0);
             for (size_t r = 0; r < rows && N < PANEL; r++)
                 memcpy(y + (m + r) * y_stride, partial[r], N * sizeof(float));
-            weights.split_already = true;
+            weights.again = true;
         }
     }
 }
