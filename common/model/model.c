@@ -40,17 +40,18 @@ static bool type_is_float(enum tensor_type type)
     return type == TENSOR_F32 || type == TENSOR_F16 || type == TENSOR_BF16;
 }
 
-/* To BF16 all matrices are, to fewer bits those of layers, whose products are most of the work. */
-static bool role_is_rounded(const struct loader *loader, enum weight_role role)
+bool model_rounds(enum weight_role role, enum tensor_type quant)
 {
-    return weight_specs[role].shape[1] != DIMENSION_NONE && (weight_specs[role].per_layer || loader->quant == TENSOR_BF16);
+    if (quant == TENSOR_TYPE_COUNT || weight_specs[role].shape[1] == DIMENSION_NONE)
+        return false;
+    return weight_specs[role].per_layer || quant == TENSOR_BF16;
 }
 
 /* A type whose blocks cannot be taken from the file row by row becomes float32. */
 static enum tensor_type loader_type(const struct loader *loader, enum weight_role role, const struct tensor *tensor)
 {
     if (type_is_float(tensor->type))
-        return loader->quant != TENSOR_TYPE_COUNT && role_is_rounded(loader, role) ? loader->quant : tensor->type;
+        return model_rounds(role, loader->quant) ? loader->quant : tensor->type;
     return tensor_row(tensor, (size_t)loader->config->head_size, 0) != NULL ? tensor->type : TENSOR_F32;
 }
 

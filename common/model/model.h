@@ -29,9 +29,11 @@ struct model;
  * States the memory it will take before it reads, and refuses what this machine has not got (71).
  */
 struct model *model_open(const char *path, struct pool *pool, int *code);
-/* The same with the layers' matrices of float types rounded on the way, to TENSOR_BF16, TENSOR_Q8_0, TENSOR_Q4_0 or TENSOR_NF4.
-   Embeddings and heads keep their type.  TENSOR_TYPE_COUNT: as in the file.  The key names the rounding. */
+/* The same with matrices of float types rounded on the way, to TENSOR_BF16, TENSOR_Q8_0, TENSOR_Q4_0 or TENSOR_NF4.
+   TENSOR_TYPE_COUNT: as in the file.  The key names the rounding. */
 struct model *model_open_quantised(const char *path, enum tensor_type quant, struct pool *pool, int *code);
+/* Which matrices that rounds: to BF16 all, to fewer bits those of layers, whose products are most of the work. */
+bool model_rounds(enum weight_role role, enum tensor_type quant);
 /* The same for a base policy: a model without a language model head is refused (65). */
 struct model *model_open_policy(const char *path, enum tensor_type quant, struct pool *pool, int *code);
 /* "bf16", "q8_0", "q4_0", "nf4" of a command line; false for other texts. */

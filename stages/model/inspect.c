@@ -17,6 +17,7 @@
 #include "model/encoder.h"
 #include "model/encoder_config.h"
 #include "model/family.h"
+#include "model/model.h"
 #include "model/weights.h"
 #include "text/tokenizer.h"
 
@@ -155,7 +156,7 @@ static double packed_bytes(const struct weights *weights, const struct model_con
             if (!weights_role(weights, config, role, l, &tensor))
                 continue;
             bool matrix = tensor.rank == 2;
-            bool rounded = matrix && weight_specs[role].per_layer && quant != TENSOR_TYPE_COUNT && tensor.type <= TENSOR_BF16;
+            bool rounded = model_rounds((enum weight_role)role, quant) && tensor.type <= TENSOR_BF16;
             bytes += matrix ? (double)packed_size_bytes(rounded ? quant : tensor.type, (size_t)tensor.shape[0], (size_t)tensor.shape[1])
                             : 4.0 * (double)tensor_elements(&tensor);
         }

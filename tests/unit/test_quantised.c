@@ -102,7 +102,7 @@ static void round_rows(float *data, size_t N, size_t K, enum tensor_type type)
     }
 }
 
-/* The same numbers in float32: the layers' matrices rounded to quant first, unless it is TENSOR_TYPE_COUNT. */
+/* The same numbers in float32: matrices rounded to quant first, unless it is TENSOR_TYPE_COUNT. */
 static struct model *float_model(const struct weights *weights, const struct model_config *config, enum tensor_type quant)
 {
     struct tensor_out tensors[TENSORS_MAX];
@@ -115,7 +115,7 @@ static struct model *float_model(const struct weights *weights, const struct mod
             CHECK(count < TENSORS_MAX);
             float *data = memory_alloc(tensor_elements(&tensor), sizeof *data);
             tensor_read_canonical(&tensor, (size_t)config->head_size, data);
-            if (quant != TENSOR_TYPE_COUNT && weight_specs[role].per_layer && tensor.rank == 2)
+            if (model_rounds(role, quant))
                 round_rows(data, (size_t)tensor.shape[0], (size_t)tensor.shape[1], quant);
             weight_name(role, l, names[count]);
             tensors[count] = (struct tensor_out){ names[count], tensor.rank, { tensor.shape[0], tensor.shape[1] }, data };
@@ -228,8 +228,8 @@ static void test_rounded_on_load(void)
         EXPECT(rounded != NULL);
         EXPECT_INT(rounded->layers[1].down.parts[0].type, quant);
         EXPECT_INT(rounded->layers[0].qkv.part_count, 1);
-        EXPECT_INT(rounded->embedding.type, TENSOR_F32);
-        EXPECT_INT(rounded->lm_head.type, TENSOR_F32);
+        EXPECT_INT(rounded->embedding.type, quant == TENSOR_BF16 ? TENSOR_BF16 : TENSOR_F32);
+        EXPECT_INT(rounded->lm_head.type, rounded->embedding.type);
         expect_close(rounded, floats);
         setenv("VAS_KERNELS", kernels_named("avx2") != NULL ? "avx2" : "portable", 1);
         struct model *unrounded_rows = model_from_weights_quantised(weights, &tiny_config, "tiny", quant, pool, &code);
