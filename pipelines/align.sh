@@ -21,7 +21,7 @@
 #   --base-samples N        the same for the base policy, which best-of-n needs more of (default 16)
 #   --max-new-tokens N      (default 128)
 #   --betas 'B ...'         strengths to evaluate (default '1 3 10')
-#   --epochs N --batch N --lr X --refresh N --lambda X --checkpoint-every N    as in train and value-target
+#   --epochs N --batch N --lr X --schedule NAME --refresh N --lambda X --checkpoint-every N    as in train and value-target
 #   --seed N                (default 0)
 #
 # Relative paths are taken from the repository's top.
@@ -62,7 +62,7 @@ worker rollout rollout -m "$model" -n "$samples" --split train --max-new-tokens 
 with_reward worker reward reward --split train --follow
 worker value-target value-target --run "$run" --reward "$reward" --lambda "$lambda" --refresh "$refresh"
 foreground train train -m "$value_model" --run "$run" --epochs "$epochs" --batch "$batch" --lr "$lr" --refresh "$refresh" \
-    --checkpoint-every "$checkpoint_every" --seed "$seed" -o "$work/value-$run"
+    --checkpoint-every "$checkpoint_every" --schedule "$schedule" --seed "$seed" -o "$work/value-$run"
 workers_stop
 if [ -z "$eval_prompts" ]; then
     say "value model: $work/value-$run"

@@ -4,7 +4,7 @@
 
 model= prompts= reward=reward scale=1 work=vas-work value_model= run= format= field=
 eval_fraction=0.1 samples=8 eval_samples=8 base_samples=16 max_new_tokens=128 betas='1 3 10'
-epochs=2 batch=32 lr=1e-3 refresh=2 lambda=0.95 checkpoint_every=50 seed=0 reward_kind= reward_source=
+epochs=2 batch=32 lr=1e-3 schedule=cosine refresh=2 lambda=0.95 checkpoint_every=50 seed=0 reward_kind= reward_source=
 reward_label= reward_join= reward_truncate= reward_quant=
 
 usage() {
@@ -43,6 +43,7 @@ option_take() {  # OPTION ARGUMENT
     --epochs) epochs=$2 ;;
     --batch) batch=$2 ;;
     --lr) lr=$2 ;;
+    --schedule) schedule=$2 ;;
     --refresh) refresh=$2 ;;
     --lambda) lambda=$2 ;;
     --checkpoint-every) checkpoint_every=$2 ;;

@@ -23,7 +23,7 @@ say() {
 if [ ! -f "$work/stories.jsonl" ]; then
     say "writing a corpus of 5000 short stories"
     awk -v count=5000 -v seed=1 -f pipelines/stories.awk >"$work/stories.new"
-    awk -v count=384 -v seed=2 -v prompts=1 -f pipelines/stories.awk >"$work/prompts.jsonl"
+    awk -v count=800 -v seed=2 -v prompts=1 -f pipelines/stories.awk >"$work/prompts.jsonl"
     mv "$work/stories.new" "$work/stories.jsonl"
 fi
 
@@ -46,4 +46,4 @@ fi
 
 [ ! -f "$work/store.db" ] || say "reusing what the store $work/store.db has"
 exec pipelines/align.sh --model "$work/base" --prompts "$work/prompts.jsonl" --lexicon pipelines/kind.txt --reward kind \
-    --work "$work" --samples 8 --max-new-tokens 96 --betas '2 5 10 20' --epochs 2
+    --work "$work" --samples 8 --max-new-tokens 96 --betas '5 10 20 40' --epochs 2

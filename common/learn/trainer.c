@@ -509,6 +509,11 @@ static const char *gradient_culprit(const struct parameters *parameters)
     return "none";
 }
 
+void trainer_expect(struct trainer *trainer, int64_t total_steps)
+{
+    trainer->options.total_steps = total_steps;
+}
+
 int trainer_step(struct trainer *trainer, const struct example *examples, size_t count, struct step_metrics *metrics)
 {
     struct parameters *parameters = &trainer->network.parameters;

@@ -80,6 +80,8 @@ struct step_metrics {
     int64_t counted;                 // positions in the loss
     int64_t tokens;                  // positions run
 };
+/* Over so many steps the learning rate falls (options.total_steps). */
+void trainer_expect(struct trainer *trainer, int64_t total_steps);
 /*
  * One update from these examples.  0, or -1 with the reason logged and nothing changed: an example that does not fit the
  * model, no counted position, a loss or a gradient that is not finite.

@@ -92,7 +92,8 @@ value_target=$job
 mpirun=
 [ "$ranks" = 1 ] || mpirun="mpirun --bind-to none -n $ranks"
 submit train "afterok:$tokenize" --ntasks="$ranks" --cpus-per-task="$cpus" -- $slurm/job.sh "$work" $mpirun train -t "$cpus" -m "$value_model" --run "$run" \
-    --epochs "$epochs" --batch "$batch" --lr "$lr" --refresh "$refresh" --checkpoint-every "$checkpoint_every" --seed "$seed" -o "$work/value-$run"
+    --epochs "$epochs" --batch "$batch" --lr "$lr" --schedule "$schedule" --refresh "$refresh" \
+    --checkpoint-every "$checkpoint_every" --seed "$seed" -o "$work/value-$run"
 train=$job
 
 submit base "afterok:$train" $rows -- $slurm/job.sh "$work" rollout -t "$cpus" -m "$model" -n "$base_samples" --split eval \

@@ -199,6 +199,8 @@ static int incoming_train(struct learner *learner, struct incoming *incoming, in
 {
     int code = EX_OK;
     progress->total = batches * learner->options.updates;
+    if (learner->options.decay)
+        learner->settings.total_steps = progress->total;
     incoming->next_batch++;
     incoming->final = incoming->next_batch == batches;
     if (incoming->data.count > 0) {

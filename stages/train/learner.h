@@ -25,7 +25,7 @@ struct learner_options {
     int64_t refresh;           // steps between snapshots of the weights
     int64_t checkpoint_every;  // steps between checkpoints that can be resumed
     uint64_t seed;             // of the order
-    bool decay;                // let the learning rate fall over the steps of the input (pipes)
+    bool decay;                // let the learning rate fall over all steps
     enum objective objective;
 };
 

@@ -30,7 +30,7 @@
 #include "wire/remote_model.h"
 
 struct options {
-    const char *model, *endpoint, *objective, *lora_targets, *products, *quant;
+    const char *model, *endpoint, *objective, *schedule, *lora_targets, *products, *quant;
     struct learner_options learner;
     struct trainer_options trainer;
     double learning_rate;
@@ -41,7 +41,7 @@ struct options {
 static struct options options_read(int argc, char **argv)
 {
     static struct options options = {
-        .objective = "value", .learning_rate = -1,
+        .objective = "value", .schedule = "cosine", .learning_rate = -1,
         .learner = { .batch = 32, .epochs = 2, .refresh = 2, .checkpoint_every = 100 },
         .lora_targets = "q,k,v,o", .products = "float32",
         .trainer = { .warmup_steps = -1, .clip_norm = -1, .weight_decay = -1 },
@@ -65,7 +65,8 @@ static struct options options_read(int argc, char **argv)
         { 0, NULL, NULL, OPTION_HEADING, NULL, 0, 0, "the optimiser (AdamW)" },
         { 0, "lr", "X", OPTION_NUMBER, &options.learning_rate, 0, 10, "learning rate at its peak (default 1e-3; lm: 3e-3)" },
         { 0, "warmup", "STEPS", OPTION_INT, &options.trainer.warmup_steps, 0, 1e9, "steps in which the learning rate rises (default 20; lm: 100)" },
-        { 0, "decay", NULL, OPTION_FLAG, &learner->decay, 0, 0, "let the learning rate fall to a tenth along a cosine\n(pipes only; lm: always)" },
+        { 0, "schedule", "NAME", OPTION_TEXT, &options.schedule, 0, 0,
+          "cosine: the learning rate falls to a tenth by the last step, or constant\n(default cosine)" },
         { 0, "weight-decay", "X", OPTION_NUMBER, &options.trainer.weight_decay, 0, 1, "decoupled weight decay (default 0; lm: 0.1)" },
         { 0, "clip", "X", OPTION_NUMBER, &options.trainer.clip_norm, 0, 1e9, "largest norm of the gradient, 0: any (default 1)" },
         { 0, "products", "NAME", OPTION_TEXT, &options.products, 0, 0,
@@ -113,6 +114,8 @@ static struct options options_read(int argc, char **argv)
         options_refuse("--run is for a value model from a store: name the store with --store or VAS_STORE");
     if (options.endpoint == NULL && learner->output == NULL)
         options_refuse("-o is missing: where to write the model?");
+    if (strcmp(options.schedule, "cosine") != 0 && strcmp(options.schedule, "constant") != 0)
+        options_refuse("--schedule is \"%s\", must be cosine or constant", options.schedule);
     if (strcmp(options.products, "bf16") == 0)
         options.trainer.products = PRODUCTS_BF16;
     else if (strcmp(options.products, "float32") != 0)
@@ -131,7 +134,7 @@ static struct options options_read(int argc, char **argv)
     learner->seed = (uint64_t)options.seed;
     if (learner->updates == 0)
         learner->updates = lm ? 1 : 2;
-    learner->decay = learner->decay || lm;
+    learner->decay = strcmp(options.schedule, "cosine") == 0;
     return options;
 }
 
@@ -164,11 +167,11 @@ static char *settings_text(const struct options *options, const struct trainer_o
     if (options->endpoint == NULL)
         return NULL;
     const struct learner_options *learner = &options->learner;
-    json_t *json = json_pack("{s:s, s:{s:I, s:I, s:I, s:I, s:I, s:s, s:f, s:I, s:f, s:f}}", "run", learner->run, "train",
+    json_t *json = json_pack("{s:s, s:{s:I, s:I, s:I, s:I, s:I, s:s, s:f, s:s, s:I, s:f, s:f}}", "run", learner->run, "train",
                              "batch", (json_int_t)learner->batch, "epochs", (json_int_t)learner->epochs,
                              "updates", (json_int_t)learner->updates, "refresh", (json_int_t)learner->refresh,
                              "seed", (json_int_t)learner->seed, "init", init_key, "learning_rate", trainer->learning_rate,
-                             "warmup", (json_int_t)trainer->warmup_steps, "weight_decay", trainer->weight_decay,
+                             "schedule", options->schedule, "warmup", (json_int_t)trainer->warmup_steps, "weight_decay", trainer->weight_decay,
                              "clip", trainer->clip_norm);
     CHECK(json != NULL);
     if (trainer->parts > 1)

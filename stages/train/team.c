@@ -1,9 +1,9 @@
 /*
  * team.c - see team.h.
  *
- *     OPEN    total_steps, processor      the trainer is opened
- *     SHARE                               trainer_share
- *     STEP    examples, tokens            then T (examples), tokens, and for the value objective targets and mask, each (tokens)
+ *     OPEN    processor                        the trainer is opened
+ *     SHARE                                    trainer_share
+ *     STEP    total_steps, examples, tokens    then T (examples), tokens, and for the value objective targets and mask, each (tokens)
  *     END
  */
 #include "train/team.h"
@@ -24,8 +24,8 @@ enum order_kind { ORDER_OPEN, ORDER_SHARE, ORDER_STEP, ORDER_END };
 
 struct order {
     enum order_kind kind;
-    int64_t total_steps;
     char processor[64];  // which kernels it has: others would round otherwise
+    int64_t total_steps;
     uint64_t examples, tokens;
 };
 
@@ -52,7 +52,7 @@ static int open_trainer(struct learner *learner)
 
 int team_open(struct learner *learner)
 {
-    struct order order = { .kind = ORDER_OPEN, .total_steps = learner->settings.total_steps };
+    struct order order = { .kind = ORDER_OPEN };
     processor_name(learner, order.processor);
     give_order(learner, order);
     return open_trainer(learner);
@@ -93,7 +93,7 @@ static void send_batch(struct learner *learner, const struct example *examples, 
         tokens += example->T;
     }
     struct ranks *ranks = learner->settings.ranks;
-    give_order(learner, (struct order){ .kind = ORDER_STEP, .examples = count, .tokens = tokens });
+    give_order(learner, (struct order){ .kind = ORDER_STEP, .total_steps = learner->settings.total_steps, .examples = count, .tokens = tokens });
     ranks_broadcast(ranks, packed.T.data, packed.T.size);
     ranks_broadcast(ranks, packed.tokens.data, packed.tokens.size);
     ranks_broadcast(ranks, packed.targets.data, packed.targets.size);
@@ -105,6 +105,7 @@ int team_step(struct learner *learner, const struct example *examples, size_t co
 {
     if (ranks_count(learner->settings.ranks) > 1)
         send_batch(learner, examples, count);
+    trainer_expect(learner->trainer, learner->settings.total_steps);
     return trainer_step(learner->trainer, examples, count, metrics);
 }
 
@@ -126,7 +127,6 @@ static int follow_open(struct learner *learner, const struct order *order)
         log_hint("OPENBLAS_CORETYPE makes OpenBLAS choose the same on all");
         return EX_UNAVAILABLE;
     }
-    learner->settings.total_steps = order->total_steps;
     return open_trainer(learner);
 }
 
@@ -151,6 +151,7 @@ static int follow_step(struct learner *learner, struct arena *arena, const struc
             .tokens = tokens + first, .T = T[i], .target = valued ? targets + first : NULL, .mask = valued ? mask + first : NULL,
         };
     struct step_metrics metrics;
+    trainer_expect(learner->trainer, order->total_steps);
     const int result = trainer_step(learner->trainer, examples, order->examples, &metrics);
     arena_reset(arena);
     return result;

@@ -42,6 +42,6 @@ mkdir -p "$work"
 pipelines/align.sh --model "$data/stories260K/stories260K.gguf" --prompts "$data/stories260K/prompts.jsonl" \
     --lexicon "$data/vader/vader_lexicon.txt" --reward vader --scale "$scale" --work "$work" \
     --samples 8 --eval-samples 8 --base-samples 64 --max-new-tokens 96 --betas '1 2 3 5 8 12 20 40 80' \
-    --epochs 3 --batch 32 --lr 1e-3 --refresh 2 --lambda 0.95 >"$work/report.text"
+    --epochs 3 --batch 32 --lr 1e-3 --schedule constant --refresh 2 --lambda 0.95 >"$work/report.text"
 "$BIN/report" --db "$work/store.db" --json >"$work/report.json"
 "$BUILD/tests/bench/compare_curve" --scale "$scale" "$work/report.json" ${reference:+"$reference"}

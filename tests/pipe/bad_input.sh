@@ -21,6 +21,7 @@ refused "an option out of range" 64 '\-\-top-p is 3, must be' rollout -m "$base"
 refused "an option that is no number" 64 'takes a whole number' rollout -m "$base" -n many
 refused "store: unknown command" 64 'nonsense' store nonsense
 refused "train without a model" 64 '\-m is missing' train
+refused "a schedule that there is not" 64 'schedule is "linear"' train -m "$base" --schedule linear -o "$scratch/none"
 refused "reward without a backend" 64 'lexicon' reward --name x
 
 # Files that are missing or are something else.

@@ -31,6 +31,12 @@ left_out=$(sed -n 's/.*left_out=\([0-9]*\).*/\1/p' "$scratch/whole_returns.err")
 [ $code = 0 ] && ok "a run with rollouts that are too long ends well" || not_ok "a run with rollouts that are too long says $code: $(tail -n 1 "$scratch/whole_returns.err")"
 [ "${left_out:-0}" -gt 0 ] && [ "$left_out" -lt 48 ] && ok "it says how many were left out" || not_ok "it says that '$left_out' of 48 were left out"
 check "and gives a value model" test -s "$scratch/whole_returns/model.safetensors"
+if command -v sqlite3 >/dev/null; then
+    last_rate=$(sqlite3 "$db" "SELECT json_extract(numbers, '$.learning_rate') FROM metric WHERE subject = 'whole_returns' ORDER BY step DESC LIMIT 1")
+    [ "$(printf '%.6f' "$last_rate")" = 0.000100 ] && ok "its learning rate falls to a tenth" || not_ok "its last learning rate is $last_rate"
+else
+    echo "skip its learning rate falls to a tenth: there is no sqlite3 program"
+fi
 short_run lambda_returns 0.9
 [ $code = 0 ] && ok "so does one whose targets need values" || not_ok "with lambda 0.9 it says $code: $(tail -n 1 "$scratch/lambda_returns.err")"
 failed=$(store status --db "$db" | awk '$1 == "value-target" && $2 == "lambda_returns" { print $5 }')
