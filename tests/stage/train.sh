@@ -23,7 +23,7 @@ short_run() {  # NAME LAMBDA: value-target and train together; what train said i
     timeout 60 value-target -q --run "$1" --reward kind --lambda "$2" &
     targets=$!
     code=0
-    timeout 60 train -m "$scratch/short" --run "$1" --batch 8 --epochs 1 -o "$scratch/$1" 2>"$scratch/$1.err" || code=$?
+    timeout 60 train -m "$scratch/short" --run "$1" --batch 8 --epochs 1 --warmup 2 -o "$scratch/$1" 2>"$scratch/$1.err" || code=$?
     wait "$targets"
 }
 short_run whole_returns 1
