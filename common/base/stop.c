@@ -14,8 +14,9 @@ static void stop_note(int signal_number)
 
 void stop_install(void)
 {
-    struct sigaction action = { .sa_handler = stop_note, .sa_flags = SA_RESETHAND };
+    struct sigaction action = { .sa_handler = stop_note };
     sigaction(SIGTERM, &action, NULL);
+    action.sa_flags = SA_RESETHAND;
     sigaction(SIGINT, &action, NULL);
     signal(SIGPIPE, SIG_IGN);
 }

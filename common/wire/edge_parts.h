@@ -17,8 +17,6 @@ struct edge_times {
 
 enum {
     SLICE_MS = 200,                // the longest wait that does not look for a signal
-    KEPT_MAX = 1024,               // outputs not yet acknowledged
-    KEPT_BYTES_MAX = 64 << 20,     // beyond which no further output is kept
     BATCH_BYTES_MAX = 256 << 20,   // of one batch's frames
 };
 

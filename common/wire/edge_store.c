@@ -7,7 +7,6 @@
  */
 #define _GNU_SOURCE
 #include <errno.h>
-#include <netdb.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -20,15 +19,14 @@
 #include <zmq.h>
 
 #include "base/check.h"
-#include "base/digest.h"
 #include "base/effort.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/progress.h"
 #include "base/stop.h"
-#include "wire/curve.h"
+#include "wire/connection.h"
 #include "wire/edge_parts.h"
-#include "wire/handshake.h"
+#include "wire/outputs.h"
 
 /* A store that is just starting answers within this time; a longer silence is worth a line. */
 static const double TELL_S = 2;
@@ -37,14 +35,9 @@ static const double TELL_S = 2;
 static const double BUSY_BEATS = 5;
 
 enum {
-    NUMBERS = 1 << 30,
     RECEIVE_MAX = 1024,
     LINGER_MS = 1000,
-    HANDSHAKE_TRIES = 3,    // that may break for the link's sake before the store's key is doubted
-    CONNECT_MS = 5000,      // for one attempt
 };
-
-_Static_assert(NUMBERS % KEPT_MAX == 0, "a number tells the place in kept");
 
 /* An item that has arrived and that the stage has not taken. */
 struct pending {
@@ -59,30 +52,11 @@ struct lease {
     int64_t conversation;
 };
 
-/* A checkpoint of which some chunks are still to become outputs. */
-struct parcel {
-    struct frame frame;      // of a chunk; run and kind are the parcel's own
-    char sha256[DIGEST_HEX_SIZE];
-    struct buffer content;   // data NULL: there is none
-    size_t given;            // bytes
-};
-
-/* An output that waits for its ack. */
-struct kept {
-    char *bytes;  // NULL once acknowledged
-    size_t size;
-};
-
 struct edge_store {
     struct edge_times times;
     char worker[128];
-    void *context, *socket;
-    struct handshakes handshakes;
-    struct edge_keys key_files;  // NULL: no keys
-    struct curve_pair key;
-    char store_key[CURVE_KEY_SIZE];
-    int broken_handshakes;  // since the last that did not break
-    struct arena scratch;  // of the frame being read
+    struct connection connection;
+    struct arena scratch;   // of the frame being read
     struct buffer sending;
 
     bool talks;             // welcomed in this conversation
@@ -105,13 +79,9 @@ struct edge_store {
     bool idle, idle_final;            // the store's last word was that it has nothing to hand out
     int64_t idle_missing;
 
-    struct kept kept[KEPT_MAX];       // output n is in kept[n % KEPT_MAX]
-    int64_t first, unsent, next;      // first <= unsent <= next; the first without an ack, not sent, not made
-    size_t kept_bytes;
-    double acked_s;                   // when the last ack came, or something to acknowledge
+    struct outputs outputs;
     double output_s;                  // when the last output was sent
-    struct parcel parcel;
-    int64_t parcel_refused;           // outputs refused before it
+    int64_t parcel_refused;           // outputs refused before the last checkpoint
     struct question *question;        // NULL: none
 
     pthread_t background;             // serves while the stage computes
@@ -122,18 +92,12 @@ struct edge_store {
 
 /* ---- sending ---- */
 
-/* Output n as it is numbered on the wire, from 1. */
-static int64_t number_of(int64_t n)
-{
-    return 1 + n % NUMBERS;
-}
-
 static bool send_bytes(struct edge_store *store, const void *data, size_t size)
 {
     double now_s = clock_s();
     if (store->asked_s == 0)
         store->asked_s = now_s;
-    if (zmq_send(store->socket, data, size, ZMQ_DONTWAIT) < 0)
+    if (zmq_send(store->connection.socket, data, size, ZMQ_DONTWAIT) < 0)
         return false;  // no connection, or too much on its way: whoever wanted this tries again
     store->sent_s = now_s;
     return true;
@@ -224,193 +188,16 @@ static void send_want(struct edge *edge)
         store->credit += room;
 }
 
-static void keep(struct edge_store *store, int64_t n, struct frame *output)
-{
-    struct kept *kept = &store->kept[n % KEPT_MAX];
-    struct buffer bytes = { 0 };
-    *frame_output(output) = number_of(n);
-    frame_encode(output, &bytes);
-    *kept = (struct kept){ bytes.data, bytes.size };
-    store->kept_bytes += bytes.size;
-}
-
-static bool kept_is_full(const struct edge_store *store)
-{
-    return store->next - store->first >= KEPT_MAX || store->kept_bytes >= KEPT_BYTES_MAX;
-}
-
-/* A new output. */
-static void keep_next(struct edge_store *store, struct frame *output)
-{
-    if (store->first == store->next)
-        store->acked_s = clock_s();
-    keep(store, store->next++, output);
-}
-
-static void parcel_drop(struct parcel *parcel)
-{
-    free(parcel->content.data);
-    free((char *)parcel->frame.checkpoint.run);
-    free((char *)parcel->frame.checkpoint.kind);
-    *parcel = (struct parcel){ .given = 0 };
-}
-
-/* Chunks become outputs as there is room. */
-static void parcel_give(struct edge_store *store)
-{
-    struct parcel *parcel = &store->parcel;
-    struct frame_checkpoint *chunk = &parcel->frame.checkpoint;
-    if (parcel->content.data != NULL && parcel->sha256[0] == '\0') {
-        struct digest digest;
-        digest_init(&digest);
-        digest_add(&digest, parcel->content.data, parcel->content.size);
-        digest_hex(&digest, parcel->sha256);
-        chunk->sha256 = parcel->sha256;
-    }
-    while (parcel->content.data != NULL && !kept_is_full(store)) {
-        size_t left = parcel->content.size - parcel->given, size = left < CHUNK_BYTES ? left : CHUNK_BYTES;
-        chunk->offset = (int64_t)parcel->given;
-        chunk->data = (struct bytes){ (const unsigned char *)parcel->content.data + parcel->given, size };
-        keep_next(store, &parcel->frame);
-        parcel->given += size;
-        if (parcel->given == parcel->content.size)
-            parcel_drop(parcel);
-    }
-}
-
 static void send_outputs(struct edge_store *store)
 {
-    for (; store->unsent < store->next; store->unsent++) {
-        const struct kept *kept = &store->kept[store->unsent % KEPT_MAX];
-        if (kept->bytes == NULL)
-            continue;
-        if (!send_bytes(store, kept->bytes, kept->size))
+    for (const struct output *output; (output = outputs_next(&store->outputs)) != NULL; outputs_sent(&store->outputs)) {
+        if (!send_bytes(store, output->bytes, output->size))
             return;
         store->output_s = store->sent_s;
     }
 }
 
 /* ---- conversations ---- */
-
-static bool is_tcp(const char *endpoint)
-{
-    return strncmp(endpoint, "tcp://", 6) == 0;
-}
-
-int edge_keys_read(struct edge_keys *files, struct curve_pair *pair, char *store_key, const char *endpoint)
-{
-    const char *own = edge_keys.own ? edge_keys.own : getenv("VAS_KEY");
-    const char *other = edge_keys.store ? edge_keys.store : getenv("VAS_STORE_KEY");
-    *files = (struct edge_keys){ NULL, NULL };
-    if (!is_tcp(endpoint) || (own == NULL && other == NULL))
-        return EX_OK;
-    if (own == NULL || other == NULL) {
-        log_error("%s is missing: a worker with a key needs its own and the store's", own == NULL ? "--key" : "--store-key");
-        return EX_USAGE;
-    }
-    *files = (struct edge_keys){ own, other };
-    int code = curve_read_pair(pair, own);
-    return code == EX_OK ? curve_read_public(store_key, other) : code;
-}
-
-/* Whether the endpoint's host is an IPv6 address, or a name that has no other.  (Of names with both kinds ZeroMQ would take only the first.) */
-static bool is_ipv6_only(const char *endpoint)
-{
-    char host[256];
-    struct addrinfo *found = NULL;
-    if (strchr(endpoint, '[') != NULL)
-        return true;
-    const char *name = endpoint + strlen("tcp://"), *colon = strrchr(name, ':');
-    if (colon == NULL || (size_t)(colon - name) >= sizeof host)
-        return false;
-    memcpy(host, name, (size_t)(colon - name));
-    host[colon - name] = '\0';
-    if (getaddrinfo(host, NULL, &(struct addrinfo){ .ai_family = AF_INET }, &found) == 0) {
-        freeaddrinfo(found);
-        return false;
-    }
-    if (getaddrinfo(host, NULL, &(struct addrinfo){ .ai_family = AF_INET6 }, &found) != 0)
-        return false;
-    freeaddrinfo(found);
-    return true;
-}
-
-static int tcp_options(struct edge *edge, void *socket)
-{
-    struct edge_store *store = edge->store;
-    int ipv6 = is_ipv6_only(edge->options.endpoint), connect_ms = CONNECT_MS;
-    if (zmq_setsockopt(socket, ZMQ_IPV6, &ipv6, sizeof ipv6) != 0
-        || zmq_setsockopt(socket, ZMQ_CONNECT_TIMEOUT, &connect_ms, sizeof connect_ms) != 0)
-        return -1;
-    if (store->key_files.own != NULL && curve_join(socket, &store->key, store->store_key) != 0)
-        return -1;
-    return handshakes_open(&store->handshakes, store->context, socket);
-}
-
-static void close_socket(struct edge_store *store)
-{
-    handshakes_close(&store->handshakes);
-    if (store->socket != NULL)
-        zmq_close(store->socket);
-    store->socket = NULL;
-}
-
-/* Logs and returns an exit code. */
-static int connect_socket(struct edge *edge)
-{
-    struct edge_store *store = edge->store;
-    int linger_ms = 0, immediate = 1;
-    int64_t size_max = FRAME_SIZE_MAX;
-    int receive_max = (int)edge->options.hold_max + RECEIVE_MAX;
-    store->socket = zmq_socket(store->context, ZMQ_DEALER);
-    if (store->socket == NULL) {
-        log_error("could not make a socket: %s", zmq_strerror(errno));
-        return EX_OSERR;
-    }
-    zmq_setsockopt(store->socket, ZMQ_LINGER, &linger_ms, sizeof linger_ms);
-    zmq_setsockopt(store->socket, ZMQ_IMMEDIATE, &immediate, sizeof immediate);  // nothing waits in the socket for a store that is away
-    zmq_setsockopt(store->socket, ZMQ_MAXMSGSIZE, &size_max, sizeof size_max);
-    zmq_setsockopt(store->socket, ZMQ_RCVHWM, &receive_max, sizeof receive_max);
-    if ((!is_tcp(edge->options.endpoint) || tcp_options(edge, store->socket) == 0) && zmq_connect(store->socket, edge->options.endpoint) == 0)
-        return EX_OK;
-    log_error("cannot connect to store \"%s\": %s", edge->options.endpoint, zmq_strerror(errno));
-    log_hint("an endpoint is ipc://FILE or tcp://HOST:PORT");
-    close_socket(store);
-    return EX_USAGE;
-}
-
-static void release(struct edge_store *store, int64_t n)
-{
-    struct kept *kept = &store->kept[n % KEPT_MAX];
-    free(kept->bytes);
-    store->kept_bytes -= kept->size;
-    *kept = (struct kept){ 0 };
-    while (store->first < store->next && store->kept[store->first % KEPT_MAX].bytes == NULL)
-        store->first++;
-    if (store->unsent < store->first)
-        store->unsent = store->first;
-}
-
-/* The store does not know the lease in this output any more. */
-static void drop_lease(struct edge_store *store, int64_t n)
-{
-    struct kept *kept = &store->kept[n % KEPT_MAX];
-    if (kept->bytes == NULL)
-        return;
-    struct frame frame;
-    char reason[512];
-    arena_reset(&store->scratch);
-    int decoded = frame_decode(&frame, kept->bytes, kept->size, &store->scratch, reason);
-    CHECK(decoded == 0);
-    if (frame.type == FRAME_failed) {
-        release(store, n);
-    } else if (*frame_item(&frame) != 0) {
-        *frame_item(&frame) = 0;
-        store->kept_bytes -= kept->size;
-        free(kept->bytes);
-        keep(store, n, &frame);
-    }
-}
 
 static void pending_pop(struct edge *edge)
 {
@@ -429,16 +216,14 @@ static void begin_conversation(struct edge *edge)
     store->credit = 0;
     while (store->pending_count > 0)
         pending_pop(edge);
-    for (int64_t n = store->first; n < store->next; n++)
-        drop_lease(store, n);
-    store->unsent = store->first;
+    outputs_drop_leases(&store->outputs, &store->scratch);
     store->hello_s = 0;
 }
 
 static void give_up(struct edge *edge, const char *what, double after_s)
 {
     log_error("store \"%s\" %s for %.0f s, %lld outputs are not stored", edge->options.endpoint, what, after_s,
-              (long long)(edge->store->next - edge->store->first));
+              (long long)outputs_count(&edge->store->outputs));
     log_hint("what is not stored is offered again to the next worker");
     edge->failure = EX_TEMPFAIL;
 }
@@ -449,36 +234,9 @@ static void connect_again(struct edge *edge)
     if (!store->was_lost)
         log_error("store \"%s\" has not answered for %.0f s, connecting again", edge->options.endpoint, store->times.lost);
     store->was_lost = true;
-    close_socket(store);
-    edge->failure = connect_socket(edge);
+    edge->failure = connection_renew(&store->connection);
     store->connected_s = clock_s();
     begin_conversation(edge);
-}
-
-static void refuse_keys(struct edge *edge, const char *what, const char *which)
-{
-    log_error("store \"%s\" %s%s%s%s", edge->options.endpoint, what, which ? " \"" : "", which ? which : "", which ? "\"" : "");
-    edge->failure = EX_NOPERM;
-}
-
-static void judge_handshake(struct edge *edge, enum handshake handshake)
-{
-    struct edge_store *store = edge->store;
-    bool has_key = store->key_files.own != NULL;
-    store->broken_handshakes = handshake == HANDSHAKE_BROKEN ? store->broken_handshakes + 1 : 0;
-    if (store->broken_handshakes == HANDSHAKE_TRIES)
-        handshake = handshake_probe(edge->options.endpoint, has_key);
-    if (handshake == HANDSHAKE_REFUSED) {
-        refuse_keys(edge, "refuses the key in", store->key_files.own);
-        log_hint("its public key %s must be among those of the store's --allow", store->key.public_key);
-    } else if (handshake == HANDSHAKE_OTHER && has_key) {
-        refuse_keys(edge, "takes no keys, and this worker has", store->key_files.own);
-    } else if (handshake == HANDSHAKE_OTHER) {
-        refuse_keys(edge, "wants keys, and this worker has none", NULL);
-        log_hint("give it --key and --store-key, or VAS_KEY and VAS_STORE_KEY");
-    } else if (has_key && store->broken_handshakes == HANDSHAKE_TRIES) {
-        log_error("store \"%s\" does not prove that it has the key in \"%s\"", edge->options.endpoint, store->key_files.store);
-    }
 }
 
 /* ---- receiving ---- */
@@ -490,32 +248,22 @@ static void receive_welcome(struct edge *edge, const struct frame_welcome *welco
         return;  // a hello was sent twice
     store->talks = true;
     if (!stop_requested())  // a store that forgets us again and again, its disk being full, must not keep us
-        store->acked_s = clock_s();
+        store->outputs.acked_s = clock_s();
     if (store->welcome == NULL) {
         store->welcome = memory_text(welcome->settings);
         store->missing = welcome->missing;
     } else {
         log_event("store \"%s\" is back, %lld outputs are sent again", edge->options.endpoint,
-                  (long long)(store->next - store->first));
+                  (long long)outputs_count(&store->outputs));
     }
     store->was_lost = false;
 }
 
-/* The output with this number on the wire, or -1. */
-static int64_t output_from_number(const struct edge_store *store, int64_t number)
-{
-    int64_t n = store->first + (number - number_of(store->first) + NUMBERS) % NUMBERS;
-    return number >= 1 && number <= NUMBERS && n < store->next ? n : -1;
-}
-
 static void receive_ack(struct edge_store *store, const struct frame_ack *ack)
 {
-    for (size_t i = 0; i < ack->outputs.count; i++) {
-        int64_t n = output_from_number(store, ack->outputs.at[i]);
-        if (n >= 0)
-            release(store, n);
-    }
-    store->acked_s = clock_s();
+    for (size_t i = 0; i < ack->outputs.count; i++)
+        outputs_release(&store->outputs, ack->outputs.at[i]);
+    store->outputs.acked_s = clock_s();
 }
 
 static void receive_refusal(struct edge *edge, const struct frame_refusal *refusal)
@@ -529,13 +277,9 @@ static void receive_refusal(struct edge *edge, const struct frame_refusal *refus
         return;
     }
     log_error("store \"%s\" refused%s: %s", edge->options.endpoint, answers_output ? " an output" : "", refusal->reason);
-    if (answers_output) {
-        int64_t n = output_from_number(store, refusal->output);
-        if (n >= 0) {
-            release(store, n);
-            store->acked_s = clock_s();
-            edge->refused++;
-        }
+    if (answers_output && outputs_release(&store->outputs, refusal->output)) {
+        store->outputs.acked_s = clock_s();
+        edge->refused++;
     }
     if (refusal->fatal) {
         if (!store->talks)
@@ -610,7 +354,7 @@ static void receive_all(struct edge *edge)
     for (int i = 0; i < RECEIVE_MAX && edge->failure == 0; i++) {
         zmq_msg_t message;
         zmq_msg_init(&message);
-        bool got = zmq_msg_recv(&message, edge->store->socket, ZMQ_DONTWAIT) >= 0;
+        bool got = zmq_msg_recv(&message, edge->store->connection.socket, ZMQ_DONTWAIT) >= 0;
         if (got)
             receive_message(edge, &message);
         zmq_msg_close(&message);
@@ -634,7 +378,7 @@ static void forgive_absence(struct edge_store *store, double now_s)
         if (store->asked_s > 0)
             store->asked_s += absence_s;
         store->connected_s += absence_s;
-        store->acked_s += absence_s;
+        store->outputs.acked_s += absence_s;
     }
     store->served_s = now_s;
 }
@@ -648,12 +392,12 @@ static void judge_silence(struct edge *edge, double now_s)
     } else if (store->asked_s > 0 && is_due(store->asked_s, store->times.lost, now_s)
                && is_due(store->connected_s, store->times.lost, now_s)) {
         connect_again(edge);
-    } else if (store->talks && store->first < store->next) {
-        if (is_due(store->acked_s, patience_s, now_s))
+    } else if (store->talks && outputs_count(&store->outputs) > 0) {
+        if (is_due(store->outputs.acked_s, patience_s, now_s))
             give_up(edge, "has stored nothing", patience_s);
-        else if (store->unsent == store->next && is_due(store->acked_s, store->times.lost, now_s)
+        else if (outputs_next(&store->outputs) == NULL && is_due(store->outputs.acked_s, store->times.lost, now_s)
                  && is_due(store->output_s, store->times.lost, now_s))
-            store->unsent = store->first;
+            outputs_send_again(&store->outputs);
     }
 }
 
@@ -676,7 +420,7 @@ static void send_all(struct edge *edge, double now_s)
             send_hello(edge);
         return;
     }
-    parcel_give(store);
+    parcel_give(&store->outputs);
     send_outputs(store);
     if (store->question != NULL && !store->question->ended)
         ask(edge, store->question, now_s);
@@ -695,9 +439,7 @@ static void serve(struct edge *edge, int wait_ms, enum effort waits_as)
         return;
     double now_s = clock_s();
     forgive_absence(store, now_s);
-    enum handshake handshake;
-    while (edge->failure == 0 && (handshake = handshakes_next(&store->handshakes)) != HANDSHAKE_NONE)
-        judge_handshake(edge, handshake);
+    edge->failure = connection_judge(&store->connection);
     receive_all(edge);
     if (edge->failure == 0)
         judge_silence(edge, now_s);
@@ -706,8 +448,8 @@ static void serve(struct edge *edge, int wait_ms, enum effort waits_as)
     send_all(edge, now_s);
     if (wait_ms == 0)
         return;
-    bool has_more = store->talks ? store->unsent < store->next : store->hello_s == 0;
-    zmq_pollitem_t items[] = { { .socket = store->socket, .events = (short)(ZMQ_POLLIN | (has_more ? ZMQ_POLLOUT : 0)) },
+    bool has_more = store->talks ? outputs_next(&store->outputs) != NULL : store->hello_s == 0;
+    zmq_pollitem_t items[] = { { .socket = store->connection.socket, .events = (short)(ZMQ_POLLIN | (has_more ? ZMQ_POLLOUT : 0)) },
                                { .fd = store->wake, .events = ZMQ_POLLIN } };
     enum effort before = effort_enter(waits_as);
     zmq_poll(items, store->in_background ? 2 : 1, wait_ms);
@@ -731,11 +473,8 @@ int store_open(struct edge *edge, const struct edge_times *times)
     arena_init(&store->scratch, "frame", 2 * (size_t)FRAME_SIZE_MAX);
     store->wake = eventfd(0, EFD_CLOEXEC);
     CHECK(store->wake >= 0);
-    store->context = zmq_ctx_new();  // NULL: the socket cannot be made
     double start_s = clock_s();
-    edge->failure = edge_keys_read(&store->key_files, &store->key, store->store_key, edge->options.endpoint);
-    if (edge->failure == 0)
-        edge->failure = connect_socket(edge);
+    edge->failure = connection_open(&store->connection, edge->options.endpoint, (int)edge->options.hold_max + RECEIVE_MAX);
     store->served_s = store->connected_s = start_s;
     begin_conversation(edge);
     bool told = false;
@@ -748,8 +487,7 @@ int store_open(struct edge *edge, const struct edge_times *times)
         if (stop_requested()) {
             edge->failure = EX_TEMPFAIL;
         } else if (!store->talks && edge->failure == 0 && is_due(start_s, times->open, clock_s())) {
-            bool no_proof = store->key_files.own != NULL && store->broken_handshakes >= HANDSHAKE_TRIES;  // that was said
-            if (no_proof) {
+            if (connection_lacks_proof(&store->connection)) {
                 edge->failure = EX_NOPERM;
                 break;
             }
@@ -822,7 +560,7 @@ static bool is_at_end(const struct edge *edge)
     if (edge->options.takes_nothing)
         return true;
     bool nothing_missing = store->idle_missing == 0 && !edge->options.follow;
-    return store->idle && (store->idle_final || nothing_missing) && store->first == store->next && store->parcel.content.data == NULL;
+    return store->idle && (store->idle_final || nothing_missing) && outputs_are_done(&store->outputs);
 }
 
 enum edge_status store_take(struct edge *edge, struct batch *batch, size_t max, bool wait)
@@ -872,9 +610,9 @@ static int64_t end_lease(struct edge_store *store, int64_t item)
 int store_give(struct edge *edge, struct frame *output)
 {
     struct edge_store *store = edge->store;
-    if (kept_is_full(store) || is_due(store->served_s, 0.05, clock_s()))
+    if (outputs_are_full(&store->outputs) || is_due(store->served_s, 0.05, clock_s()))
         serve(edge, 0, EFFORT_WIRE);
-    while (edge->failure == 0 && kept_is_full(store))
+    while (edge->failure == 0 && outputs_are_full(&store->outputs))
         serve(edge, SLICE_MS, EFFORT_WIRE);
     if (edge->failure != 0)
         return -1;
@@ -883,7 +621,7 @@ int store_give(struct edge *edge, struct frame *output)
         *frame_item(&copy) = end_lease(store, *frame_item(&copy));
     if (copy.type == FRAME_failed && copy.failed.item == 0)
         return 0;  // the store will offer the item again
-    keep_next(store, &copy);
+    outputs_add(&store->outputs, &copy);
     if (store->talks)
         send_outputs(store);
     return 0;
@@ -892,14 +630,9 @@ int store_give(struct edge *edge, struct frame *output)
 int store_give_checkpoint(struct edge *edge, const struct frame *frame, struct buffer *content)
 {
     struct edge_store *store = edge->store;
-    struct parcel *parcel = &store->parcel;
-    while (edge->failure == 0 && parcel->content.data != NULL)
+    while (edge->failure == 0 && parcel_waits(&store->outputs))
         serve(edge, SLICE_MS, EFFORT_WIRE);
-    parcel_drop(parcel);  // of one that can never be sent
-    *parcel = (struct parcel){ .frame = *frame, .content = *content };
-    parcel->frame.checkpoint.run = memory_text(frame->checkpoint.run);
-    parcel->frame.checkpoint.kind = memory_text(frame->checkpoint.kind);
-    *content = (struct buffer){ 0 };
+    parcel_put(&store->outputs, frame, content);
     int64_t refused = edge->refused - store->parcel_refused;
     store->parcel_refused = edge->refused;
     return edge->failure == 0 && refused == 0 ? 0 : -1;
@@ -962,24 +695,16 @@ int store_ask(struct edge *edge, struct question *question)
 void store_close(struct edge *edge)
 {
     struct edge_store *store = edge->store;
-    while (edge->failure == 0 && (store->first < store->next || store->parcel.content.data != NULL))
+    while (edge->failure == 0 && !outputs_are_done(&store->outputs))
         serve(edge, SLICE_MS, EFFORT_WIRE);
-    if (store->socket != NULL) {
-        int linger_ms = store->talks ? LINGER_MS : 0;
-        struct frame bye = frame_make(FRAME_bye);
-        bool cut_short = edge->options.takes_nothing && stop_requested();  // a source that says bye has given everything
-        if (store->talks && !cut_short)
-            send_effort(store, &bye);
-        zmq_setsockopt(store->socket, ZMQ_LINGER, &linger_ms, sizeof linger_ms);
-        close_socket(store);
-    }
-    while (zmq_ctx_term(store->context) != 0 && errno == EINTR) {
-    }
+    struct frame bye = frame_make(FRAME_bye);
+    bool cut_short = edge->options.takes_nothing && stop_requested();  // a source that says bye has given everything
+    if (store->connection.socket != NULL && store->talks && !cut_short)
+        send_effort(store, &bye);
+    connection_close(&store->connection, store->talks ? LINGER_MS : 0);
     while (store->pending_count > 0)
         pending_pop(edge);
-    for (int64_t n = store->first; n < store->next; n++)
-        free(store->kept[n % KEPT_MAX].bytes);
-    parcel_drop(&store->parcel);
+    outputs_free(&store->outputs);
     close(store->wake);
     arena_free(&store->scratch);
     free(store->sending.data);

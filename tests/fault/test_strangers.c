@@ -109,6 +109,10 @@ static void store_start(bool wants_keys)
     int fd = -1;
     for (int tries = 0; tries < 600 && (fd = dial()) < 0; tries++)
         usleep(50000);
+    if (fd < 0) {
+        fprintf(stderr, "%s does not listen\n", program);
+        abort();
+    }
     close(fd);
     start_kib = store_kib();
 }

@@ -18,6 +18,7 @@
 #include "base/progress.h"
 #include "../check.h"
 #include "wire/edge_parts.h"
+#include "wire/outputs.h"
 #include "wire/remote_model.h"
 
 enum { ITEMS_MAX = 4000, HOLD_MAX = 32 };
@@ -820,7 +821,7 @@ static void test_lying_store(void)
 /* Goal: a checkpoint larger than what an edge keeps unacknowledged is stored whole while the stage computes, though the store is restarted. */
 static void test_give_checkpoint(void)
 {
-    enum { SIZE = (KEPT_BYTES_MAX + (9 << 20)) | 1 };
+    enum { SIZE = (OUTPUTS_BYTES_MAX + (9 << 20)) | 1 };
     char *expected = random_bytes(SIZE);
     struct buffer content = { 0 };
     buffer_append(&content, expected, SIZE);
