@@ -114,7 +114,7 @@ $(BENCH_PROGRAMS): $(BUILD)/%: $(BUILD)/%.o $(BUILD)/tests/bench/limits.o $(BUIL
 	$(Q)$(CC) $(CFLAGS) -o $@ $^ $(ALL_LIBS)
 
 .PHONY: bench
-bench: bench-programs  ## sampling beside llama.cpp, as ratios (tests/bench/bench.sh; VAS_PYTHON has llama-cpp-python)
+bench: bench-programs  ## how fast it is beside llama.cpp, PyTorch and llama2.c (tests/bench/bench.sh)
 	tests/bench/bench.sh --json $(BUILD)/bench.json
 
 .PHONY: bench-programs

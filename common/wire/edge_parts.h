@@ -1,5 +1,5 @@
 /*
- * edge_parts.h - what the two lives of an edge share.  Only for edge.c, edge_pipe.c, edge_store.c and their tests.
+ * edge_parts.h - what the two lives of an edge share.  Only for edge*.c and their tests.
  */
 #ifndef WIRE_EDGE_PARTS_H
 #define WIRE_EDGE_PARTS_H

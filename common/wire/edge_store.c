@@ -6,7 +6,6 @@
  * and outputs without an ack are sent again, without their leases.
  */
 #define _GNU_SOURCE
-#include <errno.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>

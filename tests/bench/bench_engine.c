@@ -25,6 +25,7 @@
 #include "base/philox.h"
 #include "base/pool.h"
 #include "base/progress.h"
+#include "limits.h"
 #include "sample/generate.h"
 
 struct options {
@@ -139,6 +140,7 @@ int main(int argc, char **argv)
         printf("%s %.2f\n", argv[i], tokens_per_s(&setting, &what));
         fflush(stdout);
     }
+    peak_print(usage.program);
     model_close(value);
     model_close(base);
     tokenizer_close(tokenizer);

@@ -18,6 +18,7 @@
 #include "base/memory.h"
 #include "learn/blas.h"
 #include "learn/trainer.h"
+#include "limits.h"
 #include "model/model.h"
 #include "model/weights.h"
 
@@ -122,6 +123,7 @@ int main(int argc, char **argv)
     }
     qsort(rates, rounds, sizeof *rates, compare);
     printf("%.2f %.6f\n", rates[rounds / 2], metrics.loss);
+    peak_print("bench_train");
     trainer_close(trainer);
     weights_close(weights);
     pool_close(pool);

@@ -3,6 +3,8 @@
 
 #include <immintrin.h>
 #include <stdint.h>
+#include <stdio.h>
+#include <sys/resource.h>
 #include <time.h>
 
 #include "math/kernels.h"
@@ -111,4 +113,11 @@ double limit_read(const void *data, size_t size_bytes)
     double taken = seconds() - start;
     __asm__ volatile("" : : "m"(sum));
     return (double)size_bytes / taken;
+}
+
+void peak_print(const char *program)
+{
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    fprintf(stderr, "%s: resident at most %ld MiB\n", program, usage.ru_maxrss / 1024);
 }

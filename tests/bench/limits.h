@@ -1,5 +1,6 @@
 /*
- * limits.h - what this processor could do at most: products a second of each kind, bytes read a second, on one thread.
+ * limits.h - what this processor could do at most: products a second of each kind, bytes read a second, on one thread; and what a
+ * measurement took of its memory.
  *
  * A limit that the processor has no instruction for is 0.
  */
@@ -15,5 +16,8 @@ double limit_dpbusd(void);     // vpdpbusd
 double limit_amx_bf16(void);   // tdpbf16ps
 double limit_amx_int8(void);   // tdpbssd
 double limit_read(const void *data, size_t size_bytes);  // bytes/s, size_bytes in 256s
+
+/* To standard error: the most memory that this process has had resident, files that it maps included. */
+void peak_print(const char *program);
 
 #endif

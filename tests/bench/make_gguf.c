@@ -1,10 +1,13 @@
 /*
  * make_gguf.c - a llama model with random weights and no vocabulary as GGUF, for measurements beside llama.cpp.
  *
- *     make_gguf SHAPE TYPE FILE      SHAPE: tinyllama, or C,L,NH,NKV,F,V; TYPE: F32, F16, BF16, Q8_0 or Q4_0
+ *     make_gguf SHAPE TYPE FILE [value]      SHAPE: tinyllama, llama2-7b, or C,L,NH,NKV,F,V; TYPE: F32, F16, BF16, Q8_0 or Q4_0
  *
+ * value: a value model, with a value head in the LM head's place.
  * Rows of a matrix repeat after some hundred: speed does not depend on the numbers.
  */
+#include <inttypes.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,6 +25,7 @@ struct shape {
 struct writing {
     struct file_out file;
     enum tensor_type type;
+    bool is_value;
 };
 
 static void put_matrix(struct writing *writing, int64_t N, int64_t K)
@@ -63,6 +67,14 @@ static void tensor(struct gguf_out *out, struct writing *writing, const char *na
         put_matrix(writing, N, K);
 }
 
+static void value_head(struct gguf_out *out, struct writing *writing, int64_t C)
+{
+    if (out != NULL)
+        gguf_put_tensor(out, "v_head.summary.weight", TENSOR_F32, 2, (const int64_t[]){ 1, C });
+    else
+        put_ones(writing, C);
+}
+
 static void tensors(struct gguf_out *out, struct writing *writing, struct shape s)
 {
     int64_t HS = s.C / s.NH;
@@ -79,24 +91,31 @@ static void tensors(struct gguf_out *out, struct writing *writing, struct shape 
         tensor(out, writing, "ffn_down.weight", l, s.C, s.F);
     }
     tensor(out, writing, "output_norm.weight", -1, 1, s.C);
-    tensor(out, writing, "output.weight", -1, s.V, s.C);
+    if (writing->is_value)
+        value_head(out, writing, s.C);
+    else
+        tensor(out, writing, "output.weight", -1, s.V, s.C);
 }
 
 int main(int argc, char **argv)
 {
-    struct shape s = { 2048, 22, 32, 4, 5632, 32000 };
-    struct writing writing = { .type = TENSOR_TYPE_COUNT };
-    long long n[6];
-    for (int type = 0; argc == 4 && type <= TENSOR_Q4_0; type++) {
+    static const struct { const char *name; struct shape shape; } named[] = {
+        { "tinyllama", { 2048, 22, 32, 4, 5632, 32000 } }, { "llama2-7b", { 4096, 32, 32, 32, 11008, 32000 } },
+    };
+    struct shape s = { 0 };
+    struct writing writing = { .type = TENSOR_TYPE_COUNT, .is_value = argc == 5 && strcmp(argv[4], "value") == 0 };
+    bool is_usage = argc == 4 || writing.is_value;
+    for (int type = 0; is_usage && type <= TENSOR_Q4_0; type++) {
         if (strcmp(argv[2], tensor_formats[type].name) == 0)
             writing.type = (enum tensor_type)type;
     }
-    if (argc == 4 && sscanf(argv[1], "%lld,%lld,%lld,%lld,%lld,%lld", &n[0], &n[1], &n[2], &n[3], &n[4], &n[5]) == 6)
-        s = (struct shape){ n[0], n[1], n[2], n[3], n[4], n[5] };
-    else if (argc == 4 && strcmp(argv[1], "tinyllama") != 0)
-        writing.type = TENSOR_TYPE_COUNT;
-    if (writing.type == TENSOR_TYPE_COUNT) {
-        fprintf(stderr, "usage: make_gguf tinyllama|C,L,NH,NKV,F,V F32|F16|BF16|Q8_0|Q4_0 FILE\n");
+    for (size_t i = 0; is_usage && i < sizeof named / sizeof named[0]; i++)
+        if (strcmp(argv[1], named[i].name) == 0)
+            s = named[i].shape;
+    if (is_usage && s.C == 0)
+        sscanf(argv[1], "%" SCNd64 ",%" SCNd64 ",%" SCNd64 ",%" SCNd64 ",%" SCNd64 ",%" SCNd64, &s.C, &s.L, &s.NH, &s.NKV, &s.F, &s.V);
+    if (writing.type == TENSOR_TYPE_COUNT || s.V == 0) {
+        fprintf(stderr, "usage: make_gguf tinyllama|llama2-7b|C,L,NH,NKV,F,V F32|F16|BF16|Q8_0|Q4_0 FILE [value]\n");
         return 64;
     }
     struct gguf_out out = { 0 };

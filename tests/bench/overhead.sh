@@ -2,7 +2,7 @@
 # overhead.sh - which share of a run is not model arithmetic: wire, store, waiting, starting, everything else?
 #
 #     tests/bench/overhead.sh [--prompts N] [--samples N] [--tokens N] [--layers N] [--epochs N] [--work DIR]
-#                             (default: 64 prompts, 8 samples, 128 tokens, 12 layers: 60 M parameters, 2 epochs, DIR build/overhead)
+#                             (default: 64 prompts, 8 samples, 256 tokens, 6 layers: 30 M parameters, 2 epochs, DIR build/overhead)
 #
 # A model that has seen one story samples, is scored with a word list, is the first value model, is trained and steers.
 # Workers count what they do with their time ('store status' shows it).  A part of the run is arithmetic while its main worker computes,
@@ -13,7 +13,7 @@ cd "$(dirname "$0")/../.."
 
 BUILD=${BUILD:-build}
 BIN=${BIN:-$PWD/bin}
-prompts=64 samples=8 tokens=128 layers=12 epochs=2 work=$BUILD/overhead
+prompts=64 samples=8 tokens=256 layers=6 epochs=2 work=$BUILD/overhead
 while [ $# -gt 0 ]; do
     [ $# -ge 2 ] || { echo "overhead: option \"$1\" needs an argument" >&2; exit 64; }
     case $1 in

@@ -2,16 +2,19 @@
 # small.sh - one sequence of small models beside llama2.c's run.c: what a token costs beside its arithmetic.
 #
 #     LLAMA2C=PATH/run.c tests/bench/small.sh [--rounds 5] [--tokens 250] [--threads '1 2'] [--work build/small]
+#                                        [--figures FILE]
 #
 # The models are stories260K, where ../shared/data has it, and the shape of the demo's base policy with random weights.  run.c is compiled
 # with -O3 -march=native -fopenmp, and with -Ofast too; without it only our figures are printed.  Whatever is sampled, at temperature 1.
+#
+# Prints a table (table.awk).  --figures: adds the figures to this file and prints none.
 set -eu
 cd "$(dirname "$0")/../.."
 
 BUILD=${BUILD:-build}
 BIN=${BIN:-$PWD/bin}
 data=../shared/data/stories260K
-rounds=5 tokens=250 threads='1 2' work=$BUILD/small
+rounds=5 tokens=250 threads='1 2' work=$BUILD/small figures=
 while [ $# -gt 0 ]; do
     [ $# -ge 2 ] || { echo "small.sh: option \"$1\" needs an argument" >&2; exit 64; }
     case $1 in
@@ -19,6 +22,7 @@ while [ $# -gt 0 ]; do
     --tokens) tokens=$2 ;;
     --threads) threads=$2 ;;
     --work) work=$2 ;;
+    --figures) figures=$2 ;;
     *) echo "small.sh: unknown option \"$1\"" >&2; exit 64 ;;
     esac
     shift 2
@@ -38,27 +42,25 @@ else
     echo "small.sh: LLAMA2C does not name llama2.c's run.c: nothing to compare with" >&2
 fi
 
-: >"$work/figures"
-ratios=
+out=${figures:-$work/small.figures}
+[ -n "$figures" ] || : >"$out"
 for model in $models; do
     case $model in
     demo) file=$work/demo.bin tokenizer=$work/tokenizer ;;
     *) file=$data/$model.bin tokenizer=$data/tok512.model ;;
     esac
     for t in $threads; do
+        what="$model, $t thread$([ "$t" = 1 ] || echo s)"
         round=0
         while [ $round -lt "$rounds" ]; do
             round=$((round + 1))
             "$BUILD/tests/bench/bench_engine" -m "$file" --tokenizer "$tokenizer" -t "$t" "serial:10:1:$tokens" |
-                sed "s/^[^ ]*/$round $model:$t/" >>"$work/figures"
+                awk -v OFS='\t' -v round=$round -v what="$what" '{ print round, what, "ours", $2 }' >>"$out"
             for level in O3 Ofast; do
                 [ ! -x "$work/llama2c-$level" ] || OMP_NUM_THREADS=$t "$work/llama2c-$level" "$file" "$tokens" 3 |
-                    sed "s/^/$round $model:$t:llama2.c:$level /" >>"$work/figures"
+                    awk -v OFS='\t' -v round=$round -v what="$what" -v peer="run.c -$level" '{ print round, what, peer, $1 }' >>"$out"
             done
-        done
-        for level in O3 Ofast; do
-            ratios="$ratios ratio:$model:$t:$level=$model:$t/$model:$t:llama2.c:$level"
         done
     done
 done
-awk -v ratios="$ratios" -f tests/bench/rounds.awk "$work/figures"
+[ -n "$figures" ] || awk -f tests/bench/table.awk "$out"

@@ -109,7 +109,7 @@ static void store_start(bool wants_keys)
     int fd = -1;
     for (int tries = 0; tries < 600 && (fd = dial()) < 0; tries++)
         usleep(50000);
-    if (fd < 0) {
+    if (fd < 0 || waitpid(store, NULL, WNOHANG) != 0) {  // a port that nobody listens at may also connect to itself
         fprintf(stderr, "%s does not listen\n", program);
         abort();
     }

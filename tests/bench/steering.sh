@@ -1,21 +1,23 @@
 #!/bin/sh
-# vas.sh - what steering costs one sequence, and how fast it is beside the way of the method's reference in PyTorch.
+# steering.sh - what steering costs one sequence, and how fast it is beside the way of the method's reference in PyTorch.
 #
-#     tests/bench/vas.sh [--rounds 5] [--threads 2] [--tokens 64] [--candidates 20] [--types 'f32 bf16'] [--work build/vas]
+#     tests/bench/steering.sh [--rounds 5] [--threads 2] [--tokens 64] [--candidates 20] [--types 'f32 bf16'] [--work build/vas]
+#                             [--figures FILE]
 #
 # A base policy of 512 channels and 8 layers, a value model of 288 and 6, 32000 tokens, random weights: 41.7 M and 6.0 M parameters are
-# read for each token.  Prints tokens a second of the base policy alone, steered, and of the peers (tests/bench/peer_torch_vas.py says which)
-# where $VAS_PYTHON (default python3) has torch, run one after the other in each round; then ratios.  "cost" is the time of a steered
-# token in those of the base policy alone.
+# read for each token.  Peers are the base policy alone and, where $VAS_PYTHON (default python3) has torch, those of
+# tests/bench/peer_torch_vas.py; all run one after the other in each round.
+#
+# Prints a table (table.awk).  --figures: adds the figures to this file and prints none.
 set -eu
 cd "$(dirname "$0")/../.."
 
 BUILD=${BUILD:-build}
 BIN=${BIN:-$PWD/bin}
 python=${VAS_PYTHON:-python3}
-rounds=5 threads=2 tokens=64 candidates=20 types='f32 bf16' work=$BUILD/vas
+rounds=5 threads=2 tokens=64 candidates=20 types='f32 bf16' work=$BUILD/vas figures=
 while [ $# -gt 0 ]; do
-    [ $# -ge 2 ] || { echo "vas.sh: option \"$1\" needs an argument" >&2; exit 64; }
+    [ $# -ge 2 ] || { echo "steering.sh: option \"$1\" needs an argument" >&2; exit 64; }
     case $1 in
     --rounds) rounds=$2 ;;
     --threads) threads=$2 ;;
@@ -23,7 +25,8 @@ while [ $# -gt 0 ]; do
     --candidates) candidates=$2 ;;
     --types) types=$2 ;;
     --work) work=$2 ;;
-    *) echo "vas.sh: unknown option \"$1\"" >&2; exit 64 ;;
+    --figures) figures=$2 ;;
+    *) echo "steering.sh: unknown option \"$1\"" >&2; exit 64 ;;
     esac
     shift 2
 done
@@ -58,28 +61,25 @@ if "$python" -c 'import torch, safetensors' 2>/dev/null; then
     peer=1
 else
     peer=
-    echo "vas.sh: $python has no torch: nothing to compare with" >&2
+    echo "steering.sh: $python has no torch: nothing to compare with" >&2
 fi
 
-: >"$work/figures"
-ratios=
+out=${figures:-$work/steering.figures}
+[ -n "$figures" ] || : >"$out"
 for type in $types; do
     case $type in f32) quant= ;; *) quant="--quant $type" ;; esac
     case $type in f32) torch=float32 ;; bf16) torch=bfloat16 ;; *) torch= ;; esac
     round=0
     while [ $round -lt "$rounds" ]; do
         round=$((round + 1))
-        echo "vas.sh: $type, round $round of $rounds" >&2
+        echo "steering.sh: $type, round $round of $rounds" >&2
         "$BUILD/tests/bench/bench_engine" -m "$work/base" --value "$work/value" $quant -t "$threads" \
             "sample:1:32:$tokens" "steer:$candidates:1:32:$tokens" "sample:1:32:$tokens" "steer:$candidates:1:32:$tokens" |
-            sed "s/^sample[^ ]*/$round $type:base/; s/^steer[^ ]*/$round $type:steered/" >>"$work/figures"
+            awk -v OFS='\t' -v round=$round -v what="$type steered, $candidates candidates" '
+                { print round, what, $1 ~ /^sample/ ? "the base policy alone" : "ours", $2 }' >>"$out"
         [ -z "$peer" ] || [ -z "$torch" ] || [ "$candidates" != 20 ] ||
-            "$python" tests/bench/peer_torch_vas.py "$work/base" "$work/value" "$threads" $torch "$tokens" base reference sequential batched |
-            sed "s/^/$round torch:$type:/" >>"$work/figures"
-    done
-    ratios="$ratios cost:$type=$type:base/$type:steered"
-    for case in reference sequential batched; do
-        ratios="$ratios to:$case:$type=$type:steered/torch:$type:$case"
+            "$python" tests/bench/peer_torch_vas.py "$work/base" "$work/value" "$threads" $torch "$tokens" reference sequential batched |
+            awk -v OFS='\t' -v round=$round -v what="$type steered, $candidates candidates" '{ print round, what, "PyTorch, " $1, $2 }' >>"$out"
     done
 done
-awk -v ratios="$ratios" -f tests/bench/rounds.awk "$work/figures"
+[ -n "$figures" ] || awk -f tests/bench/table.awk "$out"
