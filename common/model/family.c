@@ -38,8 +38,8 @@ static const struct family_weight llama_weights[WEIGHT_ROLE_COUNT] = {
     [WEIGHT_FINAL_NORM_BIAS] = { .role = WEIGHT_FINAL_NORM_BIAS },
     [WEIGHT_LM_HEAD] = { .role = WEIGHT_LM_HEAD, .gguf_name = "output.weight" },
     [WEIGHT_SCORE] = { .role = WEIGHT_SCORE, .gguf_name = "cls.output.weight" },
-    [WEIGHT_VALUE] = { .role = WEIGHT_VALUE },
-    [WEIGHT_VALUE_BIAS] = { .role = WEIGHT_VALUE_BIAS },
+    [WEIGHT_VALUE] = { .role = WEIGHT_VALUE, .gguf_name = "v_head.summary.weight" },
+    [WEIGHT_VALUE_BIAS] = { .role = WEIGHT_VALUE_BIAS, .gguf_name = "v_head.summary.bias" },
 };
 
 static const struct family_weight gemma2_weights[] = {

@@ -45,7 +45,7 @@ static int export_gguf(const struct options *options, const struct weights *weig
     if (result == 0)
         result = model_export_gguf(weights, config, options->model, type_of(options->type), &out, options->output);
     if (result == 0 && weights_role(weights, config, WEIGHT_VALUE, 0, &head))
-        log_event("GGUF has no place for a value head: \"%s\" is without it", options->output);
+        log_event("\"%s\" has a value head, which other programs do not know", options->output);
     gguf_out_free(&out);
     return result;
 }

@@ -69,10 +69,13 @@ static void tensor(struct gguf_out *out, struct writing *writing, const char *na
 
 static void value_head(struct gguf_out *out, struct writing *writing, int64_t C)
 {
-    if (out != NULL)
+    if (out != NULL) {
         gguf_put_tensor(out, "v_head.summary.weight", TENSOR_F32, 2, (const int64_t[]){ 1, C });
-    else
+        gguf_put_tensor(out, "v_head.summary.bias", TENSOR_F32, 1, (const int64_t[]){ 1 });
+    } else {
         put_ones(writing, C);
+        put_ones(writing, 1);
+    }
 }
 
 static void tensors(struct gguf_out *out, struct writing *writing, struct shape s)

@@ -54,6 +54,9 @@ decode -q -m "$base" --max-new-tokens 24 --value "$scratch/value:0" "$scratch/pr
 same "beta 0 gives the base policy's text" "$scratch/one" "$scratch/zero"
 decode -q -m "$base" --max-new-tokens 24 --value "$scratch/value:40" "$scratch/prompts.jsonl" >"$scratch/steered"
 cmp -s "$scratch/one" "$scratch/steered" && not_ok "beta 40 gives the base policy's text" || ok "beta 40 does not"
+model export -q -m "$scratch/value" -o "$scratch/value.gguf" --type f32
+decode -q -m "$base" --max-new-tokens 24 --value "$scratch/value.gguf:40" "$scratch/prompts.jsonl" >"$scratch/gguf"
+same "a value model as GGUF steers the same way" "$scratch/steered" "$scratch/gguf"
 decode -q -m "$base" --max-new-tokens 24 --value "$scratch/value" --value "$scratch/value:0" --beta 40 "$scratch/prompts.jsonl" >"$scratch/both"
 same "--beta is for value models without their own, and a second one with 0 adds nothing" "$scratch/steered" "$scratch/both"
 
