@@ -13,6 +13,7 @@
 #include "base/check.h"
 #include "learn/product_kernels.h"
 #include "learn/transpose.h"
+#include "math/kernels_tiles.h"
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -128,16 +129,10 @@ static void pack_left_transposed(uint32_t *packed, struct left a, size_t I, size
 
 static void tiles_begin(void)
 {
-    struct {
-        uint8_t palette, start_row, reserved[14];
-        uint16_t row_bytes[16];
-        uint8_t rows[16];
-    } tiles = { .palette = 1 };
-    for (size_t i = 0; i < 8; i++) {
-        tiles.row_bytes[i] = TILE * sizeof(uint32_t);
-        tiles.rows[i] = TILE;
-    }
-    _tile_loadconfig(&tiles);
+    struct tiles tiles = { .palette = 1 };
+    for (size_t i = 0; i < 8; i++)
+        tiles_set(&tiles, i, TILE, TILE * sizeof(uint32_t));
+    tiles_config(&tiles);
 }
 
 /* c (32, 32) from two rows of tiles of a and a panel. */

@@ -1,7 +1,7 @@
 /*
  * kernels_tiles.h - what all products by AMX share: the tiles' configuration, and the order in which rows and steps are gone through.
  *
- * Inside common/math.
+ * Inside common/math, and for training's products.
  */
 #ifndef MATH_KERNELS_TILES_H
 #define MATH_KERNELS_TILES_H

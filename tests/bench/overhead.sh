@@ -11,24 +11,9 @@
 set -eu
 cd "$(dirname "$0")/../.."
 
-BUILD=${BUILD:-build}
-BIN=${BIN:-$PWD/bin}
+. tests/bench/lib.sh
 prompts=64 samples=8 tokens=256 layers=6 epochs=2 work=$BUILD/overhead
-while [ $# -gt 0 ]; do
-    [ $# -ge 2 ] || { echo "overhead: option \"$1\" needs an argument" >&2; exit 64; }
-    case $1 in
-    --prompts) prompts=$2 ;;
-    --samples) samples=$2 ;;
-    --tokens) tokens=$2 ;;
-    --layers) layers=$2 ;;
-    --epochs) epochs=$2 ;;
-    --work) work=$2 ;;
-    *) echo "overhead: unknown option \"$1\"" >&2; exit 64 ;;
-    esac
-    shift 2
-done
-make -s BUILD="$BUILD" BIN="$BIN" all >&2
-PATH=$BIN:$PATH
+bench_begin 'prompts samples tokens layers epochs' "$@"
 rm -rf "$work"
 mkdir -p "$work/config"
 work=$(cd "$work" && pwd)

@@ -8,26 +8,16 @@
 set -eu
 cd "$(dirname "$0")/../.."
 
-BUILD=${BUILD:-build}
+. tests/bench/lib.sh
 threads=2 work=$BUILD/bench
-while [ $# -gt 0 ]; do
-    [ $# -ge 2 ] || { echo "recipe.sh: option \"$1\" needs an argument" >&2; exit 64; }
-    case $1 in
-    --threads) threads=$2 ;;
-    --work) work=$2 ;;
-    *) echo "recipe.sh: unknown option \"$1\"" >&2; exit 64 ;;
-    esac
-    shift 2
-done
-make -s BUILD="$BUILD" bench-programs >&2
-mkdir -p "$work"
+bench_begin 'threads' "$@"
 
 model() {  # SHAPE TYPE [value]: $file
     file=$work/$1-$2${3:+-$3}.gguf
     [ -f "$file" ] || "$BUILD/tests/bench/make_gguf" "$1" "$2" "$file" ${3:+"$3"}
 }
 [ -f "$work/tokenizer/tokenizer.json" ] || awk -v count=600 -v seed=1 -f pipelines/stories.awk |
-    "${BIN:-bin}/tokenize" -q --train-vocab 512 --field text -o "$work/tokenizer" -
+    tokenize -q --train-vocab 512 --field text -o "$work/tokenizer" -
 model llama2-7b Q4_0
 base=$file
 model tinyllama Q8_0 value

@@ -12,36 +12,14 @@
 set -eu
 cd "$(dirname "$0")/../.."
 
-BUILD=${BUILD:-build}
-BIN=${BIN:-$PWD/bin}
-python=${VAS_PYTHON:-python3}
-types='F16 BF16 Q8_0 Q4_0' cases='g1 g8 g20 g32 p512 f8' threads=2 pairs=5 rounds=3 shape=tinyllama work=$BUILD/bench figures=
-while [ $# -gt 0 ]; do
-    [ $# -ge 2 ] || { echo "sampling.sh: option \"$1\" needs an argument" >&2; exit 64; }
-    case $1 in
-    --types) types=$2 ;;
-    --cases) cases=$2 ;;
-    --threads) threads=$2 ;;
-    --pairs) pairs=$2 ;;
-    --rounds) rounds=$2 ;;
-    --shape) shape=$2 ;;
-    --work) work=$2 ;;
-    --figures) figures=$2 ;;
-    *) echo "sampling.sh: unknown option \"$1\"" >&2; exit 64 ;;
-    esac
-    shift 2
-done
-make -s BUILD="$BUILD" BIN="$BIN" bench-programs >&2
-mkdir -p "$work"
-if "$python" -c 'import llama_cpp' 2>/dev/null; then
+. tests/bench/lib.sh
+types='F16 BF16 Q8_0 Q4_0' cases='g1 g8 g20 g32 p512 f8' threads=2 pairs=5 rounds=3 shape=tinyllama work=$BUILD/bench
+bench_begin 'types cases threads pairs rounds shape' "$@"
+peer=
+if has_python llama_cpp; then
     peer=1
-else
-    peer=
-    echo "sampling.sh: $python has no llama_cpp: nothing to compare with" >&2
 fi
 
-out=${figures:-$work/sampling.figures}
-[ -n "$figures" ] || : >"$out"
 for type in $types; do
     model=$work/$shape-$type.gguf
     [ -f "$model" ] || "$BUILD/tests/bench/make_gguf" "$shape" "$type" "$model"
@@ -58,4 +36,4 @@ for type in $types; do
             awk -v OFS='\t' -v pair=$pair -v type="$type" '{ print pair, type " " $1, "llama.cpp", $2 }' >>"$out"
     done
 done
-[ -n "$figures" ] || awk -f tests/bench/table.awk "$out"
+bench_table

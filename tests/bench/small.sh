@@ -11,27 +11,13 @@
 set -eu
 cd "$(dirname "$0")/../.."
 
-BUILD=${BUILD:-build}
-BIN=${BIN:-$PWD/bin}
+. tests/bench/lib.sh
 data=../shared/data/stories260K
-rounds=5 tokens=250 threads='1 2' work=$BUILD/small figures=
-while [ $# -gt 0 ]; do
-    [ $# -ge 2 ] || { echo "small.sh: option \"$1\" needs an argument" >&2; exit 64; }
-    case $1 in
-    --rounds) rounds=$2 ;;
-    --tokens) tokens=$2 ;;
-    --threads) threads=$2 ;;
-    --work) work=$2 ;;
-    --figures) figures=$2 ;;
-    *) echo "small.sh: unknown option \"$1\"" >&2; exit 64 ;;
-    esac
-    shift 2
-done
-make -s BUILD="$BUILD" BIN="$BIN" bench-programs >&2
-mkdir -p "$work"
+rounds=5 tokens=250 threads='1 2' work=$BUILD/small
+bench_begin 'rounds tokens threads' "$@"
 [ -f "$work/demo.bin" ] || "$BUILD/tests/bench/make_llama2c" 96,4,6,3,256,512,512 "$work/demo.bin"
 [ -f "$work/tokenizer/tokenizer.json" ] || awk -v count=600 -v seed=1 -f pipelines/stories.awk |
-    "$BIN/tokenize" -q --train-vocab 512 --field text -o "$work/tokenizer" -
+    tokenize -q --train-vocab 512 --field text -o "$work/tokenizer" -
 models=demo
 [ ! -f "$data/stories260K.bin" ] || models="stories260K demo"
 if [ -n "${LLAMA2C:-}" ]; then
@@ -42,8 +28,6 @@ else
     echo "small.sh: LLAMA2C does not name llama2.c's run.c: nothing to compare with" >&2
 fi
 
-out=${figures:-$work/small.figures}
-[ -n "$figures" ] || : >"$out"
 for model in $models; do
     case $model in
     demo) file=$work/demo.bin tokenizer=$work/tokenizer ;;
@@ -63,4 +47,4 @@ for model in $models; do
         done
     done
 done
-[ -n "$figures" ] || awk -f tests/bench/table.awk "$out"
+bench_table

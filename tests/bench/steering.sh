@@ -12,27 +12,9 @@
 set -eu
 cd "$(dirname "$0")/../.."
 
-BUILD=${BUILD:-build}
-BIN=${BIN:-$PWD/bin}
-python=${VAS_PYTHON:-python3}
-rounds=5 threads=2 tokens=64 candidates=20 types='f32 bf16' work=$BUILD/vas figures=
-while [ $# -gt 0 ]; do
-    [ $# -ge 2 ] || { echo "steering.sh: option \"$1\" needs an argument" >&2; exit 64; }
-    case $1 in
-    --rounds) rounds=$2 ;;
-    --threads) threads=$2 ;;
-    --tokens) tokens=$2 ;;
-    --candidates) candidates=$2 ;;
-    --types) types=$2 ;;
-    --work) work=$2 ;;
-    --figures) figures=$2 ;;
-    *) echo "steering.sh: unknown option \"$1\"" >&2; exit 64 ;;
-    esac
-    shift 2
-done
-make -s BUILD="$BUILD" BIN="$BIN" bench-programs >&2
-PATH=$BIN:$PATH
-mkdir -p "$work"
+. tests/bench/lib.sh
+rounds=5 threads=2 tokens=64 candidates=20 types='f32 bf16' work=$BUILD/vas
+bench_begin 'rounds threads tokens candidates types' "$@"
 
 config() {  # config NAME CHANNELS FEED_FORWARD LAYERS HEADS
     mkdir -p "$work/$1.config"
@@ -57,15 +39,11 @@ if [ ! -f "$work/value/model.safetensors" ]; then
     tokenize -q -m "$work/value.config" --format rollouts "$work/scored.jsonl" | value-target -q |
         train -q -m "$work/value.config" --from-scratch --batch 1 --epochs 1 -o "$work/value"
 fi
-if "$python" -c 'import torch, safetensors' 2>/dev/null; then
+peer=
+if has_python torch; then
     peer=1
-else
-    peer=
-    echo "steering.sh: $python has no torch: nothing to compare with" >&2
 fi
 
-out=${figures:-$work/steering.figures}
-[ -n "$figures" ] || : >"$out"
 for type in $types; do
     case $type in f32) quant= ;; *) quant="--quant $type" ;; esac
     case $type in f32) torch=float32 ;; bf16) torch=bfloat16 ;; *) torch= ;; esac
@@ -82,4 +60,4 @@ for type in $types; do
             awk -v OFS='\t' -v round=$round -v what="$type steered, $candidates candidates" '{ print round, what, "PyTorch, " $1, $2 }' >>"$out"
     done
 done
-[ -n "$figures" ] || awk -f tests/bench/table.awk "$out"
+bench_table

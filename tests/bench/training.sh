@@ -11,38 +11,16 @@
 set -eu
 cd "$(dirname "$0")/../.."
 
-BUILD=${BUILD:-build}
-BIN=${BIN:-$PWD/bin}
-python=${VAS_PYTHON:-python3}
-shape=512,8,8,8,1376,32000 lengths=8x256 lora= threads=2 pairs=3 rounds=3 work=$BUILD/bench figures=
-while [ $# -gt 0 ]; do
-    [ $# -ge 2 ] || { echo "training.sh: option \"$1\" needs an argument" >&2; exit 64; }
-    case $1 in
-    --shape) shape=$2 ;;
-    --lengths) lengths=$2 ;;
-    --lora) lora=$2 ;;
-    --threads) threads=$2 ;;
-    --pairs) pairs=$2 ;;
-    --rounds) rounds=$2 ;;
-    --work) work=$2 ;;
-    --figures) figures=$2 ;;
-    *) echo "training.sh: unknown option \"$1\"" >&2; exit 64 ;;
-    esac
-    shift 2
-done
-make -s BUILD="$BUILD" BIN="$BIN" bench-programs >&2
-mkdir -p "$work"
+. tests/bench/lib.sh
+shape=512,8,8,8,1376,32000 lengths=8x256 lora= threads=2 pairs=3 rounds=3 work=$BUILD/bench
+bench_begin 'shape lengths lora threads pairs rounds' "$@"
 model=$work/train-$shape.gguf
 [ -f "$model" ] || "$BUILD/tests/bench/make_gguf" "$shape" BF16 "$model"
 
-if "$python" -c 'import torch' 2>/dev/null; then
+peer=
+if has_python torch; then
     peer=1
-else
-    peer=
-    echo "training.sh: $python has no torch: nothing to compare with" >&2
 fi
-out=${figures:-$work/training.figures}
-[ -n "$figures" ] || : >"$out"
 pair=0
 while [ $pair -lt "$pairs" ]; do
     pair=$((pair + 1))
@@ -60,4 +38,4 @@ while [ $pair -lt "$pairs" ]; do
         $1 == "torch" { for (i = 1; i <= 2; i++) print pair, "training " run ", " (i == 1 ? "float32" : "bf16"), "PyTorch " $2, $3 }
         ' "$work/training.pair" >>"$out"
 done
-[ -n "$figures" ] || awk -f tests/bench/table.awk "$out"
+bench_table
