@@ -19,6 +19,12 @@
 
 enum { SPIN_ROUNDS = 4000, THREADS_MAX = 256 };
 
+/* The tasks that a thread takes first, neighbours, so that what it reads for them is read in one go. */
+struct share {
+    _Alignas(64) atomic_size_t next;  // that nobody took
+    size_t end;
+};
+
 struct pool_worker {
     struct pool *pool;
     pthread_t id;
@@ -31,8 +37,7 @@ struct pool {
 
     pool_task *task;
     void *context;
-    size_t tasks;
-    atomic_size_t next;           // the next task that nobody took
+    struct share *shares;         // (threads)
     atomic_size_t busy;           // workers that have not left this loop
     atomic_uint_fast64_t loop;    // counts loops; a worker sees a change
     atomic_bool closing;
@@ -42,10 +47,14 @@ struct pool {
     size_t sleepers;              // guarded by mutex
 };
 
+/* First the thread's own share, then what the others have not come to. */
 static void pool_share(struct pool *pool, size_t thread)
 {
-    for (size_t task; (task = atomic_fetch_add_explicit(&pool->next, 1, memory_order_relaxed)) < pool->tasks; )
-        pool->task(pool->context, task, thread);
+    for (size_t i = 0; i < pool->threads; i++) {
+        struct share *share = &pool->shares[(thread + i) % pool->threads];
+        for (size_t task; (task = atomic_fetch_add_explicit(&share->next, 1, memory_order_relaxed)) < share->end; )
+            pool->task(pool->context, task, thread);
+    }
 }
 
 static void pool_await(struct pool *pool, uint_fast64_t seen)
@@ -99,6 +108,7 @@ struct pool *pool_open(size_t threads)
         threads = THREADS_MAX;
     struct pool *pool = memory_alloc(1, sizeof *pool);
     pool->workers = memory_alloc(threads, sizeof *pool->workers);
+    pool->shares = memory_alloc_aligned(threads, sizeof *pool->shares);
     pthread_mutex_init(&pool->mutex, NULL);
     pthread_cond_init(&pool->wake, NULL);
     pool->threads = 1;
@@ -123,6 +133,7 @@ void pool_close(struct pool *pool)
     pthread_cond_destroy(&pool->wake);
     pthread_mutex_destroy(&pool->mutex);
     free(pool->workers);
+    free(pool->shares);
     free(pool);
 }
 
@@ -140,8 +151,10 @@ void pool_run(struct pool *pool, size_t tasks, pool_task *task, void *context)
     }
     pool->task = task;
     pool->context = context;
-    pool->tasks = tasks;
-    atomic_store(&pool->next, 0);
+    for (size_t thread = 0, begin = 0; thread < pool->threads; thread++) {
+        atomic_store_explicit(&pool->shares[thread].next, begin, memory_order_relaxed);
+        begin = pool->shares[thread].end = tasks * (thread + 1) / pool->threads;
+    }
     atomic_store(&pool->busy, pool->threads - 1);
     pool_wake(pool);
     pool_share(pool, 0);

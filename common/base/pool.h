@@ -1,9 +1,9 @@
 /*
  * pool.h - one set of threads that share a loop.
  *
- * Which thread takes which task is left to chance, so a task must write only what belongs to it, and
- * a result that needs adding up across tasks is added in task order afterwards: then the bits do
- * not depend on the number of threads.
+ * A thread begins with neighbouring tasks and helps the others when it has done them.  Which thread takes which task is so
+ * left to chance: a task must write only what belongs to it, and a result that needs adding up across tasks is added in task
+ * order afterwards.  Then the bits do not depend on the number of threads.
  */
 #ifndef BASE_POOL_H
 #define BASE_POOL_H

@@ -85,6 +85,12 @@ struct kernels {
     void (*attend_values)(float *out, const float *prob, size_t prob_stride, size_t G, size_t VP,
                           const struct page_list *values, size_t T);
 
+    void (*scale)(float *x, size_t n, float factor);                                           // x *= factor
+    /*
+     * Turns H heads in place by the angles of one position, channel c together with channel c + HS / 2:
+     * (x, y) -> (x cos - y sin, y cos + x sin).  x: (H, HS), cosine, sine: (HS / 2).
+     */
+    void (*rotary_turn)(float *x, const float *cosine, const float *sine, size_t H, size_t HS);
     void (*rms_norm)(float *y, const float *x, const float *weight, size_t C, float epsilon);  // y, x, weight: (C)
     void (*swiglu)(float *y, const float *gate, const float *up, size_t F);                    // y = silu(gate) * up
     /* (x - mean) / sqrt(variance + epsilon) * weight + bias */

@@ -7,7 +7,11 @@
 #include "math/kernels_tiles.h"
 #include "math/kernels_vector.h"
 
-enum { PANELS_MAX = 4, SPLIT_BLOCK = 8, HIGH_BITS = (int)0xffff0000 };
+/*
+ * A block of steps of 2 groups of rows, 32 KiB, stays in the L1 cache while the panels of a chunk pass by; the chunk's steps stay in
+ * the L2 cache while more rows pass by.
+ */
+enum { PANELS_MAX = 4, BLOCK = 8, CHUNK_PANELS = 32, HIGH_BITS = (int)0xffff0000 };
 
 /* ---- weights ---- */
 
@@ -40,50 +44,44 @@ INLINE const unsigned char *f16_step(unsigned char padded[TILE_BYTES], const uns
 }
 
 /*
- * Steps of panels.  Of F16 they are split on the way into two tiles of BF16, the high parts and the low parts, each while the tiles are
- * busy with the step before it; the splits of the last steps are kept in turn.
+ * A block of steps of up to PANELS_MAX panels.  Of F16 they are split on the way into two tiles of BF16, the high parts and the low parts,
+ * each while the tiles are busy with the step before it.
  */
 struct weights {
-    const struct packed *w;
-    size_t panel, panels, step;
-    unsigned char *splits;  // (kept, panels, 2, TILE_BYTES); NULL where the panels hold BF16
-    size_t kept;            // a power of two
-    bool again;             // after other rows: what these split or brought is there
+    const unsigned char *at;    // the block's first step
+    size_t panel_bytes, left;   // left: elements of K from the block on
+    const unsigned char *next;  // the block that comes after this one
+    unsigned char *splits;      // (panels, BLOCK, 2, TILE_BYTES) of F16
+    bool again;                 // after other rows: what these split or brought is there
 };
 
-/* The tile of panel p in a step, the high one where panels are split. */
-INLINE unsigned char *tile_of(const struct weights *weights, size_t p, size_t u)
+INLINE const unsigned char *stored_at(const struct weights *weights, size_t p, size_t u)
 {
-    if (weights->splits != NULL)
-        return weights->splits + ((u & (weights->kept - 1)) * weights->panels + p) * 2 * TILE_BYTES;
-    return (unsigned char *)weights->w->data + (weights->panel + p) * weights->w->panel_bytes + (weights->step + u) * TILE_BYTES;
+    return weights->at + p * weights->panel_bytes + u * TILE_BYTES;
 }
 
-/* Asks for panel p's step AHEAD steps on, which may be of the panels that come after these: the processor's own guesses end at a page. */
+/* The tile of panel p in a step, the high one where panels are split. */
+INLINE unsigned char *split_at(const struct weights *weights, size_t p, size_t u)
+{
+    return weights->splits + (p * BLOCK + u) * 2 * TILE_BYTES;
+}
+
+/* Asks for what comes a block later: the processor's own guesses end with a run of steps. */
 INLINE void ask_ahead(const struct weights *weights, size_t p, size_t u)
 {
-    enum { AHEAD = 8 };
-    if (weights->again || weights->splits != NULL)  // split_step does it for those
+    const char *at = (const char *)weights->next + p * weights->panel_bytes + u * TILE_BYTES;
+    if (weights->again)
         return;
-    size_t steps = input_steps(weights->w->K), step = weights->step + u + AHEAD, panel = weights->panel + p;
-    if (step >= steps) {
-        step -= steps;
-        panel += weights->panels;
-    }
-    const char *at = (const char *)weights->w->data + panel * weights->w->panel_bytes + step * TILE_BYTES;
     UNROLL for (size_t i = 0; i < TILE_BYTES; i += 64)
         _mm_prefetch(at + i, _MM_HINT_T0);
 }
 
 static void split_step(const struct weights *weights, size_t p, size_t u)
 {
-    unsigned char padded[TILE_BYTES], *high = tile_of(weights, p, u), *low = high + TILE_BYTES;
-    const struct packed *w = weights->w;
-    size_t step = weights->step + u;
-    const unsigned char *at = (const unsigned char *)w->data + (weights->panel + p) * w->panel_bytes + step * TILE_BYTES;
-    at = f16_step(padded, at, w->K - step * UNIT);
+    unsigned char padded[TILE_BYTES], *high = split_at(weights, p, u), *low = high + TILE_BYTES;
+    const unsigned char *at = f16_step(padded, stored_at(weights, p, u), weights->left - u * UNIT);
+    ask_ahead(weights, p, u);
     for (size_t k = 0; k < UNIT; k += 2, at += 4 * PANEL) {
-        _mm_prefetch((const char *)at + 8 * TILE_BYTES, _MM_HINT_T0);
         __m512 even = f16_load(at), odd = f16_load(at + 2 * PANEL);
         _mm512_store_si512(high + k * 2 * PANEL, upper_halves(even, odd));
         even = _mm512_sub_ps(even, high_part(even));
@@ -241,15 +239,18 @@ INLINE void two_by(float *y, size_t y_stride, const struct halves *x, const stru
         SUM_BEGIN(3, y1 + PANEL, stride);
     }
     for (size_t u = 0; u < steps; u++, x0 += 2 * half0, x1 += 2 * half1) {
-        const unsigned char *w0 = tile_of(weights, 0, u), *w1 = tile_of(weights, P - 1, u);
+        const unsigned char *w0 = split ? split_at(weights, 0, u) : stored_at(weights, 0, u);
+        const unsigned char *w1 = split ? split_at(weights, P - 1, u) : stored_at(weights, P - 1, u);
         _tile_loadd(6, w0, 64);
         _tile_loadd(4, x0, 64);
         _tile_loadd(5, x1, 64);
         _tile_dpbf16ps(0, 4, 6);
         _tile_dpbf16ps(2, 5, 6);
-        ask_ahead(weights, 0, u);
+        if (!split)
+            ask_ahead(weights, 0, u);
         if (P == 2) {
-            ask_ahead(weights, 1, u);
+            if (!split)
+                ask_ahead(weights, 1, u);
             _tile_loadd(7, w1, 64);
             _tile_dpbf16ps(1, 4, 7);
             _tile_dpbf16ps(3, 5, 7);
@@ -294,11 +295,12 @@ INLINE void two_by(float *y, size_t y_stride, const struct halves *x, const stru
 /* A step of panel p adds to its sum.  The rows' high parts are in tile 4, their low ones in 5. */
 #define ONE_STEP(sum, weight, p)                                      \
     do {                                                              \
-        const unsigned char *w_p = tile_of(weights, p, u);            \
+        const unsigned char *w_p = split ? split_at(weights, p, u) : stored_at(weights, p, u); \
         _tile_loadd(weight, w_p, 64);                                 \
         _tile_dpbf16ps(sum, 4, weight);                               \
         _tile_dpbf16ps(sum, 5, weight);                               \
-        ask_ahead(weights, p, u);                                     \
+        if (!split)                                                   \
+            ask_ahead(weights, p, u);                                 \
         if (split) {                                                  \
             _tile_loadd(weight, w_p + TILE_BYTES, 64);                \
             _tile_dpbf16ps(sum, 5, weight);                           \
@@ -359,44 +361,81 @@ INLINE void rows_by(float *y, size_t y_stride, const struct halves *x, const str
     tiles_see_memory();
 }
 
-static void rows_run(float *y, size_t y_stride, const struct halves *x, const struct weights *weights, size_t panels, size_t steps, bool resume)
+/* 1, 2 or (of one group) 4 panels.  y: their first output; they have N, all but of a single panel. */
+static void rows_run(float *y, size_t y_stride, const struct halves *x, const struct weights *weights, size_t panels, size_t N, size_t steps,
+                     bool resume)
 {
+    float partial[2 * PANEL][PANEL], *out = N < PANEL ? partial[0] : y;
+    size_t rows = x->lanes[0] + x->lanes[1], stride = N < PANEL ? PANEL : y_stride;
+    for (size_t r = 0; r < rows && N < PANEL; r++)
+        memcpy(partial[r], y + r * y_stride, N * sizeof(float));
     tiles_see_memory();
     if (weights->splits != NULL)
-        rows_by(y, y_stride, x, weights, panels, steps, resume, true);
+        rows_by(out, stride, x, weights, panels, steps, resume, true);
     else
-        rows_by(y, y_stride, x, weights, panels, steps, resume, false);
+        rows_by(out, stride, x, weights, panels, steps, resume, false);
+    for (size_t r = 0; r < rows && N < PANEL; r++)
+        memcpy(y + r * y_stride, partial[r], N * sizeof(float));
 }
 
-/* 1, 2 or (of up to PANEL rows) 4 panels.  y: their first output; they have N, all but of a single panel. */
-static void halves_panels(float *y, size_t y_stride, const unsigned char *input, size_t M, const struct packed *w, size_t panel,
-                          size_t panels, size_t N, const struct extent *extent)
+/* A block of steps for the panels of a chunk, and how many rows at once go through it. */
+struct chunk {
+    const struct packed *w;
+    size_t panel, end, step, steps;
+    const unsigned char *next;  // the block that comes after the chunk's
+    unsigned char *splits;      // NULL where panels hold BF16
+    size_t kept;                // panels whose splits are kept
+};
+
+static void chunk_run(const struct chunk *chunk, float *y, size_t y_stride, const struct halves *x, bool again)
 {
-    _Alignas(64) unsigned char splits[SPLIT_BLOCK * 2 * 2 * TILE_BYTES];
-    bool split = w->type == TENSOR_F16;
-    size_t steps = input_steps(w->K);
-    size_t block = M <= 2 * PANEL ? steps : split ? SPLIT_BLOCK : STEP_BLOCK;
+    const struct packed *w = chunk->w;
+    const unsigned char *block = (const unsigned char *)w->data + chunk->step * TILE_BYTES;
+    for (size_t p = chunk->panel, P; p < chunk->end; p += P) {
+        size_t left = w->N / PANEL < chunk->end ? w->N / PANEL - p : chunk->end - p;  // of panels with all outputs
+        P = left >= 4 && x->lanes[1] == 0 ? 4 : left >= 2 ? 2 : 1;
+        struct weights weights = {
+            .at = block + p * w->panel_bytes, .panel_bytes = w->panel_bytes, .left = w->K - chunk->step * UNIT,
+            .next = p + P < chunk->end ? block + (p + P) * w->panel_bytes : chunk->next, .again = again,
+        };
+        if (chunk->splits != NULL)
+            weights.splits = chunk->splits + (p - chunk->panel) % chunk->kept * BLOCK * 2 * TILE_BYTES;
+        rows_run(y + p * PANEL, y_stride, x, &weights, P, left > 0 ? P * PANEL : w->N % PANEL, chunk->steps, chunk->step > 0);
+    }
+}
+
+/* M > 1 rows. */
+static void rows_linear(float *y, size_t y_stride, const unsigned char *input, size_t M, const struct packed *w, size_t panel, size_t panels,
+                        unsigned char *splits)
+{
+    size_t steps = input_steps(w->K), end = panel + panels;
+    struct chunk chunk = { .w = w, .splits = splits, .kept = M <= 2 * PANEL ? PANELS_MAX : CHUNK_PANELS };
     struct halves configured = { 0 };
-    for (size_t step = extent->step; step < extent->step_end; step += block) {
-        size_t count = extent->step_end - step < block ? extent->step_end - step : block;
-        struct weights weights = { w, panel, panels, step, split ? splits : NULL, M <= 2 * PANEL ? 2 : SPLIT_BLOCK, false };
-        for (size_t m = extent->m; m < extent->m_end; m += 2 * PANEL) {
-            struct halves x = { .lanes = { input_lanes(M, m), m + PANEL < M ? input_lanes(M, m + PANEL) : 0 } };
-            for (size_t i = 0; i < 2; i++)
-                x.group[i] = input + (m + i * PANEL) * steps * HALVES_STEP_BYTES + step * x.lanes[i] * HALVES_STEP_BYTES;
-            if (x.lanes[0] != configured.lanes[0] || x.lanes[1] != configured.lanes[1])
-                halves_config(&x);
-            configured = x;
-            float partial[2 * PANEL][PANEL], *out = N < PANEL ? partial[0] : y + m * y_stride;
-            size_t rows = x.lanes[0] + x.lanes[1], stride = N < PANEL ? PANEL : y_stride;
-            for (size_t r = 0; r < rows && N < PANEL; r++)
-                memcpy(partial[r], y + (m + r) * y_stride, N * sizeof(float));
-            rows_run(out, stride, &x, &weights, panels, count, step > 0);
-            for (size_t r = 0; r < rows && N < PANEL; r++)
-                memcpy(y + (m + r) * y_stride, partial[r], N * sizeof(float));
-            weights.again = true;
+    for (chunk.panel = panel; chunk.panel < end; chunk.panel = chunk.end) {
+        chunk.end = end - chunk.panel < CHUNK_PANELS ? end : chunk.panel + CHUNK_PANELS;
+        for (chunk.step = 0; chunk.step < steps; chunk.step += BLOCK) {
+            chunk.steps = steps - chunk.step < BLOCK ? steps - chunk.step : BLOCK;
+            chunk.next = (const unsigned char *)w->data + (chunk.step + BLOCK < steps ? chunk.panel * w->panel_bytes + (chunk.step + BLOCK) * TILE_BYTES
+                                                                                     : chunk.end * w->panel_bytes);
+            for (size_t m = 0; m < M; m += 2 * PANEL) {
+                struct halves x = { .lanes = { input_lanes(M, m), m + PANEL < M ? input_lanes(M, m + PANEL) : 0 } };
+                for (size_t i = 0; i < 2; i++)
+                    x.group[i] = input + (m + i * PANEL) * steps * HALVES_STEP_BYTES + chunk.step * x.lanes[i] * HALVES_STEP_BYTES;
+                if (x.lanes[0] != configured.lanes[0] || x.lanes[1] != configured.lanes[1])
+                    halves_config(&x);
+                configured = x;
+                chunk_run(&chunk, y + m * y_stride, y_stride, &x, m > 0);
+            }
         }
     }
+    _tile_release();
+}
+
+static __attribute__((noinline)) void rows_linear_split(float *y, size_t y_stride, const unsigned char *input, size_t M, const struct packed *w,
+                                                        size_t panel, size_t panels)
+{
+    _Alignas(64) unsigned char splits[CHUNK_PANELS * BLOCK * 2 * TILE_BYTES];
+    rows_linear(y, y_stride, input, M, w, panel, panels, splits);
 }
 
 void halves_linear(float *y, size_t y_stride, const unsigned char *input, size_t M, const struct packed *w, size_t panel, size_t panels)
@@ -407,15 +446,9 @@ void halves_linear(float *y, size_t y_stride, const unsigned char *input, size_t
         _mm_setcsr(before | DENORMALS_ARE_ZERO);
         (w->type == TENSOR_F16 ? row_f16 : row_bf16)(y, input, w, panel, panels);
         _mm_setcsr(before);
-        return;
+    } else if (w->type == TENSOR_F16) {
+        rows_linear_split(y, y_stride, input, M, w, panel, panels);
+    } else {
+        rows_linear(y, y_stride, input, M, w, panel, panels, NULL);
     }
-    size_t end = panel + panels, P;
-    for (struct extent extent = { 0 }; extent_next(&extent, M, input_steps(w->K), HALVES_STEP_BYTES); ) {
-        for (size_t p = panel, left; p < end; p += P) {
-            left = w->N / PANEL < end ? w->N / PANEL - p : end - p;  // of panels with all outputs
-            P = left >= 4 && M <= PANEL ? 4 : left >= 2 ? 2 : 1;
-            halves_panels(y + p * PANEL, y_stride, input, M, w, p, P, left > 0 ? P * PANEL : w->N % PANEL, &extent);
-        }
-    }
-    _tile_release();
 }

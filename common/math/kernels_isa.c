@@ -565,6 +565,34 @@ static float dot(const float *a, const float *b, size_t n)
     return block_sum(sum);
 }
 
+static void scale(float *x, size_t n, float factor)
+{
+    for (size_t i = 0; i < n; i += PANEL) {
+        struct block x_i = block_load(x + i, n - i, 0.0f);
+        UNROLL for (size_t j = 0; j < PARTS; j++)
+            x_i.part[j] *= factor;
+        block_store(x + i, n - i, x_i);
+    }
+}
+
+static void rotary_turn(float *x, const float *cosine, const float *sine, size_t H, size_t HS)
+{
+    size_t half = HS / 2;
+    for (size_t c = 0; c < half; c += PANEL) {
+        struct block cosine_c = block_load(cosine + c, half - c, 0.0f), sine_c = block_load(sine + c, half - c, 0.0f);
+        for (size_t h = 0; h < H; h++) {
+            float *at = x + h * HS + c;
+            struct block x_c = block_load(at, half - c, 0.0f), y_c = block_load(at + half, half - c, 0.0f), x_turned, y_turned;
+            UNROLL for (size_t j = 0; j < PARTS; j++) {
+                x_turned.part[j] = x_c.part[j] * cosine_c.part[j] - y_c.part[j] * sine_c.part[j];
+                y_turned.part[j] = y_c.part[j] * cosine_c.part[j] + x_c.part[j] * sine_c.part[j];
+            }
+            block_store(at, half - c, x_turned);
+            block_store(at + half, half - c, y_turned);
+        }
+    }
+}
+
 static void rms_norm(float *y, const float *x, const float *weight, size_t C, float epsilon)
 {
     float scale = 1.0f / sqrtf(dot(x, x, C) / (float)C + epsilon);
@@ -757,6 +785,8 @@ const struct kernels PASTE(kernels_, KERNELS_ISA) = {
     .linear = linear,
     .attend_scores = attend_scores,
     .attend_values = attend_values,
+    .scale = scale,
+    .rotary_turn = rotary_turn,
     .rms_norm = rms_norm,
     .layer_norm = layer_norm,
     .swiglu = swiglu,

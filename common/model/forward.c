@@ -198,13 +198,13 @@ static size_t group_rows(const struct model_config *config)
     return G < QUERIES_MAX ? QUERIES_MAX / G : 1;
 }
 
-/* What one thread works in: q (R G, HS), scores (R G, positions), out (R G, VP PANEL), lanes (G, PANEL), chain (positions). */
+/* What one thread works in: q (R G, HS), scores (R G, positions), out (R G, VP PANEL), lanes (R G, PANEL), chain (positions). */
 size_t attention_floats(const struct model *model, size_t position_limit)
 {
     const struct model_config *config = &model->config;
     size_t G = (size_t)(config->head_count / config->kv_head_count), queries = group_rows(config) * G;
     size_t positions = round_up(position_limit, PANEL), HS = round_up((size_t)config->head_size, PANEL);
-    return queries * (HS + positions + HS) + G * PANEL + positions;
+    return queries * (HS + positions + HS + PANEL) + positions;
 }
 
 /* Puts the row's key and value of one head into its slot. */
@@ -213,20 +213,23 @@ static void row_store(const struct pass *pass, size_t l, size_t m, size_t h)
     const struct model_config *config = &pass->model->config;
     const struct slot *slot = &pass->cache->slots[m];
     size_t HS = (size_t)config->head_size, NH = (size_t)config->head_count, NKV = (size_t)config->kv_head_count;
+    size_t lane = (size_t)slot->lane, value = HS * PANEL + lane * PANEL;
     const float *k = pass->qkv + (m * (NH + 2 * NKV) + NH + h) * HS;  // (HS)
     const float *v = k + NKV * HS;                                    // (HS)
-    size_t lane = (size_t)slot->lane;
     void *page = cache_at(pass->cache, l, (size_t)slot->page, h);
-    for (size_t c = 0; c < HS; c++) {
-        size_t key = c * PANEL + lane, value = HS * PANEL + (c / PANEL * PANEL + lane) * PANEL + c % PANEL;
-        if (pass->model->kv_type == TENSOR_F16) {
-            ((uint16_t *)page)[key] = f16_from_float(k[c]);
-            ((uint16_t *)page)[value] = f16_from_float(v[c]);
-        } else {
-            ((float *)page)[key] = k[c];
-            ((float *)page)[value] = v[c];
+    if (pass->model->kv_type == TENSOR_F16) {
+        uint16_t *halves = page;
+        for (size_t c = 0; c < HS; c++) {
+            halves[c * PANEL + lane] = f16_from_float(k[c]);
+            halves[value + c / PANEL * PANEL * PANEL + c % PANEL] = f16_from_float(v[c]);
         }
+        return;
     }
+    float *floats = page;
+    for (size_t c = 0; c < HS; c++)
+        floats[c * PANEL + lane] = k[c];
+    for (size_t c = 0; c < HS; c += PANEL)
+        memcpy(floats + value + c * PANEL, v + c, (HS - c < PANEL ? HS - c : PANEL) * sizeof(float));
 }
 
 /* The space of one thread, for rows that attend to one key/value head of layer l. */
@@ -235,7 +238,8 @@ struct attention {
     size_t G, HS, VP, stride;   // stride: of scores, in floats
     size_t window;              // positions that a row sees, at most
     float cap;                  // of scores; 0: none
-    float *q, *scores, *out, *lanes;
+    float *q, *scores, *out;
+    float *lanes;               // (R G, PANEL) scores of the page that a row lies in
     int32_t *chain;             // (positions) the ancestor at each position outside natural slots
     struct page_list keys, values;
 };
@@ -254,7 +258,7 @@ static struct attention attention_begin(const struct pass *pass, size_t l, size_
     attention.scores = attention.q + queries * attention.VP * PANEL;
     attention.out = attention.scores + queries * attention.stride;
     attention.lanes = attention.out + queries * attention.VP * PANEL;
-    attention.chain = (int32_t *)(attention.lanes + attention.G * PANEL);
+    attention.chain = (int32_t *)(attention.lanes + queries * PANEL);
     const int32_t *pages = cache->sequences[sequence].pages;
     char *keys = cache_at(cache, l, 0, h), *values = keys + attention.HS * PANEL * cache->element_bytes;
     attention.keys = (struct page_list){ keys, cache->page_elements, pages, pass->model->kv_type };
@@ -269,23 +273,44 @@ static size_t attention_begins(const struct attention *attention, size_t m)
     return T > attention->window ? T - attention->window : 0;
 }
 
-/* Scores and then probabilities of row m, query block r, whose natural positions from first, a border of pages, on are scored.
-   The other ancestors are scored by whole pages too and their lane is picked, so that a score has the same bits wherever its key
-   lies.  Positions before the window get probability 0. */
+/* Query blocks [r, r + R) with the page that a row lies in.  A score has the same bits wherever its key lies. */
+static void attention_page(struct attention *attention, size_t r, size_t R, const struct slot *slot)
+{
+    const struct kernels *kernels = attention->pass->model->kernels;
+    struct page_list keys = { attention->keys.base, attention->keys.stride, &slot->page, attention->keys.type };
+    size_t G = attention->G;
+    kernels->attend_scores(attention->lanes + r * G * PANEL, PANEL, attention->q + r * G * attention->HS, R * G, attention->HS, &keys, 1);
+}
+
+/* Of rows [m, m + R) that lie outside natural slots, the scores of their own pages. */
+static void attention_own_pages(struct attention *attention, size_t m, size_t R)
+{
+    const struct slot *slots = attention->pass->cache->slots + m;
+    for (size_t r = 0, rows; r < R; r += rows) {
+        rows = 1;
+        if (slots[r].natural_end > slots[r].position)
+            continue;
+        while (r + rows < R && slots[r + rows].page == slots[r].page)
+            rows++;
+        attention_page(attention, r, rows, &slots[r]);
+    }
+}
+
+/* Scores and then probabilities of row m, query block r, whose natural positions from first, a border of pages, on are scored, and
+   its own page.  Positions before the window get probability 0. */
 static void attention_probs(struct attention *attention, size_t m, size_t r, size_t first)
 {
     const struct kernels *kernels = attention->pass->model->kernels;
     const struct slot *slots = attention->pass->cache->slots;
     size_t G = attention->G, stride = attention->stride, T = (size_t)slots[m].position + 1;
     size_t begin = attention_begins(attention, m), natural = (size_t)slots[m].natural_end;
-    const float *q = attention->q + r * G * attention->HS;     // (G, HS)
     float *scores = attention->scores + r * G * stride;        // (G, stride)
     int32_t row = (int32_t)m;
     for (size_t t = T; t-- > natural && t >= begin; row = slots[row].parent) {
-        struct page_list keys = { attention->keys.base, attention->keys.stride, &slots[row].page, attention->keys.type };
-        kernels->attend_scores(attention->lanes, PANEL, q, G, attention->HS, &keys, 1);
+        if (row != (int32_t)m)
+            attention_page(attention, r, 1, &slots[row]);
         for (size_t g = 0; g < G; g++)
-            scores[g * stride + t] = attention->lanes[g * PANEL + (size_t)slots[row].lane];
+            scores[g * stride + t] = attention->lanes[(r * G + g) * PANEL + (size_t)slots[row].lane];
     }
     for (size_t g = 0; g < G; g++) {
         float *seen = scores + g * stride + begin;             // (T - begin)
@@ -345,6 +370,7 @@ static void rows_attend(const struct pass *pass, size_t l, size_t m, size_t R, s
     if (reach > first)
         kernels->attend_scores(attention.scores + first, attention.stride, attention.q, R * G, HS, &keys,
                                (reach - first + PANEL - 1) / PANEL);
+    attention_own_pages(&attention, m, R);
     for (size_t r = 0; r < R; r++)
         attention_probs(&attention, m + r, r, first);
     memset(attention.out, 0, R * G * width * sizeof(float));
@@ -443,6 +469,7 @@ static void store_task(void *context, size_t task, size_t thread)
     (void)thread;
     const struct blocks *blocks = context;
     const struct pass *pass = blocks->pass;
+    const struct kernels *kernels = pass->model->kernels;
     const struct model_config *config = &pass->model->config;
     const struct layer *layer = &pass->model->layers[blocks->l];
     size_t HS = (size_t)config->head_size, NH = (size_t)config->head_count, NKV = (size_t)config->kv_head_count, G = NH / NKV;
@@ -454,11 +481,10 @@ static void store_task(void *context, size_t task, size_t thread)
         heads_norm(pass->model, q, layer->q_norm, G);
         heads_norm(pass->model, k, layer->k_norm, 1);
         if (!config->learned_positions) {
-            rotary_turn(q, pass->cache->cosine + angle, pass->cache->sine + angle, G, HS);
-            rotary_turn(k, pass->cache->cosine + angle, pass->cache->sine + angle, 1, HS);
+            kernels->rotary_turn(q, pass->cache->cosine + angle, pass->cache->sine + angle, G, HS);
+            kernels->rotary_turn(k, pass->cache->cosine + angle, pass->cache->sine + angle, 1, HS);
         }
-        for (size_t c = 0; c < G * HS; c++)
-            q[c] *= scale;
+        kernels->scale(q, G * HS, scale);
         row_store(pass, blocks->l, m, h);
     }
 }

@@ -99,16 +99,3 @@ void rotary_fill(float *cosine, float *sine, size_t first, size_t count, const s
     }
     free(frequency);
 }
-
-void rotary_turn(float *x, const float *cosine, const float *sine, size_t H, size_t HS)
-{
-    size_t half = HS / 2;
-    for (size_t h = 0; h < H; h++) {
-        float *x_h = x + h * HS, *y_h = x_h + half;  // (HS / 2)
-        for (size_t c = 0; c < half; c++) {
-            float x_c = x_h[c], y_c = y_h[c];
-            x_h[c] = x_c * cosine[c] - y_c * sine[c];
-            y_h[c] = y_c * cosine[c] + x_c * sine[c];
-        }
-    }
-}

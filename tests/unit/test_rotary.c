@@ -6,6 +6,7 @@
 #include "base/check.h"
 #include "base/json.h"
 #include "base/memory.h"
+#include "math/kernels.h"
 #include "model/rotary.h"
 
 static json_t *fixture;
@@ -83,7 +84,7 @@ static void test_ranges(void)
 static void test_turn(void)
 {
     float x[8] = { 1, 0, 0, 2,   3, 4, 5, 6 };  // 2 heads of 2 pairs
-    rotary_turn(x, (float[]){ 0, 0 }, (float[]){ 1, 1 }, 2, 4);
+    kernels_get()->rotary_turn(x, (float[]){ 0, 0 }, (float[]){ 1, 1 }, 2, 4);
     EXPECT_FLOATS(x, ((float[]){ 0, -2, 1, 0,   -5, -6, 3, 4 }), 8, 0);
 }
 
