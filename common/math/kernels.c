@@ -126,7 +126,7 @@ void kernels_linear(const struct kernels *kernels, float *y, size_t y_stride, co
     enum input_form form = kernels->input[w->type];
     void *input = form == INPUT_FLOATS ? NULL : memory_alloc_aligned(input_bytes(form, M, w->K), 1);
     if (input != NULL)
-        kernels->input_make(input, form, x, M, w->K);
+        kernels->input_make(input, form, x, M, w->K, NULL);
     kernels->linear(y, y_stride, input != NULL ? input : x, M, w, 0, packed_panels(w));
     free(input);
 }

@@ -61,14 +61,19 @@ static inline const void *page_at(const struct page_list *list, size_t i, size_t
 
 /* How linear takes the rows x: as they are, or made into pairs of BF16 or bytes first.  input.h says how these lie. */
 enum input_form { INPUT_FLOATS, INPUT_HALVES, INPUT_BYTES, INPUT_FORM_COUNT };
-/* The rows of PANEL may be made one group after another, each at the bytes of the rows before it. */
+/* Each PANEL rows begin at the bytes of the rows before them. */
 size_t input_bytes(enum input_form form, size_t M, size_t K);
+/* Elements [k, k_end) of rows [m, m_end).  k is a multiple of 2 PANEL, k_end too or K. */
+struct input_part {
+    size_t m, m_end, k, k_end;
+};
 
 struct kernels {
     const char *name;  // "amx", "vnni", "avx512", "avx2", "portable"
 
     enum input_form input[TENSOR_TYPE_COUNT];  // by type of the weight
-    void (*input_make)(void *input, enum input_form form, const float *x, size_t M, size_t K);
+    /* Makes a part of the rows, all of them where it is NULL.  x: (M, K). */
+    void (*input_make)(void *input, enum input_form form, const float *x, size_t M, size_t K, const struct input_part *part);
     /* y[m, n] = sum over k of x[m, k] * w[n, k], for panels [panel, panel + panels) only.  y: (M, N) rows of stride y_stride. */
     void (*linear)(float *y, size_t y_stride, const void *input, size_t M, const struct packed *w, size_t panel, size_t panels);
 

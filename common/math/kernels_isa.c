@@ -447,10 +447,12 @@ static void linear_blocks(float *y, size_t y_stride, const float *x, size_t M, c
     }
 }
 
-static void input_make(void *input, enum input_form form, const float *x, size_t M, size_t K)
+static void input_make(void *input, enum input_form form, const float *x, size_t M, size_t K, const struct input_part *part)
 {
+    const struct input_part all = { 0, M, 0, K }, *of = part != NULL ? part : &all;
     (void)form;
-    memcpy(input, x, M * K * sizeof *x);
+    for (size_t m = of->m; m < of->m_end; m++)
+        memcpy((float *)input + m * K + of->k, x + m * K + of->k, (of->k_end - of->k) * sizeof *x);
 }
 
 static void linear(float *y, size_t y_stride, const void *x, size_t M, const struct packed *w, size_t panel, size_t panels)

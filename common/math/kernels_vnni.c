@@ -29,9 +29,11 @@ INLINE __m512i bf16_bits(__m512 x)
     return _mm512_srli_epi32(_mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x400000)), 16);
 }
 
-static void halves_make(unsigned char *out, size_t R, const float *x, size_t K)
+/* Elements [k, end) of row r of a group of R, and zeros to the end of their step. */
+static void halves_make(unsigned char *out, size_t R, size_t r, const float *x, size_t K, size_t k, size_t end)
 {
-    for (size_t k = 0; k < input_steps(K) * UNIT; k += 16) {
+    out += r * UNIT * 2;
+    for (end = input_steps(end) * UNIT; k < end; k += 16) {
         unsigned char *at = out + k / UNIT * R * HALVES_STEP_BYTES + k % UNIT * 2;
         __m512 number = row_load(x, k, K);
         __m512i high = bf16_bits(number);
@@ -41,10 +43,9 @@ static void halves_make(unsigned char *out, size_t R, const float *x, size_t K)
     }
 }
 
-/* Row r of a group of R. */
-static void bytes_make(unsigned char *out, size_t R, size_t r, const float *x, size_t K)
+static void bytes_make(unsigned char *out, size_t R, size_t r, const float *x, size_t K, size_t k, size_t end)
 {
-    for (size_t k = 0; k < K; k += UNIT, out += R * BYTES_STEP_BYTES) {
+    for (out += k / UNIT * R * BYTES_STEP_BYTES; k < end; k += UNIT, out += R * BYTES_STEP_BYTES) {
         __m512 half[2] = { row_load(x, k, K), row_load(x, k + 16, K) };
         float largest = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(half[0]), _mm512_abs_ps(half[1])));
         __m512 spoilt = _mm512_sub_ps(half[0], half[0]) + _mm512_sub_ps(half[1], half[1]);  // not 0 where infinity or NaN is
@@ -69,19 +70,18 @@ static void bytes_make(unsigned char *out, size_t R, size_t r, const float *x, s
     }
 }
 
-void vnni_input_make(void *input, enum input_form form, const float *x, size_t M, size_t K)
+void vnni_input_make(void *input, enum input_form form, const float *x, size_t M, size_t K, const struct input_part *part)
 {
-    if (form == INPUT_FLOATS) {
-        memcpy(input, x, M * K * sizeof *x);
-        return;
-    }
-    for (size_t m = 0; m < M; m++) {
+    const struct input_part all = { 0, M, 0, K }, *of = part != NULL ? part : &all;
+    for (size_t m = of->m; m < of->m_end; m++) {
         size_t R = input_lanes(M, m), r = m % PANEL;
         unsigned char *group = (unsigned char *)input + input_bytes(form, m - r, K);
-        if (form == INPUT_HALVES)
-            halves_make(group + r * UNIT * 2, R, x + m * K, K);
-        else
-            bytes_make(group, R, r, x + m * K, K);
+        const float *row = x + m * K;  // (K)
+        switch (form) {
+        case INPUT_HALVES: halves_make(group, R, r, row, K, of->k, of->k_end); break;
+        case INPUT_BYTES: bytes_make(group, R, r, row, K, of->k, of->k_end); break;
+        default: memcpy((float *)input + m * K + of->k, row + of->k, (of->k_end - of->k) * sizeof *row); break;
+        }
     }
 }
 

@@ -194,7 +194,7 @@ static void input_task(void *context, size_t task, size_t thread)
     size_t m = task * product->rows_per_task, K = product->linear->weight.K;
     size_t rows = product->M - m < product->rows_per_task ? product->M - m : product->rows_per_task;
     enum input_form form = kernels->input[product->linear->weight.type];
-    kernels->input_make(product->input + input_bytes(form, m, K), form, product->x + m * K, rows, K);
+    kernels->input_make(product->input + input_bytes(form, m, K), form, product->x + m * K, rows, K, NULL);
 }
 
 void encoder_linear(const struct encoder *encoder, float *y, const float *x, size_t M, const struct linear *linear,

@@ -2,37 +2,20 @@
  * forward.c - model_forward: rows through the layers.
  *
  * Threads share a pass in one of two ways.  Many rows are cut into blocks, and each block goes through half a layer on its own.
- * Few rows go together, and threads share the outputs of each matrix.  Small passes stay on the calling thread.
+ * Few rows go together, and threads share the outputs of each matrix, those of attention by whole heads where they come out even.
+ * Small passes stay on the calling thread.
  */
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/check.h"
 #include "base/memory.h"
-#include "math/quant.h"
-#include "model/network.h"
-#include "model/rotary.h"
+#include "model/pass.h"
 
-struct pass {
-    const struct model *model;
-    struct cache *cache;
-    size_t M;
-    bool share_columns;
-    float *x;         // (M, C) the residual stream
-    float *normed;    // (M, C)
-    float *qkv;       // (M, (NH + 2 NKV) HS)
-    float *attended;  // (M, NH HS)
-    float *ff, *up;   // (M, F)
-    float *delta;     // (M, C) what attention or the feed-forward adds to x
-    unsigned char *inputs[INPUT_FORM_COUNT];    // (M, input_row_bytes) of forms other than floats
-    size_t input_row_bytes[INPUT_FORM_COUNT];   // of the widest input
-};
-
-/* Rows [first, first + rows) in layer l, on one thread unless columns are shared; begin: where a block begins that they are part of. */
+/* Rows [first, first + rows) of a block in layer l, on one thread unless columns are shared. */
 struct part {
     const struct pass *pass;
-    size_t l, begin, first, rows, thread;
+    size_t l, block, block_rows, first, rows, thread;
 };
 
 static const struct layer *part_layer(const struct part *part)
@@ -45,26 +28,42 @@ static size_t round_up(size_t n, size_t unit)
     return (n + unit - 1) / unit * unit;
 }
 
+/* Panels that a thread takes at once, so that each takes some 8 times. */
+static size_t panels_per_task(const struct part *part, size_t panels)
+{
+    size_t even = panels / (8 * pool_threads(part->pass->model->pool));
+    return round_up(even ? even : 1, 4);
+}
+
+static size_t tasks_of(size_t panels, size_t per_task)
+{
+    return (panels + per_task - 1) / per_task;
+}
+
 /* ---- matrices: all panels at once, or shared among threads ---- */
 
-/* y = x w + bias for the rows of a part. */
+/* y = x w + bias for the rows of a block. */
 struct product {
     const struct linear *linear;
     float *y;        // (M, N) of the pass
     const float *x;  // (M, K)
 };
 
-/* Where the rows of a part, K wide, lie in a form. */
-static unsigned char *part_input(const struct part *part, enum input_form form, size_t K)
+/* Where the rows of a block lie in a form. */
+static unsigned char *part_input(const struct part *part, enum input_form form)
 {
-    return part->pass->inputs[form] + part->begin * part->pass->input_row_bytes[form] + input_bytes(form, part->first - part->begin, K);
+    return part->pass->inputs[form] + part->block * part->pass->input_row_bytes[form];
 }
 
-/* Makes x, the input of a linear and of those that share it, in every form that they want.  x: (M, K) of the pass. */
-static void part_make_input(const struct part *part, const float *x, const struct linear *const *linears, size_t count)
+/*
+ * Makes elements [k, k_end) of x, the input of a linear and of those that share it, in every form that they want, for the rows of a
+ * part.  x: (M, K) of the pass.
+ */
+static void part_make_input(const struct part *part, const float *x, size_t k, size_t k_end, const struct linear *const *linears, size_t count)
 {
     const struct kernels *kernels = part->pass->model->kernels;
-    size_t K = linears[0]->K;
+    size_t K = linears[0]->K, first = part->first - part->block;
+    struct input_part made = { first, first + part->rows, k, k_end };
     bool wanted[INPUT_FORM_COUNT] = { false };
     for (size_t p = 0; p < count; p++) {
         for (size_t i = 0; i < linears[p]->part_count; i++)
@@ -72,7 +71,7 @@ static void part_make_input(const struct part *part, const float *x, const struc
     }
     for (enum input_form form = INPUT_FLOATS + 1; form < INPUT_FORM_COUNT; form++) {
         if (wanted[form])
-            kernels->input_make(part_input(part, form, K), form, x + part->first * K, part->rows, K);
+            kernels->input_make(part_input(part, form), form, x + part->block * K, part->block_rows, K, &made);
     }
 }
 
@@ -85,69 +84,58 @@ static void product_panels(const struct part *part, const struct product *produc
     size_t N = linear->N, n = 0, first = panel * PANEL, width = panels * PANEL < w->N - first ? panels * PANEL : w->N - first;
     for (size_t before = 0; before < i; before++)
         n += linear->parts[before].N;
-    float *y = product->y + part->first * N + n;  // (rows, N) from the matrix's first output on
-    const void *input = product->x + part->first * linear->K;
+    float *y = product->y + part->block * N + n;  // (block_rows, N) from the matrix's first output on
+    const void *input = product->x + part->block * linear->K;
     if (kernels->input[w->type] != INPUT_FLOATS)
-        input = part_input(part, kernels->input[w->type], linear->K);
-    kernels->linear(y, N, input, part->rows, w, panel, panels);
+        input = part_input(part, kernels->input[w->type]);
+    kernels->linear(y, N, input, part->block_rows, w, panel, panels);
     if (linear->bias == NULL)
         return;
-    for (size_t m = 0; m < part->rows; m++)
+    for (size_t m = 0; m < part->block_rows; m++)
         kernels->add(y + m * N + first, linear->bias + n + first, width);
+}
+
+/* Columns [n, n + width) of a product, whole panels of one matrix. */
+static void product_columns(const struct part *part, const struct product *product, size_t n, size_t width)
+{
+    size_t i = 0;
+    while (n >= product->linear->parts[i].N)
+        n -= product->linear->parts[i++].N;
+    product_panels(part, product, i, n / PANEL, width / PANEL);
 }
 
 /* Panels of all matrices, shared among threads. */
 struct columns {
     const struct part *part;
-    const struct product *products;
-    size_t count, panels_per_task;
+    const struct product *product;
+    size_t panels_per_task;
 };
-
-static size_t columns_tasks(const struct columns *columns, size_t product, size_t i)
-{
-    return (packed_panels(&columns->products[product].linear->parts[i]) + columns->panels_per_task - 1) / columns->panels_per_task;
-}
 
 static void columns_task(void *context, size_t task, size_t thread)
 {
     (void)thread;
     const struct columns *columns = context;
-    for (size_t p = 0; p < columns->count; p++) {
-        const struct linear *linear = columns->products[p].linear;
-        for (size_t i = 0, tasks; i < linear->part_count; i++, task -= tasks) {
-            tasks = columns_tasks(columns, p, i);
-            if (task >= tasks)
-                continue;
-            size_t panel = task * columns->panels_per_task, left = packed_panels(&linear->parts[i]) - panel;
-            product_panels(columns->part, &columns->products[p], i, panel,
-                           left < columns->panels_per_task ? left : columns->panels_per_task);
-            return;
-        }
-    }
+    const struct linear *linear = columns->product->linear;
+    size_t i = 0, most = columns->panels_per_task;
+    for (size_t tasks; task >= (tasks = tasks_of(packed_panels(&linear->parts[i]), most)); i++)
+        task -= tasks;
+    size_t left = packed_panels(&linear->parts[i]) - task * most;
+    product_panels(columns->part, columns->product, i, task * most, left < most ? left : most);
 }
 
-/* Products with one input. */
-static void products_run(const struct part *part, const struct product *products, size_t count)
+static void product_run(const struct part *part, const struct product *product)
 {
-    struct pool *pool = part->pass->model->pool;
-    size_t panels = 0, tasks = 0;
-    for (size_t p = 0; p < count; p++) {
-        for (size_t i = 0; i < products[p].linear->part_count; i++) {
-            size_t own = packed_panels(&products[p].linear->parts[i]);
-            panels += own;
-            if (!part->pass->share_columns)
-                product_panels(part, &products[p], i, 0, own);
-        }
+    const struct linear *linear = product->linear;
+    struct columns columns = { part, product, panels_per_task(part, linear->N / PANEL) };
+    size_t tasks = 0;
+    for (size_t i = 0; i < linear->part_count; i++) {
+        size_t panels = packed_panels(&linear->parts[i]);
+        tasks += tasks_of(panels, columns.panels_per_task);
+        if (!part->pass->share_columns)
+            product_panels(part, product, i, 0, panels);
     }
-    if (!part->pass->share_columns)
-        return;
-    size_t even = panels / (8 * pool_threads(pool));
-    struct columns columns = { part, products, count, round_up(even ? even : 1, 4) };
-    for (size_t p = 0; p < count; p++) {
-        for (size_t i = 0; i < products[p].linear->part_count; i++)
-            tasks += columns_tasks(&columns, p, i);
-    }
-    pool_run(pool, tasks, columns_task, &columns);
+    if (part->pass->share_columns)
+        pool_run(part->pass->model->pool, tasks, columns_task, &columns);
 }
 
 /* ---- what each row does by itself ---- */
@@ -157,15 +145,16 @@ typedef void part_function(struct part *part);
 struct sharing {
     const struct part *part;
     part_function *run;
+    size_t rows_per_task;
 };
 
-/* A task is PANEL rows, so that they make their own inputs. */
 static void sharing_task(void *context, size_t task, size_t thread)
 {
     const struct sharing *sharing = context;
     struct part part = *sharing->part;
-    part.first += task * PANEL;
-    part.rows = part.rows - task * PANEL < PANEL ? part.rows - task * PANEL : PANEL;
+    size_t first = task * sharing->rows_per_task, left = part.rows - first;
+    part.first += first;
+    part.rows = left < sharing->rows_per_task ? left : sharing->rows_per_task;
     part.thread = thread;
     sharing->run(&part);
 }
@@ -173,9 +162,11 @@ static void sharing_task(void *context, size_t task, size_t thread)
 /* Runs what rows do by themselves; threads that share columns share the rows. */
 static void part_rows(struct part *part, part_function *run)
 {
-    struct sharing sharing = { part, run };
+    struct pool *pool = part->pass->model->pool;
+    size_t even = part->rows / (4 * pool_threads(pool));
+    struct sharing sharing = { part, run, even ? even : 1 };
     if (part->pass->share_columns)
-        pool_run(part->pass->model->pool, (part->rows + PANEL - 1) / PANEL, sharing_task, &sharing);
+        pool_run(pool, tasks_of(part->rows, sharing.rows_per_task), sharing_task, &sharing);
     else
         run(part);
 }
@@ -189,196 +180,15 @@ struct blocks {
 
 /* ---- attention ---- */
 
-/* Neighbouring rows of one sequence read its pages together: as many as make QUERIES_MAX queries for a key/value head. */
-enum { QUERIES_MAX = 12 };
-
-static size_t group_rows(const struct model_config *config)
+/* Rows [m, end) and a key/value head. */
+static void head_attend(const struct pass *pass, size_t l, size_t m, size_t end, size_t h, size_t thread)
 {
-    size_t G = (size_t)(config->head_count / config->kv_head_count);
-    return G < QUERIES_MAX ? QUERIES_MAX / G : 1;
-}
-
-/* What one thread works in: q (R G, HS), scores (R G, positions), out (R G, VP PANEL), lanes (R G, PANEL), chain (positions). */
-size_t attention_floats(const struct model *model, size_t position_limit)
-{
-    const struct model_config *config = &model->config;
-    size_t G = (size_t)(config->head_count / config->kv_head_count), queries = group_rows(config) * G;
-    size_t positions = round_up(position_limit, PANEL), HS = round_up((size_t)config->head_size, PANEL);
-    return queries * (HS + positions + HS + PANEL) + positions;
-}
-
-/* Puts the row's key and value of one head into its slot. */
-static void row_store(const struct pass *pass, size_t l, size_t m, size_t h)
-{
-    const struct model_config *config = &pass->model->config;
-    const struct slot *slot = &pass->cache->slots[m];
-    size_t HS = (size_t)config->head_size, NH = (size_t)config->head_count, NKV = (size_t)config->kv_head_count;
-    size_t lane = (size_t)slot->lane, value = HS * PANEL + lane * PANEL;
-    const float *k = pass->qkv + (m * (NH + 2 * NKV) + NH + h) * HS;  // (HS)
-    const float *v = k + NKV * HS;                                    // (HS)
-    void *page = cache_at(pass->cache, l, (size_t)slot->page, h);
-    if (pass->model->kv_type == TENSOR_F16) {
-        uint16_t *halves = page;
-        for (size_t c = 0; c < HS; c++) {
-            halves[c * PANEL + lane] = f16_from_float(k[c]);
-            halves[value + c / PANEL * PANEL * PANEL + c % PANEL] = f16_from_float(v[c]);
-        }
-        return;
-    }
-    float *floats = page;
-    for (size_t c = 0; c < HS; c++)
-        floats[c * PANEL + lane] = k[c];
-    for (size_t c = 0; c < HS; c += PANEL)
-        memcpy(floats + value + c * PANEL, v + c, (HS - c < PANEL ? HS - c : PANEL) * sizeof(float));
-}
-
-/* The space of one thread, for rows that attend to one key/value head of layer l. */
-struct attention {
-    const struct pass *pass;
-    size_t G, HS, VP, stride;   // stride: of scores, in floats
-    size_t window;              // positions that a row sees, at most
-    float cap;                  // of scores; 0: none
-    float *q, *scores, *out;
-    float *lanes;               // (R G, PANEL) scores of the page that a row lies in
-    int32_t *chain;             // (positions) the ancestor at each position outside natural slots
-    struct page_list keys, values;
-};
-
-static struct attention attention_begin(const struct pass *pass, size_t l, size_t h, int32_t sequence, size_t thread)
-{
-    const struct model_config *config = &pass->model->config;
-    const struct cache *cache = pass->cache;
-    struct attention attention = { .pass = pass, .HS = (size_t)config->head_size, .cap = (float)config->attention_cap };
-    attention.window = (size_t)config_window(config, (int64_t)l);
-    attention.G = (size_t)(config->head_count / config->kv_head_count);
-    attention.VP = round_up(attention.HS, PANEL) / PANEL;
-    attention.stride = round_up(cache->position_limit, PANEL);
-    size_t queries = group_rows(config) * attention.G;
-    attention.q = cache->attention + thread * cache->attention_floats;
-    attention.scores = attention.q + queries * attention.VP * PANEL;
-    attention.out = attention.scores + queries * attention.stride;
-    attention.lanes = attention.out + queries * attention.VP * PANEL;
-    attention.chain = (int32_t *)(attention.lanes + queries * PANEL);
-    const int32_t *pages = cache->sequences[sequence].pages;
-    char *keys = cache_at(cache, l, 0, h), *values = keys + attention.HS * PANEL * cache->element_bytes;
-    attention.keys = (struct page_list){ keys, cache->page_elements, pages, pass->model->kv_type };
-    attention.values = (struct page_list){ values, cache->page_elements, pages, pass->model->kv_type };
-    return attention;
-}
-
-/* The first position that row m sees. */
-static size_t attention_begins(const struct attention *attention, size_t m)
-{
-    size_t T = (size_t)attention->pass->cache->slots[m].position + 1;
-    return T > attention->window ? T - attention->window : 0;
-}
-
-/* Query blocks [r, r + R) with the page that a row lies in.  A score has the same bits wherever its key lies. */
-static void attention_page(struct attention *attention, size_t r, size_t R, const struct slot *slot)
-{
-    const struct kernels *kernels = attention->pass->model->kernels;
-    struct page_list keys = { attention->keys.base, attention->keys.stride, &slot->page, attention->keys.type };
-    size_t G = attention->G;
-    kernels->attend_scores(attention->lanes + r * G * PANEL, PANEL, attention->q + r * G * attention->HS, R * G, attention->HS, &keys, 1);
-}
-
-/* Of rows [m, m + R) that lie outside natural slots, the scores of their own pages. */
-static void attention_own_pages(struct attention *attention, size_t m, size_t R)
-{
-    const struct slot *slots = attention->pass->cache->slots + m;
-    for (size_t r = 0, rows; r < R; r += rows) {
-        rows = 1;
-        if (slots[r].natural_end > slots[r].position)
-            continue;
-        while (r + rows < R && slots[r + rows].page == slots[r].page)
-            rows++;
-        attention_page(attention, r, rows, &slots[r]);
-    }
-}
-
-/* Scores and then probabilities of row m, query block r, whose natural positions from first, a border of pages, on are scored, and
-   its own page.  Positions before the window get probability 0. */
-static void attention_probs(struct attention *attention, size_t m, size_t r, size_t first)
-{
-    const struct kernels *kernels = attention->pass->model->kernels;
-    const struct slot *slots = attention->pass->cache->slots;
-    size_t G = attention->G, stride = attention->stride, T = (size_t)slots[m].position + 1;
-    size_t begin = attention_begins(attention, m), natural = (size_t)slots[m].natural_end;
-    float *scores = attention->scores + r * G * stride;        // (G, stride)
-    int32_t row = (int32_t)m;
-    for (size_t t = T; t-- > natural && t >= begin; row = slots[row].parent) {
-        if (row != (int32_t)m)
-            attention_page(attention, r, 1, &slots[row]);
-        for (size_t g = 0; g < G; g++)
-            scores[g * stride + t] = attention->lanes[(r * G + g) * PANEL + (size_t)slots[row].lane];
-    }
-    for (size_t g = 0; g < G; g++) {
-        float *seen = scores + g * stride + begin;             // (T - begin)
-        if (attention->cap != 0)
-            kernels->soft_cap(seen, T - begin, attention->cap);
-        kernels->softmax(seen, T - begin);
-        memset(scores + g * stride + first, 0, (begin - first) * sizeof(float));
-    }
-}
-
-/* Adds the values of row m's positions from the given one, a border of pages, on. */
-static void attention_values_from(struct attention *attention, size_t m, size_t r, size_t from)
-{
-    const struct kernels *kernels = attention->pass->model->kernels;
-    const struct slot *slots = attention->pass->cache->slots;
-    size_t G = attention->G, stride = attention->stride, VP = attention->VP;
-    size_t natural = (size_t)slots[m].natural_end, T = (size_t)slots[m].position + 1;
-    size_t begin = attention_begins(attention, m), chain = natural > begin ? natural : begin;
-    const float *probs = attention->scores + r * G * stride;   // (G, stride)
-    float *out = attention->out + r * G * VP * PANEL;          // (G, VP PANEL)
-    struct page_list values = attention->values;
-    values.pages += from / PANEL;
-    if (natural > from)
-        kernels->attend_values(out, probs + from, stride, G, VP, &values, natural - from);
-    int32_t row = (int32_t)m;
-    for (size_t t = T; t-- > chain; row = slots[row].parent)
-        attention->chain[t] = row;
-    for (size_t t = chain; t < T; t++) {
-        const struct slot *slot = &slots[attention->chain[t]];
-        const char *lane = (const char *)values.base + (size_t)slot->lane * PANEL * attention->pass->cache->element_bytes;
-        struct page_list value = { lane, values.stride, &slot->page, values.type };
-        kernels->attend_values(out, probs + t, stride, G, VP, &value, 1);
-    }
-}
-
-/* Rows [m, m + R) of one sequence, at most group_rows of them, and key/value head h. */
-static void rows_attend(const struct pass *pass, size_t l, size_t m, size_t R, size_t h, size_t thread)
-{
-    const struct kernels *kernels = pass->model->kernels;
     const struct slot *slots = pass->cache->slots;
-    struct attention attention = attention_begin(pass, l, h, slots[m].sequence, thread);
-    size_t G = attention.G, HS = attention.HS, width = attention.VP * PANEL, NH = (size_t)pass->model->config.head_count;
-    size_t row_floats = pass->model->layers[l].qkv.N, first = SIZE_MAX, common = SIZE_MAX, reach = 0;
-    for (size_t r = 0; r < R; r++) {
-        size_t natural = (size_t)slots[m + r].natural_end, begin = attention_begins(&attention, m + r);
-        first = begin < first ? begin : first;
-        reach = natural > reach ? natural : reach;
-        common = natural < common ? natural : common;
-        memcpy(attention.q + r * G * HS, pass->qkv + (m + r) * row_floats + h * G * HS, G * HS * sizeof(float));
-    }
-    /* Natural pages that some row sees, and those that all rows have; none where rows see only what is in scratch slots. */
-    first -= first % PANEL;
-    common = common > first ? common - common % PANEL : first;
-    struct page_list keys = attention.keys, values = attention.values;
-    keys.pages += first / PANEL;
-    values.pages += first / PANEL;
-    if (reach > first)
-        kernels->attend_scores(attention.scores + first, attention.stride, attention.q, R * G, HS, &keys,
-                               (reach - first + PANEL - 1) / PANEL);
-    attention_own_pages(&attention, m, R);
-    for (size_t r = 0; r < R; r++)
-        attention_probs(&attention, m + r, r, first);
-    memset(attention.out, 0, R * G * width * sizeof(float));
-    kernels->attend_values(attention.out, attention.scores + first, attention.stride, R * G, attention.VP, &values, common - first);
-    for (size_t r = 0; r < R; r++) {
-        attention_values_from(&attention, m + r, r, common);
-        for (size_t g = 0; g < G; g++)
-            memcpy(pass->attended + ((m + r) * NH + h * G + g) * HS, attention.out + (r * G + g) * width, HS * sizeof(float));
+    size_t most = attend_rows_max(&pass->model->config);
+    for (size_t R; m < end; m += R) {
+        for (R = 1; R < most && m + R < end && slots[m + R].sequence == slots[m].sequence; R++)
+            ;
+        rows_attend(pass, l, m, R, h, thread);
     }
 }
 
@@ -386,27 +196,39 @@ static void rows_attend(const struct pass *pass, size_t l, size_t m, size_t R, s
 static void attend_task(void *context, size_t task, size_t thread)
 {
     const struct part *part = context;
-    const struct slot *slots = part->pass->cache->slots;
-    size_t NKV = (size_t)part->pass->model->config.kv_head_count, group = group_rows(&part->pass->model->config);
+    const struct model_config *config = &part->pass->model->config;
+    size_t NKV = (size_t)config->kv_head_count, group = attend_rows_max(config);
     size_t m = part->first + task / NKV * group, end = part->first + part->rows;
-    end = m + group < end ? m + group : end;
-    for (size_t R; m < end; m += R) {
-        for (R = 1; m + R < end && slots[m + R].sequence == slots[m].sequence; R++)
-            ;
-        rows_attend(part->pass, part->l, m, R, task % NKV, thread);
-    }
+    head_attend(part->pass, part->l, m, m + group < end ? m + group : end, task % NKV, thread);
+}
+
+/* All that one key/value head does: a thread that takes the same heads in each layer finds what it works on in its cache. */
+static void head_task(void *context, size_t task, size_t thread)
+{
+    const struct part *part = context;
+    const struct pass *pass = part->pass;
+    const struct model_config *config = &pass->model->config;
+    size_t HS = (size_t)config->head_size, NH = (size_t)config->head_count, NKV = (size_t)config->kv_head_count, G = NH / NKV;
+    struct product qkv = { &part_layer(part)->qkv, pass->qkv, pass->normed };
+    product_columns(part, &qkv, task * G * HS, G * HS);
+    product_columns(part, &qkv, (NH + task) * HS, HS);
+    product_columns(part, &qkv, (NH + NKV + task) * HS, HS);
+    for (size_t m = 0; m < pass->M; m++)
+        row_store(pass, part->l, m, task);
+    head_attend(pass, part->l, 0, pass->M, task, thread);
 }
 
 static void part_attend(struct part *part)
 {
     const struct model_config *config = &part->pass->model->config;
-    size_t group = group_rows(config), tasks = (part->rows + group - 1) / group * (size_t)config->kv_head_count;
-    if (part->pass->share_columns) {
+    size_t NKV = (size_t)config->kv_head_count, tasks = tasks_of(part->rows, attend_rows_max(config)) * NKV;
+    if (part->pass->share_heads)
+        pool_run(part->pass->model->pool, NKV, head_task, part);
+    else if (part->pass->share_columns)
         pool_run(part->pass->model->pool, tasks, attend_task, part);
-        return;
-    }
-    for (size_t task = 0; task < tasks; task++)
-        attend_task(part, task, part->thread);
+    else
+        for (size_t task = 0; task < tasks; task++)
+            attend_task(part, task, part->thread);
 }
 
 /* ---- a layer in two halves: between them every row's keys and values are stored ---- */
@@ -443,57 +265,33 @@ static void part_residual(const struct part *part, const struct norm *post_norm)
     }
 }
 
-/* Norms H heads, each by itself, where the model has such norms.  x: (H, HS). */
-static void heads_norm(const struct model *model, float *x, const float *weight, size_t H)
-{
-    size_t HS = (size_t)model->config.head_size;
-    if (weight == NULL)
-        return;
-    for (size_t h = 0; h < H; h++)
-        model->kernels->rms_norm(x + h * HS, x + h * HS, weight, HS, (float)model->config.norm_epsilon);
-}
-
 static void rows_into_attention(struct part *part)
 {
     const struct layer *layer = part_layer(part);
+    if (part->l > 0)
+        part_residual(part, &part->pass->model->layers[part->l - 1].ff_post_norm);
     part_norm(part, &layer->attn_norm);
-    part_make_input(part, part->pass->normed, &(const struct linear *){ &layer->qkv }, 1);
+    part_make_input(part, part->pass->normed, 0, layer->qkv.K, &(const struct linear *){ &layer->qkv }, 1);
 }
 
 /*
- * Queries and keys of one key/value head are turned and scaled, keys and values stored, of up to PANEL rows.  Tasks are cut by heads
- * and not by rows alone, since neighbouring positions share cache lines: threads that store them at once would wait for each other.
+ * Keys and values of one head and of up to PANEL rows.  Tasks are cut by heads and not by rows alone, since neighbouring positions
+ * share cache lines: threads that store them at once would wait for each other.
  */
 static void store_task(void *context, size_t task, size_t thread)
 {
     (void)thread;
     const struct blocks *blocks = context;
-    const struct pass *pass = blocks->pass;
-    const struct kernels *kernels = pass->model->kernels;
-    const struct model_config *config = &pass->model->config;
-    const struct layer *layer = &pass->model->layers[blocks->l];
-    size_t HS = (size_t)config->head_size, NH = (size_t)config->head_count, NKV = (size_t)config->kv_head_count, G = NH / NKV;
-    size_t h = task % NKV, first = task / NKV * PANEL, end = first + PANEL < pass->M ? first + PANEL : pass->M;
-    float scale = config->attention_scale != 0 ? (float)config->attention_scale : 1.0f / sqrtf((float)HS);
-    for (size_t m = first; m < end; m++) {
-        float *row = pass->qkv + m * (NH + 2 * NKV) * HS, *q = row + h * G * HS, *k = row + (NH + h) * HS;  // (G, HS), (HS)
-        size_t angle = (size_t)pass->cache->slots[m].position * (HS / 2);
-        heads_norm(pass->model, q, layer->q_norm, G);
-        heads_norm(pass->model, k, layer->k_norm, 1);
-        if (!config->learned_positions) {
-            kernels->rotary_turn(q, pass->cache->cosine + angle, pass->cache->sine + angle, G, HS);
-            kernels->rotary_turn(k, pass->cache->cosine + angle, pass->cache->sine + angle, 1, HS);
-        }
-        kernels->scale(q, G * HS, scale);
-        row_store(pass, blocks->l, m, h);
-    }
+    size_t NKV = (size_t)blocks->pass->model->config.kv_head_count, m = task / NKV * PANEL;
+    for (size_t end = m + PANEL < blocks->pass->M ? m + PANEL : blocks->pass->M; m < end; m++)
+        row_store(blocks->pass, blocks->l, m, task % NKV);
 }
 
 static void pass_store(struct blocks *blocks, size_t blocks_count)
 {
     const struct pass *pass = blocks->pass;
-    size_t tasks = (pass->M + PANEL - 1) / PANEL * (size_t)pass->model->config.kv_head_count;
-    if (pass->M > 1 && (blocks_count > 1 || pass->share_columns)) {
+    size_t tasks = tasks_of(pass->M, PANEL) * (size_t)pass->model->config.kv_head_count;
+    if (blocks_count > 1 || pass->share_columns) {
         pool_run(pass->model->pool, tasks, store_task, blocks);
         return;
     }
@@ -503,34 +301,36 @@ static void pass_store(struct blocks *blocks, size_t blocks_count)
 
 static void part_before_attention(struct part *part)
 {
-    const struct pass *pass = part->pass;
     part_rows(part, rows_into_attention);
-    products_run(part, &(struct product){ &part_layer(part)->qkv, pass->qkv, pass->normed }, 1);
+    if (!part->pass->share_heads)
+        product_run(part, &(struct product){ &part_layer(part)->qkv, part->pass->qkv, part->pass->normed });
 }
 
-/* ff = activation(up), or activation(gate) * up.  ff holds what is activated. */
-static void part_activate(const struct part *part)
+/* ff = activation(up), or activation(gate) * up, in columns [n, end).  ff holds what is activated. */
+static void part_activate(const struct part *part, size_t n, size_t end)
 {
     const struct kernels *kernels = part->pass->model->kernels;
     const struct model_config *config = &part->pass->model->config;
     void (*const activate[])(float *x, size_t n) = {
         [ACTIVATION_SILU] = kernels->silu, [ACTIVATION_GELU_TANH] = kernels->gelu_tanh, [ACTIVATION_GELU] = kernels->gelu,
     };
-    size_t F = (size_t)config->ff_count, count = part->rows * F;
-    float *ff = part->pass->ff + part->first * F;              // (rows, F)
-    const float *up = part->pass->up + part->first * F;        // (rows, F)
-    if (!config->plain_ff && config->activation == ACTIVATION_SILU) {
-        kernels->swiglu(ff, ff, up, count);
-        return;
+    for (size_t m = part->first; m < part->first + part->rows; m++) {
+        float *ff = part->pass->ff + m * (size_t)config->ff_count + n;              // (end - n)
+        const float *up = part->pass->up + m * (size_t)config->ff_count + n;        // (end - n)
+        if (!config->plain_ff && config->activation == ACTIVATION_SILU) {
+            kernels->swiglu(ff, ff, up, end - n);
+            continue;
+        }
+        activate[config->activation](ff, end - n);
+        if (!config->plain_ff)
+            kernels->multiply(ff, up, end - n);
     }
-    activate[config->activation](ff, count);
-    if (!config->plain_ff)
-        kernels->multiply(ff, up, count);
 }
 
 static void rows_from_attention(struct part *part)
 {
-    part_make_input(part, part->pass->attended, &(const struct linear *){ &part_layer(part)->o }, 1);
+    const struct linear *o = &part_layer(part)->o;
+    part_make_input(part, part->pass->attended, 0, o->K, &o, 1);
 }
 
 static void rows_into_ff(struct part *part)
@@ -539,18 +339,39 @@ static void rows_into_ff(struct part *part)
     const struct linear *linears[] = { &layer->up, &layer->gate };
     part_residual(part, &layer->attn_post_norm);
     part_norm(part, &layer->ff_norm);
-    part_make_input(part, part->pass->normed, linears, COUNT_OF(linears));
+    part_make_input(part, part->pass->normed, 0, layer->up.K, linears, COUNT_OF(linears));
 }
 
-static void rows_within_ff(struct part *part)
+/* Columns of the feed-forward, an even number of panels unless they are the last, as input of its last matrix. */
+static void ff_panels(const struct part *part, size_t panel, size_t panels)
 {
-    part_activate(part);
-    part_make_input(part, part->pass->ff, &(const struct linear *){ &part_layer(part)->down }, 1);
+    const struct pass *pass = part->pass;
+    const struct layer *layer = part_layer(part);
+    const struct linear *down = &layer->down;
+    bool plain = pass->model->config.plain_ff;
+    size_t n = panel * PANEL, end = n + panels * PANEL < down->K ? n + panels * PANEL : down->K;
+    if (!plain)
+        product_panels(part, &(struct product){ &layer->gate, pass->ff, pass->normed }, 0, panel, panels);
+    product_panels(part, &(struct product){ &layer->up, plain ? pass->ff : pass->up, pass->normed }, 0, panel, panels);
+    part_activate(part, n, end);
+    part_make_input(part, pass->ff, n, end, &down, 1);
 }
 
-static void rows_from_ff(struct part *part)
+static void ff_task(void *context, size_t task, size_t thread)
 {
-    part_residual(part, &part_layer(part)->ff_post_norm);
+    (void)thread;
+    const struct part *part = context;
+    size_t panels = packed_panels(&part_layer(part)->up.parts[0]), most = panels_per_task(part, panels), left = panels - task * most;
+    ff_panels(part, task * most, left < most ? left : most);
+}
+
+static void ff_run(struct part *part)
+{
+    size_t panels = packed_panels(&part_layer(part)->up.parts[0]);
+    if (part->pass->share_columns)
+        pool_run(part->pass->model->pool, tasks_of(panels, panels_per_task(part, panels)), ff_task, part);
+    else
+        ff_panels(part, 0, panels);
 }
 
 static void part_from_attention(struct part *part)
@@ -559,17 +380,24 @@ static void part_from_attention(struct part *part)
     const struct layer *layer = part_layer(part);
     part_attend(part);
     part_rows(part, rows_from_attention);
-    products_run(part, &(struct product){ &layer->o, pass->delta, pass->attended }, 1);
+    product_run(part, &(struct product){ &layer->o, pass->delta, pass->attended });
     part_rows(part, rows_into_ff);
-    struct product gated[] = { { &layer->gate, pass->ff, pass->normed }, { &layer->up, pass->up, pass->normed } };
-    struct product plain = { &layer->up, pass->ff, pass->normed };
-    if (pass->model->config.plain_ff)
-        products_run(part, &plain, 1);
-    else
-        products_run(part, gated, COUNT_OF(gated));
-    part_rows(part, rows_within_ff);
-    products_run(part, &(struct product){ &layer->down, pass->delta, pass->ff }, 1);
-    part_rows(part, rows_from_ff);
+    ff_run(part);
+    product_run(part, &(struct product){ &layer->down, pass->delta, pass->ff });
+}
+
+static void rows_out(struct part *part)
+{
+    const struct pass *pass = part->pass;
+    size_t C = (size_t)pass->model->config.channel_count;
+    part_residual(part, &pass->model->layers[pass->model->config.layer_count - 1].ff_post_norm);
+    for (size_t m = part->first; m < part->first + part->rows; m++)
+        row_norm(pass->model, pass->hidden + m * C, pass->x + m * C, &pass->model->final_norm);
+}
+
+static void part_out(struct part *part)
+{
+    part_rows(part, rows_out);
 }
 
 /* ---- the pass ---- */
@@ -578,7 +406,8 @@ static void block_task(void *context, size_t task, size_t thread)
 {
     const struct blocks *blocks = context;
     size_t first = task * blocks->rows_per_task, left = blocks->pass->M - first;
-    struct part part = { blocks->pass, blocks->l, first, first, left < blocks->rows_per_task ? left : blocks->rows_per_task, thread };
+    size_t rows = left < blocks->rows_per_task ? left : blocks->rows_per_task;
+    struct part part = { blocks->pass, blocks->l, first, rows, first, rows, thread };
     blocks->run(&part);
 }
 
@@ -607,6 +436,7 @@ static size_t pass_share(struct pass *pass)
         return (pass->M + blocks - 1) / blocks;
     }
     pass->share_columns = true;
+    pass->share_heads = config->head_size % PANEL == 0 && (size_t)config->kv_head_count % threads == 0;
     return pass->M;
 }
 
@@ -664,8 +494,7 @@ static void pass_embed(const struct pass *pass, const struct row *rows)
 
 void model_forward(const struct model *model, struct cache *cache, const struct row *rows, size_t M, float *hidden)
 {
-    struct pass pass = { .model = model, .cache = cache, .M = M };
-    size_t C = (size_t)model->config.channel_count;
+    struct pass pass = { .model = model, .cache = cache, .M = M, .hidden = hidden };
     CHECK(cache->model == model);
     cache_place(cache, rows, M);
     if (M == 0)
@@ -673,14 +502,15 @@ void model_forward(const struct model *model, struct cache *cache, const struct 
     pass_space(&pass);
     pass_embed(&pass, rows);
     struct blocks blocks = { .pass = &pass, .rows_per_task = pass_share(&pass) };
-    size_t tasks = (M + blocks.rows_per_task - 1) / blocks.rows_per_task;
+    size_t tasks = tasks_of(M, blocks.rows_per_task);
     for (; blocks.l < (size_t)model->config.layer_count; blocks.l++) {
         blocks.run = part_before_attention;
         pool_run(model->pool, tasks, block_task, &blocks);
-        pass_store(&blocks, tasks);
+        if (!pass.share_heads)
+            pass_store(&blocks, tasks);
         blocks.run = part_from_attention;
         pool_run(model->pool, tasks, block_task, &blocks);
     }
-    for (size_t m = 0; m < M; m++)
-        row_norm(model, hidden + m * C, pass.x + m * C, &model->final_norm);
+    blocks.run = part_out;
+    pool_run(model->pool, tasks, block_task, &blocks);
 }

@@ -398,7 +398,7 @@ void model_logits(const struct model *model, const float *hidden, size_t M, floa
     enum input_form form = model->kernels->input[w->type];
     void *input = form == INPUT_FLOATS ? NULL : memory_alloc_aligned(input_bytes(form, M, w->K), 1);
     if (input != NULL)
-        model->kernels->input_make(input, form, hidden, M, w->K);
+        model->kernels->input_make(input, form, hidden, M, w->K, NULL);
     struct logits job = { model, w, input != NULL ? input : hidden, M, panels_per_task, logits };
     pool_run(model->pool, (panels + panels_per_task - 1) / panels_per_task, logits_task, &job);
     free(input);

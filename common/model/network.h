@@ -102,7 +102,7 @@ struct cache {
     float *cosine, *sine;        // (position_limit, HS / 2)
     float *work;                 // activations, see forward.c
     size_t work_rows;
-    float *attention;            // (threads, attention_floats), see forward.c
+    float *attention;            // (threads, attention_floats), see attend.c
     size_t attention_floats;
 };
 
@@ -115,7 +115,7 @@ static inline char *cache_at(const struct cache *cache, size_t l, size_t page, s
     return cache->data + ((l * cache->page_count + page) * cache->page_elements + h * cache->head_elements) * cache->element_bytes;
 }
 
-/* Floats of attention each thread needs; see forward.c. */
+/* Floats of attention each thread needs; see attend.c. */
 size_t attention_floats(const struct model *model, size_t position_limit);
 
 #endif

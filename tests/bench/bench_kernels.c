@@ -105,7 +105,7 @@ static void product_run(struct product *product, struct pool *pool)
         enum input_form form = product->kernels->input[product->w->type];
         product->made = form == INPUT_FLOATS ? (void *)product->x : product->made;
         if (form != INPUT_FLOATS)
-            product->kernels->input_make(product->made, form, product->x, product->M, product->K);
+            product->kernels->input_make(product->made, form, product->x, product->M, product->K, NULL);
     }
     pool_run(pool, product->tasks, product_task, product);
 }

@@ -22,7 +22,7 @@ static void linear(const struct kernels *k, float *y, size_t y_stride, const flo
 {
     enum input_form form = k->input[w->type];
     void *input = memory_alloc_aligned(input_bytes(form, M, w->K), 1);
-    k->input_make(input, form, x, M, w->K);
+    k->input_make(input, form, x, M, w->K, NULL);
     k->linear(y, y_stride, input, M, w, panel, panels);
     free(input);
 }

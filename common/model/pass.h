@@ -1,0 +1,34 @@
+/*
+ * pass.h - what a pass of rows through the layers works on, shared by forward.c and attend.c.
+ *
+ * Inside common/model.
+ */
+#ifndef MODEL_PASS_H
+#define MODEL_PASS_H
+
+#include "model/network.h"
+
+struct pass {
+    const struct model *model;
+    struct cache *cache;
+    size_t M;
+    bool share_columns, share_heads;  // of all rows at once; see forward.c
+    float *x;         // (M, C) the residual stream
+    float *normed;    // (M, C)
+    float *qkv;       // (M, (NH + 2 NKV) HS)
+    float *attended;  // (M, NH HS)
+    float *ff, *up;   // (M, F)
+    float *delta;     // (M, C) what attention or the feed-forward adds to x
+    float *hidden;    // (M, C) the caller's
+    unsigned char *inputs[INPUT_FORM_COUNT];    // (M, input_row_bytes) of forms other than floats
+    size_t input_row_bytes[INPUT_FORM_COUNT];   // of the widest input
+};
+
+/* Turns and scales queries and key of row m's key/value head h in layer l, and puts key and value into the row's slot. */
+void row_store(const struct pass *pass, size_t l, size_t m, size_t h);
+
+/* Rows [m, m + R) of one sequence, at most attend_rows_max, attend with the queries of key/value head h; all that they see is stored. */
+void rows_attend(const struct pass *pass, size_t l, size_t m, size_t R, size_t h, size_t thread);
+size_t attend_rows_max(const struct model_config *config);
+
+#endif
