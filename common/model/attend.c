@@ -31,6 +31,42 @@ size_t attention_floats(const struct model *model, size_t position_limit)
     return queries * (HS + positions + HS + PANEL) + positions;
 }
 
+/*
+ * ---- asking ahead ----
+ *
+ * Between two passes of a model another one's weights go through the caches, so that pages lie far away.  Few lines are read of each, which
+ * the processor does not guess.
+ */
+
+enum { LINE_BYTES = 64 };
+
+static void lines_ask(const char *at, size_t bytes)
+{
+    for (size_t i = 0; i < bytes; i += LINE_BYTES)
+        __builtin_prefetch(at + i);
+}
+
+/* Where row m of a head goes. */
+static void slot_ask(const struct pass *pass, size_t l, size_t m, size_t h)
+{
+    const struct cache *cache = pass->cache;
+    const struct slot *slot = &cache->slots[m];
+    size_t HS = (size_t)pass->model->config.head_size, row_bytes = PANEL * cache->element_bytes;
+    const char *page = cache_at(cache, l, (size_t)slot->page, h), *values = page + HS * row_bytes;
+    if (m == 0 || cache->slots[m - 1].page != slot->page)
+        lines_ask(page, HS * row_bytes);
+    for (size_t c = 0; c < HS; c += PANEL)
+        __builtin_prefetch(values + (c + (size_t)slot->lane) * row_bytes);
+}
+
+/* Keys and values of a head in listed pages, as many as the caches bear beside all else. */
+static void pages_ask(const struct pass *pass, size_t l, const int32_t *pages, size_t count, size_t h)
+{
+    enum { PAGES_MAX = 16 };
+    for (size_t i = 0; i < count && i < PAGES_MAX; i++)
+        lines_ask(cache_at(pass->cache, l, (size_t)pages[i], h), pass->cache->head_elements * pass->cache->element_bytes);
+}
+
 /* ---- storing ---- */
 
 /* Norms H heads, each by itself, where the model has such norms.  x: (H, HS). */
@@ -67,7 +103,7 @@ static void slot_fill(const struct pass *pass, size_t l, size_t m, size_t h)
         memcpy(floats + value + c * PANEL, v + c, (HS - c < PANEL ? HS - c : PANEL) * sizeof(float));
 }
 
-void row_store(const struct pass *pass, size_t l, size_t m, size_t h)
+static void row_store(const struct pass *pass, size_t l, size_t m, size_t h)
 {
     const struct kernels *kernels = pass->model->kernels;
     const struct model_config *config = &pass->model->config;
@@ -84,6 +120,14 @@ void row_store(const struct pass *pass, size_t l, size_t m, size_t h)
     }
     kernels->scale(q, G * HS, scale);
     slot_fill(pass, l, m, h);
+}
+
+void rows_store(const struct pass *pass, size_t l, size_t first, size_t end, size_t h)
+{
+    for (size_t m = first; m < end; m++)
+        slot_ask(pass, l, m, h);
+    for (size_t m = first; m < end; m++)
+        row_store(pass, l, m, h);
 }
 
 /* ---- attending ---- */
@@ -177,7 +221,7 @@ static void attention_probs(struct attention *attention, size_t m, size_t r, siz
     }
 }
 
-/* Adds the values of row m's positions from the given one, a border of pages, on. */
+/* Adds the values of row m's positions from the given one, a border of pages or the end of natural slots, on. */
 static void attention_values_from(struct attention *attention, size_t m, size_t r, size_t from)
 {
     const struct kernels *kernels = attention->pass->model->kernels;
@@ -216,15 +260,19 @@ void rows_attend(const struct pass *pass, size_t l, size_t m, size_t R, size_t h
         common = natural < common ? natural : common;
         memcpy(attention.q + r * G * HS, pass->qkv + (m + r) * row_floats + h * G * HS, G * HS * sizeof(float));
     }
-    /* Natural pages that some row sees, and those that all rows have; none where rows see only what is in scratch slots. */
+    /* Natural pages that some row sees, and positions that all rows have, whole pages but where they are the last; none where rows see
+       only what is in scratch slots. */
     first -= first % PANEL;
-    common = common > first ? common - common % PANEL : first;
+    common = common > first ? common : first;
+    common -= common < reach ? common % PANEL : 0;
     struct page_list keys = attention.keys, values = attention.values;
     keys.pages += first / PANEL;
     values.pages += first / PANEL;
-    if (reach > first)
-        kernels->attend_scores(attention.scores + first, attention.stride, attention.q, R * G, HS, &keys,
-                               (reach - first + PANEL - 1) / PANEL);
+    size_t pages = reach > first ? (reach - first + PANEL - 1) / PANEL : 0;
+    if (h + 1 < (size_t)pass->model->config.kv_head_count)
+        pages_ask(pass, l, keys.pages, pages, h + 1);
+    if (pages > 0)
+        kernels->attend_scores(attention.scores + first, attention.stride, attention.q, R * G, HS, &keys, pages);
     attention_own_pages(&attention, m, R);
     for (size_t r = 0; r < R; r++)
         attention_probs(&attention, m + r, r, first);

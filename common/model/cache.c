@@ -232,12 +232,12 @@ static int32_t sequence_reach(struct cache *cache, struct sequence *sequence)
     return sequence->pages[i];
 }
 
-void cache_place(struct cache *cache, const struct row *rows, size_t M)
+void cache_place(struct cache *cache, const struct row *rows, size_t M, size_t block_rows)
 {
     CHECK(M <= MODEL_ROWS_MAX);
     settle_all(cache);
     int32_t scratch = -1;
-    size_t scratch_lane = PANEL;
+    size_t scratch_lane = PANEL, scratch_block = 0;
     for (size_t m = 0; m < M; m++) {
         struct sequence *sequence = sequence_at(cache, rows[m].sequence);
         int32_t parent = rows[m].parent, position = (int32_t)sequence->length, natural_end = position;
@@ -256,10 +256,11 @@ void cache_place(struct cache *cache, const struct row *rows, size_t M)
             if (natural_end == position)
                 slot->natural_end = position + 1;
         } else {
-            if (scratch_lane == PANEL) {
+            if (scratch_lane == PANEL || m / block_rows != scratch_block) {
                 scratch = page_take(cache);
                 cache->references[scratch] = 0;
                 scratch_lane = 0;
+                scratch_block = m / block_rows;
             }
             cache->references[scratch]++;
             slot->page = scratch;

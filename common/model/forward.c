@@ -1,8 +1,8 @@
 /*
  * forward.c - model_forward: rows through the layers.
  *
- * Threads share a pass in one of two ways.  Many rows are cut into blocks, and each block goes through half a layer on its own.
- * Few rows go together, and threads share the outputs of each matrix, those of attention by whole heads where they come out even.
+ * Threads share a pass in one of two ways.  Many rows are cut into blocks, and each block goes through half a layer on its own, or
+ * through all of them where no row attends to another one's.  Few rows go together, and threads share the outputs of each matrix, those of attention by whole heads where they come out even.
  * Small passes stay on the calling thread.
  */
 #include <stdlib.h>
@@ -35,9 +35,9 @@ static size_t panels_per_task(const struct part *part, size_t panels)
     return round_up(even ? even : 1, 4);
 }
 
-static size_t tasks_of(size_t panels, size_t per_task)
+static size_t tasks_of(size_t n, size_t per_task)
 {
-    return (panels + per_task - 1) / per_task;
+    return (n + per_task - 1) / per_task;
 }
 
 /* ---- matrices: all panels at once, or shared among threads ---- */
@@ -213,8 +213,7 @@ static void head_task(void *context, size_t task, size_t thread)
     product_columns(part, &qkv, task * G * HS, G * HS);
     product_columns(part, &qkv, (NH + task) * HS, HS);
     product_columns(part, &qkv, (NH + NKV + task) * HS, HS);
-    for (size_t m = 0; m < pass->M; m++)
-        row_store(pass, part->l, m, task);
+    rows_store(pass, part->l, 0, pass->M, task);
     head_attend(pass, part->l, 0, pass->M, task, thread);
 }
 
@@ -282,9 +281,8 @@ static void store_task(void *context, size_t task, size_t thread)
 {
     (void)thread;
     const struct blocks *blocks = context;
-    size_t NKV = (size_t)blocks->pass->model->config.kv_head_count, m = task / NKV * PANEL;
-    for (size_t end = m + PANEL < blocks->pass->M ? m + PANEL : blocks->pass->M; m < end; m++)
-        row_store(blocks->pass, blocks->l, m, task % NKV);
+    size_t NKV = (size_t)blocks->pass->model->config.kv_head_count, M = blocks->pass->M, m = task / NKV * PANEL;
+    rows_store(blocks->pass, blocks->l, m, m + PANEL < M ? m + PANEL : M, task % NKV);
 }
 
 static void pass_store(struct blocks *blocks, size_t blocks_count)
@@ -400,6 +398,19 @@ static void part_out(struct part *part)
     part_rows(part, rows_out);
 }
 
+/* All layers, of rows that attend to no others of the batch. */
+static void part_alone(struct part *part)
+{
+    const struct model_config *config = &part->pass->model->config;
+    for (part->l = 0; part->l < (size_t)config->layer_count; part->l++) {
+        part_before_attention(part);
+        for (size_t h = 0; h < (size_t)config->kv_head_count; h++)
+            rows_store(part->pass, part->l, part->first, part->first + part->rows, h);
+        part_from_attention(part);
+    }
+    part_out(part);
+}
+
 /* ---- the pass ---- */
 
 static void block_task(void *context, size_t task, size_t thread)
@@ -413,10 +424,10 @@ static void block_task(void *context, size_t task, size_t thread)
 
 /*
  * Decides how threads share the pass; returns the rows of a block.  A layer has 3 borders where threads wait for each other when
- * blocks of rows are shared, 7 when columns are, some 2 us each; but every block reads all weights, so that few rows of a
+ * blocks of rows are shared, 7 to 9 when columns are, some 2 us each; but every block reads all weights, so that few rows of a
  * large layer are better off with columns.
  */
-static size_t pass_share(struct pass *pass)
+static size_t pass_share(struct pass *pass, const struct row *rows)
 {
     enum { WORK_ALONE = 1 << 19, WEIGHTS_SMALL = 1 << 20, ROWS_SMALL = 8, ROWS_ENOUGH = 48, ROWS_MADE = 256 };
     const struct model_config *config = &pass->model->config;
@@ -426,9 +437,9 @@ static size_t pass_share(struct pass *pass)
                      + layer->up.N * layer->up.K + layer->down.N * layer->down.K;
     size_t work = pass->M * weights;  // multiply-adds of a layer
     for (size_t m = 0; m < pass->M; m++)
-        work += 2 * (size_t)(pass->cache->slots[m].position * config->head_count * config->head_size);
+        work += 2 * sequence_length(pass->cache, rows[m].sequence) * (size_t)(config->head_count * config->head_size);
     if (threads == 1 || work < WORK_ALONE)
-        return pass->M;
+        return pass->M > 0 ? pass->M : 1;
     if (even >= ROWS_ENOUGH || (even >= ROWS_SMALL && weights < WEIGHTS_SMALL)) {
         /* Products that want their inputs made go through weights much faster than memory gives them: many rows for each time. */
         bool made = pass->model->kernels->input[layer->down.parts[0].type] != INPUT_FLOATS;
@@ -438,6 +449,21 @@ static size_t pass_share(struct pass *pass)
     pass->share_columns = true;
     pass->share_heads = config->head_size % PANEL == 0 && (size_t)config->kv_head_count % threads == 0;
     return pass->M;
+}
+
+/*
+ * Whether blocks of rows go through the layers without a look at each other: no row is another one's child, and their scratch slots lie in
+ * pages of their own, since threads that write to one would wait for each other, but in no more pages than cache_pages_needed says.
+ */
+static bool rows_stand_alone(const struct row *rows, size_t M, size_t block_rows)
+{
+    size_t scratch = M, blocks = tasks_of(M, block_rows);
+    for (size_t m = 0; m < M; m++) {
+        scratch -= m == 0 || rows[m].sequence != rows[m - 1].sequence;
+        if (rows[m].parent != ROW_CACHED)
+            return false;
+    }
+    return scratch == 0 || blocks * tasks_of(block_rows, PANEL) <= tasks_of(scratch, PANEL);
 }
 
 /* Cuts the activations out of the cache's work space, which grows to the largest batch seen. */
@@ -496,13 +522,19 @@ void model_forward(const struct model *model, struct cache *cache, const struct 
 {
     struct pass pass = { .model = model, .cache = cache, .M = M, .hidden = hidden };
     CHECK(cache->model == model);
-    cache_place(cache, rows, M);
+    struct blocks blocks = { .pass = &pass, .rows_per_task = pass_share(&pass, rows) };
+    size_t tasks = tasks_of(M, blocks.rows_per_task);
+    bool alone = tasks > 1 && rows_stand_alone(rows, M, blocks.rows_per_task);
+    cache_place(cache, rows, M, alone ? blocks.rows_per_task : M);
     if (M == 0)
         return;
     pass_space(&pass);
     pass_embed(&pass, rows);
-    struct blocks blocks = { .pass = &pass, .rows_per_task = pass_share(&pass) };
-    size_t tasks = tasks_of(M, blocks.rows_per_task);
+    if (alone) {
+        blocks.run = part_alone;
+        pool_run(model->pool, tasks, block_task, &blocks);
+        return;
+    }
     for (; blocks.l < (size_t)model->config.layer_count; blocks.l++) {
         blocks.run = part_before_attention;
         pool_run(model->pool, tasks, block_task, &blocks);

@@ -106,8 +106,11 @@ struct cache {
     size_t attention_floats;
 };
 
-/* Gives slots to rows.  What rows of the batch before were not kept is given up. */
-void cache_place(struct cache *cache, const struct row *rows, size_t M);
+/*
+ * Gives slots to rows; scratch slots of two blocks of block_rows lie in different pages.  What rows of the batch before were not kept is
+ * given up.
+ */
+void cache_place(struct cache *cache, const struct row *rows, size_t M, size_t block_rows);
 
 /* Keys of a page, the values follow them after HS * PANEL elements. */
 static inline char *cache_at(const struct cache *cache, size_t l, size_t page, size_t h)

@@ -24,8 +24,8 @@ struct pass {
     size_t input_row_bytes[INPUT_FORM_COUNT];   // of the widest input
 };
 
-/* Turns and scales queries and key of row m's key/value head h in layer l, and puts key and value into the row's slot. */
-void row_store(const struct pass *pass, size_t l, size_t m, size_t h);
+/* Turns and scales queries and keys of rows [first, end) and key/value head h in layer l, and puts keys and values into the rows' slots. */
+void rows_store(const struct pass *pass, size_t l, size_t first, size_t end, size_t h);
 
 /* Rows [m, m + R) of one sequence, at most attend_rows_max, attend with the queries of key/value head h; all that they see is stored. */
 void rows_attend(const struct pass *pass, size_t l, size_t m, size_t R, size_t h, size_t thread);
