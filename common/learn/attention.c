@@ -3,7 +3,7 @@
  *
  * Keys and values of the head are first packed without gaps, once as they are (rows of positions) and once transposed
  * (rows of channels), both padded with zeros to whole vectors.  Then every product is one kind of small matrix
- * product whose right side is a row-major matrix of whole vectors.
+ * product whose right side is a row-major matrix of whole vectors: product.h's, where there is one for this processor, or vectors'.
  */
 #include "learn/attention.h"
 
@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "base/check.h"
+#include "learn/product.h"
 #include "learn/vector.h"
 
 /* Queries that are taken together: a multiple of TILE_ROWS, small beside T so that little above the diagonal is computed. */
@@ -19,16 +20,11 @@ enum { TILE_ROWS = 6, QUERY_BLOCK = 24 };
 
 /* ---- c = a b on small matrices ---- */
 
-/* A (rows, depth) matrix seen through two strides, so that it may be a transpose. */
-struct view {
-    const float *at;
-    size_t row, column;  // floats from one row, one column to the next
-};
-
 /* c[r, 8w ..] (+)= sum over k of a[r, k] * b[k, 8w ..] for R rows and W vectors, kept in registers. */
-INLINE void product_tile(float *c, size_t c_stride, struct view a, const float *b, size_t b_stride, size_t depth,
-                         int add, const size_t R, const size_t W)
+INLINE void product_tile(float *c, size_t c_stride, struct left a, const float *b, size_t b_stride, size_t depth,
+                         bool add, const size_t R, const size_t W)
 {
+    const size_t row = a.transposed ? 1 : a.stride, step = a.transposed ? a.stride : 1;
     lanes sum[TILE_ROWS][2];
 #pragma GCC unroll 6
     for (size_t r = 0; r < R; r++)
@@ -36,13 +32,13 @@ INLINE void product_tile(float *c, size_t c_stride, struct view a, const float *
         for (size_t w = 0; w < W; w++)
             sum[r][w] = add ? *(lanes *)(c + r * c_stride + w * LANES) : (lanes){ 0 };
     for (size_t k = 0; k < depth; k++) {
-        const float *a_k = a.at + k * a.column;
+        const float *a_k = a.at + k * step;
         const float *b_k = b + k * b_stride;
 #pragma GCC unroll 6
         for (size_t r = 0; r < R; r++)
 #pragma GCC unroll 2
             for (size_t w = 0; w < W; w++)
-                sum[r][w] += a_k[r * a.row] * *(const lanes *)(b_k + w * LANES);
+                sum[r][w] += a_k[r * row] * *(const lanes *)(b_k + w * LANES);
     }
 #pragma GCC unroll 6
     for (size_t r = 0; r < R; r++)
@@ -51,13 +47,13 @@ INLINE void product_tile(float *c, size_t c_stride, struct view a, const float *
             *(lanes *)(c + r * c_stride + w * LANES) = sum[r][w];
 }
 
-/* c (rows, columns) = a (rows, depth) b (depth, columns), or += with add.  columns is a multiple of LANES. */
-INLINE void product(float *c, size_t c_stride, struct view a, const float *b, size_t b_stride,
-                    size_t rows, size_t columns, size_t depth, int add)
+/* A product_small for any processor; columns is a multiple of LANES. */
+CLONES static void product_vectors(float *c, size_t c_stride, struct left a, size_t rows, const float *b, size_t b_stride,
+                                   size_t depth, size_t columns, bool add)
 {
     for (size_t r = 0; r < rows; ) {
         const size_t R = rows - r >= TILE_ROWS ? TILE_ROWS : 1;
-        const struct view a_r = { a.at + r * a.row, a.row, a.column };
+        const struct left a_r = { a.at + r * (a.transposed ? 1 : a.stride), a.stride, a.transposed };
         float *c_r = c + r * c_stride;
         size_t j = 0;
         for (; j + 2 * LANES <= columns; j += 2 * LANES) {
@@ -110,7 +106,7 @@ INLINE void pack_columns(float *y, const float *x, size_t x_stride, size_t T, si
 
 /* Where things lie in a row of qkv, and in scratch. */
 struct attention {
-    size_t T, TP;       // TP: T in whole vectors
+    size_t T, TP;       // TP: what positions are apart in the rows of columns
     size_t HS, HSP;     // HSP: HS in whole vectors
     size_t stride;      // of a row of qkv
     size_t out_stride;  // of a row of out
@@ -122,11 +118,19 @@ struct attention {
     float *k_rows, *v_rows, *dk, *dv; // (T, HSP)
     float *q_block, *d_block;         // (QUERY_BLOCK, HSP)
     float *p, *dp;                    // (QUERY_BLOCK, TP)
+    product_small *product;
 };
+
+/* T in whole lines of the cache, an odd number of them, so that the elements of a column do not compete for a place in it. */
+static size_t columns_stride(size_t T)
+{
+    enum { LINE = 16 };
+    return ((T + LINE - 1) / LINE | 1) * LINE;
+}
 
 size_t attention_scratch_count(size_t T, struct attention_shape shape)
 {
-    size_t TP = lanes_round_up(T), HSP = lanes_round_up(shape.HS);
+    size_t TP = columns_stride(T), HSP = lanes_round_up(shape.HS);
     return 2 * shape.HS * TP + 4 * TP * HSP + 2 * QUERY_BLOCK * HSP + 2 * QUERY_BLOCK * TP;
 }
 
@@ -134,12 +138,15 @@ static struct attention attention_layout(size_t T, size_t g, struct attention_sh
 {
     const size_t HS = shape.HS, heads = shape.NH / shape.NKV;
     struct attention a = {
-        .T = T, .TP = lanes_round_up(T), .HS = HS, .HSP = lanes_round_up(HS),
+        .T = T, .TP = columns_stride(T), .HS = HS, .HSP = lanes_round_up(HS),
         .stride = (shape.NH + 2 * shape.NKV) * HS, .out_stride = shape.NH * HS,
         .NH = shape.NH, .heads = heads, .head = g * heads,
         .k_offset = (shape.NH + g) * HS, .v_offset = (shape.NH + shape.NKV + g) * HS,
         .window = shape.window > 0 && shape.window < T ? shape.window : T, .scale = shape.scale, .cap = shape.cap,
+        .product = product_small_get(),
     };
+    if (a.product == NULL)
+        a.product = product_vectors;
     float **parts[] = { &a.k_columns, &a.v_columns, &a.k_rows, &a.v_rows, &a.dk, &a.dv, &a.p, &a.dp, &a.q_block, &a.d_block };
     size_t counts[] = { HS * a.TP, HS * a.TP, a.TP * a.HSP, a.TP * a.HSP, a.TP * a.HSP, a.TP * a.HSP,
                         QUERY_BLOCK * a.TP, QUERY_BLOCK * a.TP, QUERY_BLOCK * a.HSP, QUERY_BLOCK * a.HSP };
@@ -228,16 +235,16 @@ INLINE float softmax_row(float *p, size_t unseen, size_t n, size_t columns, floa
 INLINE void forward_block(float *out, float *lse, const float *qkv, const struct attention *a, size_t h, size_t t, size_t rows)
 {
     const size_t first = keys_first(a, t), keys = t + rows - first, columns = lanes_round_up(keys);
-    const struct view q = { qkv + t * a->stride + h * a->HS, a->stride, 1 };
-    product(a->p, a->TP, q, a->k_columns + first, a->TP, rows, columns, a->HS, 0);
+    const struct left q = { qkv + t * a->stride + h * a->HS, a->stride, false };
+    a->product(a->p, a->TP, q, rows, a->k_columns + first, a->TP, a->HS, columns, false);
     const float scale = scores_cap(a->p, a, rows, columns);
     float sum[QUERY_BLOCK];
     for (size_t i = 0; i < rows; i++)
         sum[i] = softmax_row(a->p + i * a->TP, keys_unseen(a, t + i, first), t + i + 1 - first, columns, scale,
                              lse + (t + i) * a->NH + h);
 
-    const struct view p = { a->p, a->TP, 1 };
-    product(a->q_block, a->HSP, p, a->v_rows + first * a->HSP, a->HSP, rows, a->HSP, keys, 0);
+    const struct left p = { a->p, a->TP, false };
+    a->product(a->q_block, a->HSP, p, rows, a->v_rows + first * a->HSP, a->HSP, keys, a->HSP, false);
     for (size_t i = 0; i < rows; i++)
         for (size_t c = 0; c < a->HSP; c += LANES)
             *(lanes *)(a->q_block + i * a->HSP + c) /= sum[i];
@@ -294,9 +301,9 @@ INLINE void backward_block(float *dqkv, const float *dout, const float *out, con
     const float *out_t = out + t * a->out_stride + h * a->HS;
     pack_rows(a->q_block, q_t, a->stride, rows, a->HS, a->HSP);
     pack_rows(a->d_block, dout_t, a->out_stride, rows, a->HS, a->HSP);
-    const struct view q = { a->q_block, a->HSP, 1 }, d = { a->d_block, a->HSP, 1 };
-    product(a->p, a->TP, q, a->k_columns + first, a->TP, rows, columns, a->HS, 0);
-    product(a->dp, a->TP, d, a->v_columns + first, a->TP, rows, columns, a->HS, 0);
+    const struct left q = { a->q_block, a->HSP, false }, d = { a->d_block, a->HSP, false };
+    a->product(a->p, a->TP, q, rows, a->k_columns + first, a->TP, a->HS, columns, false);
+    a->product(a->dp, a->TP, d, rows, a->v_columns + first, a->TP, a->HS, columns, false);
     const float scale = scores_cap(a->p, a, rows, columns);
     for (size_t i = 0; i < rows; i++) {
         // the mean of dp under p, because out is the mean of v under p
@@ -306,10 +313,10 @@ INLINE void backward_block(float *dqkv, const float *dout, const float *out, con
     }
 
     // forward was: score = q . k and out = p v
-    const struct view p_t = { a->p, 1, a->TP }, dp_t = { a->dp, 1, a->TP }, dp = { a->dp, a->TP, 1 };
-    product(a->dv + first * a->HSP, a->HSP, p_t, a->d_block, a->HSP, keys, a->HSP, rows, 1);
-    product(a->dk + first * a->HSP, a->HSP, dp_t, a->q_block, a->HSP, keys, a->HSP, rows, 1);
-    product(a->q_block, a->HSP, dp, a->k_rows + first * a->HSP, a->HSP, rows, a->HSP, keys, 0);
+    const struct left p_t = { a->p, a->TP, true }, dp_t = { a->dp, a->TP, true }, dp = { a->dp, a->TP, false };
+    a->product(a->dv + first * a->HSP, a->HSP, p_t, keys, a->d_block, a->HSP, rows, a->HSP, true);
+    a->product(a->dk + first * a->HSP, a->HSP, dp_t, keys, a->q_block, a->HSP, rows, a->HSP, true);
+    a->product(a->q_block, a->HSP, dp, rows, a->k_rows + first * a->HSP, a->HSP, keys, a->HSP, false);
     unpack_rows(dqkv + t * a->stride + h * a->HS, a->q_block, a->stride, rows, a->HS, a->HSP);
 }
 

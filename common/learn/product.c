@@ -28,15 +28,32 @@ static const struct product_kernels product_blas = { "blas", blas_pack, blas_mul
 
 /* ---- the choice ---- */
 
+static bool has_amx(void)
+{
+    return strcmp(kernels_get()->name, "amx") == 0;
+}
+
+static bool has_avx512(void)
+{
+    return has_amx() || strcmp(kernels_get()->name, "vnni") == 0 || strcmp(kernels_get()->name, "avx512") == 0;
+}
+
 const struct product_kernels *product_kernels_get(enum products products)
 {
-    const char *kernels = kernels_get()->name;
-    const bool amx = strcmp(kernels, "amx") == 0, avx512 = amx || strcmp(kernels, "vnni") == 0 || strcmp(kernels, "avx512") == 0;
 #if defined __x86_64__
     if (products == PRODUCTS_BF16)
-        return amx && __builtin_cpu_supports("avx512bf16") ? &product_amx : NULL;
-    if (avx512)
+        return has_amx() && __builtin_cpu_supports("avx512bf16") ? &product_amx : NULL;
+    if (has_avx512())
         return &product_avx512;
 #endif
     return products == PRODUCTS_FLOAT32 ? &product_blas : NULL;
+}
+
+product_small *product_small_get(void)
+{
+#if defined __x86_64__
+    if (has_avx512())
+        return product_small_avx512;
+#endif
+    return NULL;
 }

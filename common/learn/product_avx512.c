@@ -1,8 +1,9 @@
 /*
  * product_avx512.c - float32 products by AVX-512.
  *
- * b is packed as panels (P, PRODUCT_PANEL).  12 rows by one panel are summed in registers over at most STEPS of p, whose part of the panel
- * stays in the first-level cache while all rows pass by; a's rows are read as they are, or, transposed, packed as (steps, 12).
+ * b is packed as panels (P, PRODUCT_PANEL); a, in every call, as blocks of 12 rows.  12 rows by one panel are summed in registers over at
+ * most STEPS of p, whose part of the panel stays in the first-level cache while all rows pass by; then come the next steps, up to DEPTH,
+ * while what the panel's columns of c hold is near.
  */
 #if defined __x86_64__
 #include <immintrin.h>
@@ -14,7 +15,7 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-enum { ROWS = 12, FEW_ROWS = 4, STEPS = 128 };
+enum { ROWS = 12, FEW_ROWS = 4, STEPS = 128, DEPTH = 2 * STEPS };
 
 INLINE __mmask16 mask_of(size_t count)
 {
@@ -65,20 +66,32 @@ static void pack(const struct right *right, size_t first, const float *rows, siz
         pack_rows(right, first, rows, stride, count);
 }
 
-/* ---- multiplying ---- */
+/* ---- 12 rows by 32 columns ---- */
 
-/* Where c's columns are: a panel's, of which the masks name those that exist. */
+/* Where c's columns are: up to 32, of which the masks name those that exist. */
 struct columns {
     float *c;
     size_t stride;
     __mmask16 low, high;
     bool add;
-    const char *next;  // what comes after the panel: each tile fetches its share of lines from a cache farther away
+    const char *next;  // what comes later: each tile fetches its share of lines from a cache farther away
     size_t lines;
 };
 
-/* c (R, 32) from a, whose element (r, p) lies at r * row + p * step; only rows of them are there. */
-INLINE void tile(struct columns to, const float *a, size_t row, size_t step, const float *b, size_t steps, size_t rows, const size_t R)
+static struct columns columns_at(float *c, size_t stride, size_t count, bool add)
+{
+    return (struct columns){ .c = c, .stride = stride, .low = mask_of(count), .high = count > 16 ? mask_of(count - 16) : 0, .add = add };
+}
+
+/* b: steps rows of 32 columns, or, unless whole, of those that c has. */
+struct few_steps {
+    const float *b;
+    size_t stride, steps;
+    bool whole;
+};
+
+/* c (R, 32) from a, whose element (r, p) lies at r * row + p * step, and b; only rows of a and c are there. */
+INLINE void tile(struct columns to, const float *a, size_t row, size_t step, struct few_steps by, size_t rows, const size_t R)
 {
     for (size_t i = 0; i < to.lines; i++)
         _mm_prefetch(to.next + 64 * i, _MM_HINT_T1);
@@ -91,8 +104,9 @@ INLINE void tile(struct columns to, const float *a, size_t row, size_t step, con
             _mm_prefetch((const char *)(to.c + r * to.stride + 16), _MM_HINT_T0);
         }
     }
-    for (size_t p = 0; p < steps; p++, a += step, b += PRODUCT_PANEL) {
-        const __m512 low = _mm512_load_ps(b), high = _mm512_load_ps(b + 16);
+    for (size_t p = 0; p < by.steps; p++, a += step, by.b += by.stride) {
+        const __m512 low = by.whole ? _mm512_loadu_ps(by.b) : _mm512_maskz_loadu_ps(to.low, by.b);
+        const __m512 high = by.whole ? _mm512_loadu_ps(by.b + 16) : _mm512_maskz_loadu_ps(to.high, by.b + 16);
 #pragma GCC unroll 12
         for (size_t r = 0; r < R; r++) {
             const __m512 a_rp = _mm512_set1_ps(a[(R == ROWS || r < rows ? r : 0) * row]);
@@ -114,45 +128,77 @@ INLINE void tile(struct columns to, const float *a, size_t row, size_t step, con
     }
 }
 
-/* a's steps [p, p + steps) of all rows as (ROWS, steps) blocks of (steps, ROWS). */
-static void pack_left(float *packed, struct left a, size_t I, size_t p, size_t steps)
-{
-    for (size_t i = 0; i < I; i += ROWS) {
-        const __mmask16 rows = mask_of(at_most(I - i, ROWS));
-        for (size_t s = 0; s < steps; s++)
-            _mm512_mask_storeu_ps(packed + i * steps + s * ROWS, 0x0fff, _mm512_maskz_loadu_ps(rows, a.at + (p + s) * a.stride + i));
-    }
-}
-
-/* All rows by the steps of one panel. */
-INLINE void panel_rows(struct columns to, const float *a, size_t row, size_t step, size_t twelve, const float *b, size_t steps, size_t I)
+/* I rows, of which twelve lie twelve apart. */
+INLINE void tiles(struct columns to, const float *a, size_t row, size_t step, size_t twelve, struct few_steps by, size_t I)
 {
     size_t i = 0;
     for (; i + ROWS <= I; i += ROWS, a += twelve, to.c += ROWS * to.stride, to.next += 64 * to.lines)
-        tile(to, a, row, step, b, steps, ROWS, ROWS);
+        tile(to, a, row, step, by, ROWS, ROWS);
     for (; i < I; i += FEW_ROWS, a += FEW_ROWS * row, to.c += FEW_ROWS * to.stride)
-        tile(to, a, row, step, b, steps, at_most(I - i, FEW_ROWS), FEW_ROWS);
+        tile(to, a, row, step, by, at_most(I - i, FEW_ROWS), FEW_ROWS);
 }
+
+/* ---- packing a: steps [p, p + steps) of rows i on as a block (steps, ROWS) ---- */
+
+enum { EACH_ROW = (1 << ROWS) - 1 };
+
+static void pack_block(float *block, struct left a, size_t i, size_t rows, size_t p, size_t steps)
+{
+    for (size_t s = 0; s < steps; s += 16) {
+        __m512i words[16];
+        for (size_t r = 0; r < 16; r++)
+            words[r] = r < rows ? _mm512_maskz_loadu_epi32(mask_of(steps - s), a.at + (i + r) * a.stride + p + s) : _mm512_setzero_si512();
+        transpose_16(words);
+        for (size_t k = 0; k < at_most(steps - s, 16); k++)
+            _mm512_mask_storeu_epi32(block + (s + k) * ROWS, EACH_ROW, words[k]);
+    }
+}
+
+static void pack_block_transposed(float *block, struct left a, size_t i, size_t rows, size_t p, size_t steps)
+{
+    for (size_t s = 0; s < steps; s++)
+        _mm512_mask_storeu_ps(block + s * ROWS, EACH_ROW, _mm512_maskz_loadu_ps(mask_of(rows), a.at + (p + s) * a.stride + i));
+}
+
+static void pack_left(float *packed, struct left a, size_t I, size_t p, size_t steps)
+{
+    for (size_t i = 0; i < I; i += ROWS, packed += ROWS * steps)
+        (a.transposed ? pack_block_transposed : pack_block)(packed, a, i, at_most(I - i, ROWS), p, steps);
+}
+
+/* ---- multiplying ---- */
 
 static void multiply(float *c, size_t c_stride, struct left a, size_t I, const struct right *b, bool add)
 {
-    _Alignas(64) float packed[(PRODUCT_ROWS_MAX + ROWS) * STEPS];
+    _Alignas(64) float packed[DEPTH / STEPS][(PRODUCT_ROWS_MAX + ROWS) * STEPS];
     CHECK(I <= PRODUCT_ROWS_MAX);
-    for (size_t p = 0, steps; p < b->P; p += steps) {
-        steps = at_most(b->P - p, STEPS);
-        if (a.transposed)
-            pack_left(packed, a, I, p, steps);
+    for (size_t p = 0; p < b->P; p += DEPTH) {
+        const size_t end = p + at_most(b->P - p, DEPTH);
+        for (size_t q = p; q < end; q += STEPS)
+            pack_left(packed[(q - p) / STEPS], a, I, q, at_most(end - q, STEPS));
         for (size_t j = 0; j < b->J; j += PRODUCT_PANEL) {
-            const size_t left = b->J - j;
-            const float *panel = b->data + j * b->P + p * PRODUCT_PANEL;
-            const struct columns to = {
-                .c = c + j, .stride = c_stride, .low = mask_of(left), .high = left > 16 ? mask_of(left - 16) : 0, .add = add || p > 0,
-                .next = (const char *)(panel + b->P * PRODUCT_PANEL), .lines = 2 * steps * ROWS / I + 1,
-            };
-            if (a.transposed)
-                panel_rows(to, packed, 1, ROWS, ROWS * steps, panel, steps, I);
-            else
-                panel_rows(to, a.at + p, a.stride, 1, ROWS * a.stride, panel, steps, I);
+            const float *panel = b->data + j * b->P;
+            for (size_t q = p; q < end; q += STEPS) {
+                const struct few_steps by = { panel + q * PRODUCT_PANEL, PRODUCT_PANEL, at_most(end - q, STEPS), true };
+                struct columns to = columns_at(c + j, c_stride, b->J - j, add || q > 0);
+                to.next = (const char *)(panel + (b->P + q) * PRODUCT_PANEL);
+                to.lines = 2 * by.steps * ROWS / I + 1;
+                tiles(to, packed[(q - p) / STEPS], 1, ROWS, ROWS * by.steps, by, I);
+            }
+        }
+    }
+}
+
+void product_small_avx512(float *c, size_t c_stride, struct left a, size_t I, const float *b, size_t b_stride, size_t P, size_t J, bool add)
+{
+    const size_t row = a.transposed ? 1 : a.stride, step = a.transposed ? a.stride : 1;
+    for (size_t j = 0; j < J; j += PRODUCT_PANEL) {
+        struct few_steps by = { b + j, b_stride, P, true };
+        if (J - j >= PRODUCT_PANEL) {
+            tiles(columns_at(c + j, c_stride, PRODUCT_PANEL, add), a.at, row, step, ROWS * row, by, I);
+        } else {
+            by.whole = false;
+            tiles(columns_at(c + j, c_stride, J - j, add), a.at, row, step, ROWS * row, by, I);
         }
     }
 }

@@ -1,11 +1,12 @@
 /*
  * bench_train.c - positions a second of training a value model: forward, backward, clipping and AdamW, as peer_torch_train.py does it.
  *
- *     bench_train [-t THREADS] [-r ROUNDS] [-l RANK] [-q TYPE] [-b] [-a] MODEL LENGTHS
+ *     bench_train [-t THREADS] [-r ROUNDS] [-l RANK] [-q TYPE] [-b] [-a] [-w DIR] MODEL LENGTHS
  *
- * LENGTHS: NxT, a batch of N sequences of T tokens; or a file of numbers, of which 32 after 32 make a batch.  -l: adapters of that rank,
+ * LENGTHS: NxT, a batch of N sequences of T tokens; or a file of numbers, of which 8 after 8 make a batch.  -l: adapters of that rank,
  * alpha 16, on q, k, v and o of frozen weights.  -q: rounded to that type.
- * -b: products in BF16.  -a: activations are recomputed.  Prints positions a second, the median of the rounds, and the loss of the last.
+ * -b: products in BF16.  -a: activations are recomputed.  -w: writes the weights that training begins with, for the peer.
+ * Prints positions a second over all rounds, then the loss of each, that of the round before the first, which is not timed, included.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,6 +15,7 @@
 #include <unistd.h>
 
 #include "base/check.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "learn/blas.h"
@@ -22,19 +24,13 @@
 #include "model/model.h"
 #include "model/weights.h"
 
-enum { ROUNDS_MAX = 1000, LENGTHS_MAX = 1 << 16, BATCH = 32 };
+enum { ROUNDS_MAX = 1000, LENGTHS_MAX = 1 << 16, BATCH = 8 };
 
 static double seconds(void)
 {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
-
-static int compare(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
 }
 
 /* How long the sequences are; returns how many make a batch. */
@@ -70,15 +66,28 @@ static struct example example_make(size_t i, size_t T, size_t V)
     return (struct example){ .tokens = tokens, .T = T, .target = target };
 }
 
+/* model.safetensors in directory, and an adapter's files. */
+static void weights_write(const struct trainer *trainer, bool adapted, const char *directory)
+{
+    struct buffer content = { 0 };
+    trainer_save(trainer, false, NULL, &content);
+    char *name = memory_printf("%s/model.safetensors", directory);
+    CHECK(file_write(name, content.data, content.size) == 0);
+    CHECK(!adapted || trainer_export_adapter(trainer, ".", directory) == 0);
+    free(name);
+    free(content.data);
+}
+
 int main(int argc, char **argv)
 {
     static size_t length[LENGTHS_MAX];
     static struct example examples[LENGTHS_MAX];
     struct trainer_options options = trainer_defaults(OBJECTIVE_VALUE);
     size_t threads = 2, rounds = 5, count;
+    const char *written = NULL;
     int code;
     blas_settle(argv);
-    for (int option; (option = getopt(argc, argv, "t:r:l:q:ba")) != -1; ) {
+    for (int option; (option = getopt(argc, argv, "t:r:l:q:baw:")) != -1; ) {
         switch (option) {
         case 't': threads = strtoul(optarg, NULL, 10); break;
         case 'r': rounds = strtoul(optarg, NULL, 10); break;
@@ -89,13 +98,16 @@ int main(int argc, char **argv)
             break;
         case 'a': options.recompute = true; break;
         case 'b': options.products = PRODUCTS_BF16; break;
+        case 'w': written = optarg; break;
         default: return 64;
         }
     }
     if (optind + 2 != argc || rounds == 0 || rounds > ROUNDS_MAX || lora_targets_read("q,k,v,o", &options.lora.targets) != 0) {
-        fprintf(stderr, "usage: bench_train [-t THREADS] [-r ROUNDS] [-l RANK] [-q TYPE] [-b] [-a] MODEL NxT|FILE\n");
+        fprintf(stderr, "usage: bench_train [-t THREADS] [-r ROUNDS] [-l RANK] [-q TYPE] [-b] [-a] [-w DIR] MODEL NxT|FILE\n");
         return 64;
     }
+    options.learning_rate = 1e-4;
+    options.warmup_steps = 0;
     options.lora.alpha = 16.0;
     options.lora.base_key = "";
     log_open("bench_train", 0);
@@ -111,18 +123,25 @@ int main(int argc, char **argv)
     if (trainer == NULL)
         return code;
 
-    double rates[ROUNDS_MAX];
-    struct step_metrics metrics;
+    if (written != NULL)
+        weights_write(trainer, options.lora.rank > 0, written);
+    double losses[ROUNDS_MAX + 1], took = 0.0, positions = 0.0;
     for (size_t round = 0, first = 0; round <= rounds; round++, first += batch) {
         if (first + batch > count)
             first = 0;
+        struct step_metrics metrics;
         const double start = seconds();
         CHECK(trainer_step(trainer, examples + first, batch, &metrics) == 0);
-        if (round > 0)  // the first touches memory for the first time
-            rates[round - 1] = (double)metrics.tokens / (seconds() - start);
+        losses[round] = metrics.loss;
+        if (round == 0)
+            continue;  // touches memory for the first time
+        took += seconds() - start;
+        positions += (double)metrics.tokens;
     }
-    qsort(rates, rounds, sizeof *rates, compare);
-    printf("%.2f %.6f\n", rates[rounds / 2], metrics.loss);
+    printf("%.2f", positions / took);
+    for (size_t round = 0; round <= rounds; round++)
+        printf(" %.8g", losses[round]);
+    printf("\n");
     peak_print("bench_train");
     trainer_close(trainer);
     weights_close(weights);

@@ -23,7 +23,7 @@ static double seconds(void)
     __attribute__((target(isa))) static double name(void)                                 \
     {                                                                                     \
         vector sum[CHAINS], x = { 0 };                                                    \
-        for (int i = 0; i < CHAINS; i++) {                                                \
+        _Pragma("GCC unroll 12") for (int i = 0; i < CHAINS; i++) {                       \
             sum[i] = x;                                                                   \
             __asm__ volatile("" : "+v"(sum[i]));                                          \
         }                                                                                 \

@@ -1,18 +1,20 @@
 """peer_torch_train.py - what bench_train.c measures, in PyTorch: positions a second of training a value model.
 
-    python tests/bench/peer_torch_train.py SHAPE LENGTHS THREADS ROUNDS float32|bf16 [LORA_RANK]
+    python tests/bench/peer_torch_train.py SHAPE LENGTHS THREADS ROUNDS float32|bf16 WEIGHTS [LORA_RANK]
 
-SHAPE: tinyllama, or C,L,NH,NKV,F,V.  LENGTHS: NxT, or a file of numbers, of which 32 after 32 make a batch, padded to its longest.  bf16 is
-torch.autocast.  With a rank, adapters of alpha 16 on q, k, v and o of frozen weights.  Prints positions a second without padding, the median
-of the rounds, and the loss of the last.  Weights are random.
+SHAPE: tinyllama, or C,L,NH,NKV,F,V.  LENGTHS: NxT, or a file of numbers, of which 8 after 8 make a batch, padded to its longest.  bf16 is
+torch.autocast.  WEIGHTS: what bench_train -w wrote.  With a rank, adapters of alpha 16 on q, k, v and o of frozen weights.  Prints positions a
+second, not counting padding, over all rounds, then the loss of each, that of the round before the first, which is not timed, included.
 """
+import json
+import os
 import sys
 import time
 
 import torch
 import torch.nn.functional as F
 
-BATCH = 32
+BATCH = 8
 
 
 class Linear(torch.nn.Module):
@@ -20,11 +22,11 @@ class Linear(torch.nn.Module):
 
     def __init__(self, inputs, outputs, rank=0):
         super().__init__()
-        self.weight = torch.nn.Parameter(0.02 * torch.randn(outputs, inputs))
+        self.weight = torch.nn.Parameter(torch.empty(outputs, inputs))
         self.rank = rank
         if rank:
-            self.a = torch.nn.Parameter(torch.randn(rank, inputs) / inputs ** 0.5)
-            self.b = torch.nn.Parameter(torch.zeros(outputs, rank))
+            self.a = torch.nn.Parameter(torch.empty(rank, inputs))
+            self.b = torch.nn.Parameter(torch.empty(outputs, rank))
 
     def forward(self, x):
         y = F.linear(x, self.weight)
@@ -80,6 +82,39 @@ class Value(torch.nn.Module):
         return self.head(self.norm(x))[..., 0]
 
 
+NAMES = {
+    "embedding": "model.embed_tokens", "norm": "model.norm", "head": "v_head.summary", "norm_attn": "input_layernorm",
+    "norm_ff": "post_attention_layernorm", "q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj", "o": "self_attn.o_proj",
+    "gate": "mlp.gate_proj", "up": "mlp.up_proj", "down": "mlp.down_proj",
+}
+
+
+def stored_name(name):
+    """layers.3.q.weight to model.layers.3.self_attn.q_proj.weight, layers.3.q.a to what PEFT calls it."""
+    *layer, module, kind = name.split(".")
+    place = ".".join((["model"] + layer if layer else []) + [NAMES[module]])
+    return f"{place}.{kind}" if kind in ("weight", "bias") else f"base_model.model.{place}.lora_{kind.upper()}.weight"
+
+
+def tensors_read(path):
+    """All tensors of a safetensors file of float32."""
+    if not os.path.exists(path):
+        return {}
+    data = torch.from_file(path, size=os.path.getsize(path), dtype=torch.uint8)
+    size = int.from_bytes(bytes(data[:8].tolist()), "little")
+    table = json.loads(bytes(data[8:8 + size].tolist()))
+    table.pop("__metadata__", None)
+    return {name: data[8 + size + entry["data_offsets"][0]:8 + size + entry["data_offsets"][1]].view(torch.float32).view(entry["shape"])
+            for name, entry in table.items()}
+
+
+def weights_read(model, directory):
+    stored = tensors_read(directory + "/model.safetensors") | tensors_read(directory + "/adapter_model.safetensors")
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            weight.copy_(stored[stored_name(name)].view(weight.shape))
+
+
 def batches(lengths, count, V):
     made = []
     for first in range(0, len(lengths) - count + 1, count):
@@ -92,9 +127,8 @@ def batches(lengths, count, V):
     return made
 
 
-def main(shape, lengths, threads, rounds, products, rank=0):
+def main(shape, lengths, threads, rounds, products, weights, rank=0):
     torch.set_num_threads(int(threads))
-    torch.manual_seed(1)
     C, L, NH, NKV, F_, V = (2048, 22, 32, 4, 5632, 32000) if shape == "tinyllama" else map(int, shape.split(","))
     if "x" in lengths and lengths.replace("x", "").isdigit():
         N, T = map(int, lengths.split("x"))
@@ -102,9 +136,10 @@ def main(shape, lengths, threads, rounds, products, rank=0):
     else:
         data = batches([int(word) for word in open(lengths).read().split()], BATCH, V)
     model = Value(C, L, NH, NKV, F_, V, int(rank))
+    weights_read(model, weights)
     trained = [weight for weight in model.parameters() if weight.requires_grad]
-    adamw = torch.optim.AdamW(trained, lr=1e-5, weight_decay=0.0, fused=True)
-    rates = []
+    adamw = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.0, fused=True)
+    losses, took, positions = [], 0.0, 0
     for step in range(int(rounds) + 1):
         tokens, target, mask = data[step % len(data)]
         start = time.perf_counter()
@@ -115,9 +150,10 @@ def main(shape, lengths, threads, rounds, products, rank=0):
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         adamw.step()
-        rates.append(int(mask.sum()) / (time.perf_counter() - start))
-    rates = sorted(rates[1:])
-    print(f"{rates[len(rates) // 2]:.2f} {loss.item():.6f}")
+        losses.append(loss.item())
+        if step > 0:
+            took, positions = took + time.perf_counter() - start, positions + int(mask.sum())
+    print(f"{positions / took:.2f}", *(f"{loss:.8g}" for loss in losses))
 
 
 if __name__ == "__main__":
