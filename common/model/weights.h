@@ -37,6 +37,7 @@ struct tensor {
     float offset;                       // added to every element
 };
 
+struct digest;
 struct weights;
 
 /* NULL on failure, logged; *code is then the exit code (65 bad, 66 missing, 69 cannot be read). */
@@ -83,6 +84,12 @@ int weights_check(const struct weights *weights, const struct model_config *conf
  * canonical order.  The same for the same numbers in any format.
  */
 void weights_key(const struct weights *weights, const struct model_config *config, char *key);
+
+/*
+ * Adds to digest what the files are known by without reading them: their sizes and times, as they were when the weights were opened.
+ * False, and nothing added, where these are no files as they are: bytes in memory, or a base model with an adapter merged into it.
+ */
+bool weights_add_files(const struct weights *weights, struct digest *digest);
 
 /* ---- writing safetensors ---- */
 
