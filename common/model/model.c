@@ -234,7 +234,7 @@ static void loader_model(struct loader *loader, struct model *model)
 static void loader_key(void *context, char key[KEY_SIZE])
 {
     const struct loader *loader = context;
-    weights_key(loader->weights, loader->config, key);
+    weights_key(loader->weights, loader->config, loader->pool, key);
     if (loader->quant != TENSOR_TYPE_COUNT)
         key_from_texts(key, key, tensor_formats[loader->quant].name, NULL);
 }

@@ -19,6 +19,7 @@
 #include <stdint.h>
 
 #include "base/memory.h"
+#include "base/pool.h"
 #include "math/tensor_type.h"
 #include "model/config.h"
 
@@ -81,9 +82,9 @@ int weights_check(const struct weights *weights, const struct model_config *conf
 
 /*
  * Content digest in hex (KEY_SIZE of base/digest.h) of checked weights: config, names, shapes and float32 values in
- * canonical order.  The same for the same numbers in any format.
+ * canonical order.  The same for the same numbers in any format.  pool may be NULL.
  */
-void weights_key(const struct weights *weights, const struct model_config *config, char *key);
+void weights_key(const struct weights *weights, const struct model_config *config, struct pool *pool, char *key);
 
 /*
  * Adds to digest what the files are known by without reading them: their sizes and times, as they were when the weights were opened.
