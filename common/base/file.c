@@ -16,6 +16,21 @@
 #include "base/log.h"
 #include "base/memory.h"
 
+static int64_t nanoseconds(struct timespec time)
+{
+    return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec;
+}
+
+int file_state(int fd, struct file_state *state)
+{
+    struct stat status;
+    if (fstat(fd, &status) != 0)
+        return -1;
+    *state = (struct file_state){ status.st_size, nanoseconds(status.st_mtim), nanoseconds(status.st_ctim) };
+    errno = S_ISDIR(status.st_mode) ? EISDIR : EINVAL;
+    return S_ISREG(status.st_mode) ? 0 : -1;
+}
+
 int file_map(struct file_map *map, const char *path)
 {
     *map = (struct file_map){ 0 };
@@ -25,18 +40,19 @@ int file_map(struct file_map *map, const char *path)
         log_error("could not open \"%s\": %s", path, strerror(errno));
         return code;
     }
-    struct stat status;
     int code = EX_OK;
-    if (fstat(fd, &status) != 0 || !S_ISREG(status.st_mode)) {
+    if (file_state(fd, &map->state) != 0) {
         log_error("cannot read \"%s\": not a regular file", path);
         code = EX_DATAERR;
-    } else if (status.st_size > 0) {
-        void *data = mmap(NULL, (size_t)status.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+    } else if (map->state.size > 0) {
+        size_t size = (size_t)map->state.size;
+        void *data = mmap(NULL, size, PROT_READ, MAP_PRIVATE, fd, 0);
         if (data == MAP_FAILED) {
-            log_error("could not map \"%s\" (%lld bytes): %s", path, (long long)status.st_size, strerror(errno));
+            log_error("could not map \"%s\" (%zu bytes): %s", path, size, strerror(errno));
             code = EX_OSERR;
         } else {
-            *map = (struct file_map){ .data = data, .size = (size_t)status.st_size };
+            map->data = data;
+            map->size = size;
         }
     }
     close(fd);
@@ -139,16 +155,6 @@ int file_write(const char *path, const void *data, size_t size)
         return -1;
     file_out_write(&file, data, size);
     return file_out_end(&file, true);
-}
-
-int file_state(int fd, struct file_state *state)
-{
-    struct stat status;
-    if (fstat(fd, &status) != 0)
-        return -1;
-    *state = (struct file_state){ status.st_size, (int64_t)status.st_mtim.tv_sec * 1000000000 + status.st_mtim.tv_nsec };
-    errno = S_ISDIR(status.st_mode) ? EISDIR : EINVAL;
-    return S_ISREG(status.st_mode) ? 0 : -1;
 }
 
 bool file_is_directory(const char *path)

@@ -10,9 +10,17 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* What says that an open file is still the one that was read before. */
+struct file_state {
+    int64_t size;        // bytes
+    int64_t changed_ns;  // last write (mtime), since 1970
+    int64_t touched_ns;  // last change of content or attributes (ctime), which nobody can set back
+};
+
 struct file_map {
     const unsigned char *data;  // NULL for an empty file
     size_t size;                // bytes
+    struct file_state state;    // before the first byte was read
 };
 
 /* Exit codes: EX_OK, EX_NOINPUT when it is missing, EX_OSERR or EX_DATAERR otherwise. */
@@ -38,11 +46,7 @@ int file_out_end(struct file_out *file, bool keep);           // 0, or -1: some 
 /* The whole of it at once.  0, or -1 with the old file untouched. */
 int file_write(const char *path, const void *data, size_t size);
 
-/* What says that an open file is still the one that was read before.  0, or -1 with errno; EISDIR or EINVAL: no regular file. */
-struct file_state {
-    int64_t size;        // bytes
-    int64_t changed_ns;  // last write (mtime), since 1970
-};
+/* 0, or -1 with errno; EISDIR or EINVAL: no regular file. */
 int file_state(int fd, struct file_state *state);
 
 bool file_is_directory(const char *path);

@@ -12,6 +12,7 @@
 #ifndef MATH_KERNELS_H
 #define MATH_KERNELS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -27,12 +28,15 @@ struct packed {
     enum tensor_type type;
     size_t N, K;
     size_t panel_bytes;
-    void *data;  // 64-byte aligned, owned
+    void *data;     // 64-byte aligned
+    bool borrowed;  // data belong to a mapped file
 };
 size_t packed_panels(const struct packed *w);
 /* Bytes that a weight takes when packed. */
 size_t packed_size_bytes(enum tensor_type type, size_t N, size_t K);
 
+/* A weight without data. */
+struct packed packed_shape(enum tensor_type type, size_t N, size_t K);
 /* All zero.  Free with packed_free. */
 void packed_init(struct packed *w, enum tensor_type type, size_t N, size_t K);
 void packed_free(struct packed *w);

@@ -37,16 +37,23 @@ size_t packed_size_bytes(enum tensor_type type, size_t N, size_t K)
     return (N + PANEL - 1) / PANEL * panel_size_bytes(type, K);
 }
 
+struct packed packed_shape(enum tensor_type type, size_t N, size_t K)
+{
+    return (struct packed){ .type = type, .N = N, .K = K, .panel_bytes = panel_size_bytes(type, K) };
+}
+
 void packed_init(struct packed *w, enum tensor_type type, size_t N, size_t K)
 {
-    *w = (struct packed){ .type = type, .N = N, .K = K, .panel_bytes = panel_size_bytes(type, K) };
+    *w = packed_shape(type, N, K);
     w->data = memory_alloc_aligned(packed_size_bytes(type, N, K), 1);
 }
 
 void packed_free(struct packed *w)
 {
-    free(w->data);
+    if (!w->borrowed)
+        free(w->data);
     w->data = NULL;
+    w->borrowed = false;
 }
 
 /* ---- filling ---- */

@@ -29,7 +29,7 @@ bool encoder_is(const char *path)
     return is;
 }
 
-struct encoder *encoder_open(const char *path, enum tensor_type quant, struct pool *pool, int *code)
+struct encoder *encoder_open(const char *path, enum tensor_type quant, bool keep_packed, struct pool *pool, int *code)
 {
     double start_s = clock_s();
     struct encoder *encoder = memory_alloc(1, sizeof *encoder);
@@ -38,14 +38,14 @@ struct encoder *encoder_open(const char *path, enum tensor_type quant, struct po
     *code = encoder_config_open(&encoder->config, path);
     struct weights *weights = *code == EX_OK ? weights_open(path, code) : NULL;
     if (weights != NULL)
-        *code = encoder_load(encoder, weights, quant, path);
+        *code = encoder_load(encoder, weights, quant, keep_packed, path);
     weights_close(weights);
     if (*code != EX_OK) {
         encoder_close(encoder);
         return NULL;
     }
-    log_debug("loaded encoder \"%s\" key=%s kernels=%s threads=%zu seconds=%.2f", path, encoder->key, encoder->kernels->name,
-              pool_threads(pool), clock_s() - start_s);
+    log_debug("loaded encoder \"%s\" key=%s kernels=%s threads=%zu mapped=%d seconds=%.2f", path, encoder->key, encoder->kernels->name,
+              pool_threads(pool), encoder->mapped.data != NULL, clock_s() - start_s);
     return encoder;
 }
 
@@ -84,6 +84,7 @@ void encoder_close(struct encoder *encoder)
     free((void *)encoder->words.data);
     free(encoder->positions);
     free(encoder->types);
+    file_unmap(&encoder->mapped);
     free(encoder);
 }
 

@@ -9,6 +9,7 @@
 #define MODEL_ENCODER_NETWORK_H
 
 #include "base/digest.h"
+#include "base/file.h"
 #include "base/pool.h"
 #include "math/kernels.h"
 #include "model/encoder.h"
@@ -48,10 +49,12 @@ struct encoder {
     struct encoder_layer *layers;  // (L)
     struct linear pool_dense;  // (C, C)
     struct linear labels;      // (N, C)
+    struct file_map mapped;    // matrices that are kept packed borrow from it
 };
 
-/* Fills an encoder whose config is set.  0, or the exit code with the reason logged. */
-int encoder_load(struct encoder *encoder, const struct weights *weights, enum tensor_type quant, const char *name);
+/* Fills an encoder whose config is set; name is its path.  0, or the exit code with the reason logged. */
+int encoder_load(struct encoder *encoder, const struct weights *weights, enum tensor_type quant, bool keep_packed,
+                 const char *name);
 
 /* What multiplies every attention score. */
 float encoder_attention_scale(const struct encoder_config *config);

@@ -10,7 +10,11 @@
 #include "base/json.h"
 #include "base/memory.h"
 #include "model/encoder_network.h"
+#include "model/packed_file.h"
 #include "model/room.h"
+
+struct stack;
+struct wanted;
 
 struct loader {
     struct encoder *encoder;
@@ -18,6 +22,10 @@ struct loader {
     const char *name;           // of the model
     const char *prefix;         // of the tensors' names in this file
     enum tensor_type quant;
+    struct wanted *wanted;      // what the config asks for
+    size_t wanted_count;
+    struct stack *stacks;       // that are to be filled
+    size_t stack_count;
 };
 
 /* ---- finding ---- */
@@ -82,12 +90,10 @@ static int wanted_check(const struct loader *loader, struct wanted *wanted)
     return -1;
 }
 
-/* All that the config asks for, found and of the right shape; NULL with the first that is not logged.  The caller frees. */
-static struct wanted *loader_check(struct loader *loader, size_t *count)
+/* Finds all that the config asks for, of the right shape.  0, or -1 with the first that is not logged. */
+static int loader_check(struct loader *loader)
 {
     const struct encoder_config *config = &loader->encoder->config;
-    struct wanted *list = NULL;
-    *count = 0;
     loader->prefix = "";
     if (loader_find(loader, PART_WORD, 0, false) == NULL)
         loader->prefix = config->family->prefix;
@@ -96,37 +102,35 @@ static struct wanted *loader_check(struct loader *loader, size_t *count)
         if (!encoder_has_weight(config, part))
             continue;
         for (size_t i = 0; i < layers * (encoder_has_bias(config, part) ? 2 : 1); i++) {
-            list = memory_grow(list, *count + 1, sizeof *list);
-            list[*count] = (struct wanted){ .part = part, .l = i % layers, .bias = i >= layers };
-            if (wanted_check(loader, &list[*count]) != 0) {
-                free(list);
-                return NULL;
-            }
-            ++*count;
+            loader->wanted = memory_grow(loader->wanted, loader->wanted_count + 1, sizeof *loader->wanted);
+            struct wanted *wanted = &loader->wanted[loader->wanted_count++];
+            *wanted = (struct wanted){ .part = part, .l = i % layers, .bias = i >= layers };
+            if (wanted_check(loader, wanted) != 0)
+                return -1;
         }
     }
-    return list;
+    return 0;
 }
 
 int encoder_weights_used(const struct encoder_config *config, const struct weights *weights, const char *name, bool *used)
 {
     struct encoder encoder = { .config = *config };
     struct loader loader = { .encoder = &encoder, .weights = weights, .name = name };
-    size_t count;
-    struct wanted *list = loader_check(&loader, &count);
-    for (size_t i = 0; list != NULL && i < count; i++)
-        used[list[i].tensor - weights_at(weights, 0)] = true;
-    free(list);
-    return list != NULL ? 0 : -1;
+    int result = loader_check(&loader);
+    for (size_t i = 0; result == 0 && i < loader.wanted_count; i++)
+        used[loader.wanted[i].tensor - weights_at(weights, 0)] = true;
+    free(loader.wanted);
+    return result;
 }
 
 /* Bytes that the loaded weights take, and their count. */
-static size_t wanted_bytes(const struct loader *loader, const struct wanted *list, size_t count, int64_t *parameters)
+static size_t wanted_bytes(const struct loader *loader, int64_t *parameters)
 {
+    const struct wanted *list = loader->wanted;
     const struct encoder_config *config = &loader->encoder->config;
     size_t bytes = 0, S = panels_of(2 * (size_t)config->span), terms = config->content_to_position + config->position_to_content;
     *parameters = 0;
-    for (size_t i = 0; i < count; i++) {
+    for (size_t i = 0; i < loader->wanted_count; i++) {
         const struct tensor *tensor = list[i].tensor;
         size_t elements = tensor_elements(tensor), N = (size_t)tensor->shape[0];
         bool matrix = !list[i].bias && list[i].part >= PART_FIRST_OF_LAYER && tensor->rank == 2;
@@ -163,8 +167,9 @@ static void digest_task(void *context, size_t task, size_t thread)
 }
 
 /* Config, and the hashes in the order of enum encoder_part: the same for the same numbers whatever the file calls them. */
-static void loader_key(const struct loader *loader, struct wanted *list, size_t count)
+static void loader_key(void *context, char key[KEY_SIZE])
 {
+    const struct loader *loader = context;
     struct digest digest;
     digest_init(&digest);
     json_t *json = encoder_config_to_json(&loader->encoder->config);
@@ -175,10 +180,10 @@ static void loader_key(const struct loader *loader, struct wanted *list, size_t 
     if (loader->quant != TENSOR_TYPE_COUNT)
         digest_add(&digest, tensor_formats[loader->quant].name, strlen(tensor_formats[loader->quant].name) + 1);
     CHECK(sodium_init() >= 0);  // picks the fastest BLAKE2b of this processor
-    pool_run(loader->encoder->pool, count, digest_task, list);
-    for (size_t i = 0; i < count; i++)
-        digest_add(&digest, list[i].hash, sizeof list[i].hash);
-    digest_key(&digest, loader->encoder->key);
+    pool_run(loader->encoder->pool, loader->wanted_count, digest_task, loader->wanted);
+    for (size_t i = 0; i < loader->wanted_count; i++)
+        digest_add(&digest, loader->wanted[i].hash, sizeof loader->wanted[i].hash);
+    digest_key(&digest, key);
 }
 
 /* ---- packing ---- */
@@ -202,7 +207,7 @@ struct stack {
     const struct tensor *tensors[3];
     size_t count;
     size_t taps;               // of a convolution: rows lie as (C, taps) in the file, (taps, C) when packed
-    struct packed *packed;
+    struct packed *packed;     // has its shape
 };
 
 static void stack_panel(void *context, size_t panel, size_t thread)
@@ -227,8 +232,18 @@ static void stack_panel(void *context, size_t panel, size_t thread)
     free(converted);
 }
 
-/* Parts from first on, stacked; their type where they have one, else float32; quant instead if it is a type. */
-static void loader_linear(const struct loader *loader, struct linear *linear, enum encoder_part first, size_t count, size_t l,
+static void stack_fill(void *context, size_t i)
+{
+    const struct loader *loader = context;
+    struct stack *stack = &loader->stacks[i];
+    packed_init(stack->packed, stack->packed->type, stack->packed->N, stack->packed->K);
+    pool_run(loader->encoder->pool, packed_panels(stack->packed), stack_panel, stack);
+}
+
+/*
+ * Parts from first on, stacked, all but their data; their type where they have one, else float32; quant instead if it is a type.
+ */
+static void loader_linear(struct loader *loader, struct linear *linear, enum encoder_part first, size_t count, size_t l,
                           enum tensor_type quant)
 {
     struct stack stack = { .count = count, .packed = &linear->weight, .taps = 1 };
@@ -245,8 +260,9 @@ static void loader_linear(const struct loader *loader, struct linear *linear, en
             K *= stack.taps;
         }
     }
-    packed_init(&linear->weight, quant != TENSOR_TYPE_COUNT ? quant : type, N, K);
-    pool_run(loader->encoder->pool, packed_panels(&linear->weight), stack_panel, &stack);
+    linear->weight = packed_shape(quant != TENSOR_TYPE_COUNT ? quant : type, N, K);
+    loader->stacks = memory_grow(loader->stacks, loader->stack_count + 1, sizeof *loader->stacks);
+    loader->stacks[loader->stack_count++] = stack;
     if (!encoder_has_bias(&loader->encoder->config, first))
         return;
     linear->bias = memory_alloc_aligned(N, sizeof *linear->bias);
@@ -288,8 +304,14 @@ static void loader_positions(const struct loader *loader, struct encoder_layer *
         if (!kinds[i].used)
             continue;
         struct linear own = { 0 };
-        if (!config->shared_keys)
-            loader_linear(loader, &own, kinds[i].part, 1, l, TENSOR_TYPE_COUNT);
+        if (!config->shared_keys) {
+            struct loader once = *loader;
+            once.stacks = NULL;
+            once.stack_count = 0;
+            loader_linear(&once, &own, kinds[i].part, 1, l, TENSOR_TYPE_COUNT);
+            stack_fill(&once, 0);
+            free(once.stacks);
+        }
         const struct linear *linear = config->shared_keys ? &layer->qkv : &own;
         float *rows = memory_alloc_aligned(count * linear->weight.N, sizeof *rows);
         encoder_linear(encoder, rows, relative, count, linear, ENCODER_ACTIVATION_COUNT, NULL);
@@ -324,7 +346,7 @@ static float *loader_relative(const struct loader *loader)
 
 /* ---- the whole ---- */
 
-static void loader_embeddings(const struct loader *loader)
+static void loader_embeddings(struct loader *loader)
 {
     struct encoder *encoder = loader->encoder;
     const struct encoder_config *config = &encoder->config;
@@ -347,7 +369,7 @@ static void loader_embeddings(const struct loader *loader)
     }
 }
 
-static void loader_layer(const struct loader *loader, struct encoder_layer *layer, size_t l)
+static void loader_layer(struct loader *loader, struct encoder_layer *layer, size_t l)
 {
     loader_linear(loader, &layer->qkv, PART_Q, 3, l, loader->quant);
     loader_linear(loader, &layer->o, PART_O, 1, l, loader->quant);
@@ -357,34 +379,60 @@ static void loader_layer(const struct loader *loader, struct encoder_layer *laye
     layer->ff_norm = loader_norm(loader, PART_FF_NORM, l);
 }
 
-int encoder_load(struct encoder *encoder, const struct weights *weights, enum tensor_type quant, const char *name)
+/* The matrices' data and the key, from the file that is kept beside the encoder.  False where that cannot be. */
+static bool loader_map(struct loader *loader)
+{
+    struct encoder *encoder = loader->encoder;
+    struct packed **matrices = memory_alloc(loader->stack_count, sizeof *matrices);
+    for (size_t i = 0; i < loader->stack_count; i++)
+        matrices[i] = loader->stacks[i].packed;
+    json_t *json = encoder_config_to_json(&encoder->config);
+    char *config = json_text(json);
+    bool mapped = packed_file_map(&(struct packed_file){
+        .model = loader->name, .weights = loader->weights, .config = config, .quant = loader->quant, .matrices = matrices,
+        .count = loader->stack_count, .pool = encoder->pool, .make_key = loader_key, .fill = stack_fill, .context = loader,
+    }, &encoder->mapped, encoder->key);
+    free(config);
+    json_decref(json);
+    free(matrices);
+    return mapped;
+}
+
+static void loader_encoder(struct loader *loader, bool keep_packed)
+{
+    struct encoder *encoder = loader->encoder;
+    size_t L = (size_t)encoder->config.layer_count;
+    loader_embeddings(loader);
+    encoder->layers = memory_alloc(L, sizeof *encoder->layers);
+    for (size_t l = 0; l < L; l++)
+        loader_layer(loader, &encoder->layers[l], l);
+    if (encoder->config.label_count > 0) {
+        loader_linear(loader, &encoder->pool_dense, PART_POOL, 1, 0, TENSOR_TYPE_COUNT);
+        loader_linear(loader, &encoder->labels, PART_LABELS, 1, 0, TENSOR_TYPE_COUNT);
+    }
+    if (!keep_packed || !loader_map(loader)) {
+        loader_key(loader, encoder->key);
+        for (size_t i = 0; i < loader->stack_count; i++)
+            stack_fill(loader, i);
+    }
+    float *relative = loader_relative(loader);
+    for (size_t l = 0; l < L && relative != NULL; l++)
+        loader_positions(loader, &encoder->layers[l], l, relative);
+    free(relative);
+}
+
+int encoder_load(struct encoder *encoder, const struct weights *weights, enum tensor_type quant, bool keep_packed, const char *name)
 {
     struct loader loader = { .encoder = encoder, .weights = weights, .name = name, .quant = quant };
-    size_t count;
-    struct wanted *list = loader_check(&loader, &count);
-    if (list == NULL)
-        return EX_DATAERR;
     int64_t parameters;
-    size_t bytes = wanted_bytes(&loader, list, count, &parameters);
-    int code = room_check(name, parameters, bytes);
+    int code = loader_check(&loader) == 0 ? EX_OK : EX_DATAERR;
+    if (code == EX_OK) {
+        size_t bytes = wanted_bytes(&loader, &parameters);
+        code = room_check(name, parameters, bytes);
+    }
     if (code == EX_OK)
-        loader_key(&loader, list, count);
-    free(list);
-    if (code != EX_OK)
-        return code;
-    loader_embeddings(&loader);
-    float *relative = loader_relative(&loader);
-    size_t L = (size_t)encoder->config.layer_count;
-    encoder->layers = memory_alloc(L, sizeof *encoder->layers);
-    for (size_t l = 0; l < L; l++) {
-        loader_layer(&loader, &encoder->layers[l], l);
-        if (relative != NULL)
-            loader_positions(&loader, &encoder->layers[l], l, relative);
-    }
-    free(relative);
-    if (encoder->config.label_count > 0) {
-        loader_linear(&loader, &encoder->pool_dense, PART_POOL, 1, 0, TENSOR_TYPE_COUNT);
-        loader_linear(&loader, &encoder->labels, PART_LABELS, 1, 0, TENSOR_TYPE_COUNT);
-    }
-    return EX_OK;
+        loader_encoder(&loader, keep_packed);
+    free(loader.wanted);
+    free(loader.stacks);
+    return code;
 }

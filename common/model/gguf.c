@@ -412,6 +412,11 @@ void gguf_close(struct gguf *gguf)
     free(gguf);
 }
 
+const struct file_state *gguf_state(const struct gguf *gguf)
+{
+    return gguf->map.data != NULL ? &gguf->map.state : NULL;
+}
+
 size_t gguf_tensor_count(const struct gguf *gguf)
 {
     return gguf->tensor_count;

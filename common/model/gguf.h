@@ -33,10 +33,13 @@ struct gguf_text {
     size_t size;
 };
 
+struct file_state;
 struct gguf *gguf_open(const char *path, int *code);  // NULL on failure, logged
 /* Borrows data. */
 struct gguf *gguf_from_memory(const void *data, size_t size, const char *name);
 void gguf_close(struct gguf *gguf);
+/* Of the file that is mapped; NULL where the bytes are borrowed. */
+const struct file_state *gguf_state(const struct gguf *gguf);
 
 size_t gguf_tensor_count(const struct gguf *gguf);
 const struct gguf_tensor *gguf_tensor_at(const struct gguf *gguf, size_t index);

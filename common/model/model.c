@@ -7,27 +7,31 @@
 #include <sysexits.h>
 
 #include "base/check.h"
+#include "base/json.h"
 #include "base/memory.h"
 #include "base/progress.h"
 #include "model/network.h"
+#include "model/packed_file.h"
 #include "model/room.h"
 #include "model/weights.h"
 
 /* ---- packing ---- */
-
-struct loader {
-    const struct weights *weights;
-    const struct model_config *config;
-    enum tensor_type quant;  // of matrices that are rounded; TENSOR_TYPE_COUNT: none
-    struct pool *pool;
-};
 
 /* Matrices stacked into one; all have K columns. */
 struct stack {
     struct tensor tensors[LINEAR_PARTS_MAX];
     size_t count, head_size;
     bool as_stored;          // rows are taken from the file as they are
-    struct packed *packed;
+    struct packed *packed;   // has its shape
+};
+
+struct loader {
+    const struct weights *weights;
+    const struct model_config *config;
+    enum tensor_type quant;  // of matrices that are rounded; TENSOR_TYPE_COUNT: none
+    struct pool *pool;
+    struct stack *stacks;    // that are to be filled
+    size_t stack_count;
 };
 
 static bool loader_find(const struct loader *loader, enum weight_role role, size_t l, struct tensor *tensor)
@@ -85,7 +89,16 @@ static void stack_panel(void *context, size_t panel, size_t thread)
     free(floats);
 }
 
-static void loader_pack_stack(const struct loader *loader, struct stack *stack, enum tensor_type type)
+static void stack_fill(void *context, size_t i)
+{
+    const struct loader *loader = context;
+    struct stack *stack = &loader->stacks[i];
+    packed_init(stack->packed, stack->packed->type, stack->packed->N, stack->packed->K);
+    pool_run(loader->pool, packed_panels(stack->packed), stack_panel, stack);
+}
+
+/* Gives the packed matrix its shape. */
+static void loader_add_stack(struct loader *loader, struct stack *stack, enum tensor_type type)
 {
     size_t N = 0;
     stack->as_stored = true;
@@ -94,16 +107,17 @@ static void loader_pack_stack(const struct loader *loader, struct stack *stack, 
         N += (size_t)tensor->shape[0];
         stack->as_stored &= tensor->type == type && tensor_row(tensor, stack->head_size, 0) != NULL;
     }
-    packed_init(stack->packed, type, N, (size_t)stack->tensors[0].shape[1]);
-    pool_run(loader->pool, packed_panels(stack->packed), stack_panel, stack);
+    *stack->packed = packed_shape(type, N, (size_t)stack->tensors[0].shape[1]);
+    loader->stacks = memory_grow(loader->stacks, loader->stack_count + 1, sizeof *loader->stacks);
+    loader->stacks[loader->stack_count++] = *stack;
 }
 
-/* Leaves packed without data where there is no such weight. */
-static void loader_pack(const struct loader *loader, struct packed *packed, enum weight_role role)
+/* Nothing where there is no such weight. */
+static void loader_matrix(struct loader *loader, struct packed *packed, enum weight_role role)
 {
     struct stack stack = { .count = 1, .head_size = (size_t)loader->config->head_size, .packed = packed };
     if (loader_find(loader, role, 0, &stack.tensors[0]))
-        loader_pack_stack(loader, &stack, loader_type(loader, role, &stack.tensors[0]));
+        loader_add_stack(loader, &stack, loader_type(loader, role, &stack.tensors[0]));
 }
 
 /* The vectors of all roles that are there, one behind the other; NULL if none is. */
@@ -132,7 +146,7 @@ static float *loader_vector(const struct loader *loader, size_t l, enum weight_r
 }
 
 /* Each role's bias is biases[i]. */
-static void loader_linear(const struct loader *loader, struct linear *linear, size_t l, const enum weight_role *roles,
+static void loader_linear(struct loader *loader, struct linear *linear, size_t l, const enum weight_role *roles,
                           const enum weight_role *biases, size_t count)
 {
     struct tensor tensor;
@@ -143,7 +157,7 @@ static void loader_linear(const struct loader *loader, struct linear *linear, si
             return;
         enum tensor_type next = loader_type(loader, roles[i], &tensor);
         if (i > 0 && next != type) {
-            loader_pack_stack(loader, &stack, type);
+            loader_add_stack(loader, &stack, type);
             stack.count = 0;
         }
         if (stack.count == 0)
@@ -153,7 +167,7 @@ static void loader_linear(const struct loader *loader, struct linear *linear, si
         linear->N += (size_t)tensor.shape[0];
         linear->K = (size_t)tensor.shape[1];
     }
-    loader_pack_stack(loader, &stack, type);
+    loader_add_stack(loader, &stack, type);
     linear->bias = loader_vectors(loader, l, biases, count);
 }
 
@@ -162,7 +176,7 @@ static struct norm loader_norm(const struct loader *loader, size_t l, enum weigh
     return (struct norm){ loader_vector(loader, l, weight), loader_vector(loader, l, bias) };
 }
 
-static void loader_layer(const struct loader *loader, struct layer *layer, size_t l)
+static void loader_layer(struct loader *loader, struct layer *layer, size_t l)
 {
     static const enum weight_role qkv[] = { WEIGHT_Q, WEIGHT_K, WEIGHT_V };
     static const enum weight_role qkv_bias[] = { WEIGHT_Q_BIAS, WEIGHT_K_BIAS, WEIGHT_V_BIAS };
@@ -200,12 +214,13 @@ static size_t loader_size_bytes(const struct loader *loader)
     return size_bytes;
 }
 
-static void loader_model(const struct loader *loader, struct model *model)
+/* All but the matrices' data. */
+static void loader_model(struct loader *loader, struct model *model)
 {
-    loader_pack(loader, &model->embedding, WEIGHT_EMBEDDING);
-    loader_pack(loader, &model->positions, WEIGHT_POSITION);
-    loader_pack(loader, &model->lm_head, WEIGHT_LM_HEAD);
-    loader_pack(loader, &model->score, WEIGHT_SCORE);
+    loader_matrix(loader, &model->embedding, WEIGHT_EMBEDDING);
+    loader_matrix(loader, &model->positions, WEIGHT_POSITION);
+    loader_matrix(loader, &model->lm_head, WEIGHT_LM_HEAD);
+    loader_matrix(loader, &model->score, WEIGHT_SCORE);
     model->layers = memory_alloc((size_t)loader->config->layer_count, sizeof *model->layers);
     for (size_t l = 0; l < (size_t)loader->config->layer_count; l++)
         loader_layer(loader, &model->layers[l], l);
@@ -214,6 +229,39 @@ static void loader_model(const struct loader *loader, struct model *model)
     float *bias = loader_vector(loader, 0, WEIGHT_VALUE_BIAS);
     model->value_bias = bias != NULL ? *bias : 0;
     free(bias);
+}
+
+static void loader_key(void *context, char key[KEY_SIZE])
+{
+    const struct loader *loader = context;
+    weights_key(loader->weights, loader->config, loader->pool, key);
+    if (loader->quant != TENSOR_TYPE_COUNT)
+        key_from_texts(key, key, tensor_formats[loader->quant].name, NULL);
+}
+
+/* The matrices' data and the key, from the file that is kept beside the model at path.  False where that cannot be. */
+static bool loader_map(struct loader *loader, const char *path, struct model *model)
+{
+    struct packed **matrices = memory_alloc(loader->stack_count, sizeof *matrices);
+    for (size_t i = 0; i < loader->stack_count; i++)
+        matrices[i] = loader->stacks[i].packed;
+    json_t *json = config_to_json(loader->config);
+    char *config = json_text(json);
+    bool mapped = packed_file_map(&(struct packed_file){
+        .model = path, .weights = loader->weights, .config = config, .quant = loader->quant, .matrices = matrices,
+        .count = loader->stack_count, .pool = loader->pool, .make_key = loader_key, .fill = stack_fill, .context = loader,
+    }, &model->mapped, model->key);
+    free(config);
+    json_decref(json);
+    free(matrices);
+    return mapped;
+}
+
+static void loader_pack(struct loader *loader, struct model *model)
+{
+    loader_key(loader, model->key);
+    for (size_t i = 0; i < loader->stack_count; i++)
+        stack_fill(loader, i);
 }
 
 /* ---- opening ---- */
@@ -230,11 +278,11 @@ bool model_quant_from_name(const char *name, enum tensor_type *quant)
     return false;
 }
 
-struct model *model_from_weights_quantised(const struct weights *weights, const struct model_config *config, const char *name,
-                                           enum tensor_type quant, struct pool *pool, int *code)
+static struct model *model_load(const struct weights *weights, const struct model_config *config, const char *name,
+                                enum tensor_type quant, bool keep_packed, struct pool *pool, int *code)
 {
     double start_s = clock_s();
-    struct loader loader = { weights, config, quant, pool };
+    struct loader loader = { .weights = weights, .config = config, .quant = quant, .pool = pool };
     *code = weights_check(weights, config) == 0 ? EX_OK : EX_DATAERR;
     if (*code == EX_OK)
         *code = room_check(name, config_parameter_count(config), loader_size_bytes(&loader));
@@ -244,13 +292,20 @@ struct model *model_from_weights_quantised(const struct weights *weights, const 
     model->config = *config;
     model->kernels = kernels_get();
     model->pool = pool;
-    weights_key(weights, config, model->key);
-    if (quant != TENSOR_TYPE_COUNT)
-        key_from_texts(model->key, model->key, tensor_formats[quant].name, NULL);
     loader_model(&loader, model);
-    log_debug("loaded model \"%s\" key=%s parameters=%lld kernels=%s threads=%zu seconds=%.2f", name, model->key,
-              (long long)config_parameter_count(config), model->kernels->name, pool_threads(pool), clock_s() - start_s);
+    bool mapped = keep_packed && loader_map(&loader, name, model);
+    if (!mapped)
+        loader_pack(&loader, model);
+    free(loader.stacks);
+    log_debug("loaded model \"%s\" key=%s parameters=%lld kernels=%s threads=%zu mapped=%d seconds=%.2f", name, model->key,
+              (long long)config_parameter_count(config), model->kernels->name, pool_threads(pool), mapped, clock_s() - start_s);
     return model;
+}
+
+struct model *model_from_weights_quantised(const struct weights *weights, const struct model_config *config, const char *name,
+                                           enum tensor_type quant, struct pool *pool, int *code)
+{
+    return model_load(weights, config, name, quant, false, pool, code);
 }
 
 struct model *model_from_weights(const struct weights *weights, const struct model_config *config, const char *name,
@@ -259,7 +314,7 @@ struct model *model_from_weights(const struct weights *weights, const struct mod
     return model_from_weights_quantised(weights, config, name, TENSOR_TYPE_COUNT, pool, code);
 }
 
-struct model *model_open_quantised(const char *path, enum tensor_type quant, struct pool *pool, int *code)
+struct model *model_open_quantised(const char *path, enum tensor_type quant, bool keep_packed, struct pool *pool, int *code)
 {
     struct model_config config;
     *code = config_open(&config, path);
@@ -268,19 +323,19 @@ struct model *model_open_quantised(const char *path, enum tensor_type quant, str
     struct weights *weights = weights_open(path, code);
     if (weights == NULL)
         return NULL;
-    struct model *model = model_from_weights_quantised(weights, &config, path, quant, pool, code);
+    struct model *model = model_load(weights, &config, path, quant, keep_packed, pool, code);
     weights_close(weights);
     return model;
 }
 
 struct model *model_open(const char *path, struct pool *pool, int *code)
 {
-    return model_open_quantised(path, TENSOR_TYPE_COUNT, pool, code);
+    return model_open_quantised(path, TENSOR_TYPE_COUNT, false, pool, code);
 }
 
-struct model *model_open_policy(const char *path, enum tensor_type quant, struct pool *pool, int *code)
+struct model *model_open_policy(const char *path, enum tensor_type quant, bool keep_packed, struct pool *pool, int *code)
 {
-    struct model *model = model_open_quantised(path, quant, pool, code);
+    struct model *model = model_open_quantised(path, quant, keep_packed, pool, code);
     if (model == NULL || model->config.label_count == 0)
         return model;
     log_error("model \"%s\" classifies sequences, a base policy needs a language model head", path);
@@ -323,6 +378,7 @@ void model_close(struct model *model)
     packed_free(&model->score);
     norm_free(&model->final_norm);
     free(model->value_weight);
+    file_unmap(&model->mapped);
     free(model);
 }
 

@@ -30,12 +30,17 @@ struct model;
  */
 struct model *model_open(const char *path, struct pool *pool, int *code);
 /* The same with matrices of float types rounded on the way, to TENSOR_BF16, TENSOR_Q8_0, TENSOR_Q4_0 or TENSOR_NF4.
-   TENSOR_TYPE_COUNT: as in the file.  The key names the rounding. */
-struct model *model_open_quantised(const char *path, enum tensor_type quant, struct pool *pool, int *code);
+   TENSOR_TYPE_COUNT: as in the file.  The key names the rounding.  keep_packed: what it is repacked into is kept in a file beside
+   it and mapped (packed_file.h); where that cannot be, it says why and goes on without. */
+struct model *model_open_quantised(const char *path, enum tensor_type quant, bool keep_packed, struct pool *pool, int *code);
 /* Which matrices that rounds: to BF16 all, to fewer bits those of layers, whose products are most of the work. */
 bool model_rounds(enum weight_role role, enum tensor_type quant);
 /* The same for a base policy: a model without a language model head is refused (65). */
-struct model *model_open_policy(const char *path, enum tensor_type quant, struct pool *pool, int *code);
+struct model *model_open_policy(const char *path, enum tensor_type quant, bool keep_packed, struct pool *pool, int *code);
+/* The option of programs that open models; target is a bool. */
+#define MODEL_KEEP_PACKED_OPTION(target) \
+    { 0, "keep-packed", NULL, OPTION_FLAG, &(target), 0, 0, \
+      "keep the packed weights in a file beside the model and map it:\nlater starts pack nothing, and workers share its memory" }
 /* "bf16", "q8_0", "q4_0", "nf4" of a command line; false for other texts. */
 bool model_quant_from_name(const char *name, enum tensor_type *quant);
 /* From weights already open (a checkpoint's bytes); they may be closed afterwards.  name is for messages. */

@@ -16,6 +16,7 @@
 #include <stdint.h>
 
 #include "base/digest.h"
+#include "base/file.h"
 #include "base/pool.h"
 #include "math/kernels.h"
 #include "model/model.h"
@@ -60,6 +61,7 @@ struct model {
     struct norm final_norm;
     float *value_weight;         // (C), NULL without a value head
     float value_bias;
+    struct file_map mapped;      // matrices that are kept packed borrow from it
 };
 
 struct sequence {

@@ -1,7 +1,8 @@
 /*
  * room.h - whether this process may have the memory that a model takes.
  *
- * An estimate: others may take what is free now.  Pages of files that the kernel can drop count as free.
+ * An estimate: others may take what is free now.  Pages of files that the kernel can drop count as free, and so
+ * do packed weights that other processes have mapped (packed_file.h): a worker that will share them is not refused for them.
  */
 #ifndef MODEL_ROOM_H
 #define MODEL_ROOM_H

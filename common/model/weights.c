@@ -10,6 +10,7 @@
 #include <sysexits.h>
 
 #include "base/check.h"
+#include "base/digest.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "base/log.h"
@@ -328,6 +329,18 @@ void weights_close(struct weights *weights)
     free(weights->tensors.at);
     free(weights->name);
     free(weights);
+}
+
+bool weights_add_files(const struct weights *weights, struct digest *digest)
+{
+    const struct file_state *gguf = weights->gguf != NULL ? gguf_state(weights->gguf) : NULL;
+    if (weights->adapter != NULL || (gguf == NULL && (weights->gguf != NULL || weights->shards[0].map.data == NULL)))
+        return false;
+    if (gguf != NULL)
+        digest_add(digest, gguf, sizeof *gguf);
+    for (size_t i = 0; i < weights->shard_count; i++)
+        digest_add(digest, &weights->shards[i].map.state, sizeof weights->shards[i].map.state);
+    return true;
 }
 
 size_t weights_count(const struct weights *weights)

@@ -19,6 +19,7 @@
 #include <stdint.h>
 
 #include "base/memory.h"
+#include "base/pool.h"
 #include "math/tensor_type.h"
 #include "model/config.h"
 
@@ -37,6 +38,7 @@ struct tensor {
     float offset;                       // added to every element
 };
 
+struct digest;
 struct weights;
 
 /* NULL on failure, logged; *code is then the exit code (65 bad, 66 missing, 69 cannot be read). */
@@ -80,9 +82,15 @@ int weights_check(const struct weights *weights, const struct model_config *conf
 
 /*
  * Content digest in hex (KEY_SIZE of base/digest.h) of checked weights: config, names, shapes and float32 values in
- * canonical order.  The same for the same numbers in any format.
+ * canonical order.  The same for the same numbers in any format.  pool may be NULL.
  */
-void weights_key(const struct weights *weights, const struct model_config *config, char *key);
+void weights_key(const struct weights *weights, const struct model_config *config, struct pool *pool, char *key);
+
+/*
+ * Adds to digest what the files are known by without reading them: their sizes and times, as they were when the weights were opened.
+ * False, and nothing added, where these are no files as they are: bytes in memory, or a base model with an adapter merged into it.
+ */
+bool weights_add_files(const struct weights *weights, struct digest *digest);
 
 /* ---- writing safetensors ---- */
 

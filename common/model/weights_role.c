@@ -208,22 +208,52 @@ int weights_check(const struct weights *weights, const struct model_config *conf
 
 /* ---- keys ---- */
 
-/* BLAKE2b of a tensor's canonical float32 content, a few rows at a time. */
-static void tensor_digest(const struct tensor *tensor, size_t head_size, unsigned char hash[crypto_generichash_BYTES])
+/* A weight that the file has. */
+struct digested {
+    enum weight_role role;
+    int64_t layer;
+    size_t head_size;
+    struct tensor tensor;
+    unsigned char hash[crypto_generichash_BYTES];
+};
+
+/* BLAKE2b of its canonical float32 content, a few rows at a time. */
+static void digest_task(void *context, size_t task, size_t thread)
 {
+    (void)thread;
     enum { CHUNK_ELEMENTS = 1 << 15 };  // stays in the L2 cache between conversion and hashing
+    struct digested *digested = (struct digested *)context + task;
+    const struct tensor *tensor = &digested->tensor;
     size_t rows = tensor->rank > 1 ? (size_t)tensor->shape[0] : 1, columns = (size_t)tensor->shape[tensor->rank - 1];
     size_t step = columns < CHUNK_ELEMENTS ? CHUNK_ELEMENTS / columns : 1;
     float *chunk = memory_alloc(step * columns, sizeof *chunk);
     crypto_generichash_state state;
-    crypto_generichash_init(&state, NULL, 0, crypto_generichash_BYTES);
+    crypto_generichash_init(&state, NULL, 0, sizeof digested->hash);
     for (size_t row = 0; row < rows; row += step) {
         size_t count = rows - row < step ? rows - row : step;
-        tensor_read_rows(tensor, head_size, row, count, chunk);
+        tensor_read_rows(tensor, digested->head_size, row, count, chunk);
         crypto_generichash_update(&state, (const unsigned char *)chunk, count * columns * sizeof *chunk);
     }
-    crypto_generichash_final(&state, hash, crypto_generichash_BYTES);
+    crypto_generichash_final(&state, digested->hash, sizeof digested->hash);
     free(chunk);
+}
+
+/* All weights that are there, in the order of roles and layers.  The caller frees. */
+static struct digested *weights_list(const struct weights *weights, const struct model_config *config, size_t *count)
+{
+    struct digested *list = NULL;
+    *count = 0;
+    for (enum weight_role role = 0; role < WEIGHT_ROLE_COUNT; role++) {
+        int64_t layers = weight_specs[role].per_layer ? config->layer_count : 1;
+        for (int64_t l = 0; l < layers; l++) {
+            struct digested next = { .role = role, .layer = l, .head_size = (size_t)config->head_size };
+            if (!weights_role(weights, config, role, l, &next.tensor))
+                continue;
+            list = memory_grow(list, *count + 1, sizeof *list);
+            list[(*count)++] = next;
+        }
+    }
+    return list;
 }
 
 /*
@@ -247,25 +277,24 @@ static void config_digest(struct digest *digest, const struct model_config *conf
     digest_add(digest, rounded, sizeof rounded);
 }
 
-void weights_key(const struct weights *weights, const struct model_config *config, char *key)
+void weights_key(const struct weights *weights, const struct model_config *config, struct pool *pool, char *key)
 {
     struct digest digest;
+    size_t count;
     digest_init(&digest);
     config_digest(&digest, config);
     CHECK(sodium_init() >= 0);  // picks the fastest BLAKE2b of this processor
-    for (enum weight_role role = 0; role < WEIGHT_ROLE_COUNT; role++) {
-        int64_t layers = weight_specs[role].per_layer ? config->layer_count : 1;
-        for (int64_t l = 0; l < layers; l++) {
-            struct tensor tensor;
-            char name[WEIGHT_NAME_SIZE];
-            if (!weights_role(weights, config, role, l, &tensor))
-                continue;
-            unsigned char hash[crypto_generichash_BYTES];
-            tensor_digest(&tensor, (size_t)config->head_size, hash);
-            weight_name(role, l, name);
-            digest_add(&digest, name, strlen(name) + 1);
-            digest_add(&digest, hash, sizeof hash);
-        }
+    struct digested *list = weights_list(weights, config, &count);
+    if (pool != NULL)
+        pool_run(pool, count, digest_task, list);
+    for (size_t i = 0; i < count; i++) {
+        char name[WEIGHT_NAME_SIZE];
+        if (pool == NULL)
+            digest_task(list, i, 0);
+        weight_name(list[i].role, list[i].layer, name);
+        digest_add(&digest, name, strlen(name) + 1);
+        digest_add(&digest, list[i].hash, sizeof list[i].hash);
     }
     digest_key(&digest, key);
+    free(list);
 }

@@ -25,6 +25,7 @@ struct scorer_options {
     const char *join;     // model: how prompt and response become its input, see join.h; NULL: as scorer_model.c says
     const char *truncate; // model: left, right or refuse, see join.h; NULL: left
     const char *quant;    // model: bf16, q8_0, q4_0 or nf4; NULL: as in the file
+    bool keep_packed;     // model: as model_open_quantised says
     struct pool *pool;    // model: threads
     double scale;         // multiplies every score, finite and not 0
     double timeout_s;     // exec: for one response, > 0

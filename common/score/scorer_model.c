@@ -138,7 +138,7 @@ static int network_open(struct reward_model *reward, const struct scorer_options
     }
     size_t position_max, token_max = is_encoder ? ENCODER_TOKENS_MAX : DECODER_TOKENS_MAX;
     if (is_encoder) {
-        reward->encoder = encoder_open(options->model, quant, options->pool, &code);
+        reward->encoder = encoder_open(options->model, quant, options->keep_packed, options->pool, &code);
         if (reward->encoder == NULL)
             return code;
         reward->label_count = encoder_label_count(reward->encoder);
@@ -146,7 +146,7 @@ static int network_open(struct reward_model *reward, const struct scorer_options
         position_max = encoder_position_max(reward->encoder);
         reward->has_types = json_integer_value(json_object_get(config, "type_vocab_size")) >= 2;
     } else {
-        reward->decoder = model_open_quantised(options->model, quant, options->pool, &code);
+        reward->decoder = model_open_quantised(options->model, quant, options->keep_packed, options->pool, &code);
         if (reward->decoder == NULL)
             return code;
         reward->label_count = model_label_count(reward->decoder);

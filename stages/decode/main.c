@@ -31,7 +31,7 @@ struct options {
     double beta;
     double skip_sure;
     int64_t candidates, guide_every, best_of, batch, context, threads, samples;
-    bool greedy, json, score;
+    bool greedy, json, score, keep_packed;
     char *const *operands;
     size_t operand_count;
 };
@@ -134,6 +134,7 @@ static struct options options_read(int argc, char **argv)
         { 0, "split", "NAME", OPTION_NAME, &serve->split, 1, NAME_BYTES, "in a store: prompts of this split (default eval)" },
         { 0, "follow", NULL, OPTION_FLAG, &serve->follow, 0, 0, "in a store: wait for more prompts when all are answered" },
         { 0, NULL, NULL, OPTION_HEADING, NULL, 0, 0, "speed; the responses are the same" },
+        MODEL_KEEP_PACKED_OPTION(options.keep_packed),
         { 0, "batch", "ROWS", OPTION_INT, &options.batch, 1, 4096, "responses sampled at once (default 32)" },
         { 't', "threads", "N", OPTION_INT, &options.threads, 1, 256, "threads (default: the cores this process may use)" },
     };
@@ -164,6 +165,7 @@ static int run_text(const struct options *options, const struct generate_options
     struct scorer *scorer = NULL;
     struct scorer_options scorer_options = options->scorer;
     scorer_options.pool = generate->pool;
+    scorer_options.keep_packed = options->keep_packed;
     if (options->best_of > 0 && (scorer = scorer_open(&scorer_options, &code)) == NULL)
         return code;
     code = text_run(&(struct text_options){
@@ -210,12 +212,12 @@ int main(int argc, char **argv)
         return code;
     struct pool *pool = pool_open((size_t)options.threads);
     struct tokenizer *tokenizer = tokenizer_open(options.tokenizer != NULL ? options.tokenizer : options.model, &code);
-    struct model *model = tokenizer != NULL ? model_open_policy(options.model, options.quant, pool, &code) : NULL;
+    struct model *model = tokenizer != NULL ? model_open_policy(options.model, options.quant, options.keep_packed, pool, &code) : NULL;
     struct values values = { 0 };
     if (model != NULL)
         model_set_kv_type(model, options.kv_type);
     if (model != NULL)
-        code = values_open(&values, &options.values, options.beta, options.value_quant, options.serve.endpoint, pool);
+        code = values_open(&values, &options.values, options.beta, options.value_quant, options.keep_packed, options.serve.endpoint, pool);
     if (model != NULL && code == EX_OK)
         code = values_use_tokenizers(&values, &options.value_tokenizers, tokenizer);
 

@@ -62,7 +62,7 @@ static char *key_of_path(const char *path, int *code)
     return key;
 }
 
-static int open_path(struct value_model *value, enum tensor_type quant, const char *endpoint, struct pool *pool)
+static int open_path(struct value_model *value, enum tensor_type quant, bool keep_packed, const char *endpoint, struct pool *pool)
 {
     const char *path = value->name;
     int code = model_fetch(&path, endpoint);
@@ -70,7 +70,7 @@ static int open_path(struct value_model *value, enum tensor_type quant, const ch
         return code;
     value->tokenizer_key = key_of_path(path, &code);
     if (value->tokenizer_key != NULL)
-        value->model = model_open_quantised(path, quant, pool, &code);
+        value->model = model_open_quantised(path, quant, keep_packed, pool, &code);
     return value->model != NULL ? EX_OK : code;
 }
 
@@ -109,8 +109,8 @@ static bool is_path(const char *name)
     return file_exists(name) || file_is_directory(name);
 }
 
-int values_open(struct values *values, const struct option_list *specs, double beta, enum tensor_type quant, const char *endpoint,
-                struct pool *pool)
+int values_open(struct values *values, const struct option_list *specs, double beta, enum tensor_type quant, bool keep_packed,
+                const char *endpoint, struct pool *pool)
 {
     *values = (struct values){ 0 };
     if (specs->count > VALUE_MODELS_MAX) {
@@ -126,7 +126,7 @@ int values_open(struct values *values, const struct option_list *specs, double b
         if (value->beta == 0)
             continue;
         if (is_path(value->name) || model_is_remote(value->name)) {
-            code = open_path(value, quant, endpoint, pool);
+            code = open_path(value, quant, keep_packed, endpoint, pool);
         } else if (endpoint == NULL) {
             log_error("could not open value model \"%s\": no such file or directory", value->name);
             log_hint("for a training run name its store with --store");

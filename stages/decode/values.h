@@ -18,12 +18,12 @@ struct values {
 /*
  * Each spec is RUN, DIR or FILE.gguf with an optional ":BETA"; without one beta is the default.  A name that is no path is the run whose
  * newest weights the store at endpoint (NULL: there is none) has.  Models with beta 0 are not read.
- * quant as in model_open_quantised.
+ * quant and keep_packed (of paths) as in model_open_quantised.
  *
  * 0, or the exit code with the reason logged; values_close either way.
  */
-int values_open(struct values *values, const struct option_list *specs, double beta, enum tensor_type quant, const char *endpoint,
-                struct pool *pool);
+int values_open(struct values *values, const struct option_list *specs, double beta, enum tensor_type quant, bool keep_packed,
+                const char *endpoint, struct pool *pool);
 void values_close(struct values *values);
 
 /*

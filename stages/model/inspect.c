@@ -194,7 +194,7 @@ static int inspect_decoder(const char *path, size_t *unused)
     free(used);
     if (weights_check(weights, &config) == 0) {
         print_memory(weights, &config);
-        weights_key(weights, &config, key);
+        weights_key(weights, &config, NULL, key);
         fact("key", "%s", key);
     } else {
         code = EX_DATAERR;

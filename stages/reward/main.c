@@ -18,6 +18,7 @@
 #include "base/pool.h"
 #include "base/progress.h"
 #include "base/stop.h"
+#include "model/model.h"
 #include "reward/scoring.h"
 #include "wire/edge.h"
 #include "wire/remote_model.h"
@@ -36,6 +37,7 @@ static struct options options_read(int argc, char **argv)
     const struct option_spec specs[] = {
         { 0, "name", "NAME", OPTION_NAME, &options.reward, 1, NAME_BYTES, "what the reward is called" },
         SCORER_OPTION_SPECS(options.scorer, 'm', ""),
+        MODEL_KEEP_PACKED_OPTION(options.scorer.keep_packed),
         { 's', "store", "ENDPOINT", OPTION_TEXT, &options.endpoint, 0, 0,
           "store to work for (default VAS_STORE; without: frames on\nstdin and stdout)" },
         EDGE_KEY_OPTIONS,

@@ -24,6 +24,7 @@ struct options {
     const char *model, *tokenizer, *quant_name, *kv_type_name;
     enum tensor_type quant, kv_type;
     int64_t batch, context, threads;
+    bool keep_packed;
 };
 
 static struct options options_read(int argc, char **argv)
@@ -60,6 +61,7 @@ static struct options options_read(int argc, char **argv)
         { 0, "top-k", "K", OPTION_INT, &serve->sampling.top_k, 0, 1048576, "sample from the K likeliest tokens (default 0: all)" },
         { 0, "seed", "N", OPTION_INT, &serve->seed, 0, 9007199254740991, "of the random numbers (default 0)" },
         { 0, NULL, NULL, OPTION_HEADING, NULL, 0, 0, "speed; the rollouts are the same" },
+        MODEL_KEEP_PACKED_OPTION(options.keep_packed),
         { 0, "batch", "ROWS", OPTION_INT, &options.batch, 1, 4096, "responses sampled at once (default 32)" },
         { 't', "threads", "N", OPTION_INT, &options.threads, 1, 256, "threads (default: the cores this process may use)" },
     };
@@ -97,7 +99,7 @@ int main(int argc, char **argv)
         return code;
     struct pool *pool = pool_open((size_t)options.threads);
     struct tokenizer *tokenizer = tokenizer_open(options.tokenizer != NULL ? options.tokenizer : options.model, &code);
-    struct model *model = tokenizer != NULL ? model_open_policy(options.model, options.quant, pool, &code) : NULL;
+    struct model *model = tokenizer != NULL ? model_open_policy(options.model, options.quant, options.keep_packed, pool, &code) : NULL;
     if (model != NULL)
         model_set_kv_type(model, options.kv_type);
     if (model != NULL)

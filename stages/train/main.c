@@ -263,6 +263,7 @@ int main(int argc, char **argv)
         log_hint("'model export' merges it into a model");
         return EX_DATAERR;
     }
+    struct pool *pool = pool_open((size_t)options.threads);
     struct weights *weights = NULL;
     char init_key[KEY_SIZE] = "random";
     if (!options.from_scratch) {
@@ -271,15 +272,15 @@ int main(int argc, char **argv)
             return code;
         if (weights_check(weights, &config) != 0)
             return EX_DATAERR;
-        weights_key(weights, &config, init_key);
+        weights_key(weights, &config, pool, init_key);
     }
     struct learner learner = { .options = options.learner, .settings = trainer_settings(&options, init_key), .config = &config,
-                               .weights = weights, .tokenizer = tokenizer, .pool = pool_open((size_t)options.threads) };
+                               .weights = weights, .tokenizer = tokenizer, .pool = pool };
 
     code = ranks_index(ranks) == 0 ? lead(&options, &learner, init_key) : team_follow(&learner);
 
     trainer_close(learner.trainer);
-    pool_close(learner.pool);
+    pool_close(pool);
     weights_close(weights);
     tokenizer_close(tokenizer);
     return code;

@@ -33,7 +33,7 @@ struct options {
     enum tensor_type quant;
     double lambda, gamma;
     int64_t refresh, threads;
-    bool no_terminal_state;
+    bool no_terminal_state, keep_packed;
 };
 
 static struct options options_read(int argc, char **argv)
@@ -59,6 +59,7 @@ static struct options options_read(int argc, char **argv)
           "tokenizer of the value model where it is not the policy's:\nthe states are then those of its own tokens of the same text" },
         { 0, "quant", "TYPE", OPTION_TEXT, &options.quant_name, 0, 0,
           "round the value model's matrices to bf16, q8_0, q4_0 or nf4 on\nload: less memory, other values (default: as in the file)" },
+        MODEL_KEEP_PACKED_OPTION(options.keep_packed),
         { 't', "threads", "N", OPTION_INT, &options.threads, 1, 256, "threads (default: the cores this process may use)" },
     };
     static const struct option_usage usage = {
@@ -227,7 +228,7 @@ int main(int argc, char **argv)
     if (options.value_tokenizer != NULL && (own = tokenizer_open(options.value_tokenizer, &code)) == NULL)
         return code;
     struct snapshot snapshot = { .pool = pool_open((size_t)options.threads), .quant = options.quant };
-    if (options.model != NULL && (snapshot.valuer = valuer_open(options.model, options.quant, snapshot.pool, &code)) == NULL)
+    if (options.model != NULL && (snapshot.valuer = valuer_open(options.model, options.quant, options.keep_packed, snapshot.pool, &code)) == NULL)
         return code;
     char *settings = settings_text(&options, own);
     struct edge *edge = edge_open(&(struct edge_options){ .endpoint = options.endpoint, .stage = "value-target",

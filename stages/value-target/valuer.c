@@ -29,9 +29,9 @@ static struct valuer *valuer_from_model(struct model *model)
     return valuer;
 }
 
-struct valuer *valuer_open(const char *path, enum tensor_type quant, struct pool *pool, int *code)
+struct valuer *valuer_open(const char *path, enum tensor_type quant, bool keep_packed, struct pool *pool, int *code)
 {
-    struct model *model = model_open_quantised(path, quant, pool, code);
+    struct model *model = model_open_quantised(path, quant, keep_packed, pool, code);
     if (model == NULL)
         return NULL;
     if (!model_has_value_head(model)) {

@@ -126,8 +126,8 @@ int main(int argc, char **argv)
         options_refuse("--quant is \"%s\", it must be bf16, q8_0, q4_0 or nf4", options.quant_name);
     struct setting setting = { .pool = pool_open((size_t)options.threads) };
     struct tokenizer *tokenizer = tokenizer_open(options.tokenizer ? options.tokenizer : options.model, &code);
-    struct model *base = tokenizer ? model_open_policy(options.model, quant, setting.pool, &code) : NULL;
-    struct model *value = base && options.value ? model_open_quantised(options.value, quant, setting.pool, &code) : NULL;
+    struct model *base = tokenizer ? model_open_policy(options.model, quant, false, setting.pool, &code) : NULL;
+    struct model *value = base && options.value ? model_open_quantised(options.value, quant, false, setting.pool, &code) : NULL;
     if (base == NULL || (options.value && value == NULL))
         return code;
     setting.base = base;

@@ -31,7 +31,7 @@ static void read_model(const uint8_t *data, size_t size, const struct gguf *gguf
     char key[KEY_SIZE];
     struct weights *weights = weights_from_memory(data, size, "fuzz");
     if (weights != NULL && config_from_gguf(&config, gguf, "fuzz") == 0 && weights_check(weights, &config) == 0)
-        weights_key(weights, &config, key);
+        weights_key(weights, &config, NULL, key);
     weights_close(weights);
 }
 

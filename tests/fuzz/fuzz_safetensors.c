@@ -28,7 +28,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     char key[KEY_SIZE];
     if (weights_metadata(weights, "config") != NULL && model_config_from_checkpoint(&config, weights, "fuzz") == 0
         && weights_check(weights, &config) == 0)
-        weights_key(weights, &config, key);
+        weights_key(weights, &config, NULL, key);
     weights_close(weights);
     return 0;
 }

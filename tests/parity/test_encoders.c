@@ -44,7 +44,7 @@ static bool fixture_open(struct fixture *fixture, const char *name, enum tensor_
     *fixture = (struct fixture){ 0 };
     int code;
     char *directory = memory_printf("tests/parity/encoders/%s", name), *file = memory_printf("%s/expected.json", directory);
-    fixture->encoder = encoder_open(directory, quant, pool, &code);
+    fixture->encoder = encoder_open(directory, quant, false, pool, &code);
     json_t *expected = json_read(file);
     free(file);
     free(directory);
@@ -261,7 +261,7 @@ static void test_minilm(void)
         TEST_SKIP("VAS_MINILM does not say where all-MiniLM-L6-v2 is");
     int code;
     struct pool *pool = pool_open(2);
-    struct encoder *encoder = encoder_open(directory, TENSOR_TYPE_COUNT, pool, &code);
+    struct encoder *encoder = encoder_open(directory, TENSOR_TYPE_COUNT, false, pool, &code);
     struct tokenizer *tokenizer = tokenizer_open(directory, &code);
     json_t *sentences = json_read("tests/parity/minilm.json");
     EXPECT(encoder != NULL && tokenizer != NULL && sentences != NULL);

@@ -79,7 +79,7 @@ static void key_of(const char *path, char key[KEY_SIZE])
     key[0] = '\0';
     struct weights *weights = weights_open(path, &code);
     if (weights != NULL && config_open(&config, path) == EX_OK && weights_check(weights, &config) == 0)
-        weights_key(weights, &config, key);
+        weights_key(weights, &config, NULL, key);
     weights_close(weights);
 }
 

@@ -98,7 +98,7 @@ static void test_truncation(void)
     static const struct { const char *name, *field; } joins[] = { { "pair", "right_40" }, { "concat", "right_40_text" } };
     int code;
     struct tokenizer *tokenizer = tokenizer_open(encoder, &code);
-    struct encoder *network = encoder_open(encoder, TENSOR_TYPE_COUNT, pool, &code);
+    struct encoder *network = encoder_open(encoder, TENSOR_TYPE_COUNT, false, pool, &code);
     EXPECT(tokenizer != NULL && network != NULL);
     for (size_t k = 0; k < 2 && tokenizer != NULL && network != NULL; k++) {
         struct join join;

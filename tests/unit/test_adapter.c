@@ -96,7 +96,7 @@ static void expect_own_adapter(const char *base, enum objective objective, const
     char key[KEY_SIZE], merged_key[KEY_SIZE], adapter_key[KEY_SIZE];
     EXPECT_INT(config_open(&config, base), EX_OK);
     struct weights *weights = weights_open(base, &code);
-    weights_key(weights, &config, key);
+    weights_key(weights, &config, NULL, key);
     struct trainer_options options = trainer_defaults(objective);
     options.learning_rate = 1e-2;
     options.warmup_steps = 2;
@@ -108,11 +108,11 @@ static void expect_own_adapter(const char *base, enum objective objective, const
     struct buffer content = { 0 };
     trainer_save(trainer, false, NULL, &content);
     struct weights *merged = weights_from_memory(content.data, content.size, "merged");
-    weights_key(merged, &config, merged_key);
+    weights_key(merged, &config, NULL, merged_key);
     EXPECT_INT(trainer_export_adapter(trainer, base, directory), 0);
     struct weights *adapted = weights_open(directory, &code);
     EXPECT(adapted != NULL && adapter_is_directory(directory));
-    weights_key(adapted, &config, adapter_key);
+    weights_key(adapted, &config, NULL, adapter_key);
     if (objective == OBJECTIVE_VALUE)
         EXPECT_TEXT(adapter_key, merged_key);
     else

@@ -170,7 +170,7 @@ static void test_sizes(void)
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         int code;
         char *path = memory_printf("tests/parity/encoders/%s", cases[i].name);
-        struct encoder *encoder = encoder_open(path, TENSOR_TYPE_COUNT, pool, &code);
+        struct encoder *encoder = encoder_open(path, TENSOR_TYPE_COUNT, false, pool, &code);
         free(path);
         EXPECT(encoder != NULL);
         if (encoder == NULL)
@@ -248,7 +248,7 @@ static bool refused(int expected, const char *text)
 {
     int code = EX_OK;
     stderr_hold();
-    struct encoder *encoder = encoder_open(directory, TENSOR_TYPE_COUNT, pool, &code);
+    struct encoder *encoder = encoder_open(directory, TENSOR_TYPE_COUNT, false, pool, &code);
     const char *message = stderr_release();
     bool right = encoder == NULL && code == expected && strstr(message, text) != NULL
         && strchr(message, '\n') == strrchr(message, '\n');
@@ -320,9 +320,9 @@ static void test_directories(void)
     EXPECT(!encoder_is("tests/parity/llama/gqa_f32"));
     EXPECT(!encoder_is("no such directory"));
     stderr_hold();
-    EXPECT(encoder_open(config, TENSOR_TYPE_COUNT, pool, &code) == NULL);
+    EXPECT(encoder_open(config, TENSOR_TYPE_COUNT, false, pool, &code) == NULL);
     EXPECT_INT(code, EX_DATAERR);
-    EXPECT(encoder_open("no such directory", TENSOR_TYPE_COUNT, pool, &code) == NULL);
+    EXPECT(encoder_open("no such directory", TENSOR_TYPE_COUNT, false, pool, &code) == NULL);
     EXPECT_INT(code, EX_NOINPUT);
     stderr_release();
     free(config);
@@ -335,7 +335,7 @@ static const char *key_of(const char *path, enum tensor_type quant)
     static char keys[2][KEY_SIZE];
     static int turn;
     int code;
-    struct encoder *encoder = encoder_open(path, quant, pool, &code);
+    struct encoder *encoder = encoder_open(path, quant, false, pool, &code);
     char *key = keys[turn++ % 2];
     snprintf(key, KEY_SIZE, "%s", encoder != NULL ? encoder_key(encoder) : "");
     encoder_close(encoder);
@@ -413,9 +413,9 @@ static void test_rounding_is_of_the_layers_matrices(void)
             float hidden[2][T * C_MAX] = { { 0 } }, scores[2][4] = { { 0 } };
             char *path = memory_printf("tests/parity/encoders/%s", names[i]);
             setenv("VAS_KERNELS", kernels_named("avx2") != NULL ? "avx2" : "portable", 1);  // rows are not rounded
-            struct encoder *rounded = encoder_open(path, quants[q], pool, &code);
+            struct encoder *rounded = encoder_open(path, quants[q], false, pool, &code);
             unsetenv("VAS_KERNELS");
-            struct encoder *best = encoder_open(path, quants[q], pool, &code);
+            struct encoder *best = encoder_open(path, quants[q], false, pool, &code);
             free(path);
             struct copy copy = copy_read(names[i]);
             for (size_t t = 0; t < copy.count; t++) {
@@ -425,7 +425,7 @@ static void test_rounding_is_of_the_layers_matrices(void)
             }
             copy_write(&copy);
             copy_free(&copy);
-            struct encoder *beforehand = encoder_open(directory, TENSOR_TYPE_COUNT, pool, &code);
+            struct encoder *beforehand = encoder_open(directory, TENSOR_TYPE_COUNT, false, pool, &code);
             EXPECT(rounded != NULL && beforehand != NULL && best != NULL);
             if (rounded == NULL || beforehand == NULL || best == NULL)
                 return;

@@ -433,11 +433,11 @@ static void test_export(void)
         char *directory = scratch_directory(), key[KEY_SIZE], key_again[KEY_SIZE];
         struct model_config config, again;
         struct weights *weights = open_checked(&config, path);
-        weights_key(weights, &config, key);
+        weights_key(weights, &config, NULL, key);
         EXPECT_INT(model_export(weights, &config, directory), 0);
         weights_close(weights);
         weights = open_checked(&again, directory);
-        weights_key(weights, &again, key_again);
+        weights_key(weights, &again, NULL, key_again);
         if (strcmp(key, key_again) != 0)
             TEST_FAIL("the export of %s has another key", path);
         weights_close(weights);
@@ -484,15 +484,15 @@ static void test_canonical_names(void)
         struct weights *canonical = weights_from_memory(file.data, file.size, "canonical");
         CHECK(canonical != NULL);
         EXPECT_INT(weights_check(canonical, &config), 0);
-        weights_key(weights, &config, key);
-        weights_key(canonical, &config, canonical_key);
+        weights_key(weights, &config, NULL, key);
+        weights_key(canonical, &config, NULL, canonical_key);
         if (strcmp(key, canonical_key) != 0)
             TEST_FAIL("the canonical file of %s has another key", names[i]);
         char *directory = scratch_directory();
         struct model_config again;
         EXPECT_INT(model_export(canonical, &config, directory), 0);
         struct weights *exported = open_checked(&again, directory);
-        weights_key(exported, &again, canonical_key);
+        weights_key(exported, &again, NULL, canonical_key);
         EXPECT_TEXT(canonical_key, key);
         weights_close(exported);
         scratch_remove(directory);
@@ -527,8 +527,8 @@ static void test_names_without_prefix(void)
         struct weights *bare = weights_from_memory(file.data, file.size, "bare");
         CHECK(bare != NULL);
         EXPECT_INT(weights_check(bare, &config), 0);
-        weights_key(weights, &config, key);
-        weights_key(bare, &config, bare_key);
+        weights_key(weights, &config, NULL, key);
+        weights_key(bare, &config, NULL, bare_key);
         EXPECT_TEXT(bare_key, key);
         weights_close(bare);
         weights_close(weights);

@@ -195,7 +195,7 @@ static void test_stories(void)
         }
         config.position_max = 512;
         config.tied_embeddings = true;
-        weights_key(weights, &config, keys[i]);
+        weights_key(weights, &config, NULL, keys[i]);
         weights_close(weights);
     }
     EXPECT_TEXT(keys[0], keys[1]);

@@ -336,7 +336,7 @@ static void small_key(char key[KEY_SIZE], const struct model_config *config, str
 {
     struct buffer file = small_file(&small, options);
     struct weights *weights = weights_from_memory(file.data, file.size, "made");
-    weights_key(weights, config, key);
+    weights_key(weights, config, NULL, key);
     weights_close(weights);
     free(file.data);
 }
@@ -487,7 +487,7 @@ static void expect_export_equal(const char *path)
     EXPECT_INT(config_open(&config, path), EX_OK);
     struct weights *weights = weights_open(path, &code);
     CHECK(weights != NULL);
-    weights_key(weights, &config, key);
+    weights_key(weights, &config, NULL, key);
     EXPECT_INT(model_export(weights, &config, directory), 0);
     weights_close(weights);
 
@@ -495,7 +495,7 @@ static void expect_export_equal(const char *path)
     weights = weights_open(directory, &code);
     EXPECT(weights != NULL && weights_check(weights, &again) == 0);
     if (weights != NULL) {
-        weights_key(weights, &again, key_again);
+        weights_key(weights, &again, NULL, key_again);
         EXPECT_TEXT(key_again, key);
         EXPECT_INT(weights_at(weights, 0)->type, TENSOR_F32);
         EXPECT_TEXT(weights_metadata(weights, "format"), "pt");
