@@ -8,6 +8,9 @@
 
 #include "model/network.h"
 
+/* Inputs that are made while others are read lie in places of their own. */
+enum input_place { INPUT_OF_ROWS, INPUT_OF_FF, INPUT_PLACE_COUNT };
+
 struct pass {
     const struct model *model;
     struct cache *cache;
@@ -20,8 +23,8 @@ struct pass {
     float *ff, *up;   // (M, F)
     float *delta;     // (M, C) what attention or the feed-forward adds to x
     float *hidden;    // (M, C) the caller's
-    unsigned char *inputs[INPUT_FORM_COUNT];    // (M, input_row_bytes) of forms other than floats
-    size_t input_row_bytes[INPUT_FORM_COUNT];   // of the widest input
+    unsigned char *inputs[INPUT_PLACE_COUNT][INPUT_FORM_COUNT];   // (M, input_row_bytes) of forms other than floats
+    size_t input_row_bytes[INPUT_FORM_COUNT];                     // of the widest input
 };
 
 /* Turns and scales queries and keys of rows [first, end) and key/value head h in layer l, and puts keys and values into the rows' slots. */
