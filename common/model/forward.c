@@ -185,10 +185,9 @@ struct blocks {
 /* Rows [m, end) and a key/value head. */
 static void head_attend(const struct pass *pass, size_t l, size_t m, size_t end, size_t h, size_t thread)
 {
-    const struct slot *slots = pass->cache->slots;
     size_t most = attend_rows_max(&pass->model->config);
     for (size_t R; m < end; m += R) {
-        for (R = 1; R < most && m + R < end && slots[m + R].sequence == slots[m].sequence; R++)
+        for (R = 1; R < most && m + R < end && rows_share_pages(pass, m, m + R); R++)
             ;
         rows_attend(pass, l, m, R, h, thread);
     }

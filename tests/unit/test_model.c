@@ -364,6 +364,62 @@ static void test_window_in_trees(void)
     pool_close(pool);
 }
 
+/*
+ * Goal: rows of sequences with a common prefix, which read its pages together, have the bits that each has in a cache of its own; some
+ * differ from the first token on, some within a page, and each has candidates beside the natural row.
+ */
+static void test_common_prefix(void)
+{
+    enum { SEQUENCES = 6, CANDIDATES = 3, PREFIX = 37 };
+    static const struct model_config *const configs[] = { &tiny_config, &windowed_config, &learned_config, &wide_config };
+    static const size_t forks[SEQUENCES] = { 0, 16, 37, 33, 37, 5 };  // positions in common with the first
+    begin();
+    struct pool *pool = pool_open(2);
+    for (size_t i = 0; i < COUNT_OF(configs); i++) {
+        struct model *model = tiny_model(configs[i], 5, pool);
+        size_t C = channels(model), rows_count = 0;
+        struct cache *cache = cache_open(model, 2000);
+        struct row rows[SEQUENCES * CANDIDATES];
+        int32_t sequences[SEQUENCES], text[SEQUENCES][T];
+        size_t lengths[SEQUENCES];
+        for (size_t s = 0; s < SEQUENCES; s++) {
+            sequences[s] = s == 0 ? sequence_open(cache) : -1;
+            lengths[s] = PREFIX + 5 * s;
+            for (size_t t = 0; t < lengths[s]; t++)
+                text[s][t] = s == 0 || t < forks[s] ? tokens[t] : (tokens[t] + (int32_t)s) % 61;
+        }
+        for (size_t t = 0; t < PREFIX; t++) {
+            for (size_t s = 1; s < SEQUENCES; s++)
+                if (forks[s] == t)
+                    sequences[s] = sequence_fork(cache, sequences[0]);
+            model_extend(model, cache, sequences[0], &tokens[t], 1, NULL, NULL);
+        }
+        for (size_t s = 0; s < SEQUENCES; s++) {
+            if (sequences[s] < 0)
+                sequences[s] = sequence_fork(cache, sequences[0]);
+            size_t length = sequence_length(cache, sequences[s]);
+            model_extend(model, cache, sequences[s], text[s] + length, lengths[s] - length, NULL, NULL);
+            for (int32_t c = 0; c < CANDIDATES; c++)
+                rows[rows_count++] = (struct row){ sequences[s], 7 + c, ROW_CACHED };
+        }
+        float *together = memory_alloc(rows_count * C, sizeof *together), *alone = memory_alloc(rows_count * C, sizeof *alone);
+        model_forward(model, cache, rows, rows_count, together);
+        for (size_t m = 0; m < rows_count; m++) {
+            struct cache *own = cache_open(model, T + 1);
+            struct row row = { sequence_open(own), rows[m].token, ROW_CACHED };
+            model_extend(model, own, row.sequence, text[m / CANDIDATES], lengths[m / CANDIDATES], NULL, NULL);
+            model_forward(model, own, &row, 1, alone + m * C);
+            cache_close(own);
+        }
+        expect_same(together, alone, rows_count * C, "common prefix");
+        free(alone);
+        free(together);
+        cache_close(cache);
+        model_close(model);
+    }
+    pool_close(pool);
+}
+
 /* Hidden states (ROWS, C) and logits (ROWS, V) of batches of several sizes, one behind the other. */
 enum { BATCHES = 5, ROWS = 250 };
 
@@ -623,6 +679,7 @@ int main(void)
     RUN(test_batch_composition);
     RUN(test_window_borders);
     RUN(test_window_in_trees);
+    RUN(test_common_prefix);
     RUN(test_any_number_of_threads);
     RUN(test_largest_batch);
     RUN(test_vector_sets_agree);
