@@ -46,12 +46,32 @@ size_t logit_rows(const struct parameters *parameters, size_t M)
     return M < fit ? M : fit;
 }
 
+/* At most what the packed adapters of a layer take. */
+static size_t adapters_floats(const struct parameters *parameters)
+{
+    const size_t R = (size_t)parameters->lora.rank;
+    size_t floats = 0;
+    for (enum weight_role role = 0; role < WEIGHT_ROLE_COUNT; role++) {
+        int64_t shape[2];
+        if (parameters->first[PART_A][role] == SIZE_MAX)
+            continue;
+        weight_shape(&parameters->config, role, shape);
+        floats += right_floats((size_t)shape[1], R) + right_floats((size_t)shape[0], R);
+    }
+    return floats;
+}
+
+static size_t most(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
 /* Places every array behind base, which may be NULL; returns the floats in all. */
 static size_t lay_out(struct activations *a, const struct parameters *parameters, size_t M, float *base)
 {
     const struct model_config *config = &parameters->config;
     const struct sizes s = sizes_from(parameters);
-    const size_t MC = M * s.C, LM = (a->recompute ? 1 : s.L) * M, LMC = LM * s.C, lora = s.lora_parts * M * s.R;
+    const size_t MC = M * s.C, LM = (a->recompute ? 1 : s.L) * M, LMC = LM * s.C;
     const size_t weights = right_floats(s.Q, s.C) + right_floats(s.C, s.A) + right_floats(s.G, s.C) + right_floats(s.C, s.F);
     const size_t inputs = s.R > 0 ? 0 : 2 * right_floats(M, s.C) + right_floats(M, s.A) + right_floats(M, s.F);
     const size_t qk = config->qk_norm, post = config->post_norms, lm = parameters->objective == OBJECTIVE_LM;
@@ -67,7 +87,8 @@ static size_t lay_out(struct activations *a, const struct parameters *parameters
         { &a->dqkv, M * s.Q }, { &a->dqk, qk * M * s.QK }, { &a->dx, MC }, { &a->dmid, MC }, { &a->dx_next, MC },
         { &a->dattn_out, post * MC }, { &a->dff_out, post * MC }, { &a->dnorm, MC },
         { &a->dnorm_parts, NORM_GRADIENTS * row_blocks_max(M) * s.norm_width },
-        { &a->weights_packed, weights }, { &a->inputs_packed, inputs }, { &a->lora_down, lora }, { &a->lora_up, lora },
+        { &a->weights_packed, weights }, { &a->inputs_packed, inputs }, { &a->adapters_packed, adapters_floats(parameters) },
+        { &a->lora_down, s.lora_parts * LM * s.R }, { &a->lora_up, s.lora_parts * M * s.R },
         { &a->rstd_final, M }, { &a->hidden, MC }, { &a->dhidden, MC }, { &a->chosen, MC }, { &a->dchosen, MC },
         { &a->loss, M }, { &a->dvalue, M }, { &a->logits, lm ? logit_rows(parameters, M) * s.V : 0 },
     };
@@ -84,9 +105,10 @@ static size_t scratch_count(const struct parameters *parameters, size_t T)
 {
     const struct sizes s = sizes_from(parameters);
     const struct attention_shape shape = { .NH = s.NH, .NKV = s.NKV, .HS = s.HS };
-    const size_t attention = attention_scratch_count(T, shape), widest = s.F > s.A ? (s.F > s.C ? s.F : s.C) : s.A > s.C ? s.A : s.C;
-    const size_t rows = parameters->rounded_bytes > 0 ? PACK_ROWS * widest : 0;  // of a rounded matrix as floats
-    return blocks_of(attention > rows ? attention : rows, ALIGNED) * ALIGNED;
+    const size_t widest = most(most(s.C, s.R), most(s.A, s.F));
+    const size_t rows = parameters->rounded_bytes > 0 || s.R > 0 ? PACK_ROWS * widest : 0;  // of a rounded matrix as floats, or of adapters
+    const size_t gradient = s.R > 0 ? (ADAPTER_ROWS + PRODUCT_ROWS_MAX) * ADAPTER_COLUMNS : 0;
+    return blocks_of(most(attention_scratch_count(T, shape), most(rows, gradient)), ALIGNED) * ALIGNED;
 }
 
 static void reserve_positions(struct activations *a, const struct parameters *parameters, size_t T, size_t threads)

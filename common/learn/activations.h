@@ -18,6 +18,7 @@
 enum {
     LOGIT_ROWS = 192,        // counted rows of a task
     NORM_GRADIENTS = 8,      // vectors of a layer's norms
+    ADAPTER_COLUMNS = 128, ADAPTER_ROWS = 128,  // of a task of an adapter's gradient, and rows that it sums at once
     LOGITS_MAX = 16 << 20,   // logits held at once: 384 rows of a vocabulary of 32,000
 };
 
@@ -50,6 +51,7 @@ struct activations {
     float *rstd_ff;         // (L, M)
     float *norm_ff;         // (L, M, C)
     float *gate_up;         // (L, M, G)
+    float *lora_down;       // (lora_parts, L, M, R): x A^T
     float *ff_out;          // (L, M, C): before its norm
     float *rstd_ff_post;    // (L, M)
     // for one layer at a time
@@ -64,7 +66,8 @@ struct activations {
     float *dnorm_parts;     // (NORM_GRADIENTS, blocks, norm_width): a part for each block of rows
     float *weights_packed;  // the matrices of a layer for product.h
     float *inputs_packed;   // what they are multiplied with
-    float *lora_down, *lora_up;  // (lora_parts, M, R): scale x A^T and scale dy B
+    float *adapters_packed; // their adapters
+    float *lora_up;         // (lora_parts, M, R): scale dy B
     // heads
     float *rstd_final;      // (M)
     float *hidden;          // (M, C) after the final norm
@@ -76,7 +79,7 @@ struct activations {
     float *logits;          // (logit rows, V)
 
     float *cosine, *sine;   // (T, HS / 2)
-    float *scratch;         // (threads, scratch_count), for attention and rows of rounded matrices
+    float *scratch;         // (threads, scratch_count), for attention, rows of rounded matrices and adapters
     size_t scratch_count;
 };
 

@@ -46,11 +46,13 @@ static void place_weights(struct pass *pass, bool forward)
         };
         data += right_floats(linear->K, linear->N);
     }
+    adapters_place(pass, forward);
 }
 
+/* A task is a matrix's adapters, or rows of a matrix. */
 static size_t pack_weights_tasks(const struct pass *pass)
 {
-    size_t tasks = 0;
+    size_t tasks = LINEAR_COUNT;
     for (size_t i = 0; i < LINEAR_COUNT; i++)
         tasks += blocks_of(pass->network->linears[i].N, PACK_ROWS);
     return tasks;
@@ -72,30 +74,31 @@ static const float *weight_rows(const struct pass *pass, const struct linear *li
     return out;
 }
 
+/* Which layer's matrix is at work; SIZE_MAX: none. */
+static size_t packed_layer(const struct pass *pass, enum linear_name name)
+{
+    return pass->weight[name].from_columns ? forward_layer(pass, name) : pass->l;
+}
+
 static void pack_weights(void *context, size_t task, size_t thread)
 {
     const struct pass *pass = context;
+    if (task < LINEAR_COUNT) {
+        const enum linear_name name = (enum linear_name)task;
+        if (packed_layer(pass, name) != SIZE_MAX)
+            adapters_pack(pass, name, packed_layer(pass, name), thread);
+        return;
+    }
+    task -= LINEAR_COUNT;
     enum linear_name name = 0;
     for (size_t tasks; task >= (tasks = blocks_of(pass->network->linears[name].N, PACK_ROWS)); name++)
         task -= tasks;
     const struct linear *linear = &pass->network->linears[name];
-    const size_t l = pass->weight[name].from_columns ? forward_layer(pass, name) : pass->l, n = task * PACK_ROWS;
+    const size_t l = packed_layer(pass, name), n = task * PACK_ROWS;
     if (l == SIZE_MAX)
         return;
     const float *rows = weight_rows(pass, linear, l, n, block_size(linear->N, PACK_ROWS, task), pass->a->scratch + thread * pass->a->scratch_count);
     pass->network->products->pack(&pass->weight[name], n, rows, linear->K);
-}
-
-/* Where an adapter's part of lora_down and lora_up begins for row m. */
-static size_t lora_row(const struct pass *pass, const struct linear_part *part, size_t m)
-{
-    return (part->lora * pass->M + m) * pass->s.R;
-}
-
-static float lora_scale(const struct pass *pass)
-{
-    const struct lora_options *lora = &pass->network->parameters.lora;
-    return (float)(lora->alpha / (double)lora->rank);
 }
 
 /* y = x w^T + bias, or y += that, of rows [m, m + count); y and x point to row m.  With adapters w is W + scale B A. */
@@ -103,36 +106,19 @@ static void linear_rows(const struct pass *pass, enum linear_name name, size_t l
                         enum op_store store)
 {
     const struct linear *linear = &pass->network->linears[name];
-    const struct parameters *parameters = &pass->network->parameters;
     pass->network->products->multiply(y, linear->N, (struct left){ x, linear->K, false }, count, &pass->weight[name], store == OP_ADD);
     const float *bias = weight_of(pass, linear->bias, l);
     if (bias != NULL)
         bias_forward(y, bias, count, linear->N);
-    for (size_t i = 0; i < linear->part_count; i++) {
-        const struct linear_part *part = &linear->parts[i];
-        if (part->lora != SIZE_MAX)
-            lora_forward(y + part->first, linear->N, pass->a->lora_down + lora_row(pass, part, m), x,
-                         parameter_at(parameters, part->role, PART_A, (int64_t)l), parameter_at(parameters, part->role, PART_B, (int64_t)l),
-                         lora_scale(pass), count, part->rows, linear->K, pass->s.R);
-    }
+    adapters_forward(pass, name, l, y, x, m, count);
 }
 
-/* dx = dy w of rows [m, m + count) of layer pass->l; dx, dy and x point to row m. */
-static void linear_rows_backward(const struct pass *pass, enum linear_name name, float *dx, const float *dy, const float *x,
-                                 size_t m, size_t count)
+/* dx = dy w of rows [m, m + count) of layer pass->l; dx and dy point to row m. */
+static void linear_rows_backward(const struct pass *pass, enum linear_name name, float *dx, const float *dy, size_t m, size_t count)
 {
     const struct linear *linear = &pass->network->linears[name];
-    const struct parameters *parameters = &pass->network->parameters;
-    const int64_t l = (int64_t)pass->l;
     pass->network->products->multiply(dx, linear->K, (struct left){ dy, linear->N, false }, count, &pass->weight[name], false);
-    for (size_t i = 0; i < linear->part_count; i++) {
-        const struct linear_part *part = &linear->parts[i];
-        const size_t row = part->lora != SIZE_MAX ? lora_row(pass, part, m) : 0;
-        if (part->lora != SIZE_MAX)
-            lora_backward_input(dx, pass->a->lora_up + row, pass->a->lora_down + row, dy + part->first, linear->N, x,
-                                parameter_at(parameters, part->role, PART_A, l), parameter_at(parameters, part->role, PART_B, l),
-                                lora_scale(pass), count, part->rows, linear->K, pass->s.R);
-    }
+    adapters_backward(pass, name, dx, dy, m, count);
 }
 
 /* ---- norms ---- */
@@ -286,9 +272,13 @@ static void forward_feed_forward(const struct pass *pass, size_t l, size_t m, si
                a->rstd_attn_post, m, count);
     norm_rows(pass, WEIGHT_FF_NORM, l, a->norm_ff + row * s.C, a->rstd_ff + row, mid, count);
     linear_rows(pass, LINEAR_GATE_UP, l, a->gate_up + row * s.G, a->norm_ff + row * s.C, m, count, OP_SET);
-    if (pass->again && !pass->config->post_norms)
+    const bool adapted = pass->network->linears[LINEAR_DOWN].adapter_count > 0, only_kept = pass->again && !pass->config->post_norms;
+    if (!only_kept || adapted)
+        activate(pass, a->act + m * s.F, a->gate_up + row * s.G, count);
+    if (only_kept) {
+        adapters_down(pass, LINEAR_DOWN, l, a->act + m * s.F, m, count);
         return;  // the next layer's x is there, and backward asks for nothing else
-    activate(pass, a->act + m * s.F, a->gate_up + row * s.G, count);
+    }
     add_branch(pass, LINEAR_DOWN, WEIGHT_FF_POST_NORM, l, x_row(pass, l + 1, m), mid, a->act + m * s.F, a->ff_out,
                a->rstd_ff_post, m, count);
 }
@@ -397,19 +387,17 @@ static void backward_feed_forward(void *context, size_t block, size_t thread)
 
     // forward was: next = mid + post(activation(gate) * up down^T), where gate and up are norm(mid) gate_up^T
     branch_norm_backward(pass, WEIGHT_FF_POST_NORM, block, dff_out, dnext, a->ff_out + row * s.C, a->rstd_ff_post + row, count);
-    if (pass->network->linears[LINEAR_DOWN].parts[0].lora != SIZE_MAX)
-        activate(pass, act, gate_up, count);  // its adapter is differentiated by what it was given
-    linear_rows_backward(pass, LINEAR_DOWN, dact, dff_out, act, m, count);
+    linear_rows_backward(pass, LINEAR_DOWN, dact, dff_out, m, count);
     if (pass->config->plain_ff)
         plain_backward(dgate_up, act, dact, gate_up, pass->config->activation, count, s.F);
     else
         gated_backward(dgate_up, act, dact, gate_up, pass->config->activation, count, s.F);
-    linear_rows_backward(pass, LINEAR_GATE_UP, dnorm, dgate_up, a->norm_ff + row * s.C, m, count);
+    linear_rows_backward(pass, LINEAR_GATE_UP, dnorm, dgate_up, m, count);
     memcpy(dmid, dnext, count * s.C * sizeof *dmid);
     norm_rows_backward(pass, WEIGHT_FF_NORM, block, dmid, dnorm, a->mid + row * s.C, a->rstd_ff + row, count);
     // forward was: mid = x + post(attn o^T)
     branch_norm_backward(pass, WEIGHT_ATTN_POST_NORM, block, dattn_out, dmid, a->attn_out + row * s.C, a->rstd_attn_post + row, count);
-    linear_rows_backward(pass, LINEAR_O, a->dattn + m * s.A, dattn_out, a->attn + row * s.A, m, count);
+    linear_rows_backward(pass, LINEAR_O, a->dattn + m * s.A, dattn_out, m, count);
 }
 
 static void backward_attention(void *context, size_t task, size_t thread)
@@ -421,6 +409,12 @@ static void backward_attention(void *context, size_t task, size_t thread)
     const size_t m = start[0], row = kept_row(a, pass->M, pass->l, m);
     attention_backward(a->dqkv + m * s.Q, a->dattn + m * s.A, a->attn + row * s.A, a->lse + row * s.NH, a->qkv + row * s.Q,
                        start[1] - start[0], task % s.NKV, attention_shape_of(pass), a->scratch + thread * a->scratch_count);
+}
+
+/* Nothing below the first layer's adapters is trained with them: then the gradient of its input is not computed. */
+static bool is_last_gradient(const struct pass *pass)
+{
+    return pass->l == 0 && gradient_at(&pass->network->parameters, WEIGHT_EMBEDDING, PART_WEIGHT, 0) == NULL;
 }
 
 /* dqkv and dmid to dx. */
@@ -439,7 +433,11 @@ static void backward_attention_inputs(void *context, size_t block, size_t thread
         rope_backward(dqkv, s.Q, pass->rows->position + m, a->cosine, a->sine, count, s.NH + s.NKV, s.HS);
     if (pass->config->qk_norm)
         head_norms_backward(pass, block);
-    linear_rows_backward(pass, LINEAR_QKV, dnorm, dqkv, a->norm_attn + row * s.C, m, count);
+    if (is_last_gradient(pass)) {
+        adapters_backward(pass, LINEAR_QKV, NULL, dqkv, m, count);
+        return;
+    }
+    linear_rows_backward(pass, LINEAR_QKV, dnorm, dqkv, m, count);
     memcpy(dx, a->dmid + m * s.C, count * s.C * sizeof *dx);
     norm_rows_backward(pass, WEIGHT_ATTN_NORM, block, dx, dnorm, x_row(pass, pass->l, m), a->rstd_attn + row, count);
 }
@@ -509,23 +507,6 @@ static void linear_gradient(const struct pass *pass, enum linear_name name, size
         bias_backward(dbias + n, product.dy + n, N, pass->M, count);
 }
 
-static void lora_gradients(const struct pass *pass, enum linear_name name)
-{
-    const struct parameters *parameters = &pass->network->parameters;
-    const struct linear *linear = &pass->network->linears[name];
-    const struct product product = product_of(pass, name);
-    const int64_t l = (int64_t)pass->l;
-    for (size_t i = 0; i < linear->part_count; i++) {
-        const struct linear_part *part = &linear->parts[i];
-        if (part->lora == SIZE_MAX)
-            continue;
-        const size_t row = lora_row(pass, part, 0);
-        lora_backward_weight(gradient_at(parameters, part->role, PART_A, l), gradient_at(parameters, part->role, PART_B, l),
-                             product.dy + part->first, linear->N, product.x, pass->a->lora_up + row, pass->a->lora_down + row,
-                             pass->M, part->rows, linear->K, pass->s.R);
-    }
-}
-
 static void add_parts(float *to, const float *parts, size_t count, size_t stride, size_t width)
 {
     for (size_t i = 0; i < count; i++)
@@ -544,22 +525,27 @@ static void norm_gradient(const struct pass *pass, enum weight_role role)
                   of_head ? pass->s.HS : pass->s.C);
 }
 
-/* Gradients of one layer's weights: a task is a block of outputs of one matrix, then one matrix's adapters; the last adds up the norms'. */
+static size_t linear_gradient_tasks(const struct pass *pass, enum linear_name name)
+{
+    const struct linear *linear = &pass->network->linears[name];
+    const bool any = is_trained(pass, name) || gradient_at(&pass->network->parameters, linear->bias, PART_WEIGHT, 0) != NULL;
+    return any ? blocks_of(linear->N, OUTPUT_BLOCK) : 0;
+}
+
+/* Gradients of one layer's weights: a task is a block of one matrix or of its adapters; the last adds up the norms'. */
 static void backward_weights(void *context, size_t task, size_t thread)
 {
-    (void)thread;
     const struct pass *pass = context;
-    for (size_t i = 0; i < LINEAR_COUNT; i++) {
-        const size_t tasks = blocks_of(pass->network->linears[i].N, OUTPUT_BLOCK);
-        if (task < tasks) {
-            linear_gradient(pass, (enum linear_name)i, task);
+    for (enum linear_name name = 0; name < LINEAR_COUNT; name++) {
+        const size_t tasks = linear_gradient_tasks(pass, name), adapter_tasks = adapters_gradient_tasks(pass, name);
+        const struct product product = product_of(pass, name);
+        if (task < tasks)
+            linear_gradient(pass, name, task);
+        else if (task < tasks + adapter_tasks)
+            adapters_gradient(pass, name, product.x, product.dy, task - tasks, thread);
+        if (task < tasks + adapter_tasks)
             return;
-        }
-        task -= tasks;
-    }
-    if (task < LINEAR_COUNT) {
-        lora_gradients(pass, (enum linear_name)task);
-        return;
+        task -= tasks + adapter_tasks;
     }
     for (size_t i = 0; i < NORM_GRADIENTS; i++)
         norm_gradient(pass, norm_roles[i]);
@@ -567,9 +553,9 @@ static void backward_weights(void *context, size_t task, size_t thread)
 
 static size_t backward_weights_tasks(const struct pass *pass)
 {
-    size_t tasks = LINEAR_COUNT + 1;
-    for (size_t i = 0; i < LINEAR_COUNT; i++)
-        tasks += blocks_of(pass->network->linears[i].N, OUTPUT_BLOCK);
+    size_t tasks = 1;
+    for (enum linear_name name = 0; name < LINEAR_COUNT; name++)
+        tasks += linear_gradient_tasks(pass, name) + adapters_gradient_tasks(pass, name);
     return tasks;
 }
 

@@ -8,7 +8,7 @@
 
 /* ---- the matrices of a layer ---- */
 
-static void linear_add(struct network *network, enum linear_name name, enum weight_role role, size_t *lora)
+static void linear_add(struct network *network, enum linear_name name, enum weight_role role, size_t *adapters)
 {
     const struct parameters *parameters = &network->parameters;
     if (!weight_present(&parameters->config, role))
@@ -17,9 +17,11 @@ static void linear_add(struct network *network, enum linear_name name, enum weig
     int64_t shape[2];
     weight_shape(&parameters->config, role, shape);
     struct linear_part *part = &linear->parts[linear->part_count++];
-    *part = (struct linear_part){ .role = role, .first = linear->N, .rows = (size_t)shape[0], .lora = SIZE_MAX };
-    if (parameters->first[PART_A][role] != SIZE_MAX)
-        part->lora = (*lora)++;
+    *part = (struct linear_part){ .role = role, .first = linear->N, .rows = (size_t)shape[0], .adapter = SIZE_MAX };
+    if (parameters->first[PART_A][role] != SIZE_MAX) {
+        part->adapter = linear->adapter_count++;
+        linear->adapter_first = (*adapters)++ - part->adapter;
+    }
     linear->N += (size_t)shape[0];
     linear->K = (size_t)shape[1];
 }
@@ -33,9 +35,9 @@ static void linears_init(struct network *network)
         { LINEAR_QKV, WEIGHT_Q }, { LINEAR_QKV, WEIGHT_K }, { LINEAR_QKV, WEIGHT_V }, { LINEAR_O, WEIGHT_O },
         { LINEAR_GATE_UP, WEIGHT_GATE }, { LINEAR_GATE_UP, WEIGHT_UP }, { LINEAR_DOWN, WEIGHT_DOWN },
     };
-    size_t lora = 0;
+    size_t adapters = 0;
     for (size_t i = 0; i < sizeof members / sizeof *members; i++)
-        linear_add(network, members[i].name, members[i].role, &lora);
+        linear_add(network, members[i].name, members[i].role, &adapters);
     network->linears[LINEAR_QKV].bias = WEIGHT_Q_BIAS;
     network->linears[LINEAR_O].bias = WEIGHT_O_BIAS;
     network->linears[LINEAR_GATE_UP].bias = network->parameters.config.plain_ff ? WEIGHT_UP_BIAS : WEIGHT_GATE_BIAS;

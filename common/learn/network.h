@@ -23,14 +23,16 @@
 
 /* Weights of a layer that are multiplied as one; their parts lie together, and so do their biases. */
 enum linear_name { LINEAR_QKV, LINEAR_O, LINEAR_GATE_UP, LINEAR_DOWN, LINEAR_COUNT };
+enum { LINEAR_PARTS_MAX = 3 };
 struct linear {
     size_t N, K;
     size_t part_count;
     struct linear_part {
         enum weight_role role;
         size_t first, rows;     // of the N outputs
-        size_t lora;            // its place among the targets of a layer; SIZE_MAX: no target
-    } parts[3];
+        size_t adapter;         // its place among the targets of the matrix; SIZE_MAX: no target
+    } parts[LINEAR_PARTS_MAX];
+    size_t adapter_first, adapter_count;  // targets of a layer before these, and these
     enum weight_role bias;      // of the first part
 };
 

@@ -42,39 +42,6 @@ CLONES void bias_backward(float *dbias, const float *dy, size_t dy_stride, size_
         vector_add(dbias, 1.0f, dy + m * dy_stride, N);
 }
 
-/* ---- low-rank parts: y += scale (x a^T) b^T ---- */
-
-static void lora_down(float *down, const float *x, const float *a, float scale, size_t M, size_t K, size_t R)
-{
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)M, (int)R, (int)K, scale, x, (int)K, a, (int)K, 0.0f, down, (int)R);
-}
-
-void lora_forward(float *y, size_t y_stride, float *down, const float *x, const float *a, const float *b, float scale,
-                  size_t M, size_t N, size_t K, size_t R)
-{
-    lora_down(down, x, a, scale, M, K, R);
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)M, (int)N, (int)R, 1.0f, down, (int)R, b, (int)R,
-                1.0f, y, (int)y_stride);
-}
-
-void lora_backward_input(float *dx, float *up, float *down, const float *dy, size_t dy_stride, const float *x, const float *a,
-                         const float *b, float scale, size_t M, size_t N, size_t K, size_t R)
-{
-    // forward was: y += down b^T, down = scale x a^T
-    lora_down(down, x, a, scale, M, K, R);
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)M, (int)R, (int)N, scale, dy, (int)dy_stride, b, (int)R,
-                0.0f, up, (int)R);
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)M, (int)K, (int)R, 1.0f, up, (int)R, a, (int)K,
-                1.0f, dx, (int)K);
-}
-
-void lora_backward_weight(float *da, float *db, const float *dy, size_t dy_stride, const float *x, const float *up,
-                          const float *down, size_t M, size_t N, size_t K, size_t R)
-{
-    linear_backward_weight(da, up, R, x, M, R, K);
-    linear_backward_weight(db, dy, dy_stride, down, M, N, R);
-}
-
 /* ---- RMSNorm ---- */
 
 CLONES void rms_norm_forward(float *y, float *rstd, const float *x, const float *weight, size_t M, size_t C, float epsilon)

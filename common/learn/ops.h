@@ -44,30 +44,6 @@ void bias_backward(float *dbias,      // (N) added to
                    const float *dy,   // (M, N), rows dy_stride apart
                    size_t dy_stride, size_t M, size_t N);
 
-/*
- * The low-rank part of a matrix (arXiv 2106.09685): y += scale (x a^T) b^T.  down, scale times x a^T, is kept for the
- * gradient of b; up, scale times dy b, for that of a.
- */
-void lora_forward(float *y,        // (M, N) added to, rows y_stride apart
-                  size_t y_stride,
-                  float *down,     // (M, R) out
-                  const float *x,  // (M, K)
-                  const float *a,  // (R, K)
-                  const float *b,  // (N, R)
-                  float scale, size_t M, size_t N, size_t K, size_t R);
-/* Fills down again. */
-void lora_backward_input(float *dx,        // (M, K) added to
-                         float *up,        // (M, R) out
-                         float *down,      // (M, R) out
-                         const float *dy,  // (M, N), rows dy_stride apart
-                         size_t dy_stride,
-                         const float *x, const float *a, const float *b,
-                         float scale, size_t M, size_t N, size_t K, size_t R);
-void lora_backward_weight(float *da,          // (R, K) added to
-                          float *db,          // (N, R) added to
-                          const float *dy, size_t dy_stride, const float *x,
-                          const float *up, const float *down, size_t M, size_t N, size_t K, size_t R);
-
 /* y = x * rstd * weight, rstd = 1 / sqrt(mean of x^2 + epsilon) */
 void rms_norm_forward(float *y,             // (M, C) out
                       float *rstd,          // (M) out

@@ -23,6 +23,7 @@ struct pass {
     size_t block;        // rows of a task
     size_t l;            // the layer at work
     struct right weight[LINEAR_COUNT], input[LINEAR_COUNT];  // matrices of the layer, and what they were multiplied with, as far as packed
+    struct right a_packed[LINEAR_COUNT], b_packed[LINEAR_COUNT][LINEAR_PARTS_MAX];  // their adapters: all A as one, and scale B
     bool again;          // a forward step computes once more what it kept
     float scale;
     bool backward;
@@ -33,6 +34,21 @@ struct pass {
 void layers_forward(struct pass *pass);
 /* From dhidden to the gradients of everything below the heads. */
 void layers_backward(struct pass *pass);
+
+/*
+ * Adapters of a matrix: y += scale (x A^T) B^T for each target among its parts.  y, x, dy and dx point to row m; where a matrix has no
+ * target nothing happens.
+ */
+void adapters_place(struct pass *pass, bool forward);
+void adapters_pack(const struct pass *pass, enum linear_name name, size_t l, size_t thread);
+void adapters_forward(const struct pass *pass, enum linear_name name, size_t l, float *y, const float *x, size_t m, size_t count);
+/* Only what forward keeps for backward: x A^T. */
+void adapters_down(const struct pass *pass, enum linear_name name, size_t l, const float *x, size_t m, size_t count);
+/* dx NULL: nobody asks for it. */
+void adapters_backward(const struct pass *pass, enum linear_name name, float *dx, const float *dy, size_t m, size_t count);
+/* A task adds to the gradients of some columns of A or rows of B.  x: (M, K) and dy: (M, N), all rows. */
+size_t adapters_gradient_tasks(const struct pass *pass, enum linear_name name);
+void adapters_gradient(const struct pass *pass, enum linear_name name, const float *x, const float *dy, size_t task, size_t thread);
 
 /* The loss of the counted rows, with backward its gradient and dhidden.  value: (counted) out. */
 double heads_loss(struct pass *pass, float *value);

@@ -3,7 +3,8 @@
  *
  * Words are pairs of BF16, of steps 2 q and 2 q + 1; P is filled up with zeros to whole tiles of 16 pairs.  b is packed as panels
  * (pairs, PRODUCT_PANEL), two tiles side by side; a, in every call, as tiles of 16 rows by 16 pairs.  32 rows by one panel are summed in
- * four tiles over at most PAIRS, whose part of the panel stays in the first-level cache while all rows pass by.
+ * four tiles over at most PAIRS, whose part of the panel stays in the first-level cache while all rows pass by and the part that comes next
+ * is fetched; then come the next pairs, up to DEPTH, while what the panel's columns of c hold is near.
  */
 #if defined __x86_64__
 #include <immintrin.h>
@@ -17,7 +18,7 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-enum { TILE = 16, TILE_WORDS = TILE * TILE, PAIRS = 256 };
+enum { TILE = 16, TILE_WORDS = TILE * TILE, PAIRS = 256, DEPTH = 4 * PAIRS };
 
 static size_t pairs_of(size_t P)
 {
@@ -135,9 +136,18 @@ static void tiles_begin(void)
     tiles_config(&tiles);
 }
 
+/* Part of a panel, and what comes after it: each tile of pairs fetches its share of lines from a cache farther away. */
+struct panel {
+    const uint32_t *at;
+    size_t pairs;
+    const char *next;
+    size_t lines;
+};
+
 /* c (32, 32) from two rows of tiles of a and a panel. */
-INLINE void four_tiles(float *c, size_t c_stride, const uint32_t *upper, const uint32_t *lower, const uint32_t *b, size_t pairs, bool add)
+INLINE void four_tiles(float *c, size_t c_stride, const uint32_t *upper, const uint32_t *lower, struct panel panel, bool add)
 {
+    const uint32_t *b = panel.at;
     const size_t stride = c_stride * sizeof *c;
     float *c_lower = c + TILE * c_stride;
     if (add) {
@@ -151,7 +161,9 @@ INLINE void four_tiles(float *c, size_t c_stride, const uint32_t *upper, const u
         _tile_zero(2);
         _tile_zero(3);
     }
-    for (size_t s = 0; s < pairs; s += TILE, upper += TILE_WORDS, lower += TILE_WORDS, b += TILE * PRODUCT_PANEL) {
+    for (size_t s = 0; s < panel.pairs; s += TILE, upper += TILE_WORDS, lower += TILE_WORDS, b += TILE * PRODUCT_PANEL) {
+        for (size_t i = 0; i < panel.lines; i++, panel.next += 64)
+            _mm_prefetch(panel.next, _MM_HINT_T1);
         _tile_loadd(4, upper, TILE * sizeof *upper);
         _tile_loadd(6, b, PRODUCT_PANEL * sizeof *b);
         _tile_loadd(5, lower, TILE * sizeof *lower);
@@ -169,37 +181,47 @@ INLINE void four_tiles(float *c, size_t c_stride, const uint32_t *upper, const u
 
 /* The same where c ends inside. */
 static void four_tiles_edge(float *c, size_t c_stride, size_t rows, size_t columns, const uint32_t *upper, const uint32_t *lower,
-                            const uint32_t *b, size_t pairs, bool add)
+                            struct panel panel, bool add)
 {
     _Alignas(64) float part[2 * TILE][PRODUCT_PANEL] = { 0 };
     for (size_t r = 0; r < rows && add; r++)
         memcpy(part[r], c + r * c_stride, columns * sizeof *c);
-    four_tiles(part[0], PRODUCT_PANEL, upper, lower, b, pairs, true);
+    four_tiles(part[0], PRODUCT_PANEL, upper, lower, panel, true);
     for (size_t r = 0; r < rows; r++)
         memcpy(c + r * c_stride, part[r], columns * sizeof *c);
 }
 
+/* Columns [j, j + 32) of c, from pairs of a that lie packed. */
+static void multiply_panel(float *c, size_t c_stride, size_t I, size_t columns, const uint32_t *packed, struct panel panel, bool add)
+{
+    const size_t tile_rows = (I + 2 * TILE - 1) / (2 * TILE);
+    panel.lines = (2 * TILE + tile_rows - 1) / tile_rows;
+    for (size_t i = 0; i < I; i += 2 * TILE, panel.next += panel.pairs / TILE * panel.lines * 64) {
+        const uint32_t *upper = packed + i * panel.pairs, *lower = i + TILE < I ? upper + TILE * panel.pairs : upper;
+        const size_t rows = at_most(I - i, 2 * TILE);
+        if (rows == 2 * TILE && columns == PRODUCT_PANEL)
+            four_tiles(c + i * c_stride, c_stride, upper, lower, panel, add);
+        else
+            four_tiles_edge(c + i * c_stride, c_stride, rows, columns, upper, lower, panel, add);
+    }
+}
+
 static void multiply(float *c, size_t c_stride, struct left a, size_t I, const struct right *b, bool add)
 {
-    _Alignas(64) uint32_t packed[PRODUCT_ROWS_MAX * PAIRS];
+    _Alignas(64) uint32_t packed[DEPTH / PAIRS][PRODUCT_ROWS_MAX * PAIRS];
+    const size_t all = pairs_of(b->P);
     CHECK(I <= PRODUCT_ROWS_MAX);
     tiles_begin();
-    for (size_t q = 0, pairs; q < pairs_of(b->P); q += pairs) {
-        pairs = at_most(pairs_of(b->P) - q, PAIRS);
-        if (a.transposed)
-            pack_left_transposed(packed, a, I, b->P, q, pairs);
-        else
-            pack_left(packed, a, I, b->P, q, pairs);
+    for (size_t first = 0; first < all; first += DEPTH) {
+        const size_t end = first + at_most(all - first, DEPTH);
+        for (size_t q = first; q < end; q += PAIRS)
+            (a.transposed ? pack_left_transposed : pack_left)(packed[(q - first) / PAIRS], a, I, b->P, q, at_most(end - q, PAIRS));
         for (size_t j = 0; j < b->J; j += PRODUCT_PANEL) {
-            const uint32_t *panel = words_of(b) + j * pairs_of(b->P) + q * PRODUCT_PANEL;
-            for (size_t i = 0; i < I; i += 2 * TILE) {
-                const uint32_t *upper = packed + i * pairs, *lower = i + TILE < I ? upper + TILE * pairs : upper;
-                const size_t rows = at_most(I - i, 2 * TILE), columns = at_most(b->J - j, PRODUCT_PANEL);
-                float *c_ij = c + i * c_stride + j;
-                if (rows == 2 * TILE && columns == PRODUCT_PANEL)
-                    four_tiles(c_ij, c_stride, upper, lower, panel, pairs, add || q > 0);
-                else
-                    four_tiles_edge(c_ij, c_stride, rows, columns, upper, lower, panel, pairs, add || q > 0);
+            const uint32_t *words = words_of(b) + j * all;
+            for (size_t q = first; q < end; q += PAIRS) {
+                const uint32_t *next = q + PAIRS < end ? words + (q + PAIRS) * PRODUCT_PANEL : words + (all + first) * PRODUCT_PANEL;
+                const struct panel panel = { .at = words + q * PRODUCT_PANEL, .pairs = at_most(end - q, PAIRS), .next = (const char *)next };
+                multiply_panel(c + j, c_stride, I, at_most(b->J - j, PRODUCT_PANEL), packed[(q - first) / PAIRS], panel, add || q > 0);
             }
         }
     }

@@ -16,7 +16,7 @@
 
 /* Dimensions of one case; each op reads those it has. */
 struct shape {
-    size_t M, C, N, K, F, H, HS, V, R;
+    size_t M, C, N, K, F, H, HS, V;
     enum activation activation;
     float cap;
     struct attention_shape attention;
@@ -143,59 +143,6 @@ static void test_bias(void)
         bias_backward(dbias + half, dy + half, s.N, s.M, s.N - half);
         expect_gradient(bias_naive, &s, x, count + s.N, dy, count, dbias, count, s.N);
         free(x), free(y), free(dy), free(dbias);
-    }
-}
-
-/* ---- low-rank parts: x (M, K), a (R, K), b (N, R), and what they are added to (M, N) ---- */
-
-static const float lora_scale = 0.75f;
-
-static void lora_naive(double *y, const double *x, const struct shape *s)
-{
-    const double *a = x + s->M * s->K, *b = a + s->R * s->K, *base = b + s->N * s->R;
-    for (size_t m = 0; m < s->M; m++) {
-        for (size_t n = 0; n < s->N; n++) {
-            y[m * s->N + n] = base[m * s->N + n];
-            for (size_t r = 0; r < s->R; r++)
-                for (size_t k = 0; k < s->K; k++)
-                    y[m * s->N + n] += lora_scale * x[m * s->K + k] * a[r * s->K + k] * b[n * s->R + r];
-        }
-    }
-}
-
-/* Goal: y += scale (x a^T) b^T inside wider rows, and the gradients of x (added), a and b. */
-static void test_lora(void)
-{
-    const struct shape shapes[] = { { .M = 1, .N = 1, .K = 1, .R = 1 }, { .M = 3, .N = 5, .K = 7, .R = 2 }, { .M = 9, .N = 12, .K = 8, .R = 8 } };
-    for (size_t i = 0; i < 3; i++) {
-        const struct shape s = shapes[i];
-        const size_t x_count = s.M * s.K, a_count = s.R * s.K, b_count = s.N * s.R, y_count = s.M * s.N;
-        const size_t count = x_count + a_count + b_count + y_count, stride = s.N + 3;
-        float *x = random_floats(count, 0), *a = x + x_count, *b = a + a_count, *base = b + b_count;
-        float *y = memory_alloc(s.M * stride, sizeof *y), *down = memory_alloc(s.M * s.R, sizeof *down);
-        float *up = memory_alloc(s.M * s.R, sizeof *up), *again = memory_alloc(s.M * s.R, sizeof *again);
-        for (size_t m = 0; m < s.M; m++)
-            memcpy(y + m * stride, base + m * s.N, s.N * sizeof *y);
-        lora_forward(y, stride, down, x, a, b, lora_scale, s.M, s.N, s.K, s.R);
-        float *narrow = memory_alloc(y_count, sizeof *narrow);
-        for (size_t m = 0; m < s.M; m++)
-            memcpy(narrow + m * s.N, y + m * stride, s.N * sizeof *y);
-        expect_forward(lora_naive, &s, x, count, narrow, y_count);
-
-        float *dy = random_floats(y_count, 1), *wide = memory_alloc(s.M * stride, sizeof *wide);
-        float *dx = random_floats(x_count, 2), *skip = random_floats(x_count, 2);
-        float *da = memory_alloc(a_count, sizeof *da), *db = memory_alloc(b_count, sizeof *db);
-        for (size_t m = 0; m < s.M; m++)
-            memcpy(wide + m * stride, dy + m * s.N, s.N * sizeof *dy);
-        lora_backward_input(dx, up, again, wide, stride, x, a, b, lora_scale, s.M, s.N, s.K, s.R);
-        EXPECT_FLOATS(again, down, s.M * s.R, 0.0);
-        lora_backward_weight(da, db, wide, stride, x, up, again, s.M, s.N, s.K, s.R);
-        for (size_t k = 0; k < x_count; k++)
-            dx[k] -= skip[k];
-        expect_gradient(lora_naive, &s, x, count, dy, y_count, dx, 0, x_count);
-        expect_gradient(lora_naive, &s, x, count, dy, y_count, da, x_count, a_count);
-        expect_gradient(lora_naive, &s, x, count, dy, y_count, db, x_count + a_count, b_count);
-        free(x), free(y), free(down), free(up), free(again), free(narrow), free(dy), free(wide), free(dx), free(skip), free(da), free(db);
     }
 }
 
@@ -558,7 +505,6 @@ int main(void)
 {
     RUN(test_linear);
     RUN(test_bias);
-    RUN(test_lora);
     RUN(test_rms_norm);
     RUN(test_layer_norm);
     RUN(test_rope);
