@@ -399,7 +399,8 @@ static void chunk_run(const struct chunk *chunk, float *y, size_t y_stride, cons
         size_t left = w->N / PANEL < chunk->end ? w->N / PANEL - p : chunk->end - p;  // of panels with all outputs
         P = left >= 4 && x->lanes[1] == 0 ? 4 : left >= 2 ? 2 : 1;
         struct weights weights = {
-            .at = block + p * w->panel_bytes, .panel_bytes = w->panel_bytes, .left = w->K - chunk->step * UNIT, .kept = chunk->kept, .again = again,
+            .at = block + p * w->panel_bytes, .panel_bytes = w->panel_bytes, .left = w->K - chunk->step * UNIT,
+            .kept = chunk->kept, .again = again,
         };
         const unsigned char *next = p + P < chunk->end ? weights.at + P * w->panel_bytes : chunk->next;
         weights.ahead = chunk->steps > BLOCK_OF_MANY ? STEPS_AHEAD * TILE_BYTES : next - weights.at;

@@ -2,8 +2,8 @@
  * forward.c - model_forward: rows through the layers.
  *
  * Threads share a pass in one of two ways.  Many rows are cut into blocks, and each block goes through half a layer on its own, or
- * through all of them where no row attends to another one's.  Few rows go together, and threads share the outputs of each matrix, those of attention by whole heads where they come out even.
- * Small passes stay on the calling thread.
+ * through all of them where no row attends to another one's.  Few rows go together, and threads share the outputs of each matrix, those
+ * of attention by whole heads where they come out even.  Small passes stay on the calling thread.
  */
 #include <stdlib.h>
 #include <string.h>
