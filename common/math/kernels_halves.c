@@ -8,10 +8,11 @@
 #include "math/kernels_vector.h"
 
 /*
- * A block of steps of 2 groups of rows, 32 KiB, stays in the L1 cache while the panels of a chunk pass by; the chunk's steps stay in
- * the L2 cache while more rows pass by.
+ * A block of steps of few rows, 16 KiB of 2 groups, stays in the L1 cache while the panels of a chunk pass by.  Of many rows blocks are
+ * longer, and the chunk's weights stay in the L2 cache while rows pass by.  F16 is split on the way, which takes longer than all else:
+ * for few rows in one go over all steps, for many once for all of them.
  */
-enum { PANELS_MAX = 4, BLOCK = 8, CHUNK_PANELS = 32, HIGH_BITS = (int)0xffff0000 };
+enum { PANELS_MAX = 4, CHUNK_PANELS = 32, BLOCK_OF_FEW = 4, BLOCK_OF_MANY = 16, BLOCK_SPLIT = 4, HIGH_BITS = (int)0xffff0000 };
 
 /* ---- weights ---- */
 
@@ -50,8 +51,9 @@ INLINE const unsigned char *f16_step(unsigned char padded[TILE_BYTES], const uns
 struct weights {
     const unsigned char *at;    // the block's first step
     size_t panel_bytes, left;   // left: elements of K from the block on
-    const unsigned char *next;  // the block that comes after this one
-    unsigned char *splits;      // (panels, BLOCK, 2, TILE_BYTES) of F16
+    ptrdiff_t ahead;            // bytes from a step to the one that is asked for meanwhile
+    unsigned char *splits;      // (panels, kept, 2, TILE_BYTES) of F16, steps in turn
+    size_t kept;                // a power of two
     bool again;                 // after other rows: what these split or brought is there
 };
 
@@ -63,13 +65,13 @@ INLINE const unsigned char *stored_at(const struct weights *weights, size_t p, s
 /* The tile of panel p in a step, the high one where panels are split. */
 INLINE unsigned char *split_at(const struct weights *weights, size_t p, size_t u)
 {
-    return weights->splits + (p * BLOCK + u) * 2 * TILE_BYTES;
+    return weights->splits + (p * weights->kept + (u & (weights->kept - 1))) * 2 * TILE_BYTES;
 }
 
-/* Asks for what comes a block later: the processor's own guesses end with a run of steps. */
+/* The processor's own guesses end with a run of steps. */
 INLINE void ask_ahead(const struct weights *weights, size_t p, size_t u)
 {
-    const char *at = (const char *)weights->next + p * weights->panel_bytes + u * TILE_BYTES;
+    const char *at = (const char *)stored_at(weights, p, u) + weights->ahead;
     if (weights->again)
         return;
     UNROLL for (size_t i = 0; i < TILE_BYTES; i += 64)
@@ -384,11 +386,13 @@ struct chunk {
     size_t panel, end, step, steps;
     const unsigned char *next;  // the block that comes after the chunk's
     unsigned char *splits;      // NULL where panels hold BF16
-    size_t kept;                // panels whose splits are kept
+    size_t kept, kept_panels;   // steps and panels whose splits are kept
 };
 
+/* The steps of a chunk one panel, or a few, after the other. */
 static void chunk_run(const struct chunk *chunk, float *y, size_t y_stride, const struct halves *x, bool again)
 {
+    enum { STEPS_AHEAD = 8 };  // in a long block
     const struct packed *w = chunk->w;
     const unsigned char *block = (const unsigned char *)w->data + chunk->step * TILE_BYTES;
     for (size_t p = chunk->panel, P; p < chunk->end; p += P) {
@@ -396,10 +400,12 @@ static void chunk_run(const struct chunk *chunk, float *y, size_t y_stride, cons
         P = left >= 4 && x->lanes[1] == 0 ? 4 : left >= 2 ? 2 : 1;
         struct weights weights = {
             .at = block + p * w->panel_bytes, .panel_bytes = w->panel_bytes, .left = w->K - chunk->step * UNIT,
-            .next = p + P < chunk->end ? block + (p + P) * w->panel_bytes : chunk->next, .again = again,
+            .kept = chunk->kept, .again = again,
         };
+        const unsigned char *next = p + P < chunk->end ? weights.at + P * w->panel_bytes : chunk->next;
+        weights.ahead = chunk->steps > BLOCK_OF_MANY ? STEPS_AHEAD * TILE_BYTES : next - weights.at;
         if (chunk->splits != NULL)
-            weights.splits = chunk->splits + (p - chunk->panel) % chunk->kept * BLOCK * 2 * TILE_BYTES;
+            weights.splits = chunk->splits + (p - chunk->panel) % chunk->kept_panels * chunk->kept * 2 * TILE_BYTES;
         rows_run(y + p * PANEL, y_stride, x, &weights, P, left > 0 ? P * PANEL : w->N % PANEL, chunk->steps, chunk->step > 0);
     }
 }
@@ -409,14 +415,17 @@ static void rows_linear(float *y, size_t y_stride, const unsigned char *input, s
                         unsigned char *splits)
 {
     size_t steps = input_steps(w->K), end = panel + panels;
-    struct chunk chunk = { .w = w, .splits = splits, .kept = M <= 2 * PANEL ? PANELS_MAX : CHUNK_PANELS };
+    bool few = M <= 2 * PANEL;
+    size_t block = splits != NULL ? (few ? steps : BLOCK_SPLIT) : few ? BLOCK_OF_FEW : BLOCK_OF_MANY;
+    struct chunk chunk = { .w = w, .splits = splits, .kept = few ? 2 : BLOCK_SPLIT, .kept_panels = few ? PANELS_MAX : CHUNK_PANELS };
     struct halves configured = { 0 };
     for (chunk.panel = panel; chunk.panel < end; chunk.panel = chunk.end) {
         chunk.end = end - chunk.panel < CHUNK_PANELS ? end : chunk.panel + CHUNK_PANELS;
-        for (chunk.step = 0; chunk.step < steps; chunk.step += BLOCK) {
-            chunk.steps = steps - chunk.step < BLOCK ? steps - chunk.step : BLOCK;
-            chunk.next = (const unsigned char *)w->data + (chunk.step + BLOCK < steps ? chunk.panel * w->panel_bytes + (chunk.step + BLOCK) * TILE_BYTES
-                                                                                     : chunk.end * w->panel_bytes);
+        for (chunk.step = 0; chunk.step < steps; chunk.step += block) {
+            bool last = chunk.step + block >= steps;
+            chunk.steps = last ? steps - chunk.step : block;
+            chunk.next = (const unsigned char *)w->data
+                         + (last ? chunk.end * w->panel_bytes : chunk.panel * w->panel_bytes + (chunk.step + block) * TILE_BYTES);
             for (size_t m = 0; m < M; m += 2 * PANEL) {
                 struct halves x = { .lanes = { input_lanes(M, m), m + PANEL < M ? input_lanes(M, m + PANEL) : 0 } };
                 for (size_t i = 0; i < 2; i++)
@@ -434,7 +443,7 @@ static void rows_linear(float *y, size_t y_stride, const unsigned char *input, s
 static __attribute__((noinline)) void rows_linear_split(float *y, size_t y_stride, const unsigned char *input, size_t M, const struct packed *w,
                                                         size_t panel, size_t panels)
 {
-    _Alignas(64) unsigned char splits[CHUNK_PANELS * BLOCK * 2 * TILE_BYTES];
+    _Alignas(64) unsigned char splits[CHUNK_PANELS * BLOCK_SPLIT * 2 * TILE_BYTES];
     rows_linear(y, y_stride, input, M, w, panel, panels, splits);
 }
 

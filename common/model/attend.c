@@ -144,7 +144,7 @@ struct attention {
     struct page_list keys, values;
 };
 
-static struct attention attention_begin(const struct pass *pass, size_t l, size_t h, int32_t sequence, size_t thread)
+static struct attention attention_begin(const struct pass *pass, size_t l, size_t h, size_t thread)
 {
     const struct model_config *config = &pass->model->config;
     const struct cache *cache = pass->cache;
@@ -159,11 +159,56 @@ static struct attention attention_begin(const struct pass *pass, size_t l, size_
     attention.out = attention.scores + queries * attention.stride;
     attention.lanes = attention.out + queries * attention.VP * PANEL;
     attention.chain = (int32_t *)(attention.lanes + queries * PANEL);
-    const int32_t *pages = cache->sequences[sequence].pages;
     char *keys = cache_at(cache, l, 0, h), *values = keys + attention.HS * PANEL * cache->element_bytes;
-    attention.keys = (struct page_list){ keys, cache->page_elements, pages, pass->model->kv_type };
-    attention.values = (struct page_list){ values, cache->page_elements, pages, pass->model->kv_type };
+    attention.keys = (struct page_list){ keys, cache->page_elements, NULL, pass->model->kv_type };
+    attention.values = (struct page_list){ values, cache->page_elements, NULL, pass->model->kv_type };
     return attention;
+}
+
+static const int32_t *row_pages(const struct pass *pass, size_t m)
+{
+    return pass->cache->sequences[pass->cache->slots[m].sequence].pages;
+}
+
+/* Rows that follow row m, up to end, and are of its sequence. */
+static size_t rows_of_sequence(const struct pass *pass, size_t m, size_t end)
+{
+    const struct slot *slots = pass->cache->slots;
+    size_t rows = 1;
+    while (m + rows < end && slots[m + rows].sequence == slots[m].sequence)
+        rows++;
+    return rows;
+}
+
+/* The end of the natural positions that some of rows [m, m + R) sees. */
+static size_t rows_reach(const struct pass *pass, size_t m, size_t R)
+{
+    size_t reach = 0;
+    for (size_t r = 0; r < R; r++) {
+        size_t natural = (size_t)pass->cache->slots[m + r].natural_end;
+        reach = natural > reach ? natural : reach;
+    }
+    return reach;
+}
+
+bool rows_share_pages(const struct pass *pass, size_t a, size_t b)
+{
+    const struct slot *slots = pass->cache->slots;
+    return slots[a].sequence == slots[b].sequence || row_pages(pass, a)[0] == row_pages(pass, b)[0];
+}
+
+/* Pages that rows [m, m + R) have in common, from page first to before page end. */
+static size_t pages_shared(const struct pass *pass, size_t m, size_t R, size_t first, size_t end)
+{
+    for (size_t r = 1; r < R; r++) {
+        if (pass->cache->slots[m + r].sequence == pass->cache->slots[m].sequence)
+            continue;
+        for (size_t i = first; i < end; i++) {
+            if (row_pages(pass, m + r)[i] != row_pages(pass, m)[i])
+                end = i;
+        }
+    }
+    return end > first ? end - first : 0;
 }
 
 /* The first position that row m sees. */
@@ -232,7 +277,7 @@ static void attention_values_from(struct attention *attention, size_t m, size_t 
     const float *probs = attention->scores + r * G * stride;   // (G, stride)
     float *out = attention->out + r * G * VP * PANEL;          // (G, VP PANEL)
     struct page_list values = attention->values;
-    values.pages += from / PANEL;
+    values.pages = row_pages(attention->pass, m) + from / PANEL;
     if (natural > from)
         kernels->attend_values(out, probs + from, stride, G, VP, &values, natural - from);
     int32_t row = (int32_t)m;
@@ -246,37 +291,52 @@ static void attention_values_from(struct attention *attention, size_t m, size_t 
     }
 }
 
+/* The scores of rows [m, m + R), query blocks from r on, with the natural pages from first on that some of them sees. */
+static void attention_scores_from(struct attention *attention, size_t m, size_t r, size_t R, size_t first, size_t reach)
+{
+    const struct kernels *kernels = attention->pass->model->kernels;
+    struct page_list keys = attention->keys;
+    size_t G = attention->G;
+    keys.pages = row_pages(attention->pass, m) + first / PANEL;
+    if (reach > first)
+        kernels->attend_scores(attention->scores + r * G * attention->stride + first, attention->stride, attention->q + r * G * attention->HS,
+                               R * G, attention->HS, &keys, (reach - first + PANEL - 1) / PANEL);
+}
+
 void rows_attend(const struct pass *pass, size_t l, size_t m, size_t R, size_t h, size_t thread)
 {
     const struct kernels *kernels = pass->model->kernels;
     const struct slot *slots = pass->cache->slots;
-    struct attention attention = attention_begin(pass, l, h, slots[m].sequence, thread);
+    struct attention attention = attention_begin(pass, l, h, thread);
     size_t G = attention.G, HS = attention.HS, width = attention.VP * PANEL, NH = (size_t)pass->model->config.head_count;
-    size_t row_floats = pass->model->layers[l].qkv.N, first = SIZE_MAX, common = SIZE_MAX, reach = 0;
+    size_t row_floats = pass->model->layers[l].qkv.N, first = SIZE_MAX, common = SIZE_MAX, reach = rows_reach(pass, m, R);
     for (size_t r = 0; r < R; r++) {
         size_t natural = (size_t)slots[m + r].natural_end, begin = attention_begins(&attention, m + r);
         first = begin < first ? begin : first;
-        reach = natural > reach ? natural : reach;
         common = natural < common ? natural : common;
         memcpy(attention.q + r * G * HS, pass->qkv + (m + r) * row_floats + h * G * HS, G * HS * sizeof(float));
     }
-    /* Natural pages that some row sees, and positions that all rows have, whole pages but where they are the last; none where rows see
-       only what is in scratch slots. */
+    /* Positions from first to common are natural, and in the same pages, for all rows: a sequence's last ones where all rows have them,
+       whole pages otherwise; none where rows see only what is in scratch slots. */
     first -= first % PANEL;
-    common = common > first ? common : first;
-    common -= common < reach ? common % PANEL : 0;
-    struct page_list keys = attention.keys, values = attention.values;
-    keys.pages += first / PANEL;
-    values.pages += first / PANEL;
-    size_t pages = reach > first ? (reach - first + PANEL - 1) / PANEL : 0;
+    bool one_sequence = rows_of_sequence(pass, m, m + R) == R;
+    if (!one_sequence || common < reach)
+        common = common > first ? first + pages_shared(pass, m, R, first / PANEL, common / PANEL) * PANEL : first;
+    else
+        common = common > first ? common : first;
     if (h + 1 < (size_t)pass->model->config.kv_head_count)
-        pages_ask(pass, l, keys.pages, pages, h + 1);
-    if (pages > 0)
-        kernels->attend_scores(attention.scores + first, attention.stride, attention.q, R * G, HS, &keys, pages);
+        pages_ask(pass, l, row_pages(pass, m) + first / PANEL, reach > first ? (reach - first + PANEL - 1) / PANEL : 0, h + 1);
+    attention_scores_from(&attention, m, 0, R, first, one_sequence ? reach : common);
+    for (size_t r = 0, rows; r < R && !one_sequence; r += rows) {
+        rows = rows_of_sequence(pass, m + r, m + R);
+        attention_scores_from(&attention, m + r, r, rows, common, rows_reach(pass, m + r, rows));
+    }
     attention_own_pages(&attention, m, R);
     for (size_t r = 0; r < R; r++)
         attention_probs(&attention, m + r, r, first);
     memset(attention.out, 0, R * G * width * sizeof(float));
+    struct page_list values = attention.values;
+    values.pages = row_pages(pass, m) + first / PANEL;
     kernels->attend_values(attention.out, attention.scores + first, attention.stride, R * G, attention.VP, &values, common - first);
     for (size_t r = 0; r < R; r++) {
         attention_values_from(&attention, m + r, r, common);

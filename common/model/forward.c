@@ -2,8 +2,8 @@
  * forward.c - model_forward: rows through the layers.
  *
  * Threads share a pass in one of two ways.  Many rows are cut into blocks, and each block goes through half a layer on its own, or
- * through all of them where no row attends to another one's.  Few rows go together, and threads share the outputs of each matrix, those of attention by whole heads where they come out even.
- * Small passes stay on the calling thread.
+ * through all of them where no row attends to another one's.  Few rows go together, and threads share the outputs of each matrix, those
+ * of attention by whole heads where they come out even.  Small passes stay on the calling thread.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -47,19 +47,21 @@ struct product {
     const struct linear *linear;
     float *y;        // (M, N) of the pass
     const float *x;  // (M, K)
+    enum input_place place;
 };
 
 /* Where the rows of a block lie in a form. */
-static unsigned char *part_input(const struct part *part, enum input_form form)
+static unsigned char *part_input(const struct part *part, enum input_place place, enum input_form form)
 {
-    return part->pass->inputs[form] + part->block * part->pass->input_row_bytes[form];
+    return part->pass->inputs[place][form] + part->block * part->pass->input_row_bytes[form];
 }
 
 /*
  * Makes elements [k, k_end) of x, the input of a linear and of those that share it, in every form that they want, for the rows of a
  * part.  x: (M, K) of the pass.
  */
-static void part_make_input(const struct part *part, const float *x, size_t k, size_t k_end, const struct linear *const *linears, size_t count)
+static void part_make_input(const struct part *part, enum input_place place, const float *x, size_t k, size_t k_end,
+                            const struct linear *const *linears, size_t count)
 {
     const struct kernels *kernels = part->pass->model->kernels;
     size_t K = linears[0]->K, first = part->first - part->block;
@@ -71,7 +73,7 @@ static void part_make_input(const struct part *part, const float *x, size_t k, s
     }
     for (enum input_form form = INPUT_FLOATS + 1; form < INPUT_FORM_COUNT; form++) {
         if (wanted[form])
-            kernels->input_make(part_input(part, form), form, x + part->block * K, part->block_rows, K, &made);
+            kernels->input_make(part_input(part, place, form), form, x + part->block * K, part->block_rows, K, &made);
     }
 }
 
@@ -87,7 +89,7 @@ static void product_panels(const struct part *part, const struct product *produc
     float *y = product->y + part->block * N + n;  // (block_rows, N) from the matrix's first output on
     const void *input = product->x + part->block * linear->K;
     if (kernels->input[w->type] != INPUT_FLOATS)
-        input = part_input(part, kernels->input[w->type]);
+        input = part_input(part, product->place, kernels->input[w->type]);
     kernels->linear(y, N, input, part->block_rows, w, panel, panels);
     if (linear->bias == NULL)
         return;
@@ -183,10 +185,9 @@ struct blocks {
 /* Rows [m, end) and a key/value head. */
 static void head_attend(const struct pass *pass, size_t l, size_t m, size_t end, size_t h, size_t thread)
 {
-    const struct slot *slots = pass->cache->slots;
     size_t most = attend_rows_max(&pass->model->config);
     for (size_t R; m < end; m += R) {
-        for (R = 1; R < most && m + R < end && slots[m + R].sequence == slots[m].sequence; R++)
+        for (R = 1; R < most && m + R < end && rows_share_pages(pass, m, m + R); R++)
             ;
         rows_attend(pass, l, m, R, h, thread);
     }
@@ -209,7 +210,7 @@ static void head_task(void *context, size_t task, size_t thread)
     const struct pass *pass = part->pass;
     const struct model_config *config = &pass->model->config;
     size_t HS = (size_t)config->head_size, NH = (size_t)config->head_count, NKV = (size_t)config->kv_head_count, G = NH / NKV;
-    struct product qkv = { &part_layer(part)->qkv, pass->qkv, pass->normed };
+    struct product qkv = { &part_layer(part)->qkv, pass->qkv, pass->normed, INPUT_OF_ROWS };
     product_columns(part, &qkv, task * G * HS, G * HS);
     product_columns(part, &qkv, (NH + task) * HS, HS);
     product_columns(part, &qkv, (NH + NKV + task) * HS, HS);
@@ -270,7 +271,7 @@ static void rows_into_attention(struct part *part)
     if (part->l > 0)
         part_residual(part, &part->pass->model->layers[part->l - 1].ff_post_norm);
     part_norm(part, &layer->attn_norm);
-    part_make_input(part, part->pass->normed, 0, layer->qkv.K, &(const struct linear *){ &layer->qkv }, 1);
+    part_make_input(part, INPUT_OF_ROWS, part->pass->normed, 0, layer->qkv.K, &(const struct linear *){ &layer->qkv }, 1);
 }
 
 /*
@@ -301,7 +302,7 @@ static void part_before_attention(struct part *part)
 {
     part_rows(part, rows_into_attention);
     if (!part->pass->share_heads)
-        product_run(part, &(struct product){ &part_layer(part)->qkv, part->pass->qkv, part->pass->normed });
+        product_run(part, &(struct product){ &part_layer(part)->qkv, part->pass->qkv, part->pass->normed, INPUT_OF_ROWS });
 }
 
 /* ff = activation(up), or activation(gate) * up, in columns [n, end).  ff holds what is activated. */
@@ -328,7 +329,7 @@ static void part_activate(const struct part *part, size_t n, size_t end)
 static void rows_from_attention(struct part *part)
 {
     const struct linear *o = &part_layer(part)->o;
-    part_make_input(part, part->pass->attended, 0, o->K, &o, 1);
+    part_make_input(part, INPUT_OF_ROWS, part->pass->attended, 0, o->K, &o, 1);
 }
 
 static void rows_into_ff(struct part *part)
@@ -337,7 +338,7 @@ static void rows_into_ff(struct part *part)
     const struct linear *linears[] = { &layer->up, &layer->gate };
     part_residual(part, &layer->attn_post_norm);
     part_norm(part, &layer->ff_norm);
-    part_make_input(part, part->pass->normed, 0, layer->up.K, linears, COUNT_OF(linears));
+    part_make_input(part, INPUT_OF_ROWS, part->pass->normed, 0, layer->up.K, linears, COUNT_OF(linears));
 }
 
 /* Columns of the feed-forward, an even number of panels unless they are the last, as input of its last matrix. */
@@ -349,10 +350,10 @@ static void ff_panels(const struct part *part, size_t panel, size_t panels)
     bool plain = pass->model->config.plain_ff;
     size_t n = panel * PANEL, end = n + panels * PANEL < down->K ? n + panels * PANEL : down->K;
     if (!plain)
-        product_panels(part, &(struct product){ &layer->gate, pass->ff, pass->normed }, 0, panel, panels);
-    product_panels(part, &(struct product){ &layer->up, plain ? pass->ff : pass->up, pass->normed }, 0, panel, panels);
+        product_panels(part, &(struct product){ &layer->gate, pass->ff, pass->normed, INPUT_OF_ROWS }, 0, panel, panels);
+    product_panels(part, &(struct product){ &layer->up, plain ? pass->ff : pass->up, pass->normed, INPUT_OF_ROWS }, 0, panel, panels);
     part_activate(part, n, end);
-    part_make_input(part, pass->ff, n, end, &down, 1);
+    part_make_input(part, INPUT_OF_FF, pass->ff, n, end, &down, 1);
 }
 
 static void ff_task(void *context, size_t task, size_t thread)
@@ -378,10 +379,10 @@ static void part_from_attention(struct part *part)
     const struct layer *layer = part_layer(part);
     part_attend(part);
     part_rows(part, rows_from_attention);
-    product_run(part, &(struct product){ &layer->o, pass->delta, pass->attended });
+    product_run(part, &(struct product){ &layer->o, pass->delta, pass->attended, INPUT_OF_ROWS });
     part_rows(part, rows_into_ff);
     ff_run(part);
-    product_run(part, &(struct product){ &layer->down, pass->delta, pass->ff });
+    product_run(part, &(struct product){ &layer->down, pass->delta, pass->ff, INPUT_OF_FF });
 }
 
 static void rows_out(struct part *part)
@@ -483,7 +484,7 @@ static void pass_space(struct pass *pass)
             rows *= 2;
         for (size_t i = 0; i < COUNT_OF(widths); i++)
             floats += round_up(rows * widths[i], PANEL);
-        floats += rows * row_bytes / sizeof(float);
+        floats += INPUT_PLACE_COUNT * rows * row_bytes / sizeof(float);
         free(cache->work);
         cache->work = memory_alloc_aligned(floats, sizeof(float));
         cache->work_rows = rows;
@@ -493,9 +494,11 @@ static void pass_space(struct pass *pass)
         *buffers[i] = at;
         at += round_up(cache->work_rows * widths[i], PANEL);
     }
-    for (enum input_form form = INPUT_FLOATS + 1; form < INPUT_FORM_COUNT; form++) {
-        pass->inputs[form] = (unsigned char *)at;
-        at += cache->work_rows * pass->input_row_bytes[form] / sizeof(float);
+    for (enum input_place place = 0; place < INPUT_PLACE_COUNT; place++) {
+        for (enum input_form form = INPUT_FLOATS + 1; form < INPUT_FORM_COUNT; form++) {
+            pass->inputs[place][form] = (unsigned char *)at;
+            at += cache->work_rows * pass->input_row_bytes[form] / sizeof(float);
+        }
     }
 }
 

@@ -16,29 +16,7 @@ cd "$(dirname "$0")/../.."
 rounds=5 threads=2 tokens=64 candidates=20 types='f32 bf16' work=$BUILD/vas
 bench_begin 'rounds threads tokens candidates types' "$@"
 
-config() {  # config NAME CHANNELS FEED_FORWARD LAYERS HEADS
-    mkdir -p "$work/$1.config"
-    cp "$work"/tokenizer/* "$work/$1.config"
-    cat >"$work/$1.config/config.json" <<JSON
-{
-  "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",
-  "vocab_size": 32000, "hidden_size": $2, "intermediate_size": $3, "num_hidden_layers": $4,
-  "num_attention_heads": $5, "num_key_value_heads": $5, "max_position_embeddings": 4096,
-  "rms_norm_eps": 1e-05, "rope_theta": 10000.0, "tie_word_embeddings": true
-}
-JSON
-}
-if [ ! -f "$work/value/model.safetensors" ]; then
-    awk -v count=100 -v seed=1 -f pipelines/stories.awk >"$work/stories.jsonl"
-    tokenize -q --train-vocab 300 --field text -o "$work/tokenizer" "$work/stories.jsonl"
-    config base 512 1376 8 8
-    config value 288 768 6 6
-    head -n 1 "$work/stories.jsonl" | tokenize -q -m "$work/base.config" --field text --end-token |
-        train -q -m "$work/base.config" --from-scratch --objective lm --batch 1 --epochs 1 -o "$work/base"
-    echo '{"prompt": "One day", "response": " Mia was happy.", "score": 1}' >"$work/scored.jsonl"
-    tokenize -q -m "$work/value.config" --format rollouts "$work/scored.jsonl" | value-target -q |
-        train -q -m "$work/value.config" --from-scratch --batch 1 --epochs 1 -o "$work/value"
-fi
+bench_models
 peer=
 if has_python torch; then
     peer=1

@@ -364,48 +364,123 @@ static void test_window_in_trees(void)
     pool_close(pool);
 }
 
-/* Goal: 1, 2, 3 and 4 threads give the same bits for one row, few rows and many, and for logits. */
+/*
+ * Goal: rows of sequences with a common prefix, which read its pages together, have the bits that each has in a cache of its own; some
+ * differ from the first token on, some within a page, and each has candidates beside the natural row.
+ */
+static void test_common_prefix(void)
+{
+    enum { SEQUENCES = 6, CANDIDATES = 3, PREFIX = 37 };
+    static const struct model_config *const configs[] = { &tiny_config, &windowed_config, &learned_config, &wide_config };
+    static const size_t forks[SEQUENCES] = { 0, 16, 37, 33, 37, 5 };  // positions in common with the first
+    begin();
+    struct pool *pool = pool_open(2);
+    for (size_t i = 0; i < COUNT_OF(configs); i++) {
+        struct model *model = tiny_model(configs[i], 5, pool);
+        size_t C = channels(model), rows_count = 0;
+        struct cache *cache = cache_open(model, 2000);
+        struct row rows[SEQUENCES * CANDIDATES];
+        int32_t sequences[SEQUENCES], text[SEQUENCES][T];
+        size_t lengths[SEQUENCES];
+        for (size_t s = 0; s < SEQUENCES; s++) {
+            sequences[s] = s == 0 ? sequence_open(cache) : -1;
+            lengths[s] = PREFIX + 5 * s;
+            for (size_t t = 0; t < lengths[s]; t++)
+                text[s][t] = s == 0 || t < forks[s] ? tokens[t] : (tokens[t] + (int32_t)s) % 61;
+        }
+        for (size_t t = 0; t < PREFIX; t++) {
+            for (size_t s = 1; s < SEQUENCES; s++)
+                if (forks[s] == t)
+                    sequences[s] = sequence_fork(cache, sequences[0]);
+            model_extend(model, cache, sequences[0], &tokens[t], 1, NULL, NULL);
+        }
+        for (size_t s = 0; s < SEQUENCES; s++) {
+            if (sequences[s] < 0)
+                sequences[s] = sequence_fork(cache, sequences[0]);
+            size_t length = sequence_length(cache, sequences[s]);
+            model_extend(model, cache, sequences[s], text[s] + length, lengths[s] - length, NULL, NULL);
+            for (int32_t c = 0; c < CANDIDATES; c++)
+                rows[rows_count++] = (struct row){ sequences[s], 7 + c, ROW_CACHED };
+        }
+        float *together = memory_alloc(rows_count * C, sizeof *together), *alone = memory_alloc(rows_count * C, sizeof *alone);
+        model_forward(model, cache, rows, rows_count, together);
+        for (size_t m = 0; m < rows_count; m++) {
+            struct cache *own = cache_open(model, T + 1);
+            struct row row = { sequence_open(own), rows[m].token, ROW_CACHED };
+            model_extend(model, own, row.sequence, text[m / CANDIDATES], lengths[m / CANDIDATES], NULL, NULL);
+            model_forward(model, own, &row, 1, alone + m * C);
+            cache_close(own);
+        }
+        expect_same(together, alone, rows_count * C, "common prefix");
+        free(alone);
+        free(together);
+        cache_close(cache);
+        model_close(model);
+    }
+    pool_close(pool);
+}
+
+/* Hidden states (ROWS, C) and logits (ROWS, V) of batches of several sizes, one behind the other. */
+enum { BATCHES = 5, ROWS = 250 };
+
+struct batches {
+    float *hidden, *logits;
+};
+
+/* Candidates of one sequence, which stand in for all rows that do not attend to each other, and the rows of one text. */
+static struct batches batches_run(const struct model *model)
+{
+    static const size_t counts[BATCHES] = { 1, 7, 20, 40, ROWS };
+    size_t C = channels(model), V = (size_t)model_config(model)->vocab_size;
+    struct batches batches = { memory_alloc(2 * BATCHES * ROWS * C, sizeof(float)), memory_alloc(2 * BATCHES * ROWS * V, sizeof(float)) };
+    struct cache *cache = cache_open(model, 2000);
+    int32_t s = sequence_open(cache);
+    model_extend(model, cache, s, tokens, T, NULL, NULL);
+    for (size_t i = 0; i < 2 * BATCHES; i++) {
+        struct row rows[ROWS];
+        size_t M = counts[i / 2];
+        for (size_t m = 0; m < M; m++)
+            rows[m] = (struct row){ s, (int32_t)m, i % 2 == 0 || m == 0 ? ROW_CACHED : (int32_t)m - 1 };
+        model_forward(model, cache, rows, M, batches.hidden + i * ROWS * C);
+        model_logits(model, batches.hidden + i * ROWS * C, M, batches.logits + i * ROWS * V);
+    }
+    cache_close(cache);
+    return batches;
+}
+
+/* Goal: 1, 2, 3 and 4 threads give the same bits for one row, few rows and many, and for logits, in float32 and rounded; again and again. */
 static void test_any_number_of_threads(void)
 {
-    enum { ROWS = 250 };
-    static const size_t counts[] = { 1, 7, 40, ROWS };
+    enum { TIMES = 8 };
+    static const enum tensor_type quants[] = { TENSOR_TYPE_COUNT, TENSOR_BF16, TENSOR_Q8_0 };
     begin();
     struct model_config config = wide_config;
     config.post_norms = config.qkv_bias = config.ff_bias = true;
     config.activation = ACTIVATION_GELU;
     config.logit_cap = 4;
-    float *expected = NULL, *expected_logits = NULL;
-    for (size_t threads = 1; threads <= 4; threads++) {
-        struct pool *pool = pool_open(threads);
-        struct model *model = tiny_model(&config, 4, pool);
-        size_t C = channels(model), V = (size_t)model_config(model)->vocab_size;
-        float *hidden = memory_alloc(COUNT_OF(counts) * ROWS * C, sizeof *hidden);
-        float *logits = memory_alloc(COUNT_OF(counts) * ROWS * V, sizeof *logits);
-        struct cache *cache = cache_open(model, 2000);
-        int32_t s = sequence_open(cache);
-        model_extend(model, cache, s, tokens, T, NULL, NULL);
-        for (size_t i = 0; i < COUNT_OF(counts); i++) {
-            struct row rows[ROWS];
-            for (size_t m = 0; m < counts[i]; m++)
-                rows[m] = (struct row){ s, (int32_t)m, ROW_CACHED };
-            model_forward(model, cache, rows, counts[i], hidden + i * ROWS * C);
-            model_logits(model, hidden + i * ROWS * C, counts[i], logits + i * ROWS * V);
+    for (size_t q = 0; q < COUNT_OF(quants); q++) {
+        struct batches expected = { NULL, NULL };
+        for (size_t threads = 1; threads <= 4; threads++) {
+            struct pool *pool = pool_open(threads);
+            struct model *model = tiny_model_quantised(&config, 4, quants[q], pool);
+            size_t C = channels(model), V = (size_t)model_config(model)->vocab_size;
+            for (size_t time = 0; time < (threads == 1 ? 1 : TIMES); time++) {
+                struct batches batches = batches_run(model);
+                if (expected.hidden == NULL) {
+                    expected = batches;
+                    continue;
+                }
+                expect_same(batches.hidden, expected.hidden, 2 * BATCHES * ROWS * C, "hidden");
+                expect_same(batches.logits, expected.logits, 2 * BATCHES * ROWS * V, "logits");
+                free(batches.hidden);
+                free(batches.logits);
+            }
+            model_close(model);
+            pool_close(pool);
         }
-        cache_close(cache);
-        model_close(model);
-        pool_close(pool);
-        if (expected == NULL) {
-            expected = hidden;
-            expected_logits = logits;
-            continue;
-        }
-        expect_same(hidden, expected, COUNT_OF(counts) * ROWS * C, "hidden");
-        expect_same(logits, expected_logits, COUNT_OF(counts) * ROWS * V, "logits");
-        free(hidden);
-        free(logits);
+        free(expected.hidden);
+        free(expected.logits);
     }
-    free(expected);
-    free(expected_logits);
 }
 
 /* Goal: the largest batch that is allowed runs, and equal tokens in it give equal rows. */
@@ -604,6 +679,7 @@ int main(void)
     RUN(test_batch_composition);
     RUN(test_window_borders);
     RUN(test_window_in_trees);
+    RUN(test_common_prefix);
     RUN(test_any_number_of_threads);
     RUN(test_largest_batch);
     RUN(test_vector_sets_agree);

@@ -50,17 +50,23 @@ static inline struct buffer tiny_safetensors(const struct model_config *config, 
     return file;
 }
 
-static inline struct model *tiny_model(const struct model_config *config, uint64_t seed, struct pool *pool)
+/* quant: TENSOR_TYPE_COUNT for float32. */
+static inline struct model *tiny_model_quantised(const struct model_config *config, uint64_t seed, enum tensor_type quant, struct pool *pool)
 {
     int code;
     struct buffer file = tiny_safetensors(config, seed);
     struct weights *weights = weights_from_memory(file.data, file.size, "tiny");
     CHECK(weights != NULL);
-    struct model *model = model_from_weights(weights, config, "tiny", pool, &code);
+    struct model *model = model_from_weights_quantised(weights, config, "tiny", quant, pool, &code);
     CHECK(model != NULL);
     weights_close(weights);
     free(file.data);
     return model;
+}
+
+static inline struct model *tiny_model(const struct model_config *config, uint64_t seed, struct pool *pool)
+{
+    return tiny_model_quantised(config, seed, TENSOR_TYPE_COUNT, pool);
 }
 
 #endif

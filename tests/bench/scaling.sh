@@ -1,0 +1,59 @@
+#!/bin/sh
+# scaling.sh - what a token costs after 128, 512 and 2048 others, and how much faster two workers of one thread sample than one.
+#
+#     tests/bench/scaling.sh [--rounds 3] [--threads 2] [--tokens 64] [--prompts 16] [--work build/vas] [--figures FILE]
+#
+# The base policy is that of steering.sh, in float32.  Workers answer the same prompts out of a store, 4 rollouts each, and leave; their starts
+# count.  The peer of both workers is one of them.
+#
+# Prints a table (table.awk), and the milliseconds a token costs at each context.  --figures: adds the figures to this file and prints none.
+set -eu
+cd "$(dirname "$0")/../.."
+
+. tests/bench/lib.sh
+rounds=3 threads=2 tokens=64 prompts=16 work=$BUILD/vas
+bench_begin 'rounds threads tokens prompts' "$@"
+bench_models
+stories=$work/stories.jsonl
+
+store=
+trap '[ -z "$store" ] || kill -TERM "$store"; rm -rf "$work/scaling"' EXIT
+trap 'exit 75' INT TERM HUP
+
+workers() {  # workers COUNT: the tokens a second of so many
+    rm -rf "$work/scaling"
+    mkdir "$work/scaling"
+    VAS_STORE=ipc://$work/scaling/sock
+    export VAS_STORE
+    store serve -q --db "$work/scaling/store.db" --listen "$VAS_STORE" &
+    store=$!
+    head -n "$prompts" "$stories" | tokenize -q -m "$work/base" --field text
+    begun=$(date +%s%N)
+    pids=
+    for worker in $(seq "$1"); do
+        rollout -q -m "$work/base" -n 4 -t 1 --batch 8 --max-new-tokens "$tokens" &
+        pids="$pids $!"
+    done
+    for pid in $pids; do
+        wait "$pid"
+    done
+    ended=$(date +%s%N)
+    count=$(sqlite3 "$work/scaling/store.db" 'SELECT sum(token_count) FROM rollout')
+    kill -TERM "$store"
+    wait "$store"
+    store=
+    awk -v tokens="$count" -v ns=$((ended - begun)) 'BEGIN { print tokens * 1e9 / ns }'
+}
+
+round=0
+while [ $round -lt "$rounds" ]; do
+    round=$((round + 1))
+    echo "scaling.sh: round $round of $rounds" >&2
+    for context in 128 512 2048; do
+        "$BUILD/tests/bench/bench_engine" -m "$work/base" -t "$threads" "sample:1:$context:$tokens" |
+            awk -v OFS='\t' -v round=$round -v context=$context '{ print round, "after " context " tokens", "ours", $2 }' >>"$out"
+    done
+    printf '%s\t2 workers of 1 thread\tours\t%s\n' $round "$(workers 2)" >>"$out"
+    printf '%s\t2 workers of 1 thread\t1 worker\t%s\n' $round "$(workers 1)" >>"$out"
+done
+bench_table
