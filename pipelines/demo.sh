@@ -23,7 +23,7 @@ say() {
 if [ ! -f "$work/stories.jsonl" ]; then
     say "writing a corpus of 5000 short stories"
     awk -v count=5000 -v seed=1 -f pipelines/stories.awk >"$work/stories.new"
-    awk -v count=800 -v seed=2 -v prompts=1 -f pipelines/stories.awk >"$work/prompts.jsonl"
+    awk -v count=1200 -v seed=2 -v prompts=1 -f pipelines/stories.awk >"$work/prompts.jsonl"
     mv "$work/stories.new" "$work/stories.jsonl"
 fi
 
