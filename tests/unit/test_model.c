@@ -451,7 +451,7 @@ static struct batches batches_run(const struct model *model)
 /* Goal: 1, 2, 3 and 4 threads give the same bits for one row, few rows and many, and for logits, in float32 and rounded; again and again. */
 static void test_any_number_of_threads(void)
 {
-    enum { TIMES = 8 };
+    enum { TIMES = 4 };
     static const enum tensor_type quants[] = { TENSOR_TYPE_COUNT, TENSOR_BF16, TENSOR_Q8_0 };
     begin();
     struct model_config config = wide_config;
