@@ -1,9 +1,9 @@
 #!/bin/sh
-# bench.sh - how fast vas is: sampling, steering, small models and training beside their peers, in one table.
+# bench.sh - how fast vas is: sampling, steering, scaling, small models and training beside their peers, in one table.
 #
 #     tests/bench/bench.sh [--json FILE]
 #
-# Runs sampling.sh, steering.sh, small.sh and training.sh, each with its defaults; they say what is measured, and where peers are found.
+# Runs sampling.sh, steering.sh, scaling.sh, small.sh and training.sh, each with its defaults; they say what is measured, and where peers are found.
 set -eu
 cd "$(dirname "$0")/../.."
 
@@ -17,7 +17,7 @@ esac
 work=${BUILD:-build}/bench
 mkdir -p "$work"
 : >"$work/figures"
-for part in sampling steering small training; do
+for part in sampling steering scaling small training; do
     tests/bench/$part.sh --figures "$work/figures"
 done
 awk -v json="$json" -f tests/bench/table.awk "$work/figures"

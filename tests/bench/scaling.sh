@@ -38,10 +38,10 @@ workers() {  # workers COUNT: the tokens a second of so many
         wait "$pid"
     done
     ended=$(date +%s%N)
-    count=$(sqlite3 "$work/scaling/store.db" 'SELECT sum(token_count) FROM rollout')
     kill -TERM "$store"
     wait "$store"
     store=
+    count=$(store export -q --db "$work/scaling/store.db" | sed 's/.*"tokens":\([0-9]*\).*/\1/' | awk '{ n += $1 } END { print n }')
     awk -v tokens="$count" -v ns=$((ended - begun)) 'BEGIN { print tokens * 1e9 / ns }'
 }
 
