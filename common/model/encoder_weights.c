@@ -386,14 +386,10 @@ static bool loader_map(struct loader *loader)
     struct packed **matrices = memory_alloc(loader->stack_count, sizeof *matrices);
     for (size_t i = 0; i < loader->stack_count; i++)
         matrices[i] = loader->stacks[i].packed;
-    json_t *json = encoder_config_to_json(&encoder->config);
-    char *config = json_text(json);
     bool mapped = packed_file_map(&(struct packed_file){
-        .model = loader->name, .weights = loader->weights, .config = config, .quant = loader->quant, .matrices = matrices,
+        .model = loader->name, .weights = loader->weights, .config = encoder_config_to_json(&encoder->config), .quant = loader->quant, .matrices = matrices,
         .count = loader->stack_count, .pool = encoder->pool, .make_key = loader_key, .fill = stack_fill, .context = loader,
     }, &encoder->mapped, encoder->key);
-    free(config);
-    json_decref(json);
     free(matrices);
     return mapped;
 }

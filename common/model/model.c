@@ -7,7 +7,6 @@
 #include <sysexits.h>
 
 #include "base/check.h"
-#include "base/json.h"
 #include "base/memory.h"
 #include "base/progress.h"
 #include "model/network.h"
@@ -245,14 +244,10 @@ static bool loader_map(struct loader *loader, const char *path, struct model *mo
     struct packed **matrices = memory_alloc(loader->stack_count, sizeof *matrices);
     for (size_t i = 0; i < loader->stack_count; i++)
         matrices[i] = loader->stacks[i].packed;
-    json_t *json = config_to_json(loader->config);
-    char *config = json_text(json);
     bool mapped = packed_file_map(&(struct packed_file){
-        .model = path, .weights = loader->weights, .config = config, .quant = loader->quant, .matrices = matrices,
+        .model = path, .weights = loader->weights, .config = config_to_json(loader->config), .quant = loader->quant, .matrices = matrices,
         .count = loader->stack_count, .pool = loader->pool, .make_key = loader_key, .fill = stack_fill, .context = loader,
     }, &model->mapped, model->key);
-    free(config);
-    json_decref(json);
     free(matrices);
     return mapped;
 }

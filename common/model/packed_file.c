@@ -8,6 +8,7 @@
 #include <sys/mman.h>
 #include <sysexits.h>
 
+#include "base/json.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "math/quant.h"
@@ -78,7 +79,9 @@ static bool kept_init(struct kept *kept, const struct packed_file *file)
     digest_init(&digest);
     if (!weights_add_files(file->weights, &digest))
         return false;
-    digest_add(&digest, file->config, strlen(file->config) + 1);
+    char *config = json_text(file->config);
+    digest_add(&digest, config, strlen(config) + 1);
+    free(config);
     digest_add(&digest, &file->quant, sizeof file->quant);
     for (enum tensor_type type = 0; type < TENSOR_TYPE_COUNT; type++)
         digest_add_packing(&digest, type);
@@ -273,7 +276,9 @@ static bool kept_map(const struct kept *kept, struct file_map *map, char key[KEY
 bool packed_file_map(const struct packed_file *file, struct file_map *map, char key[KEY_SIZE])
 {
     struct kept kept;
-    if (!kept_init(&kept, file)) {
+    bool has_files = kept_init(&kept, file);
+    json_decref(file->config);
+    if (!has_files) {
         log_event("model \"%s\" is an adapter on a base model: its packed weights are not kept", file->model);
         return false;
     }

@@ -16,6 +16,7 @@
 #ifndef MODEL_PACKED_FILE_H
 #define MODEL_PACKED_FILE_H
 
+#include <jansson.h>
 #include <stdbool.h>
 #include <stddef.h>
 
@@ -28,7 +29,7 @@
 struct packed_file {
     const char *model;              // path of the directory or file
     const struct weights *weights;  // opened from there
-    const char *config;             // its canonical text
+    json_t *config;                 // taken
     enum tensor_type quant;         // what matrices are rounded to, or TENSOR_TYPE_COUNT
     struct packed *const *matrices; // (count) shaped (packed_shape), without data
     size_t count;
