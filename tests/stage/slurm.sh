@@ -103,14 +103,30 @@ run() {  # SCRIPT WORK OPTIONS...
 }
 check "the same on one machine" run pipelines/align.sh "$scratch/local"
 
-run pipelines/slurm/align.sh "$scratch/shared" --workers 3 --wait >"$scratch/submit.out" 2>&1 &
+# The jobs' programs: the first rollout and the first train to be started are killed soon after that, the store when both have been.
+mkdir "$scratch/bin" "$scratch/killed"
+ln -s "$BIN"/* "$scratch/bin"
+for program in rollout train; do
+    rm "$scratch/bin/$program"
+    cat >"$scratch/bin/$program" <<END_PROGRAM
+#!/bin/sh
+mkdir "$scratch/killed/$program" 2>/dev/null || exec "$BIN/$program" "\$@"
+"$BIN/$program" "\$@" &
+sleep 0.1
+kill -KILL \$!
+wait \$!
+END_PROGRAM
+    chmod +x "$scratch/bin/$program"
+done
+
+BIN=$scratch/bin run pipelines/slurm/align.sh "$scratch/shared" --workers 3 --wait >"$scratch/submit.out" 2>&1 &
 submitted=$!
 test_pids="${test_pids:-} $submitted"
-victim() {  # PROGRAM: a process of it in a job of this cluster
+store_of_cluster() {
     for comm in /proc/[0-9]*/comm; do
         pid=${comm#/proc/} pid=${pid%/comm}
         { read -r name <"$comm"; } 2>/dev/null || continue
-        [ "$name" = "$1" ] || continue
+        [ "$name" = store ] || continue
         tr '\0' '\n' <"/proc/$pid/environ" 2>/dev/null | grep -qx "SLURM_CONF=$SLURM_CONF" && echo "$pid" && return
     done
 }
@@ -121,16 +137,9 @@ hasten() {  # Slurm lets two minutes pass before what was queued again; seconds 
         scontrol update JobId="$job" StartTime=now+4 2>/dev/null && hastened="$hastened $job"
     done
 }
-killed= to_kill='rollout train store'
 while kill -0 $submitted 2>/dev/null; do
-    set -- $to_kill
-    if [ $# -gt 0 ]; then
-        pid=$(victim "$1")
-        if [ -n "$pid" ] && sleep 0.2 && kill -KILL "$pid" 2>/dev/null; then
-            killed="$killed $1"
-            shift
-            to_kill=$*
-        fi
+    if [ -d "$scratch/killed/rollout" ] && [ -d "$scratch/killed/train" ] && [ ! -d "$scratch/killed/store" ]; then
+        kill -KILL "$(store_of_cluster)" 2>/dev/null && mkdir "$scratch/killed/store"
     fi
     hasten
     sleep 0.3
@@ -139,7 +148,8 @@ code=0
 wait $submitted || code=$?
 test_pids=
 [ $code = 0 ] && ok "the jobs end well" || not_ok "the last job says $code: $(tail -qn 1 "$scratch"/shared/log/end "$scratch/submit.out" | tr '\n' '|')"
-[ "$killed" = " rollout train store" ] && ok "and those that were killed:$killed" || not_ok "only these were killed:$killed"
+killed=$(ls -m "$scratch/killed")
+[ "$killed" = "rollout, store, train" ] && ok "and those that were killed: $killed" || not_ok "only these were killed: $killed"
 again=$(cat "$scratch"/shared/log/* | grep -c 'queued again')
 [ "$again" -ge 2 ] && ok "$again times a job was queued again" || not_ok "only $again times a job was queued again"
 check "there is a report" test -s "$scratch/shared/report.html"
