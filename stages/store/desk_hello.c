@@ -187,7 +187,7 @@ void desk_greet(struct desk *desk, const void *peer, size_t peer_size, const str
         frame.welcome.missing = missing;
         desk_reply(desk, worker, &frame, now_s);
         free(text);
-        log_event("worker \"%s\" is here stage=%s missing=%lld", worker->name, hello->stage, (long long)missing);
+        worker->missing_at_first = missing;
     }
     json_decref(welcome);
 }

@@ -26,6 +26,8 @@ struct worker {
     struct item_list held;
     double heard_s, said_s;
     bool spoke;               // since the last commit
+    bool welcomed;            // its hello is committed
+    int64_t missing_at_first; // the outputs that its welcome told
     struct rate rate;         // of outputs, or of batches handed to train
     long long outputs;        // that were new
     int64_t effort_ms[EFFORT_COUNT], unstored_ms[EFFORT_COUNT];  // as it reported: in this conversation, and not yet stored of that
