@@ -169,12 +169,16 @@ INLINE struct block block_load(const float *x, size_t n, float fill)
             b.part[i] = vec_load(x + i * LANES);
         return b;
     }
+#if defined __AVX512F__
+    b.part[0] = (vec)_mm512_mask_loadu_ps((__m512)vec_all(fill), (__mmask16)((1u << n) - 1), x);
+#else
     b = block_all(fill);
     float lanes[PANEL];
     memcpy(lanes, &b, sizeof b);
     for (size_t i = 0; i < n; i++)
         lanes[i] = x[i];
     memcpy(&b, lanes, sizeof b);
+#endif
     return b;
 }
 
@@ -185,10 +189,14 @@ INLINE void block_store(float *x, size_t n, struct block b)
             vec_store(x + i * LANES, b.part[i]);
         return;
     }
+#if defined __AVX512F__
+    _mm512_mask_storeu_ps(x, (__mmask16)((1u << n) - 1), (__m512)b.part[0]);
+#else
     float lanes[PANEL];
     memcpy(lanes, &b, sizeof b);
     for (size_t i = 0; i < n; i++)
         x[i] = lanes[i];
+#endif
 }
 
 INLINE float block_sum(struct block b)
