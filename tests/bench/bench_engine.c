@@ -7,7 +7,8 @@
  *     sample:B:P:N        B responses of N tokens, each to a prompt of its own of P tokens
  *     serial:B:P:N        the same one after the other
  *     shared:B:P:N        B responses of N tokens to one prompt of P tokens
- *     steer:K:B:P:N       as sample, steered by the value model over K candidates
+ *     steer:K:B:P:N       as sample, steered by the value model over K candidates, and drawn among the K likeliest: of random
+ *                         weights nearly all tokens are others, while a trained model seldom draws one
  *
  * Prints "CASE TOKENS_PER_SECOND" a line: prompt tokens for prompt:, else response tokens over the time after the prompts, except
  * shared:, which counts the prompt's time.  Prompts are drawn at random.
@@ -86,7 +87,8 @@ static double tokens_per_s(const struct setting *setting, const struct bench_cas
             tokens[t] = (int32_t)(philox_uniform(what->shared ? 0 : b, PHILOX_DATA, 0, 0, (uint32_t)t) * (double)V);
         generator_add(generator, &(struct generate_job){
             .prompt_tokens = tokens, .prompt_count = what->prompt_count, .prompt_key = key, .sample = (uint32_t)b,
-            .max_new_tokens = what->response_count, .sampling = { .temperature = 1, .top_p = 1 },
+            .max_new_tokens = what->response_count,
+            .sampling = { .temperature = 1, .top_p = 1, .top_k = what->steered ? (int64_t)what->candidates : 0 },
         });
     }
     free(tokens);
