@@ -144,12 +144,14 @@ struct panel {
     size_t lines;
 };
 
-/* c (32, 32) from two rows of tiles of a and a panel. */
+/* c (32, 32) from two rows of tiles of a and a panel; the 32 rows below are fetched meanwhile, since tiles wait long for what is far away. */
 INLINE void four_tiles(float *c, size_t c_stride, const uint32_t *upper, const uint32_t *lower, struct panel panel, bool add)
 {
     const uint32_t *b = panel.at;
     const size_t stride = c_stride * sizeof *c;
     float *c_lower = c + TILE * c_stride;
+    const float *c_next = c_lower + TILE * c_stride;
+    const size_t rows_each = (2 * TILE * TILE + panel.pairs - 1) / panel.pairs;
     if (add) {
         _tile_loadd(0, c, stride);
         _tile_loadd(1, c + TILE, stride);
@@ -164,6 +166,10 @@ INLINE void four_tiles(float *c, size_t c_stride, const uint32_t *upper, const u
     for (size_t s = 0; s < panel.pairs; s += TILE, upper += TILE_WORDS, lower += TILE_WORDS, b += TILE * PRODUCT_PANEL) {
         for (size_t i = 0; i < panel.lines; i++, panel.next += 64)
             _mm_prefetch(panel.next, _MM_HINT_T1);
+        for (size_t r = 0; r < rows_each; r++, c_next += c_stride) {
+            __builtin_prefetch(c_next, 1);
+            __builtin_prefetch(c_next + TILE, 1);
+        }
         _tile_loadd(4, upper, TILE * sizeof *upper);
         _tile_loadd(6, b, PRODUCT_PANEL * sizeof *b);
         _tile_loadd(5, lower, TILE * sizeof *lower);
