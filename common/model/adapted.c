@@ -37,29 +37,51 @@ static struct packed pack(const float *rows, size_t N, size_t K)
     return packed;
 }
 
-/* A and B of all products of a linear; product[i] may be NULL. */
+static bool same_a(const struct adapter_product *product, const struct adapter_product *other)
+{
+    return product->R == other->R && memcmp(product->a, other->a, product->R * product->K * sizeof *product->a) == 0;
+}
+
+/* Where each product's A begins among the stacked ones; those of one module in PEFT have one A.  Returns the rows of all. */
+static size_t products_stack(const struct adapter_product *const products[LINEAR_PARTS_MAX], size_t first[LINEAR_PARTS_MAX])
+{
+    size_t R = 0;
+    for (size_t i = 0; i < LINEAR_PARTS_MAX; i++) {
+        size_t j = 0;
+        if (products[i] == NULL)
+            continue;
+        while (j < i && (products[j] == NULL || !same_a(products[i], products[j])))
+            j++;
+        first[i] = j < i ? first[j] : R;
+        R += j < i ? 0 : products[i]->R;
+    }
+    return R;
+}
+
+/* The block of a product in the B of all.  b: (product's N, R). */
+static void block_fill(float *b, size_t R, size_t first, const struct adapter_product *product)
+{
+    for (size_t n = 0; n < product->N; n++)
+        for (size_t r = 0; r < product->R; r++)
+            b[n * R + first + r] = (float)(product->scale * (double)product->b[n * product->R + r]);
+}
+
+/* A and B of what is added to a linear of matrices with rows[i] outputs; products[i] may be NULL. */
 static struct low_rank low_rank_pack(const struct linear *linear, const struct adapter_product *const products[LINEAR_PARTS_MAX],
                                      const size_t rows[LINEAR_PARTS_MAX])
 {
     struct low_rank low = { 0 };
-    const size_t K = linear->K;
-    size_t R = 0, r = 0, n = 0;
-    for (size_t i = 0; i < LINEAR_PARTS_MAX; i++)
-        R += products[i] != NULL ? products[i]->R : 0;
+    size_t first[LINEAR_PARTS_MAX], R = products_stack(products, first), n = 0;
     if (R == 0)
         return low;
-    float *a = memory_alloc(R * K, sizeof *a), *b = memory_alloc(linear->N * R, sizeof *b);
+    float *a = memory_alloc(R * linear->K, sizeof *a), *b = memory_alloc(linear->N * R, sizeof *b);
     for (size_t i = 0; i < LINEAR_PARTS_MAX; n += rows[i++]) {
-        const struct adapter_product *product = products[i];
-        if (product == NULL)
+        if (products[i] == NULL)
             continue;
-        memcpy(a + r * K, product->a, product->R * K * sizeof *a);
-        for (size_t m = 0; m < product->N; m++)
-            for (size_t c = 0; c < product->R; c++)
-                b[(n + m) * R + r + c] = (float)(product->scale * (double)product->b[m * product->R + c]);
-        r += product->R;
+        memcpy(a + first[i] * linear->K, products[i]->a, products[i]->R * linear->K * sizeof *a);
+        block_fill(b + n * R, R, first[i], products[i]);
     }
-    low.a = pack(a, R, K);
+    low.a = pack(a, R, linear->K);
     n = 0;
     for (size_t i = 0; i < linear->part_count; n += linear->parts[i++].N)
         low.b[i] = pack(b + n * R, linear->parts[i].N, R);
