@@ -106,11 +106,24 @@ char *adapter_base_path(const char *path, int *code)
     return found;
 }
 
+bool adapter_is_low_rank(const char *path, int *code)
+{
+    char *file = memory_printf("%s/adapter_model.safetensors", path);
+    struct weights *weights = weights_open(file, code);
+    bool low_rank = weights != NULL;
+    for (size_t i = 0; low_rank && i < weights_count(weights); i++)
+        low_rank = strstr(weights_at(weights, i)->name, ".lora_") != NULL;
+    weights_close(weights);
+    free(file);
+    return low_rank;
+}
+
 /* ---- merging ---- */
 
 struct adapter {
     size_t layer_count;
-    struct tensor *merged;       // (L, WEIGHT_ROLE_COUNT): data owned, NULL where the base's hold
+    struct tensor *merged;            // (L, WEIGHT_ROLE_COUNT): data owned, NULL where the base's hold
+    struct adapter_product *products; // (L, WEIGHT_ROLE_COUNT): owned, a NULL where the base's matrices hold; NULL of a merged one
 };
 
 /* An adapter that is being opened. */
@@ -118,7 +131,7 @@ struct reading {
     struct adapter *adapter;
     const char *path;            // of the directory
     const struct model_config *config;
-    const struct weights *base;
+    const struct weights *base;  // that it is merged into; NULL: it is not
     json_t *json;                // adapter_config.json
     struct weights *file;        // adapter_model.safetensors
     bool *used;                  // (tensors of the file): it has found its place
@@ -236,10 +249,17 @@ void adapter_merge(float *w, const float *a, const float *b, double scale, size_
     free(sum);
 }
 
-/* The base's weight with its adapter, if the file has one. */
-static int merge_weight(const struct reading *reading, enum weight_role role, int64_t layer)
+static void product_free(struct adapter_product *product)
+{
+    free(product->a);
+    free(product->b);
+}
+
+/* What the file adds to a matrix, a NULL if it has nothing for it. */
+static int product_read(const struct reading *reading, enum weight_role role, int64_t layer, struct adapter_product *product)
 {
     struct adapter_module module;
+    *product = (struct adapter_product){ 0 };
     if (!adapter_module(reading->config, role, layer, &module))
         return 0;
     const struct tensor *a = find(reading, module.name, ".lora_A.weight"), *b = find(reading, module.name, ".lora_B.weight");
@@ -250,17 +270,40 @@ static int merge_weight(const struct reading *reading, enum weight_role role, in
     const size_t R = a->rank > 0 && a->shape[0] > 0 ? (size_t)a->shape[0] : 1;
     if (!has_shape(reading, a, R, module.K) || !has_shape(reading, b, module.total, R))
         return -1;
-    struct tensor weight;
-    if (!weights_role(reading->base, reading->config, role, layer, &weight) || tensor_elements(&weight) != module.rows * module.K)
-        return refuse(reading, module.name, "is no weight of the base model");
-    float *merged = memory_alloc(module.rows * module.K, sizeof *merged), *a_floats = tensor_floats(a), *b_floats = tensor_floats(b);
-    tensor_read_canonical(&weight, (size_t)reading->config->head_size, merged);
     const double scale = module_alpha(reading, module.name) / (reading->rank_stabilised ? sqrt((double)R) : (double)R);
-    adapter_merge(merged, a_floats, b_floats + module.first * R, scale, module.rows, module.K, R);
-    free(a_floats);
-    free(b_floats);
+    *product = (struct adapter_product){ .a = tensor_floats(a), .scale = scale, .N = module.rows, .K = module.K, .R = R };
+    product->b = memory_alloc(module.rows * R, sizeof *product->b);
+    tensor_read(b, module.first * R, module.rows * R, product->b);
+    return 0;
+}
+
+/* The base's matrix and what is added to it. */
+static int merge_product(const struct reading *reading, enum weight_role role, int64_t layer, const struct adapter_product *product)
+{
+    struct tensor weight;
+    const size_t N = product->N, K = product->K;
+    if (!weights_role(reading->base, reading->config, role, layer, &weight) || tensor_elements(&weight) != N * K)
+        return refuse(reading, weight_specs[role].name, "is no weight of the base model");
+    float *merged = memory_alloc(N * K, sizeof *merged);
+    tensor_read_canonical(&weight, (size_t)reading->config->head_size, merged);
+    adapter_merge(merged, product->a, product->b, product->scale, N, K, product->R);
     merged_set(reading, role, layer, weight.name, merged);
     return 0;
+}
+
+/* A matrix of a layer, merged or not. */
+static int matrix_read(const struct reading *reading, enum weight_role role, int64_t layer)
+{
+    struct adapter_product product;
+    if (product_read(reading, role, layer, &product) != 0)
+        return -1;
+    if (reading->base == NULL) {
+        reading->adapter->products[(size_t)layer * WEIGHT_ROLE_COUNT + (size_t)role] = product;
+        return 0;
+    }
+    int result = product.a != NULL ? merge_product(reading, role, layer, &product) : 0;
+    product_free(&product);
+    return result;
 }
 
 /* An embedding or a head that was trained whole beside the adapters (PEFT's modules_to_save). */
@@ -279,7 +322,7 @@ static int replace_weight(const struct reading *reading, enum weight_role role)
     return 0;
 }
 
-static int merge_all(const struct reading *reading)
+static int matrices_read(const struct reading *reading)
 {
     static const enum weight_role whole[] = { WEIGHT_EMBEDDING, WEIGHT_LM_HEAD, WEIGHT_SCORE };
     for (size_t i = 0; i < COUNT_OF(whole); i++)
@@ -287,7 +330,7 @@ static int merge_all(const struct reading *reading)
             return -1;
     for (enum weight_role role = 0; role < WEIGHT_ROLE_COUNT; role++)
         for (int64_t l = 0; weight_specs[role].per_layer && l < reading->config->layer_count; l++)
-            if (merge_weight(reading, role, l) != 0)
+            if (matrix_read(reading, role, l) != 0)
                 return -1;
     for (size_t i = 0; i < weights_count(reading->file); i++) {
         if (reading->used[i])
@@ -329,7 +372,9 @@ static int adapter_read(struct reading *reading)
 {
     int code = EX_DATAERR;
     reading->json = config_read(reading->path);
-    if (reading->json == NULL || config_check(reading) != 0 || weights_check(reading->base, reading->config) != 0)
+    if (reading->json == NULL || config_check(reading) != 0)
+        return code;
+    if (reading->base != NULL && weights_check(reading->base, reading->config) != 0)
         return code;
     char *path = memory_printf("%s/adapter_model.safetensors", reading->path);
     reading->file = weights_open(path, &code);
@@ -337,14 +382,16 @@ static int adapter_read(struct reading *reading)
     if (reading->file == NULL)
         return code;
     reading->used = memory_alloc(weights_count(reading->file), sizeof *reading->used);
-    return merge_all(reading) == 0 && value_head_read(reading) == 0 ? EX_OK : EX_DATAERR;
+    return matrices_read(reading) == 0 && value_head_read(reading) == 0 ? EX_OK : EX_DATAERR;
 }
 
-struct adapter *adapter_open(const char *path, const struct weights *base, const struct model_config *config, int *code)
+static struct adapter *adapter_load(const char *path, const struct weights *base, const struct model_config *config, int *code)
 {
     struct adapter *adapter = memory_alloc(1, sizeof *adapter);
     adapter->layer_count = (size_t)config->layer_count;
     adapter->merged = memory_alloc(adapter->layer_count * WEIGHT_ROLE_COUNT, sizeof *adapter->merged);
+    if (base == NULL)
+        adapter->products = memory_alloc(adapter->layer_count * WEIGHT_ROLE_COUNT, sizeof *adapter->products);
     struct reading reading = { .adapter = adapter, .path = path, .config = config, .base = base };
     *code = adapter_read(&reading);
     json_decref(reading.json);
@@ -356,13 +403,28 @@ struct adapter *adapter_open(const char *path, const struct weights *base, const
     return NULL;
 }
 
+struct adapter *adapter_open(const char *path, const struct weights *base, const struct model_config *config, int *code)
+{
+    CHECK(base != NULL);
+    return adapter_load(path, base, config, code);
+}
+
+struct adapter *adapter_open_unmerged(const char *path, const struct model_config *config, int *code)
+{
+    return adapter_load(path, NULL, config, code);
+}
+
 void adapter_close(struct adapter *adapter)
 {
     if (adapter == NULL)
         return;
-    for (size_t i = 0; i < adapter->layer_count * WEIGHT_ROLE_COUNT; i++)
+    for (size_t i = 0; i < adapter->layer_count * WEIGHT_ROLE_COUNT; i++) {
         free((void *)adapter->merged[i].data);
+        if (adapter->products != NULL)
+            product_free(&adapter->products[i]);
+    }
     free(adapter->merged);
+    free(adapter->products);
     free(adapter);
 }
 
@@ -370,4 +432,10 @@ bool adapter_role(const struct adapter *adapter, enum weight_role role, int64_t 
 {
     *tensor = *merged_at(adapter, role, layer);
     return tensor->data != NULL;
+}
+
+const struct adapter_product *adapter_product(const struct adapter *adapter, enum weight_role role, int64_t layer)
+{
+    const struct adapter_product *product = &adapter->products[(size_t)layer * WEIGHT_ROLE_COUNT + (size_t)role];
+    return product->a != NULL ? product : NULL;
 }

@@ -2,7 +2,8 @@
  * adapter.h - low-rank adapters of a decoder (LoRA, arXiv 2106.09685) in PEFT's files.
  *
  * A directory holds adapter_config.json, adapter_model.safetensors and, where 'train' wrote it for a value model,
- * value_head.safetensors.  As a model (-m DIR) it is its base model with the adapters merged: W + scale B A.
+ * value_head.safetensors.  As a model (-m DIR) it is its base model with the adapters merged: W + scale B A.  Several models of one base
+ * may keep them beside its weights instead: W x + scale B (A x), see model_open_adapter.
  *
  * An adapter in PEFT belongs to a module.  Where a family keeps several of our matrices in one module (GPT-2's c_attn, Phi-3's
  * qkv_proj and gate_up_proj), adapters of n of them become one of n times the rank and alpha: A stacked, B in blocks.
@@ -30,14 +31,30 @@ bool adapter_is_directory(const char *path);
  */
 char *adapter_base_path(const char *path, int *code);
 
-/* The weights that an adapter replaces, merged, in float32. */
+/* Whether it leaves embeddings and heads as they are (all but the value head), so that it can be used unmerged.  False too on failure, logged;
+   *code is then the exit code. */
+bool adapter_is_low_rank(const char *path, int *code);
+
+/* The weights that an adapter replaces, in float32, and where it is not merged its matrices. */
 struct adapter;
 
-/* base: open weights of config, borrowed for the call.  NULL on failure, logged; *code is then the exit code. */
+/* Merged.  base: open weights of config, borrowed for the call.  NULL on failure, logged; *code is then the exit code. */
 struct adapter *adapter_open(const char *path, const struct weights *base, const struct model_config *config, int *code);
+/* Unmerged, of one that adapter_is_low_rank: it replaces the value head alone. */
+struct adapter *adapter_open_unmerged(const char *path, const struct model_config *config, int *code);
 void adapter_close(struct adapter *adapter);
 /* False where the base's own weight holds.  tensor borrows from the adapter. */
 bool adapter_role(const struct adapter *adapter, enum weight_role role, int64_t layer, struct tensor *tensor);
+
+/* What is added to a matrix: scale B A. */
+struct adapter_product {
+    float *a;      // (R, K)
+    float *b;      // (N, R)
+    double scale;
+    size_t N, K, R;
+};
+/* Of an unmerged adapter; NULL where the base's matrix holds. */
+const struct adapter_product *adapter_product(const struct adapter *adapter, enum weight_role role, int64_t layer);
 
 /* w += scale * b a, to the same bits wherever it is done; sums in double. */
 void adapter_merge(float *w,        // (N, K)

@@ -127,6 +127,12 @@ static void sequence_add_page(struct sequence *sequence, int32_t page)
 
 int32_t sequence_open(struct cache *cache)
 {
+    return sequence_open_for(cache, cache->model);
+}
+
+int32_t sequence_open_for(struct cache *cache, const struct model *model)
+{
+    CHECK(model_shares_trunk(model, cache->model));
     size_t i = 0;
     while (i < cache->sequence_count && cache->sequences[i].open)
         i++;
@@ -136,6 +142,7 @@ int32_t sequence_open(struct cache *cache)
     }
     struct sequence *sequence = &cache->sequences[i];
     sequence->open = true;
+    sequence->model = model;
     sequence->length = sequence->placed_end = 0;
     sequence->newest_row = -1;
     return (int32_t)i;
@@ -143,7 +150,7 @@ int32_t sequence_open(struct cache *cache)
 
 int32_t sequence_fork(struct cache *cache, int32_t sequence)
 {
-    int32_t fork = sequence_open(cache);
+    int32_t fork = sequence_open_for(cache, sequence_at(cache, sequence)->model);
     const struct sequence *from = sequence_at(cache, sequence);
     struct sequence *to = sequence_at(cache, fork);
     to->length = to->placed_end = from->length;

@@ -77,6 +77,61 @@ static void part_make_input(const struct part *part, enum input_place place, con
     }
 }
 
+/* ---- adapters: B (A x) beside a matrix ---- */
+
+/* Rows of an adapted run inside [first, end), and what is added to theirs.  False where there is nothing. */
+struct adapted_part {
+    const struct low_rank *low;
+    size_t first, end;
+    float *ax;  // (end - first, R)
+};
+
+static bool adapted_part(struct adapted_part *adapted, const struct part *part, size_t run, const struct linear *linear, size_t first, size_t end)
+{
+    const struct pass *pass = part->pass;
+    const struct adapted_rows *rows = &pass->adapted[run];
+    const struct low_rank *low = &rows->model->adapter[part->l * LINEAR_COUNT + linear->name];
+    adapted->low = low;
+    adapted->first = first > rows->first ? first : rows->first;
+    adapted->end = end < rows->end ? end : rows->end;
+    adapted->ax = pass->low[linear->name] + rows->first * pass->adapted_rank + (adapted->first - rows->first) * low->a.N;
+    return low->a.data != NULL && adapted->first < adapted->end;
+}
+
+/* A x of the rows of a part.  x: (M, K) of the pass. */
+static void part_make_low(const struct part *part, const struct linear *linear, const float *x)
+{
+    struct adapted_part adapted;
+    for (size_t run = 0; run < part->pass->adapted_count; run++)
+        if (adapted_part(&adapted, part, run, linear, part->first, part->first + part->rows))
+            kernels_linear(part->pass->model->kernels, adapted.ax, adapted.low->a.N, x + adapted.first * linear->K,
+                           adapted.end - adapted.first, &adapted.low->a);
+}
+
+/* y += B (A x) in panels of matrix i of a linear.  y: (block_rows, N) from the matrix's first output on. */
+static void low_panels(const struct part *part, const struct linear *linear, size_t i, size_t panel, size_t panels, float *y)
+{
+    enum { ROWS = 16, WIDTH = 8 * PANEL };
+    const struct kernels *kernels = part->pass->model->kernels;
+    float added[ROWS * WIDTH];
+    struct adapted_part adapted;
+    for (size_t run = 0; run < part->pass->adapted_count; run++) {
+        if (!adapted_part(&adapted, part, run, linear, part->block, part->block + part->block_rows))
+            continue;
+        const struct packed *b = &adapted.low->b[i];
+        const size_t end = (panel + panels) * PANEL < b->N ? (panel + panels) * PANEL : b->N;
+        for (size_t m = adapted.first; m < adapted.end; m += ROWS) {
+            const size_t rows = adapted.end - m < ROWS ? adapted.end - m : ROWS;
+            for (size_t n = panel * PANEL; n < end; n += WIDTH) {
+                const size_t width = end - n < WIDTH ? end - n : WIDTH;
+                kernels->linear(added, WIDTH, adapted.ax + (m - adapted.first) * b->K, rows, b, n / PANEL, tasks_of(width, PANEL));
+                for (size_t r = 0; r < rows; r++)
+                    kernels->add(y + (m - part->block + r) * linear->N + n, added + r * WIDTH, width);
+            }
+        }
+    }
+}
+
 /* Panels of matrix i of a product. */
 static void product_panels(const struct part *part, const struct product *product, size_t i, size_t panel, size_t panels)
 {
@@ -91,6 +146,7 @@ static void product_panels(const struct part *part, const struct product *produc
     if (kernels->input[w->type] != INPUT_FLOATS)
         input = part_input(part, product->place, kernels->input[w->type]);
     kernels->linear(y, N, input, part->block_rows, w, panel, panels);
+    low_panels(part, linear, i, panel, panels, y);
     if (linear->bias == NULL)
         return;
     for (size_t m = 0; m < part->block_rows; m++)
@@ -272,6 +328,7 @@ static void rows_into_attention(struct part *part)
         part_residual(part, &part->pass->model->layers[part->l - 1].ff_post_norm);
     part_norm(part, &layer->attn_norm);
     part_make_input(part, INPUT_OF_ROWS, part->pass->normed, 0, layer->qkv.K, &(const struct linear *){ &layer->qkv }, 1);
+    part_make_low(part, &layer->qkv, part->pass->normed);
 }
 
 /*
@@ -330,6 +387,7 @@ static void rows_from_attention(struct part *part)
 {
     const struct linear *o = &part_layer(part)->o;
     part_make_input(part, INPUT_OF_ROWS, part->pass->attended, 0, o->K, &o, 1);
+    part_make_low(part, o, part->pass->attended);
 }
 
 static void rows_into_ff(struct part *part)
@@ -339,6 +397,14 @@ static void rows_into_ff(struct part *part)
     part_residual(part, &layer->attn_post_norm);
     part_norm(part, &layer->ff_norm);
     part_make_input(part, INPUT_OF_ROWS, part->pass->normed, 0, layer->up.K, linears, COUNT_OF(linears));
+    for (size_t i = 0; i < COUNT_OF(linears); i++)
+        part_make_low(part, linears[i], part->pass->normed);
+}
+
+/* What ff_panels leaves: A x takes whole rows. */
+static void rows_into_down(struct part *part)
+{
+    part_make_low(part, &part_layer(part)->down, part->pass->ff);
 }
 
 /* Columns of the feed-forward, an even number of panels unless they are the last, as input of its last matrix. */
@@ -382,6 +448,8 @@ static void part_from_attention(struct part *part)
     product_run(part, &(struct product){ &layer->o, pass->delta, pass->attended, INPUT_OF_ROWS });
     part_rows(part, rows_into_ff);
     ff_run(part);
+    if (pass->adapted_count > 0)
+        part_rows(part, rows_into_down);
     product_run(part, &(struct product){ &layer->down, pass->delta, pass->ff, INPUT_OF_FF });
 }
 
@@ -502,6 +570,33 @@ static void pass_space(struct pass *pass)
     }
 }
 
+/* Finds the rows of models with adapters and makes room for their A x. */
+static void pass_adapt(struct pass *pass, const struct row *rows)
+{
+    for (size_t m = 0; m < pass->M; m++) {
+        const struct model *model = pass->cache->sequences[rows[m].sequence].model;
+        struct adapted_rows *last = pass->adapted_count > 0 ? &pass->adapted[pass->adapted_count - 1] : NULL;
+        if (model->adapter == NULL)
+            continue;
+        if (last != NULL && last->model == model && last->end == m) {
+            last->end++;
+            continue;
+        }
+        pass->adapted = memory_grow(pass->adapted, pass->adapted_count + 1, sizeof *pass->adapted);
+        pass->adapted[pass->adapted_count++] = (struct adapted_rows){ model, m, m + 1 };
+        pass->adapted_rank = model->adapter_rank > pass->adapted_rank ? model->adapter_rank : pass->adapted_rank;
+    }
+    for (enum linear_name name = 0; name < LINEAR_COUNT && pass->adapted_count > 0; name++)
+        pass->low[name] = memory_alloc_aligned(pass->M * pass->adapted_rank, sizeof(float));
+}
+
+static void pass_forget(struct pass *pass)
+{
+    free(pass->adapted);
+    for (enum linear_name name = 0; name < LINEAR_COUNT; name++)
+        free(pass->low[name]);
+}
+
 /* x: the rows' embeddings, scaled, and those of their positions where the model has learned them. */
 static void pass_embed(const struct pass *pass, const struct row *rows)
 {
@@ -521,31 +616,40 @@ static void pass_embed(const struct pass *pass, const struct row *rows)
     }
 }
 
+static void pass_run(const struct pass *pass, size_t rows_per_task, bool alone)
+{
+    struct pool *pool = pass->model->pool;
+    struct blocks blocks = { .pass = pass, .rows_per_task = rows_per_task };
+    size_t tasks = tasks_of(pass->M, rows_per_task);
+    if (alone) {
+        blocks.run = part_alone;
+        pool_run(pool, tasks, block_task, &blocks);
+        return;
+    }
+    for (; blocks.l < (size_t)pass->model->config.layer_count; blocks.l++) {
+        blocks.run = part_before_attention;
+        pool_run(pool, tasks, block_task, &blocks);
+        if (!pass->share_heads)
+            pass_store(&blocks, tasks);
+        blocks.run = part_from_attention;
+        pool_run(pool, tasks, block_task, &blocks);
+    }
+    blocks.run = part_out;
+    pool_run(pool, tasks, block_task, &blocks);
+}
+
 void model_forward(const struct model *model, struct cache *cache, const struct row *rows, size_t M, float *hidden)
 {
     struct pass pass = { .model = model, .cache = cache, .M = M, .hidden = hidden };
-    CHECK(cache->model == model);
-    struct blocks blocks = { .pass = &pass, .rows_per_task = pass_share(&pass, rows) };
-    size_t tasks = tasks_of(M, blocks.rows_per_task);
-    bool alone = tasks > 1 && rows_stand_alone(rows, M, blocks.rows_per_task);
-    cache_place(cache, rows, M, alone ? blocks.rows_per_task : M);
+    CHECK(model_shares_trunk(model, cache->model));
+    size_t rows_per_task = pass_share(&pass, rows);
+    bool alone = M > rows_per_task && rows_stand_alone(rows, M, rows_per_task);
+    cache_place(cache, rows, M, alone ? rows_per_task : M);
     if (M == 0)
         return;
     pass_space(&pass);
+    pass_adapt(&pass, rows);
     pass_embed(&pass, rows);
-    if (alone) {
-        blocks.run = part_alone;
-        pool_run(model->pool, tasks, block_task, &blocks);
-        return;
-    }
-    for (; blocks.l < (size_t)model->config.layer_count; blocks.l++) {
-        blocks.run = part_before_attention;
-        pool_run(model->pool, tasks, block_task, &blocks);
-        if (!pass.share_heads)
-            pass_store(&blocks, tasks);
-        blocks.run = part_from_attention;
-        pool_run(model->pool, tasks, block_task, &blocks);
-    }
-    blocks.run = part_out;
-    pool_run(model->pool, tasks, block_task, &blocks);
+    pass_run(&pass, rows_per_task, alone);
+    pass_forget(&pass);
 }

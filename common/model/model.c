@@ -181,14 +181,18 @@ static void loader_layer(struct loader *loader, struct layer *layer, size_t l)
     static const enum weight_role qkv_bias[] = { WEIGHT_Q_BIAS, WEIGHT_K_BIAS, WEIGHT_V_BIAS };
     const struct {
         struct linear *linear;
+        enum linear_name name;
         enum weight_role role, bias;
     } single[] = {
-        { &layer->o, WEIGHT_O, WEIGHT_O_BIAS }, { &layer->gate, WEIGHT_GATE, WEIGHT_GATE_BIAS },
-        { &layer->up, WEIGHT_UP, WEIGHT_UP_BIAS }, { &layer->down, WEIGHT_DOWN, WEIGHT_DOWN_BIAS },
+        { &layer->o, LINEAR_O, WEIGHT_O, WEIGHT_O_BIAS }, { &layer->gate, LINEAR_GATE, WEIGHT_GATE, WEIGHT_GATE_BIAS },
+        { &layer->up, LINEAR_UP, WEIGHT_UP, WEIGHT_UP_BIAS }, { &layer->down, LINEAR_DOWN, WEIGHT_DOWN, WEIGHT_DOWN_BIAS },
     };
+    layer->qkv.name = LINEAR_QKV;
     loader_linear(loader, &layer->qkv, l, qkv, qkv_bias, COUNT_OF(qkv));
-    for (size_t i = 0; i < COUNT_OF(single); i++)
+    for (size_t i = 0; i < COUNT_OF(single); i++) {
+        single[i].linear->name = single[i].name;
         loader_linear(loader, single[i].linear, l, &single[i].role, &single[i].bias, 1);
+    }
     layer->attn_norm = loader_norm(loader, l, WEIGHT_ATTN_NORM, WEIGHT_ATTN_NORM_BIAS);
     layer->ff_norm = loader_norm(loader, l, WEIGHT_FF_NORM, WEIGHT_FF_NORM_BIAS);
     layer->attn_post_norm.weight = loader_vector(loader, l, WEIGHT_ATTN_POST_NORM);
@@ -364,6 +368,10 @@ void model_close(struct model *model)
 {
     if (model == NULL)
         return;
+    if (model->trunk != NULL) {
+        adapted_free(model);
+        return;
+    }
     for (size_t l = 0; l < (size_t)model->config.layer_count; l++)
         layer_free(&model->layers[l]);
     free(model->layers);
@@ -382,7 +390,7 @@ void model_set_kv_type(struct model *model, enum tensor_type kv_type)
     CHECK(kv_type == TENSOR_F32 || kv_type == TENSOR_F16);
     if (kv_type == model->kv_type)
         return;
-    CHECK(model->kv_type == TENSOR_F32);
+    CHECK(model->kv_type == TENSOR_F32 && model->trunk == NULL);
     model->kv_type = kv_type;
     key_from_texts(model->key, model->key, "kv-type", tensor_formats[kv_type].name, NULL);
 }

@@ -52,6 +52,16 @@ struct model *model_from_weights_quantised(const struct weights *weights, const 
 int model_config_from_checkpoint(struct model_config *config, const struct weights *weights, const char *name);
 void model_close(struct model *model);
 
+/*
+ * A value model that is trunk, a model of the adapter's base, with the adapter at path unmerged beside its matrices: W x + scale B (A x) in
+ * each, where W may be rounded and B and A are float32.  Its value head is the adapter's, or the trunk's where that has none.  trunk stays
+ * open as long as it; the weights are there once, and rows of all such models may go through them in one pass (sequence_open_for).
+ * NULL on failure, logged; *code is then the exit code.
+ */
+struct model *model_open_adapter(const char *path, const struct model *trunk, int *code);
+/* Whether sequences of both may lie in one cache. */
+bool model_shares_trunk(const struct model *a, const struct model *b);
+
 /* Caches opened from now on hold keys and values in F32 (as before) or F16, half the memory.  The key names F16. */
 void model_set_kv_type(struct model *model, enum tensor_type kv_type);
 /* "f32", "f16" of a command line; false for other texts. */
@@ -72,6 +82,8 @@ void cache_close(struct cache *cache);
 
 /* A new empty sequence, or one that shares all that sequence holds.  Copies nothing until one of them grows. */
 int32_t sequence_open(struct cache *cache);
+/* The same of another model than the cache's, which shares its trunk: rows of the sequence go through that model. */
+int32_t sequence_open_for(struct cache *cache, const struct model *model);
 int32_t sequence_fork(struct cache *cache, int32_t sequence);
 void sequence_close(struct cache *cache, int32_t sequence);
 size_t sequence_length(const struct cache *cache, int32_t sequence);
@@ -99,7 +111,8 @@ enum { MODEL_ROWS_MAX = 4096 };  // of one batch
 size_t cache_pages_needed(const struct cache *cache, const struct row *rows, size_t M);
 
 /*
- * Runs M rows.  hidden: (M, C) out, after the final norm.  The sequences are unchanged until rows_keep.
+ * Runs M rows, each through its sequence's model; those of one model best lie together.  hidden: (M, C) out, after the final norm.
+ * The sequences are unchanged until rows_keep.
  * The caller makes sure that tokens are inside the vocabulary, positions inside position_max and
  * that the cache has room (CHECKed).
  */

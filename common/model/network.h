@@ -30,7 +30,9 @@ struct norm {
 
 /* A matrix, or several with one input whose outputs lie one behind the other. */
 enum { LINEAR_PARTS_MAX = 3 };
+enum linear_name { LINEAR_QKV, LINEAR_O, LINEAR_GATE, LINEAR_UP, LINEAR_DOWN, LINEAR_COUNT };
 struct linear {
+    enum linear_name name;                  // in its layer
     struct packed parts[LINEAR_PARTS_MAX];  // stacked where neighbours have one type
     size_t part_count;                      // 0: the network has no such matrix
     size_t N, K;                            // of all parts together
@@ -45,6 +47,12 @@ struct layer {
     struct linear o;             // (C, NH HS)
     struct linear gate, up;      // (F, C)
     struct linear down;          // (C, F)
+};
+
+/* What an adapter adds to a linear: B (A x) with the scale in B.  Of several adapted matrices A is stacked, B in blocks. */
+struct low_rank {
+    struct packed a;                    // (R, K); no data: nothing is added
+    struct packed b[LINEAR_PARTS_MAX];  // of each part of the linear: (its N, R)
 };
 
 struct model {
@@ -62,10 +70,14 @@ struct model {
     float *value_weight;         // (C), NULL without a value head
     float value_bias;
     struct file_map mapped;      // matrices that are kept packed borrow from it
+    const struct model *trunk;   // all but the value head and the adapter is borrowed from it; NULL: from none
+    struct low_rank *adapter;    // (L, LINEAR_COUNT), NULL without a trunk
+    size_t adapter_rank;         // the highest R
 };
 
 struct sequence {
     bool open;
+    const struct model *model;   // the cache's, or another one with its trunk
     size_t length;               // positions kept
     size_t placed_end;           // positions with a natural slot, kept or of the present batch
     int32_t *pages;              // (page_count)
@@ -119,6 +131,9 @@ static inline char *cache_at(const struct cache *cache, size_t l, size_t page, s
 {
     return cache->data + ((l * cache->page_count + page) * cache->page_elements + h * cache->head_elements) * cache->element_bytes;
 }
+
+/* Closes a model with a trunk. */
+void adapted_free(struct model *model);
 
 /* Floats of attention each thread needs; see attend.c. */
 size_t attention_floats(const struct model *model, size_t position_limit);

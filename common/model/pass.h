@@ -11,8 +11,14 @@
 /* Inputs that are made while others are read lie in places of their own. */
 enum input_place { INPUT_OF_ROWS, INPUT_OF_FF, INPUT_PLACE_COUNT };
 
-struct pass {
+/* Neighbouring rows of one model with an adapter. */
+struct adapted_rows {
     const struct model *model;
+    size_t first, end;
+};
+
+struct pass {
+    const struct model *model;   // any of the rows': what they share
     struct cache *cache;
     size_t M;
     bool share_columns, share_heads;  // of all rows at once; see forward.c
@@ -23,6 +29,9 @@ struct pass {
     float *ff, *up;   // (M, F)
     float *delta;     // (M, C) what attention or the feed-forward adds to x
     float *hidden;    // (M, C) the caller's
+    struct adapted_rows *adapted;  // (adapted_count)
+    size_t adapted_count, adapted_rank;  // the highest rank
+    float *low[LINEAR_COUNT];      // (M, adapted_rank): A x of adapted rows; those of rank R lie R apart from their first on
     unsigned char *inputs[INPUT_PLACE_COUNT][INPUT_FORM_COUNT];   // (M, input_row_bytes) of forms other than floats
     size_t input_row_bytes[INPUT_FORM_COUNT];                     // of the widest input
 };

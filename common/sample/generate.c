@@ -1,7 +1,7 @@
 /*
  * generate.c - see generate.h.
  *
- * Every cache (the base's and each value model's) holds the same positions, so one account of pages serves all: a kept prompt
+ * The base's cache and each value model's part of one hold the same positions, so one account of pages serves all: a kept prompt
  * holds ceil(P / 16) pages, a live response at most ceil((P + R) / 16) - floor(P / 16) of its own, since it shares the
  * prompt's full pages.  A job starts only when what it may come to need is free; so a forward pass never lacks pages.
  */
@@ -78,7 +78,7 @@ struct turn {
     float *steered_logits;    // (K)
     float *values;            // (I, K)
     bool steered;             // candidates are valued
-    size_t candidate_row;     // row of candidate 0 in the value models' pass, behind the pending tokens'
+    size_t candidate_row;     // row of candidate 0 among those of each value model, behind the pending tokens'
     int chosen;               // valued candidate that was sampled, -1: another token
     struct sampled sampled;
     double kl;
@@ -93,10 +93,15 @@ struct generator {
     double betas[VALUE_MODELS_MAX];
     size_t V, K, I, context;
     size_t guide_every, pending_max;
+    size_t leader[VALUE_MODELS_MAX];      // the first value model that runs in one pass with this one: those of one trunk do
+    size_t pass_place[VALUE_MODELS_MAX];  // so many value models' rows come before this one's in that pass
+    size_t pass_size[VALUE_MODELS_MAX];   // of a leader: value models that run in its pass
+    size_t pass_most;  // the largest of these, at least 1
+    size_t pass_rows;  // of each value model in the present pass
     size_t group_max;  // responses whose pending tokens and candidates fit one forward pass
 
     struct cache *base_cache;
-    struct cache *value_caches[VALUE_MODELS_MAX];       // of those that share the base policy's tokenizer, else NULL
+    struct cache *value_caches[VALUE_MODELS_MAX];       // its leader's; of those with their own tokenizer NULL
     struct text_values *text_values[VALUE_MODELS_MAX];  // of the others, else NULL
     size_t pages_limit, pages_used;
 
@@ -173,6 +178,23 @@ int value_model_check(const struct generate_options *options, const struct value
     return -1;
 }
 
+/* Puts value models of one trunk into one pass, as many as have room there for one response. */
+static void group_passes(struct generator *generator)
+{
+    size_t most = MODEL_ROWS_MAX / (generator->K + generator->pending_max);
+    generator->pass_most = 1;
+    for (size_t i = 0; i < generator->I; i++) {
+        size_t leader = 0;
+        while (leader < i && (generator->tokenizers[leader] != NULL || generator->tokenizers[i] != NULL || generator->pass_size[leader] == most
+                              || generator->leader[leader] != leader
+                              || !model_shares_trunk(generator->value_models[leader], generator->value_models[i])))
+            leader++;
+        generator->leader[i] = leader;
+        generator->pass_place[i] = generator->pass_size[leader]++;
+        generator->pass_most = size_max(generator->pass_most, generator->pass_size[leader]);
+    }
+}
+
 static void open_caches(struct generator *generator)
 {
     // Most prompts are this short; where they are longer, jobs wait for pages.
@@ -188,9 +210,11 @@ static void open_caches(struct generator *generator)
         if (generator->tokenizers[i] != NULL)
             generator->text_values[i] = text_values_open(generator->value_models[i], generator->tokenizers[i], options->tokenizer,
                                                          generator->pages_limit * CACHE_PAGE_POSITIONS);
+        else if (generator->leader[i] == i)
+            generator->value_caches[i] = cache_open(generator->value_models[i], generator->pass_size[i] * CACHE_PAGE_POSITIONS
+                                                                                * (generator->pages_limit + scratch_pages));
         else
-            generator->value_caches[i] = cache_open(generator->value_models[i],
-                                                    (generator->pages_limit + scratch_pages) * CACHE_PAGE_POSITIONS);
+            generator->value_caches[i] = generator->value_caches[generator->leader[i]];
     }
 }
 
@@ -198,7 +222,7 @@ static void alloc_work(struct generator *generator)
 {
     const struct generate_options *options = &generator->options;
     size_t G = generator->group_max, K = generator->K, I = generator->I, V = generator->V;
-    size_t row_count = G * (K + generator->pending_max), C = (size_t)model_config(options->base)->channel_count;
+    size_t row_count = generator->pass_most * G * (K + generator->pending_max), C = (size_t)model_config(options->base)->channel_count;
     for (size_t i = 0; i < I; i++)
         C = size_max(C, (size_t)model_config(generator->value_models[i])->channel_count);
 
@@ -252,7 +276,8 @@ struct generator *generator_open(const struct generate_options *options, int *co
     generator->K = generator->I > 0 ? size_min(options->candidates, generator->V) : 0;
     generator->guide_every = size_max(options->guide_every, 1);
     generator->pending_max = generator->guide_every + (options->skip_sure > 0 ? SKIPPED_MAX : 0);
-    generator->group_max = size_min(options->batch, MODEL_ROWS_MAX / (generator->K + generator->pending_max));
+    group_passes(generator);
+    generator->group_max = size_min(options->batch, MODEL_ROWS_MAX / (generator->pass_most * (generator->K + generator->pending_max)));
     generator->waiting_end = &generator->waiting;
     alloc_work(generator);
     open_caches(generator);
@@ -292,7 +317,7 @@ static struct follower *followers_open(struct generator *generator, const struct
                                              : value_text_open(generator->text_values[i], order->prompt, order->begins_text);
         else
             followers[i].sequence = from != NULL ? sequence_fork(generator->value_caches[i], from[i].sequence)
-                                                 : sequence_open(generator->value_caches[i]);
+                                                 : sequence_open_for(generator->value_caches[i], generator->value_models[i]);
     }
     return followers;
 }
@@ -361,7 +386,8 @@ void generator_close(struct generator *generator)
         sample_scratch_free(&generator->scratch[i]);
     for (size_t i = 0; i < generator->I; i++) {
         text_values_close(generator->text_values[i]);
-        cache_close(generator->value_caches[i]);
+        if (generator->leader[i] == i)
+            cache_close(generator->value_caches[i]);
     }
     cache_close(generator->base_cache);
     free(generator->scratch);
@@ -636,10 +662,10 @@ static void turn_candidates(void *context, size_t task, size_t thread)
         turn->base_logits[k] = turn->logits[turn->candidates[k]];
 }
 
-/* One pass of value model i over all candidates of the group; newest tokens that it has not run go before them. */
-static void turns_values(struct generator *generator, size_t count, size_t i)
+/* Rows of value model i for all candidates of the group, from row M on; newest tokens that it has not run go before them.  How many. */
+static size_t turns_rows(struct generator *generator, size_t count, size_t i, size_t M)
 {
-    size_t K = generator->K, M = 0;
+    size_t K = generator->K, first = M;
     for (size_t g = 0; g < count; g++) {
         struct turn *turn = &generator->turns[g];
         struct live *live = turn->live;
@@ -650,18 +676,33 @@ static void turns_values(struct generator *generator, size_t count, size_t i)
             generator->rows[M] = (struct row){ sequence, live->tokens[n], parent };
             parent = (int32_t)M++;
         }
-        turn->candidate_row = M;
+        turn->candidate_row = M - first;
         for (size_t k = 0; k < K; k++)
             generator->rows[M++] = (struct row){ sequence, turn->candidates[k], parent };
     }
+    return M - first;
+}
+
+/* One pass of the value models that a leader begins, over all candidates of the group for each of them. */
+static void turns_values(struct generator *generator, size_t count, size_t leader)
+{
+    size_t K = generator->K, M = 0, C = (size_t)model_config(generator->value_models[leader])->channel_count;
+    for (size_t i = leader; i < generator->I; i++)
+        if (generator->leader[i] == leader)
+            M += generator->pass_rows = turns_rows(generator, count, i, M);
     if (M == 0)
         return;
-    model_forward(generator->value_models[i], generator->value_caches[i], generator->rows, M, generator->hidden);
-    model_values(generator->value_models[i], generator->hidden, M, generator->row_values);
-    for (size_t g = 0; g < count; g++) {
-        struct turn *turn = &generator->turns[g];
-        if (turn->steered)
-            memcpy(turn->values + i * K, generator->row_values + turn->candidate_row, K * sizeof(float));
+    model_forward(generator->value_models[leader], generator->value_caches[leader], generator->rows, M, generator->hidden);
+    for (size_t i = leader; i < generator->I; i++) {
+        if (generator->leader[i] != leader)
+            continue;
+        const float *hidden = generator->hidden + generator->pass_place[i] * generator->pass_rows * C;
+        model_values(generator->value_models[i], hidden, generator->pass_rows, generator->row_values);
+        for (size_t g = 0; g < count; g++) {
+            struct turn *turn = &generator->turns[g];
+            if (turn->steered)
+                memcpy(turn->values + i * K, generator->row_values + turn->candidate_row, K * sizeof(float));
+        }
     }
 }
 
@@ -745,6 +786,7 @@ static void turn_keep(struct generator *generator, const struct turn *turn)
     struct live *live = turn->live;
     for (size_t i = 0; i < generator->I; i++) {
         struct follower *follower = &live->followers[i];
+        size_t candidate_row = generator->pass_place[i] * generator->pass_rows + turn->candidate_row;
         for (size_t k = 0; k < generator->K && turn->steered; k++) {
             follower->low = fminf(follower->low, turn->values[i * generator->K + k]);
             follower->high = fmaxf(follower->high, turn->values[i * generator->K + k]);
@@ -752,9 +794,9 @@ static void turn_keep(struct generator *generator, const struct turn *turn)
         if (generator->text_values[i] != NULL)
             value_text_push(follower->text, turn->sampled.token);
         else if (turn->chosen >= 0)
-            row_keep(generator->value_caches[i], turn->candidate_row + (size_t)turn->chosen);
+            row_keep(generator->value_caches[i], candidate_row + (size_t)turn->chosen);
         else if (turn->steered && live->pending > 0)
-            row_keep(generator->value_caches[i], turn->candidate_row - 1);
+            row_keep(generator->value_caches[i], candidate_row - 1);
     }
     live->pending = turn->chosen >= 0 ? 0 : turn->steered ? 1 : live->pending + 1;
 }
@@ -772,7 +814,7 @@ static void group_step(struct generator *generator, struct live *live, size_t co
         for (size_t i = 0; i < generator->I; i++) {
             if (generator->text_values[i] != NULL)
                 turns_text_values(generator, count, i);
-            else
+            else if (generator->leader[i] == i)
                 turns_values(generator, count, i);
         }
         span_end(span, &generator->stats.value_s);

@@ -3,8 +3,8 @@
  *
  * Jobs are added at any time; each step gives every live response one token.  A prompt is run once for all jobs that share it.
  * With value models a token costs one pass of the base over the live responses and, for each value model, one pass over
- * their K candidates; the chosen candidate's row stays in the value model's cache, so no token is run twice.  A value model
- * with a tokenizer of its own is asked about the candidates' text (text_values.h).
+ * their K candidates; the chosen candidate's row stays in the value model's cache, so no token is run twice.  Value models that share
+ * a trunk have one pass together.  A value model with a tokenizer of its own is asked about the candidates' text (text_values.h).
  *
  * Tokens may be left to the base policy: all but every guide_every-th, and those of which it is so sure that values would hardly
  * change them (skip_sure).  The value models then run them in one pass with the next token's candidates.
@@ -29,7 +29,7 @@
 
 struct value_model {
     const char *name;           // for messages
-    const struct model *model;  // with beta 0 never looked at, may be NULL
+    const struct model *model;  // with beta 0 never looked at, may be NULL; those that share a trunk run it once for all
     const char *tokenizer_key;
     const struct tokenizer *tokenizer;  // its own: candidates are given to it as text; NULL: it shares the base policy's
     double beta;                // 1 / units of score

@@ -10,6 +10,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "model/adapter.h"
 #include "model/weights.h"
 #include "wire/edge.h"
 #include "wire/remote_model.h"
@@ -60,6 +61,40 @@ static char *key_of_path(const char *path, int *code)
     key = memory_text(tokenizer_key(tokenizer));
     tokenizer_close(tokenizer);
     return key;
+}
+
+/* Counts a value model with the others of its base; *trunk is NULL where it has its weights for itself.  0, or the exit code, logged. */
+static int trunk_add(struct values *values, const struct value_model *value, struct trunk **trunk)
+{
+    int code = EX_OK;
+    *trunk = NULL;
+    if (value->beta == 0 || !adapter_is_directory(value->name) || !adapter_is_low_rank(value->name, &code))
+        return code;
+    char *base = adapter_base_path(value->name, &code), *path = base != NULL ? realpath(base, NULL) : NULL;
+    free(base);
+    if (path == NULL)
+        return code;
+    size_t t = 0;
+    while (t < values->trunk_count && strcmp(path, values->trunks[t].path) != 0)
+        t++;
+    if (t == values->trunk_count)
+        values->trunks[values->trunk_count++].path = path;
+    else
+        free(path);
+    *trunk = &values->trunks[t];
+    (*trunk)->adapters++;
+    return EX_OK;
+}
+
+static int open_adapter(struct value_model *value, struct trunk *trunk, enum tensor_type quant, bool keep_packed, struct pool *pool)
+{
+    int code = EX_OK;
+    value->tokenizer_key = key_of_path(trunk->path, &code);
+    if (value->tokenizer_key != NULL && trunk->model == NULL)
+        trunk->model = model_open_quantised(trunk->path, quant, keep_packed, pool, &code);
+    if (trunk->model != NULL)
+        value->model = model_open_adapter(value->name, trunk->model, &code);
+    return value->model != NULL ? EX_OK : code;
 }
 
 static int open_path(struct value_model *value, enum tensor_type quant, bool keep_packed, const char *endpoint, struct pool *pool)
@@ -117,15 +152,22 @@ int values_open(struct values *values, const struct option_list *specs, double b
         log_error("--value is given %zu times, must be at most %d", specs->count, VALUE_MODELS_MAX);
         return EX_USAGE;
     }
+    struct trunk *trunks[VALUE_MODELS_MAX];
     struct edge *edge = NULL;
     int code = EX_OK;
     for (size_t i = 0; i < specs->count && code == EX_OK; i++) {
         struct value_model *value = &values->models[values->count++];
         value->beta = beta;
         value->name = split_spec(specs->items[i], &value->beta);
+        code = trunk_add(values, value, &trunks[i]);
+    }
+    for (size_t i = 0; i < values->count && code == EX_OK; i++) {
+        struct value_model *value = &values->models[i];
         if (value->beta == 0)
             continue;
-        if (is_path(value->name) || model_is_remote(value->name)) {
+        if (trunks[i] != NULL && trunks[i]->adapters > 1) {
+            code = open_adapter(value, trunks[i], quant, keep_packed, pool);
+        } else if (is_path(value->name) || model_is_remote(value->name)) {
             code = open_path(value, quant, keep_packed, endpoint, pool);
         } else if (endpoint == NULL) {
             log_error("could not open value model \"%s\": no such file or directory", value->name);
@@ -176,6 +218,10 @@ void values_close(struct values *values)
         model_close((struct model *)values->models[i].model);
         free((void *)values->models[i].tokenizer_key);
         free((void *)values->models[i].name);
+    }
+    for (size_t t = 0; t < values->trunk_count; t++) {
+        model_close(values->trunks[t].model);
+        free(values->trunks[t].path);
     }
     *values = (struct values){ 0 };
 }

@@ -13,12 +13,19 @@ struct values {
     size_t count;
     struct tokenizer *tokenizers[VALUE_MODELS_MAX];  // of those that do not share the base policy's
     size_t tokenizer_count;
+    struct trunk {
+        char *path;
+        size_t adapters;      // of the models
+        struct model *model;  // opened where these are several, else NULL
+    } trunks[VALUE_MODELS_MAX];  // bases of adapters
+    size_t trunk_count;
 };
 
 /*
  * Each spec is RUN, DIR or FILE.gguf with an optional ":BETA"; without one beta is the default.  A name that is no path is the run whose
  * newest weights the store at endpoint (NULL: there is none) has.  Models with beta 0 are not read.
- * quant and keep_packed (of paths) as in model_open_quantised.
+ * quant and keep_packed (of paths) as in model_open_quantised.  Where several are adapters of one base, it is opened once and they stay
+ * unmerged (model_open_adapter); one adapter alone is merged.
  *
  * 0, or the exit code with the reason logged; values_close either way.
  */

@@ -7,6 +7,7 @@
 #include "base/digest.h"
 #include "sample/generate.h"
 #include "../check.h"
+#include "../unit/random_adapter.h"
 #include "../unit/tiny_model.h"
 
 enum { VOCAB = 300, PROMPTS = 12, SAMPLES = 3, JOBS = PROMPTS * SAMPLES, LENGTH = 20 };
@@ -15,7 +16,26 @@ struct fixture {
     struct pool *pool;
     struct tokenizer *tokenizer;
     struct model *base, *value, *other, *constant;
+    struct model *trunk, *adapted[2];  // value models of one trunk
 };
+
+/* Two adapters of different ranks and matrices. */
+static void adapters_open(struct fixture *fixture, const struct model_config *config)
+{
+    static const enum weight_role roles[] = { WEIGHT_DOWN, WEIGHT_Q, WEIGHT_V };
+    char directory[64];
+    int code;
+    test_directory(directory, sizeof directory);
+    fixture->trunk = tiny_model(config, 5, fixture->pool);
+    for (size_t i = 0; i < 2; i++) {
+        random_adapter(directory, directory, config, 2 + 3 * i, roles + i, 2, i);
+        fixture->adapted[i] = model_open_adapter(directory, fixture->trunk, &code);
+        CHECK(fixture->adapted[i] != NULL);
+    }
+    char *remove = memory_printf("rm -r %s", directory);
+    EXPECT_INT(system(remove), 0);
+    free(remove);
+}
 
 /* The weights with another value head: random, or a constant whatever the state. */
 static struct model *with_head(const struct weights *weights, const struct model_config *config, uint64_t seed, bool constant,
@@ -76,6 +96,7 @@ static struct fixture fixture_open(size_t threads)
     fixture.constant = with_head(weights, &config, 0, true, fixture.pool);
     weights_close(weights);
     free(file.data);
+    adapters_open(&fixture, &config);
     return fixture;
 }
 
@@ -85,6 +106,9 @@ static void fixture_close(struct fixture *fixture)
     model_close(fixture->value);
     model_close(fixture->other);
     model_close(fixture->constant);
+    model_close(fixture->adapted[0]);
+    model_close(fixture->adapted[1]);
+    model_close(fixture->trunk);
     tokenizer_close(fixture->tokenizer);
     pool_close(fixture->pool);
 }
@@ -184,14 +208,15 @@ static void expect_same(const char *what)
             TEST_FAIL("%s changes response %zu", what, j);
 }
 
-static void check_batch_order_threads(size_t guide_every, double skip_sure, double beta)
+static void check_batch_order_threads(bool one_trunk, size_t guide_every, double skip_sure, double beta)
 {
     static const struct { size_t batch, threads; bool backwards; } cases[] = {
         { 1, 1, false }, { 7, 2, false }, { 32, 1, true }, { 32, 3, false }, { 2, 2, true },
     };
     for (size_t i = 0; i < COUNT_OF(cases); i++) {
         struct fixture fixture = fixture_open(cases[i].threads);
-        struct value_model values[] = { value_of(&fixture, fixture.value, beta), value_of(&fixture, fixture.other, -0.5 * beta) };
+        struct value_model values[] = { value_of(&fixture, one_trunk ? fixture.adapted[0] : fixture.value, beta),
+                                        value_of(&fixture, one_trunk ? fixture.adapted[1] : fixture.other, -0.5 * beta) };
         struct generate_options options = options_of(&fixture, values, 2);
         options.batch = cases[i].batch;
         options.guide_every = guide_every;
@@ -206,18 +231,22 @@ static void check_batch_order_threads(size_t guide_every, double skip_sure, doub
         EXPECT(!first_outcomes[j].failed && first_outcomes[j].count >= 1 && first_outcomes[j].kl > 0);
 }
 
-/* Goal: the same bytes whatever the batch, the order of the jobs and the threads, with two value models. */
+/* Goal: the same bytes whatever the batch, the order of the jobs and the threads, with two value models, of their own weights or of one
+   trunk. */
 static void test_batch_order_threads(void)
 {
-    check_batch_order_threads(1, 0, 0.8);
+    check_batch_order_threads(false, 1, 0, 0.8);
+    check_batch_order_threads(true, 1, 0, 0.8);
 }
 
 /* Goal: so it is where some tokens are left to the base policy, by their place or since it is sure of them. */
 static void test_left_to_base(void)
 {
-    check_batch_order_threads(3, 0, 0.8);
-    check_batch_order_threads(1, 0.9, 0.01);
-    check_batch_order_threads(2, 0.9, 0.01);
+    for (int one_trunk = 0; one_trunk < 2; one_trunk++) {
+        check_batch_order_threads(one_trunk, 3, 0, 0.8);
+        check_batch_order_threads(one_trunk, 1, 0.9, 0.01);
+        check_batch_order_threads(one_trunk, 2, 0.9, 0.01);
+    }
 }
 
 /* Goal: in order, responses come out as the jobs went in, however long each takes. */
@@ -384,14 +413,15 @@ static void witness_token(void *context, const struct token_event *event)
     tokens[T] = event->token;
 }
 
-static struct witness check_against_fresh_passes(size_t guide_every, double skip_sure, double beta)
+static struct witness check_against_fresh_passes(bool one_trunk, size_t guide_every, double skip_sure, double beta)
 {
     struct fixture fixture = fixture_open(2);
-    struct value_model values[] = { value_of(&fixture, fixture.value, beta), value_of(&fixture, fixture.other, 0.5 * beta) };
+    const struct model *first = one_trunk ? fixture.adapted[0] : fixture.value, *second = one_trunk ? fixture.adapted[1] : fixture.other;
+    struct value_model values[] = { value_of(&fixture, first, beta), value_of(&fixture, second, 0.5 * beta) };
     static struct witness witness;
     witness = (struct witness){ .fixture = &fixture, .values = values, .guide_every = guide_every, .skip_sure = skip_sure,
                                 .base_cache = cache_open(fixture.base, 112),
-                                .value_caches = { cache_open(fixture.value, 112), cache_open(fixture.other, 112) } };
+                                .value_caches = { cache_open(first, 112), cache_open(second, 112) } };
     struct generate_options options = options_of(&fixture, values, 2);
     options.watch = witness_token;
     options.watch_context = &witness;
@@ -412,16 +442,19 @@ static struct witness check_against_fresh_passes(size_t guide_every, double skip
  */
 static void test_against_fresh_passes(void)
 {
-    struct witness witness = check_against_fresh_passes(1, 0, 1);
-    EXPECT(witness.outside > 20 && witness.checked > 20 && witness.skipped == 0);
+    for (int one_trunk = 0; one_trunk < 2; one_trunk++) {
+        struct witness witness = check_against_fresh_passes(one_trunk, 1, 0, 1);
+        EXPECT(witness.outside > 20 && witness.checked > 20 && witness.skipped == 0);
+    }
 }
 
 /* Goal: so they are where tokens before were left to the base policy, which happens where it should and nowhere else. */
 static void test_left_to_base_against_fresh_passes(void)
 {
-    struct witness every = check_against_fresh_passes(4, 0, 1);
+    struct witness every = check_against_fresh_passes(false, 4, 0, 1), of_trunk = check_against_fresh_passes(true, 4, 0, 1);
+    EXPECT(of_trunk.steered > 20 && of_trunk.skipped == 0);
     EXPECT(every.steered > 20 && every.skipped == 0);
-    struct witness sure = check_against_fresh_passes(1, 0.9, 0.01), both = check_against_fresh_passes(3, 0.9, 0.01);
+    struct witness sure = check_against_fresh_passes(false, 1, 0.9, 0.01), both = check_against_fresh_passes(true, 3, 0.9, 0.01);
     EXPECT(sure.steered > 20 && sure.skipped > 20);
     EXPECT(both.steered > 20 && both.skipped > 20);
 }

@@ -81,5 +81,22 @@ value-target -q --lambda 0 -m "$scratch/whole/adapter" <"$scratch/scored" >"$scr
 same "the adapter's directory is the merged model" "$scratch/merged" "$scratch/adapted"
 decode -q -m "$tiny/base" --value "$scratch/whole/adapter:3" --max-new-tokens 12 "One day, Mia the fox" >"$scratch/text"
 check "and steers" test -s "$scratch/text"
+
+# Two adapters of one base share its weights: the values are those of the merged models.
+check "a second adapter of the base is trained" sh -c "train -q -m $tiny/base --batch 8 --epochs 20 --lora 2 --lr 3e-3 -o $scratch/second <$scratch/targets"
+steer_both() {  # NAME DIRECTORY DIRECTORY OPTION...: into $scratch/NAME
+    both_name=$1 both_first=$2 both_second=$3
+    shift 3
+    decode -q -m "$tiny/base" --value "$both_first:3" --value "$both_second:-2" --greedy --max-new-tokens 12 "$@" "$scratch/prompts.jsonl" >"$scratch/$both_name"
+}
+steer_both of_merged "$scratch/whole" "$scratch/second"
+steer_both of_trunk "$scratch/whole/adapter" "$scratch/second/adapter" -v 2>"$scratch/of_trunk.err"
+check "two adapters of one base steer" test -s "$scratch/of_trunk"
+same "as their merged models do" "$scratch/of_merged" "$scratch/of_trunk"
+[ "$(grep -c 'opened adapter.*trunk=' "$scratch/of_trunk.err")" = 2 ] && [ "$(sed -n 's/.*opened adapter.*trunk=\([0-9a-f]*\).*/\1/p' "$scratch/of_trunk.err" | sort -u | wc -l)" = 1 ] &&
+    ok "on one trunk" || not_ok "on other than one trunk: $(grep opened "$scratch/of_trunk.err")"
+steer_both one_thread "$scratch/whole/adapter" "$scratch/second/adapter" --value-quant q8_0 --batch 1 -t 1
+steer_both three_threads "$scratch/whole/adapter" "$scratch/second/adapter" --value-quant q8_0 --batch 32 -t 3
+same "with a rounded trunk too, whatever the batch and the threads" "$scratch/one_thread" "$scratch/three_threads"
 refused "an adapter is not adapted" 65 'is an adapter itself' train -m "$scratch/whole/adapter" --lora 2 -o "$scratch/twice"
 refused "targets have names" 64 'lora-targets' train -m "$tiny/base" --lora 2 --lora-targets q,x -o "$scratch/none"

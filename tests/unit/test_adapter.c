@@ -25,14 +25,8 @@ enum { POSITIONS = 12 };
 
 /* ---- PEFT's adapters ---- */
 
-static void expect_logits(const char *directory, struct pool *pool)
+static void expect_logits(const struct model *model, const char *directory)
 {
-    int code;
-    struct model *model = model_open(directory, pool, &code);
-    if (model == NULL) {
-        TEST_FAIL("\"%s\" does not open: %d", directory, code);
-        return;
-    }
     char *tokens_path = memory_printf("%s/tokens.json", directory), *logits_path = memory_printf("%s/logits.f32", directory);
     json_t *json = json_read(tokens_path);
     size_t size;
@@ -52,12 +46,25 @@ static void expect_logits(const char *directory, struct pool *pool)
     cache_close(cache);
     free(hidden), free(actual), free(expected), free(logits), free(tokens_path), free(logits_path);
     json_decref(json);
+}
+
+/* The adapter beside the weights of its base, which keep their own. */
+static void expect_unmerged_logits(const char *directory, struct pool *pool)
+{
+    int code;
+    char *base = adapter_base_path(directory, &code);
+    struct model *trunk = model_open(base, pool, &code), *model = model_open_adapter(directory, trunk, &code);
+    EXPECT(model != NULL && strcmp(model_key(model), model_key(trunk)) != 0);
+    expect_logits(model, directory);
     model_close(model);
+    model_close(trunk);
+    free(base);
 }
 
 /*
  * Goal: PEFT's adapters as models: single modules, all linear ones with a stabilised scale, a head that was trained whole,
- * transposed and fused modules, and ranks and alphas by pattern.  Their base is found from the adapter's own directory.
+ * transposed and fused modules, and ranks and alphas by pattern.  Their base is found from the adapter's own directory.  Unmerged they
+ * compute the same; one that holds a whole head cannot be used so, and says it.
  */
 static void test_peft_agrees(void)
 {
@@ -66,8 +73,17 @@ static void test_peft_agrees(void)
         "tests/parity/peft/gpt2", "tests/parity/peft/phi3", "tests/parity/peft/gemma2",
     };
     struct pool *pool = pool_open(1);
-    for (size_t i = 0; i < sizeof directories / sizeof *directories; i++)
-        expect_logits(directories[i], pool);
+    for (size_t i = 0; i < sizeof directories / sizeof *directories; i++) {
+        int code;
+        struct model *merged = model_open(directories[i], pool, &code);
+        EXPECT(merged != NULL);
+        expect_logits(merged, directories[i]);
+        model_close(merged);
+        EXPECT_INT(adapter_is_low_rank(directories[i], &code), strcmp(directories[i], "tests/parity/peft/llama_head") != 0);
+        EXPECT_INT(code, EX_OK);
+        if (adapter_is_low_rank(directories[i], &code))
+            expect_unmerged_logits(directories[i], pool);
+    }
     pool_close(pool);
 }
 
