@@ -108,6 +108,16 @@ static void part_make_low(const struct part *part, const struct linear *linear, 
                            adapted.end - adapted.first, &adapted.low->a);
 }
 
+/* The panels of w from one on, as a matrix of their own that borrows them. */
+static struct packed panels_from(const struct packed *w, size_t panel)
+{
+    struct packed from = *w;
+    from.N -= panel * PANEL;
+    from.data = (char *)w->data + panel * w->panel_bytes;
+    from.borrowed = true;
+    return from;
+}
+
 /* y += B (A x) in panels of matrix i of a linear.  y: (block_rows, N) from the matrix's first output on. */
 static void low_panels(const struct part *part, const struct linear *linear, size_t i, size_t panel, size_t panels, float *y)
 {
@@ -124,7 +134,8 @@ static void low_panels(const struct part *part, const struct linear *linear, siz
             const size_t rows = adapted.end - m < ROWS ? adapted.end - m : ROWS;
             for (size_t n = panel * PANEL; n < end; n += WIDTH) {
                 const size_t width = end - n < WIDTH ? end - n : WIDTH;
-                kernels->linear(added, WIDTH, adapted.ax + (m - adapted.first) * b->K, rows, b, n / PANEL, tasks_of(width, PANEL));
+                const struct packed from = panels_from(b, n / PANEL);
+                kernels->linear(added, WIDTH, adapted.ax + (m - adapted.first) * b->K, rows, &from, 0, tasks_of(width, PANEL));
                 for (size_t r = 0; r < rows; r++)
                     kernels->add(y + (m - part->block + r) * linear->N + n, added + r * WIDTH, width);
             }
