@@ -3,7 +3,8 @@
 #
 #     tests/bench/bench.sh [--json FILE]
 #
-# Runs sampling.sh, steering.sh, scaling.sh, small.sh and training.sh, each with its defaults; they say what is measured, and where peers are found.
+# Runs sampling.sh, steering.sh, trunk.sh, scaling.sh, small.sh and training.sh, each with its defaults; they say what is measured, and
+# where peers are found.
 set -eu
 cd "$(dirname "$0")/../.."
 
@@ -17,7 +18,7 @@ esac
 work=${BUILD:-build}/bench
 mkdir -p "$work"
 : >"$work/figures"
-for part in sampling steering scaling small training; do
+for part in sampling steering trunk scaling small training; do
     tests/bench/$part.sh --figures "$work/figures"
 done
 awk -v json="$json" -f tests/bench/table.awk "$work/figures"

@@ -1,13 +1,13 @@
 /*
  * bench_engine.c - tokens per second of sampling and steering, through the generator that rollout and decode use.
  *
- *     bench_engine -m MODEL [--tokenizer FILE] [--value MODEL] [--quant TYPE] [-t THREADS] CASE...
+ *     bench_engine -m MODEL [--tokenizer FILE] [[--trunk MODEL] --value MODEL...] [--quant TYPE] [-t THREADS] CASE...
  *
  *     prompt:T            a prompt of T tokens is read
  *     sample:B:P:N        B responses of N tokens, each to a prompt of its own of P tokens
  *     serial:B:P:N        the same one after the other
  *     shared:B:P:N        B responses of N tokens to one prompt of P tokens
- *     steer:K:B:P:N       as sample, steered by the value model over K candidates, and drawn among the K likeliest: of random
+ *     steer:K:B:P:N       as sample, steered by all value models over K candidates, and drawn among the K likeliest: of random
  *                         weights nearly all tokens are others, while a trained model seldom draws one
  *
  * Prints "CASE TOKENS_PER_SECOND" a line: prompt tokens for prompt:, else response tokens over the time after the prompts, except
@@ -30,12 +30,15 @@
 #include "sample/generate.h"
 
 struct options {
-    const char *model, *tokenizer, *value, *quant_name;
+    const char *model, *tokenizer, *trunk, *quant_name;
+    struct option_list values;
     int64_t threads;
 };
 
 struct setting {
-    const struct model *base, *value;
+    const struct model *base;
+    struct model *values[VALUE_MODELS_MAX];
+    size_t value_count;
     const struct tokenizer *tokenizer;
     struct pool *pool;
 };
@@ -68,10 +71,14 @@ static bool case_read(struct bench_case *read, const char *text)
 
 static double tokens_per_s(const struct setting *setting, const struct bench_case *what)
 {
-    struct value_model value = { .name = "value", .model = setting->value, .tokenizer_key = tokenizer_key(setting->tokenizer), .beta = 1 };
+    struct value_model values[VALUE_MODELS_MAX];
+    for (size_t i = 0; i < setting->value_count; i++)
+        values[i] = (struct value_model){ .name = "value", .model = setting->values[i], .tokenizer_key = tokenizer_key(setting->tokenizer),
+                                          .beta = 1 };
     int code;
     struct generator *generator = generator_open(&(struct generate_options){
-        .base_name = "base", .base = setting->base, .tokenizer = setting->tokenizer, .values = &value, .value_count = what->steered,
+        .base_name = "base", .base = setting->base, .tokenizer = setting->tokenizer, .values = values,
+        .value_count = what->steered ? setting->value_count : 0,
         .candidates = what->candidates, .batch = what->serial ? 1 : what->responses, .max_new_tokens = what->response_count, .pool = setting->pool,
         .context = what->prompt_count + what->response_count,
     }, &code);
@@ -111,8 +118,9 @@ int main(int argc, char **argv)
     const struct option_spec specs[] = {
         { 'm', "model", "DIR|FILE", OPTION_TEXT, &options.model, 0, 0, "base policy" },
         { 0, "tokenizer", "DIR|FILE", OPTION_TEXT, &options.tokenizer, 0, 0, "where the model brings none" },
-        { 0, "value", "DIR|FILE", OPTION_TEXT, &options.value, 0, 0, "value model, for steer:" },
-        { 0, "quant", "TYPE", OPTION_TEXT, &options.quant_name, 0, 0, "round the matrices of both to bf16, q8_0, q4_0 or nf4" },
+        { 0, "value", "DIR|FILE", OPTION_LIST, &options.values, 0, 0, "value model, for steer:; may be given several times" },
+        { 0, "trunk", "DIR|FILE", OPTION_TEXT, &options.trunk, 0, 0, "the value models are adapters' directories, all beside this model" },
+        { 0, "quant", "TYPE", OPTION_TEXT, &options.quant_name, 0, 0, "round the matrices of all to bf16, q8_0, q4_0 or nf4" },
         { 't', "threads", "N", OPTION_INT, &options.threads, 1, 256, "threads" },
     };
     static const struct option_usage usage = {
@@ -129,21 +137,31 @@ int main(int argc, char **argv)
     struct setting setting = { .pool = pool_open((size_t)options.threads) };
     struct tokenizer *tokenizer = tokenizer_open(options.tokenizer ? options.tokenizer : options.model, &code);
     struct model *base = tokenizer ? model_open_policy(options.model, quant, false, setting.pool, &code) : NULL;
-    struct model *value = base && options.value ? model_open_quantised(options.value, quant, false, setting.pool, &code) : NULL;
-    if (base == NULL || (options.value && value == NULL))
+    if (base == NULL)
         return code;
     setting.base = base;
-    setting.value = value;
     setting.tokenizer = tokenizer;
+    struct model *trunk = options.trunk != NULL ? model_open_quantised(options.trunk, quant, false, setting.pool, &code) : NULL;
+    if (options.values.count > VALUE_MODELS_MAX || (options.trunk != NULL && trunk == NULL))
+        return code;
+    for (; setting.value_count < options.values.count; setting.value_count++) {
+        const char *path = options.values.items[setting.value_count];
+        struct model *value = trunk != NULL ? model_open_adapter(path, trunk, &code) : model_open_quantised(path, quant, false, setting.pool, &code);
+        if (value == NULL)
+            return code;
+        setting.values[setting.value_count] = value;
+    }
     for (int i = first; i < argc; i++) {
         struct bench_case what;
-        if (!case_read(&what, argv[i]) || (what.steered && value == NULL))
+        if (!case_read(&what, argv[i]) || (what.steered && setting.value_count == 0))
             options_refuse("case \"%s\" is not one of prompt:T, sample:B:P:N, serial:B:P:N, shared:B:P:N, steer:K:B:P:N", argv[i]);
         printf("%s %.2f\n", argv[i], tokens_per_s(&setting, &what));
         fflush(stdout);
     }
     peak_print(usage.program);
-    model_close(value);
+    for (size_t i = 0; i < setting.value_count; i++)
+        model_close(setting.values[i]);
+    model_close(trunk);
     model_close(base);
     tokenizer_close(tokenizer);
     pool_close(setting.pool);
