@@ -194,7 +194,7 @@ same "the value model has the same bytes" "$scratch/calm_value/model.safetensors
 
 mkdir "$scratch/large"
 cp "$tiny"/base/* "$scratch/large"
-head -c 6000000 /dev/urandom >"$scratch/large/noise.txt"
+head -c 60000000 /dev/urandom >"$scratch/large/noise.txt"
 large=$(store share -q --db "$scratch/far.db" "$scratch/large")
 echo Once | tokenize -q -m "$tiny/base" --encode >"$scratch/expected"
 echo Once >"$scratch/line"
