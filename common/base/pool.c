@@ -1,8 +1,9 @@
 /*
  * pool.c - see pool.h.
  *
- * Workers spin briefly for the next loop, then sleep: loops of a forward pass follow each other within
- * microseconds, and an idle stage must not keep a core busy.
+ * Workers spin briefly for the next loop, then sleep: loops of a forward pass follow each other within microseconds, and an idle stage
+ * must not keep a core busy.  A thread may lose its core to other processes at any time, or share one with the thread that it waits
+ * for: so nobody waits for a worker that has not come to a loop, and who spins soon lets others run.
  */
 #define _GNU_SOURCE
 #include "base/pool.h"
@@ -10,14 +11,13 @@
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
-#include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
 
 #include "base/check.h"
 #include "base/memory.h"
 
-enum { SPIN_ROUNDS = 4000, THREADS_MAX = 256 };
+enum { SPIN_ROUNDS = 4000, ROUNDS_ALONE = 100, THREADS_MAX = 256 };
 
 /* The tasks that a thread takes first, neighbours, so that what it reads for them is read in one go. */
 struct share {
@@ -38,14 +38,25 @@ struct pool {
     pool_task *task;
     void *context;
     struct share *shares;         // (threads)
-    atomic_size_t busy;           // workers that have not left this loop
-    atomic_uint_fast64_t loop;    // counts loops; a worker sees a change
-    atomic_bool closing;
+    uint_fast64_t loops;          // begun so far
+    atomic_uint_fast64_t open;    // the number of the loop that workers may come to; 0: none; LOOP_CLOSING: the pool closes
+    atomic_size_t inside;         // workers that may be in the open loop; while there are any, all of the above but open stays
 
     pthread_mutex_t mutex;
     pthread_cond_t wake;
-    size_t sleepers;              // guarded by mutex
+    atomic_size_t sleepers;       // changed under the mutex
 };
+
+#define LOOP_CLOSING UINT_FAST64_MAX
+
+/* One round of waiting. */
+static void spin(int round)
+{
+    if (round < ROUNDS_ALONE || round % 8 != 0)
+        __builtin_ia32_pause();
+    else
+        sched_yield();
+}
 
 /* First the thread's own share, then what the others have not come to. */
 static void pool_share(struct pool *pool, size_t thread)
@@ -57,40 +68,45 @@ static void pool_share(struct pool *pool, size_t thread)
     }
 }
 
-static void pool_await(struct pool *pool, uint_fast64_t seen)
+/* The number of an open loop that comes after one. */
+static uint_fast64_t pool_await(struct pool *pool, uint_fast64_t after)
 {
+    uint_fast64_t open;
     for (int round = 0; round < SPIN_ROUNDS; round++) {
-        if (atomic_load_explicit(&pool->loop, memory_order_acquire) != seen)
-            return;
-        __builtin_ia32_pause();
+        if ((open = atomic_load_explicit(&pool->open, memory_order_acquire)) > after)
+            return open;
+        spin(round);
     }
     pthread_mutex_lock(&pool->mutex);
-    pool->sleepers++;
-    while (atomic_load(&pool->loop) == seen)
+    atomic_fetch_add(&pool->sleepers, 1);
+    while ((open = atomic_load(&pool->open)) <= after)
         pthread_cond_wait(&pool->wake, &pool->mutex);
-    pool->sleepers--;
+    atomic_fetch_sub(&pool->sleepers, 1);
     pthread_mutex_unlock(&pool->mutex);
+    return open;
 }
 
 static void *pool_worker_run(void *argument)
 {
     struct pool_worker *worker = argument;
     struct pool *pool = worker->pool;
-    for (uint_fast64_t seen = 0; ; seen++) {
-        pool_await(pool, seen);
-        if (atomic_load(&pool->closing))
-            return NULL;
-        pool_share(pool, worker->thread);
-        atomic_fetch_sub_explicit(&pool->busy, 1, memory_order_release);
+    for (uint_fast64_t loop = 0; (loop = pool_await(pool, loop)) != LOOP_CLOSING; ) {
+        atomic_fetch_add(&pool->inside, 1);
+        if (atomic_load(&pool->open) == loop)  // not ended meanwhile
+            pool_share(pool, worker->thread);
+        atomic_fetch_sub_explicit(&pool->inside, 1, memory_order_release);
     }
+    return NULL;
 }
 
-static void pool_wake(struct pool *pool)
+/* Opens a loop.  A worker that falls asleep sees it, or is seen. */
+static void pool_begin(struct pool *pool, uint_fast64_t loop)
 {
-    atomic_fetch_add(&pool->loop, 1);
+    atomic_store(&pool->open, loop);
+    if (atomic_load(&pool->sleepers) == 0)
+        return;
     pthread_mutex_lock(&pool->mutex);
-    if (pool->sleepers > 0)
-        pthread_cond_broadcast(&pool->wake);
+    pthread_cond_broadcast(&pool->wake);
     pthread_mutex_unlock(&pool->mutex);
 }
 
@@ -126,8 +142,7 @@ void pool_close(struct pool *pool)
 {
     if (pool == NULL)
         return;
-    atomic_store(&pool->closing, true);
-    pool_wake(pool);
+    pool_begin(pool, LOOP_CLOSING);
     for (size_t i = 0; i + 1 < pool->threads; i++)
         pthread_join(pool->workers[i].id, NULL);
     pthread_cond_destroy(&pool->wake);
@@ -155,13 +170,9 @@ void pool_run(struct pool *pool, size_t tasks, pool_task *task, void *context)
         atomic_store_explicit(&pool->shares[thread].next, begin, memory_order_relaxed);
         begin = pool->shares[thread].end = tasks * (thread + 1) / pool->threads;
     }
-    atomic_store(&pool->busy, pool->threads - 1);
-    pool_wake(pool);
+    pool_begin(pool, ++pool->loops);
     pool_share(pool, 0);
-    for (int round = 0; atomic_load_explicit(&pool->busy, memory_order_acquire) > 0; round++) {
-        if (round < SPIN_ROUNDS)
-            __builtin_ia32_pause();
-        else
-            sched_yield();
-    }
+    atomic_store(&pool->open, 0);
+    for (int round = 0; atomic_load(&pool->inside) > 0; round++)
+        spin(round);
 }

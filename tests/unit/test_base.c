@@ -165,6 +165,31 @@ static void test_pool(void)
     }
 }
 
+struct turn_context {
+    int round, ran[4];
+};
+
+static void turn_task(void *context, size_t task, size_t thread)
+{
+    (void)thread;
+    struct turn_context *turn = context;
+    turn->ran[task] += turn->round;
+}
+
+/* Goal: a thread that comes late to a short loop, there are more of them than cores, leaves it and the next ones alone. */
+static void test_pool_short_loops(void)
+{
+    struct pool *pool = pool_open(8);
+    for (int round = 1; round <= 20000; round++) {
+        struct turn_context turn = { .round = round };
+        size_t tasks = 2 + (size_t)round % 3;
+        pool_run(pool, tasks, turn_task, &turn);
+        for (size_t i = 0; i < 4; i++)
+            EXPECT_INT(turn.ran[i], i < tasks ? round : 0);
+    }
+    pool_close(pool);
+}
+
 /* Goal: a file appears whole, replaces the old one, and nothing stays beside it, not even what a killed process had begun there. */
 static void test_file_write(void)
 {
@@ -301,6 +326,7 @@ int main(void)
     RUN(test_digest_of_every_length);
     RUN(test_arena);
     RUN(test_pool);
+    RUN(test_pool_short_loops);
     RUN(test_file_write);
     RUN(test_file_write_together);
     RUN(test_map);
