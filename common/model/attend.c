@@ -46,17 +46,24 @@ static void lines_ask(const char *at, size_t bytes)
         __builtin_prefetch(at + i);
 }
 
+/* Lines that will be written to. */
+static void lines_own(char *at, size_t bytes)
+{
+    for (size_t i = 0; i < bytes; i += LINE_BYTES)
+        __builtin_prefetch(at + i, 1);
+}
+
 /* Where row m of a head goes. */
 static void slot_ask(const struct pass *pass, size_t l, size_t m, size_t h)
 {
     const struct cache *cache = pass->cache;
     const struct slot *slot = &cache->slots[m];
     size_t HS = (size_t)pass->model->config.head_size, row_bytes = PANEL * cache->element_bytes;
-    const char *page = cache_at(cache, l, (size_t)slot->page, h), *values = page + HS * row_bytes;
+    char *page = cache_at(cache, l, (size_t)slot->page, h), *values = page + HS * row_bytes;
     if (m == 0 || cache->slots[m - 1].page != slot->page)
-        lines_ask(page, HS * row_bytes);
+        lines_own(page, HS * row_bytes);
     for (size_t c = 0; c < HS; c += PANEL)
-        __builtin_prefetch(values + (c + (size_t)slot->lane) * row_bytes);
+        lines_own(values + (c + (size_t)slot->lane) * row_bytes, PANEL * cache->element_bytes);
 }
 
 /* Keys and values of a head in listed pages, as many as the caches bear beside all else. */
@@ -99,8 +106,11 @@ static void slot_fill(const struct pass *pass, size_t l, size_t m, size_t h)
     float *floats = page;
     for (size_t c = 0; c < HS; c++)
         floats[c * PANEL + lane] = k[c];
-    for (size_t c = 0; c < HS; c += PANEL)
-        memcpy(floats + value + c * PANEL, v + c, (HS - c < PANEL ? HS - c : PANEL) * sizeof(float));
+    size_t c = 0;
+    for (; c + PANEL <= HS; c += PANEL)
+        memcpy(floats + value + c * PANEL, v + c, PANEL * sizeof(float));
+    for (; c < HS; c++)
+        floats[value + c / PANEL * PANEL * PANEL + c % PANEL] = v[c];
 }
 
 static void row_store(const struct pass *pass, size_t l, size_t m, size_t h)
