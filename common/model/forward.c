@@ -332,10 +332,31 @@ static void part_residual(const struct part *part, const struct norm *post_norm)
     }
 }
 
+/* x: the rows' embeddings, scaled, and those of their positions where the model has learned them. */
+static void part_embed(const struct part *part)
+{
+    const struct pass *pass = part->pass;
+    const struct model *model = pass->model;
+    size_t C = (size_t)model->config.channel_count;
+    float scale = model->config.embedding_scale != 0 ? (float)model->config.embedding_scale : 1.0f;
+    for (size_t m = part->first; m < part->first + part->rows; m++) {
+        float *x = pass->x + m * C, *position = pass->delta + m * C;  // (C)
+        packed_get_row(&model->embedding, (size_t)pass->rows[m].token, x);
+        for (size_t c = 0; c < C; c++)
+            x[c] *= scale;
+        if (!model->config.learned_positions)
+            continue;
+        packed_get_row(&model->positions, (size_t)pass->cache->slots[m].position, position);
+        model->kernels->add(x, position, C);
+    }
+}
+
 static void rows_into_attention(struct part *part)
 {
     const struct layer *layer = part_layer(part);
-    if (part->l > 0)
+    if (part->l == 0)
+        part_embed(part);
+    else
         part_residual(part, &part->pass->model->layers[part->l - 1].ff_post_norm);
     part_norm(part, &layer->attn_norm);
     part_make_input(part, INPUT_OF_ROWS, part->pass->normed, 0, layer->qkv.K, &(const struct linear *){ &layer->qkv }, 1);
@@ -507,7 +528,7 @@ static void block_task(void *context, size_t task, size_t thread)
  * blocks of rows are shared, 7 to 9 when columns are, some 2 us each; but every block reads all weights, so that few rows of a
  * large layer are better off with columns.
  */
-static size_t pass_share(struct pass *pass, const struct row *rows)
+static size_t pass_share(struct pass *pass)
 {
     enum { WORK_ALONE = 1 << 19, WEIGHTS_SMALL = 1 << 20, ROWS_SMALL = 8, ROWS_ENOUGH = 48, ROWS_MADE = 256 };
     const struct model_config *config = &pass->model->config;
@@ -517,7 +538,7 @@ static size_t pass_share(struct pass *pass, const struct row *rows)
                      + layer->up.N * layer->up.K + layer->down.N * layer->down.K;
     size_t work = pass->M * weights;  // multiply-adds of a layer
     for (size_t m = 0; m < pass->M; m++)
-        work += 2 * sequence_length(pass->cache, rows[m].sequence) * (size_t)(config->head_count * config->head_size);
+        work += 2 * sequence_length(pass->cache, pass->rows[m].sequence) * (size_t)(config->head_count * config->head_size);
     if (threads == 1 || work < WORK_ALONE)
         return pass->M > 0 ? pass->M : 1;
     if (even >= ROWS_ENOUGH || (even >= ROWS_SMALL && weights < WEIGHTS_SMALL)) {
@@ -582,10 +603,10 @@ static void pass_space(struct pass *pass)
 }
 
 /* Finds the rows of models with adapters and makes room for their A x. */
-static void pass_adapt(struct pass *pass, const struct row *rows)
+static void pass_adapt(struct pass *pass)
 {
     for (size_t m = 0; m < pass->M; m++) {
-        const struct model *model = pass->cache->sequences[rows[m].sequence].model;
+        const struct model *model = pass->cache->sequences[pass->rows[m].sequence].model;
         struct adapted_rows *last = pass->adapted_count > 0 ? &pass->adapted[pass->adapted_count - 1] : NULL;
         if (model->adapter == NULL)
             continue;
@@ -606,25 +627,6 @@ static void pass_forget(struct pass *pass)
     free(pass->adapted);
     for (enum linear_name name = 0; name < LINEAR_COUNT; name++)
         free(pass->low[name]);
-}
-
-/* x: the rows' embeddings, scaled, and those of their positions where the model has learned them. */
-static void pass_embed(const struct pass *pass, const struct row *rows)
-{
-    const struct model *model = pass->model;
-    size_t C = (size_t)model->config.channel_count, V = (size_t)model->config.vocab_size;
-    float scale = model->config.embedding_scale != 0 ? (float)model->config.embedding_scale : 1.0f;
-    for (size_t m = 0; m < pass->M; m++) {
-        float *x = pass->x + m * C, *position = pass->delta + m * C;  // (C)
-        CHECK(rows[m].token >= 0 && (size_t)rows[m].token < V);
-        packed_get_row(&model->embedding, (size_t)rows[m].token, x);
-        for (size_t c = 0; c < C; c++)
-            x[c] *= scale;
-        if (!model->config.learned_positions)
-            continue;
-        packed_get_row(&model->positions, (size_t)pass->cache->slots[m].position, position);
-        model->kernels->add(x, position, C);
-    }
 }
 
 static void pass_run(const struct pass *pass, size_t rows_per_task, bool alone)
@@ -651,16 +653,17 @@ static void pass_run(const struct pass *pass, size_t rows_per_task, bool alone)
 
 void model_forward(const struct model *model, struct cache *cache, const struct row *rows, size_t M, float *hidden)
 {
-    struct pass pass = { .model = model, .cache = cache, .M = M, .hidden = hidden };
+    struct pass pass = { .model = model, .cache = cache, .rows = rows, .M = M, .hidden = hidden };
     CHECK(model_shares_trunk(model, cache->model));
-    size_t rows_per_task = pass_share(&pass, rows);
+    for (size_t m = 0; m < M; m++)
+        CHECK(rows[m].token >= 0 && rows[m].token < model->config.vocab_size);
+    size_t rows_per_task = pass_share(&pass);
     bool alone = M > rows_per_task && rows_stand_alone(rows, M, rows_per_task);
     cache_place(cache, rows, M, alone ? rows_per_task : M);
     if (M == 0)
         return;
     pass_space(&pass);
-    pass_adapt(&pass, rows);
-    pass_embed(&pass, rows);
+    pass_adapt(&pass);
     pass_run(&pass, rows_per_task, alone);
     pass_forget(&pass);
 }

@@ -20,6 +20,7 @@ struct adapted_rows {
 struct pass {
     const struct model *model;   // any of the rows': what they share
     struct cache *cache;
+    const struct row *rows;      // (M)
     size_t M;
     bool share_columns, share_heads;  // of all rows at once; see forward.c
     float *x;         // (M, C) the residual stream
