@@ -104,7 +104,8 @@ static int open_alone(const char *path)
             return -1;
         while (flock(fd, LOCK_EX) != 0 && errno == EINTR)
             ;
-        bool is_there = fstat(fd, &opened) == 0 && stat(path, &there) == 0 && opened.st_ino == there.st_ino && opened.st_dev == there.st_dev;
+        bool is_there = fstat(fd, &opened) == 0 && stat(path, &there) == 0 && opened.st_ino == there.st_ino
+            && opened.st_dev == there.st_dev;
         if (is_there && ftruncate(fd, 0) == 0)
             return fd;
         close(fd);

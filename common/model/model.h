@@ -53,10 +53,10 @@ int model_config_from_checkpoint(struct model_config *config, const struct weigh
 void model_close(struct model *model);
 
 /*
- * A value model that is trunk, a model of the adapter's base, with the adapter at path unmerged beside its matrices: W x + scale B (A x) in
- * each, where W may be rounded and B and A are float32.  Its value head is the adapter's, or the trunk's where that has none.  trunk stays
- * open as long as it; the weights are there once, and rows of all such models may go through them in one pass (sequence_open_for).
- * NULL on failure, logged; *code is then the exit code.
+ * A value model that is trunk, a model of the adapter's base, with the adapter at path unmerged beside its matrices: W x + scale B
+ * (A x) in each, where W may be rounded and B and A are float32.  Its value head is the adapter's, or the trunk's where that has
+ * none.  trunk stays open as long as it; the weights are there once, and rows of all such models may go through them in one pass
+ * (sequence_open_for).  NULL on failure, logged; *code is then the exit code.
  */
 struct model *model_open_adapter(const char *path, const struct model *trunk, int *code);
 /* Whether sequences of both may lie in one cache. */
@@ -135,7 +135,8 @@ void model_scores(const struct model *model, const float *hidden, size_t M, floa
 void model_extend(const struct model *model, struct cache *cache, int32_t sequence, const int32_t *tokens, size_t T,
                   float *hidden, float *last);
 
-/* Writes a Hugging Face directory: config.json and model.safetensors (not the tokenizer) as transformers reads the family, in float32.  0 or -1. */
+/* Writes a Hugging Face directory: config.json and model.safetensors (not the tokenizer)
+   as transformers reads the family, in float32.  0 or -1. */
 int model_export(const struct weights *weights, const struct model_config *config, const char *directory);
 
 struct gguf_out;

@@ -329,7 +329,8 @@ static int version_settle(struct db *db, enum db_mode mode)
         return EX_DATAERR;
     }
     if (version > VERSION) {
-        log_error("store \"%s\" has format version %lld, this program knows versions up to %d", db->path, (long long)version, VERSION);
+        log_error("store \"%s\" has format version %lld, this program knows versions up to %d", db->path, (long long)version,
+                  VERSION);
         log_hint("use the program that wrote it, or a newer one");
         return EX_DATAERR;
     }
@@ -360,7 +361,9 @@ struct db *db_open(const char *path, enum db_mode mode, int *code)
         goto close_db;
 
     sqlite3_config(SQLITE_CONFIG_MEMSTATUS, 0);  // nobody asks, and it takes a lock each time; too late after the first store
-    int flags = mode == DB_READ ? SQLITE_OPEN_READONLY : mode == DB_EDIT ? SQLITE_OPEN_READWRITE : SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE;
+    int flags = mode == DB_READ   ? SQLITE_OPEN_READONLY
+                : mode == DB_EDIT ? SQLITE_OPEN_READWRITE
+                                  : SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE;
     *code = EX_IOERR;
     if (sqlite3_open_v2(path, &db->handle, flags | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE, NULL) != SQLITE_OK) {
         log_error("could not open store \"%s\": %s", path, db->handle ? sqlite3_errmsg(db->handle) : "out of memory");

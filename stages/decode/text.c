@@ -104,9 +104,10 @@ static void ask(struct run *run, const char *prompt, size_t size)
         *run->last = answer;
         run->last = &answer->next;
         generator_add(run->generator, &(struct generate_job){
-            .prompt_tokens = request->tokens.at, .prompt_count = request->tokens.count, .prompt = request->prompt, .prompt_key = key,
-            .sample = (uint32_t)i, .seed = (uint64_t)options->seed, .max_new_tokens = (size_t)options->max_new_tokens,
-            .sampling = options->sampling, .begins_text = size == 0, .tag = answer,
+            .prompt_tokens = request->tokens.at, .prompt_count = request->tokens.count, .prompt = request->prompt,
+            .prompt_key = key, .sample = (uint32_t)i, .seed = (uint64_t)options->seed,
+            .max_new_tokens = (size_t)options->max_new_tokens, .sampling = options->sampling, .begins_text = size == 0,
+            .tag = answer,
         });
     }
 }

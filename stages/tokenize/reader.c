@@ -136,7 +136,8 @@ static const char *field_text(const json_t *object, const char *field, size_t *s
 /* The text of the record's own field, or messages in its place.  0, or -1 with the field and its trouble. */
 static int prompt_from_json(const struct reader *reader, struct record *record, const char **field, const char **trouble)
 {
-    const json_t *object = reader->object, *value = json_object_get(object, *field), *messages = json_object_get(object, "messages");
+    const json_t *object = reader->object, *value = json_object_get(object, *field);
+    const json_t *messages = json_object_get(object, "messages");
     if (reader->format != READER_HH && (json_is_array(value) || (value == NULL && messages != NULL))) {
         *field = value != NULL ? *field : "messages";
         record->messages = value != NULL ? value : messages;

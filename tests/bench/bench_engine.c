@@ -73,14 +73,14 @@ static double tokens_per_s(const struct setting *setting, const struct bench_cas
 {
     struct value_model values[VALUE_MODELS_MAX];
     for (size_t i = 0; i < setting->value_count; i++)
-        values[i] = (struct value_model){ .name = "value", .model = setting->values[i], .tokenizer_key = tokenizer_key(setting->tokenizer),
-                                          .beta = 1 };
+        values[i] = (struct value_model){ .name = "value", .model = setting->values[i],
+                                          .tokenizer_key = tokenizer_key(setting->tokenizer), .beta = 1 };
     int code;
     struct generator *generator = generator_open(&(struct generate_options){
         .base_name = "base", .base = setting->base, .tokenizer = setting->tokenizer, .values = values,
         .value_count = what->steered ? setting->value_count : 0,
-        .candidates = what->candidates, .batch = what->serial ? 1 : what->responses, .max_new_tokens = what->response_count, .pool = setting->pool,
-        .context = what->prompt_count + what->response_count,
+        .candidates = what->candidates, .batch = what->serial ? 1 : what->responses, .max_new_tokens = what->response_count,
+        .pool = setting->pool, .context = what->prompt_count + what->response_count,
     }, &code);
     if (generator == NULL)
         exit(code);
@@ -119,13 +119,15 @@ int main(int argc, char **argv)
         { 'm', "model", "DIR|FILE", OPTION_TEXT, &options.model, 0, 0, "base policy" },
         { 0, "tokenizer", "DIR|FILE", OPTION_TEXT, &options.tokenizer, 0, 0, "where the model brings none" },
         { 0, "value", "DIR|FILE", OPTION_LIST, &options.values, 0, 0, "value model, for steer:; may be given several times" },
-        { 0, "trunk", "DIR|FILE", OPTION_TEXT, &options.trunk, 0, 0, "the value models are adapters' directories, all beside this model" },
+        { 0, "trunk", "DIR|FILE", OPTION_TEXT, &options.trunk, 0, 0,
+          "the value models are adapters' directories, all beside this model" },
         { 0, "quant", "TYPE", OPTION_TEXT, &options.quant_name, 0, 0, "round the matrices of all to bf16, q8_0, q4_0 or nf4" },
         { 't', "threads", "N", OPTION_INT, &options.threads, 1, 256, "threads" },
     };
     static const struct option_usage usage = {
         .program = "bench_engine", .example = "bench_engine -m model.gguf -t 2 prompt:512 sample:8:16:64",
-        .synopsis = "bench_engine -m MODEL [options] CASE...", .summary = "Tokens per second, a case a line; the source says which cases.",
+        .synopsis = "bench_engine -m MODEL [options] CASE...",
+        .summary = "Tokens per second, a case a line; the source says which cases.",
         .exit_codes = "  0   done\n",
     };
     int first = options_parse(&usage, specs, sizeof specs / sizeof *specs, argc, argv), code = EX_OK;
@@ -146,7 +148,8 @@ int main(int argc, char **argv)
         return code;
     for (; setting.value_count < options.values.count; setting.value_count++) {
         const char *path = options.values.items[setting.value_count];
-        struct model *value = trunk != NULL ? model_open_adapter(path, trunk, &code) : model_open_quantised(path, quant, false, setting.pool, &code);
+        struct model *value = trunk != NULL ? model_open_adapter(path, trunk, &code) : model_open_quantised(path, quant, false,
+                                                                                                            setting.pool, &code);
         if (value == NULL)
             return code;
         setting.values[setting.value_count] = value;

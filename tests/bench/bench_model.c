@@ -4,8 +4,8 @@
  *     bench_model [-c] [-t THREADS] [-r ROUNDS] [-d DEPTH] MODEL [WHAT...]
  *
  * WHAT: pN prefill of N tokens; gB one more token of B independent sequences; fB the same of B sequences that share their first 256
- * positions; cK K candidates of one sequence; read: bytes that all threads together read from memory a second.  Sequences begin DEPTH
- * tokens long (32).  Prints the best and the median of the rounds.
+ * positions; cK K candidates of one sequence; read: bytes that all threads together read from memory a second.  Sequences begin
+ * DEPTH tokens long (32).  Prints the best and the median of the rounds.
  * -c counts the threads' processor time, on the average, and not time on the clock: for machines with other work.
  */
 #include <stdio.h>

@@ -288,7 +288,8 @@ static void test_effort(void)
     EXPECT(after[EFFORT_WIRE] - before[EFFORT_WIRE] >= 0.01);
     EXPECT_NEAR(after[EFFORT_WAIT], before[EFFORT_WAIT], 0);
     EXPECT(all >= 0.05 && all <= taken_s);
-    effort_text(text, sizeof text, (double[]){ [EFFORT_COMPUTE] = 9, [EFFORT_WAIT] = 0.5, [EFFORT_WIRE] = 0.25, [EFFORT_OTHER] = 0.25 });
+    effort_text(text, sizeof text, (double[]){ [EFFORT_COMPUTE] = 9, [EFFORT_WAIT] = 0.5, [EFFORT_WIRE] = 0.25,
+                                               [EFFORT_OTHER] = 0.25 });
     EXPECT_TEXT(text, "10.0 s: compute 90.0 %, wait 5.0 %, wire 2.5 %, other 2.5 %");
 }
 
