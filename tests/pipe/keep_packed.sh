@@ -86,6 +86,25 @@ decode -q -m "$model" --value "$value:30" --value-quant q8_0 --max-new-tokens 24
 equal "decode --value" "$value" "$scratch/steered" decode -m "$model" --value "$value:30" --value-quant q8_0 \
     --max-new-tokens 24 "$scratch/prompts.jsonl"
 
+# Two adapters of one base: its weights are kept once, beside it, and adapters have nothing to keep.
+trunk=$scratch/trunk
+cp -r "$tiny/base" "$trunk"
+value-target -q <"$scratch/scored" >"$scratch/targets"
+for rank in 2 4; do
+    train -q -m "$trunk" --lora $rank --batch 4 --epochs 4 --lr 0.01 -o "$scratch/value-$rank" <"$scratch/targets" >/dev/null
+done
+steer_both() {
+    decode -m "$model" --value "$scratch/value-2/adapter:30" --value "$scratch/value-4/adapter:-20" --max-new-tokens 24 "$@" \
+        "$scratch/prompts.jsonl"
+}
+for quant in '' '--value-quant q8_0'; do
+    steer_both -q $quant >"$scratch/steered"
+    equal "decode of two adapters${quant:+ }$quant" "$trunk" "$scratch/steered" steer_both $quant
+done
+[ "$(state "$trunk" | wc -l)" = 2 ] && [ -z "$(state "$scratch/value-2")$(state "$scratch/value-4")" ] &&
+    ok "the base of two adapters is kept once" ||
+    not_ok "there are $(state "$trunk") $(state "$scratch/value-2") $(state "$scratch/value-4")"
+
 # ---- two workers ----
 
 # held PID FIELD: kB of smaps' field in what the process has mapped of the kept file
