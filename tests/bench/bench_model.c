@@ -95,9 +95,20 @@ static size_t rows_of(const char *what)
     return n > 0 && *end == '\0' && n <= (what[0] == 'p' || what[0] == 'c' ? MODEL_ROWS_MAX : LOGITS_ROWS_MAX) ? n : 0;
 }
 
+static size_t depth_of(const struct bench *bench, const char *what)
+{
+    return what[0] == 'f' ? 256 : bench->depth;
+}
+
+/* How many positions a sequence of it reaches: each round, and one that is not timed, adds one. */
+static size_t positions_of(const struct bench *bench, const char *what)
+{
+    return what[0] == 'p' ? rows_of(what) : depth_of(bench, what) + bench->rounds + 1;
+}
+
 static void measure(const struct bench *bench, const char *what)
 {
-    size_t n = rows_of(what), depth = what[0] == 'f' ? 256 : bench->depth, timed = 0;
+    size_t n = rows_of(what), depth = depth_of(bench, what), timed = 0;
     double taken[ROUNDS_MAX];
     struct cache *cache = cache_open(bench->model, (n + 2) * (depth + bench->rounds + 64));
     int32_t sequence[MODEL_ROWS_MAX];
@@ -164,6 +175,14 @@ int main(int argc, char **argv)
     if (model == NULL)
         return code;
     printf("load_s %.2f\n", seconds() - start);
+    size_t position_max = (size_t)model_config(model)->position_max;
+    for (int i = optind + 1; i < argc; i++) {
+        if (strcmp(argv[i], "read") != 0 && positions_of(&bench, argv[i]) > position_max) {
+            log_error("%s takes %zu positions, model \"%s\" has %zu", argv[i], positions_of(&bench, argv[i]), argv[optind],
+                      position_max);
+            return 64;
+        }
+    }
     bench.model = model;
     bench.C = (size_t)model_config(model)->channel_count;
     bench.V = (size_t)model_config(model)->vocab_size;
