@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "base/check.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "base/memory.h"
 
@@ -360,6 +361,7 @@ struct db *db_open(const char *path, enum db_mode mode, int *code)
     if (*code != EX_OK)
         goto close_db;
 
+    file_map_guard();  // on blocks below 4 KiB SQLite does not notice itself that FILE-shm finds no room
     sqlite3_config(SQLITE_CONFIG_MEMSTATUS, 0);  // nobody asks, and it takes a lock each time; too late after the first store
     int flags = mode == DB_READ   ? SQLITE_OPEN_READONLY
                 : mode == DB_EDIT ? SQLITE_OPEN_READWRITE
