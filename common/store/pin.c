@@ -155,7 +155,7 @@ int64_t pin_run(struct db *db, const char *name, const char *part, const json_t 
     /* The row may be there without this part. */
     sql = train ? "INSERT INTO run (name, train) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET train = ?2 WHERE train IS NULL"
                 : "INSERT INTO run (name, target) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET target = ?2"
-                " WHERE target IS NULL";
+                  " WHERE target IS NULL";
     const char *lacks = train ? "SELECT train IS NULL FROM run WHERE name = ?1" : "SELECT target IS NULL FROM run WHERE name = ?1";
     if (id > 0 && db_int(db, db_query(db, lacks, "t", name), 0) == 0)
         return id;
