@@ -57,7 +57,7 @@ int file_map(struct file_map *map, const char *path)
 {
     file_map_guard();
     *map = (struct file_map){ 0 };
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // a pipe would keep us waiting, to be refused
     if (fd < 0) {
         int code = errno == ENOENT ? EX_NOINPUT : EX_OSERR;
         log_error("could not open \"%s\": %s", path, strerror(errno));

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sysexits.h>
 
 #include "base/check.h"
 #include "base/log.h"
@@ -235,7 +236,7 @@ int model_export_gguf(const struct weights *weights, const struct model_config *
                       struct gguf_out *out, const char *path)
 {
     if (weights_check(weights, config) != 0 || put_config(out, config, name) != 0)
-        return -1;
+        return EX_DATAERR;
     struct gguf_sources sources = find_sources(weights, config, type);
     for (size_t i = 0; i < sources.count; i++) {
         const struct gguf_source *source = &sources.at[i];
@@ -263,5 +264,5 @@ int model_export_gguf(const struct weights *weights, const struct model_config *
         result = file_out_end(&file, true);
     }
     free(sources.at);
-    return result;
+    return result == 0 ? EX_OK : EX_IOERR;
 }

@@ -142,7 +142,8 @@ int model_export(const struct weights *weights, const struct model_config *confi
 struct gguf_out;
 /*
  * Writes a GGUF file as llama.cpp reads the family; heads that it does not know are left out.  out has the tokenizer's metadata
- * (tokenizer_put_gguf) and is added to.  type: of matrices, F32, F16, BF16, Q8_0 or Q4_0.  name is for messages.  0 or -1, logged.
+ * (tokenizer_put_gguf) and is added to.  type: of matrices, F32, F16, BF16, Q8_0 or Q4_0.  name is for messages.  EX_OK,
+ * EX_DATAERR when GGUF has no words for the model, or EX_IOERR; logged.
  */
 int model_export_gguf(const struct weights *weights, const struct model_config *config, const char *name, enum tensor_type type,
                       struct gguf_out *out, const char *path);

@@ -166,9 +166,8 @@ static void score_tokens(struct scoring *scoring, json_t *out)
 /* 0, or -1 when the line cannot be scored (logged). */
 static int score_line(struct scoring *scoring, const struct linefile *lines, const char *line, size_t size)
 {
-    char *place = memory_printf("%s line %zu", linefile_name(lines), linefile_number(lines));
     char reason[256];
-    json_t *json = json_parse(line, size, place);
+    json_t *json = json_parse_line(line, size, linefile_name(lines), linefile_number(lines));
     int result = -1;
     if (json != NULL && tokens_from_json(scoring, json, reason) != 0) {
         log_error("line %zu of \"%s\" %s", linefile_number(lines), linefile_name(lines), reason);
@@ -182,7 +181,6 @@ static int score_line(struct scoring *scoring, const struct linefile *lines, con
         result = 0;
     }
     json_decref(json);
-    free(place);
     return result;
 }
 

@@ -118,8 +118,8 @@ static void ask_line(struct run *run, const char *line, size_t size)
         ask(run, line, size);
         return;
     }
-    char *place = memory_printf("%s line %zu", linefile_name(run->lines), linefile_number(run->lines));
-    json_t *json = json_parse(line, size, place), *prompt = json_object_get(json, "prompt");
+    json_t *json = json_parse_line(line, size, linefile_name(run->lines), linefile_number(run->lines));
+    const json_t *prompt = json_object_get(json, "prompt");
     if (json_is_string(prompt)) {
         ask(run, json_string_value(prompt), json_string_length(prompt));
     } else {
@@ -128,7 +128,6 @@ static void ask_line(struct run *run, const char *line, size_t size)
         run->code = EX_DATAERR;
     }
     json_decref(json);
-    free(place);
 }
 
 /* Asks one more prompt.  False when there is none now, or none at all: then run->operand is behind the last. */

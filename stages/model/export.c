@@ -42,13 +42,13 @@ static int export_gguf(const struct options *options, const struct weights *weig
 {
     struct gguf_out out = { 0 };
     struct tensor head;
-    int result = tokenizer_put_gguf(tokenizer, (size_t)config->vocab_size, &out);
-    if (result == 0)
-        result = model_export_gguf(weights, config, options->model, type_of(options->type), &out, options->output);
-    if (result == 0 && weights_role(weights, config, WEIGHT_VALUE, 0, &head))
+    int code = tokenizer_put_gguf(tokenizer, (size_t)config->vocab_size, &out) == 0 ? EX_OK : EX_DATAERR;
+    if (code == EX_OK)
+        code = model_export_gguf(weights, config, options->model, type_of(options->type), &out, options->output);
+    if (code == EX_OK && weights_role(weights, config, WEIGHT_VALUE, 0, &head))
         log_event("\"%s\" has a value head, which other programs do not know", options->output);
     gguf_out_free(&out);
-    return result;
+    return code;
 }
 
 int model_export_command(int argc, char **argv)
@@ -88,7 +88,7 @@ int model_export_command(int argc, char **argv)
     if (weights != NULL && weights_check(weights, &config) != 0)
         code = EX_DATAERR;
     else if (weights != NULL && gguf)
-        code = export_gguf(&options, weights, &config, tokenizer) == 0 ? EX_OK : EX_DATAERR;
+        code = export_gguf(&options, weights, &config, tokenizer);
     else if (weights != NULL)
         code = model_export(weights, &config, options.output) == 0 && tokenizer_write(tokenizer, options.output) == 0
             ? EX_OK : EX_IOERR;

@@ -310,11 +310,10 @@ static int encode_record(void *context, const struct record *record)
 static int decode_record(void *context, const struct record *record)
 {
     struct liner *liner = context;
-    char name[1100];
-    snprintf(name, sizeof name, "%.1000s line %lld", record->path, (long long)record->line);
-    json_t *array = record->messages != NULL ? json_object() : json_parse(record->prompt, record->prompt_size, name);
+    json_t *array = record->messages != NULL
+        ? json_object() : json_parse_line(record->prompt, record->prompt_size, record->path, (size_t)record->line);
     if (array != NULL && !json_is_array(array))
-        log_error("cannot decode \"%s\": not a JSON array of token ids", name);
+        log_error("cannot decode \"%s\" line %lld: not a JSON array of token ids", record->path, (long long)record->line);
     if (!json_is_array(array)) {
         json_decref(array);
         return EX_DATAERR;
@@ -363,7 +362,7 @@ static int train_tokenizer(const struct options *options)
     struct buffer texts = { 0 };
     int code = read_files(options, collect_record, &texts);
     if (code == EX_OK && directory_make(options->output) != 0)
-        code = EX_CANTCREAT;
+        code = EX_IOERR;
     if (code == EX_OK) {
         struct tokenizer *tokenizer = tokenizer_train(texts.data, texts.size, (size_t)options->train_vocab);
         if (tokenizer_write(tokenizer, options->output) != 0)

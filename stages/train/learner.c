@@ -408,7 +408,7 @@ static int train_and_export(struct learner *learner, const struct dataset *data,
     if (code != EX_OK)
         return code;
     if (directory_make(output) != 0)
-        return EX_CANTCREAT;
+        return EX_IOERR;
     char *path = memory_printf("%s/checkpoint.safetensors", output);
     char *cursor = cursor_text(learner, data);
     code = resume_from_file(learner, path, cursor) == 0 ? train_data(learner, data, path, cursor) : EX_CONFIG;

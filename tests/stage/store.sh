@@ -106,6 +106,22 @@ else
     echo 'skip store_refuses_newer_versions: sqlite3 is not installed'
 fi
 
+# Goal: who may not write beside a store that nobody serves reads it all the same, whatever its name.
+mkdir "$work/its #1"
+cp "$work/s.db" "$work/its #1/100%?.db"
+chmod 555 "$work/its #1"
+chmod 755 "$work"
+as_nobody=
+[ "$(id -u)" != 0 ] || as_nobody='setpriv --reuid=65534 --clear-groups'
+if $as_nobody test -x "$bin/store"; then
+    code=0
+    timeout 10 $as_nobody "$bin/store" status --db "$work/its #1/100%?.db" --json >"$work/out" 2>"$work/err" </dev/null || code=$?
+    verdict store_reads_what_it_cannot_write "$code" 0 '"served":false' "$work/out"
+else
+    echo 'skip store_reads_what_it_cannot_write: needs setpriv, and programs that others may run'
+fi
+chmod 755 "$work/its #1"
+
 # Goal: while the disk is full (here: a limit on file sizes) the store goes on and says so once;
 # when there is room again all prompts arrive.
 rm -f "$work"/s.db*
