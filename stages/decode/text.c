@@ -77,6 +77,11 @@ static void log_bad_prompt(const struct run *run, const char *reason)
 
 static void ask(struct run *run, const char *prompt, size_t size)
 {
+    if (memchr(prompt, '\0', size) != NULL) {
+        log_bad_prompt(run, "prompt has a NUL");
+        run->code = EX_DATAERR;
+        return;
+    }
     const struct text_options *options = run->options;
     const struct tokenizer *tokenizer = run->generate->tokenizer;
     size_t samples = (size_t)options->samples;
