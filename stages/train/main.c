@@ -250,6 +250,21 @@ static int ranks_settle(struct options *options, struct ranks *ranks)
     return EX_USAGE;
 }
 
+/* What training begins with, none where that is random, and its key.  Returns an exit code. */
+static int init_open(const struct options *options, const struct model_config *config, struct pool *pool, struct weights **weights,
+                     char key[KEY_SIZE])
+{
+    snprintf(key, KEY_SIZE, "random");
+    int code = EX_OK;
+    *weights = options->from_scratch ? NULL : weights_open(options->model, &code);
+    if (*weights == NULL)
+        return code;
+    if (weights_check(*weights, config) != 0)
+        return EX_DATAERR;
+    weights_key(*weights, config, pool, key);
+    return EX_OK;
+}
+
 int main(int argc, char **argv)
 {
     blas_settle(argv);
@@ -266,33 +281,25 @@ int main(int argc, char **argv)
     if (code != EX_OK)
         return code;
     options.learner.model = options.model;
-    struct model_config config;
-    code = config_open(&config, options.model);
-    struct tokenizer *tokenizer = code == EX_OK ? tokenizer_open(options.model, &code) : NULL;
-    if (tokenizer == NULL)
-        return code;
     if (options.trainer.lora.rank > 0 && adapter_is_directory(options.model)) {
         log_error("cannot adapt \"%s\": it is an adapter itself", options.model);
         log_hint("'model export' merges it into a model");
         return EX_DATAERR;
     }
+    struct model_config config;
+    code = config_open(&config, options.model);
+    struct tokenizer *tokenizer = code == EX_OK ? tokenizer_open(options.model, &code) : NULL;
     struct pool *pool = pool_open((size_t)options.threads);
     struct weights *weights = NULL;
-    char init_key[KEY_SIZE] = "random";
-    if (!options.from_scratch) {
-        weights = weights_open(options.model, &code);
-        if (weights == NULL)
-            return code;
-        if (weights_check(weights, &config) != 0)
-            return EX_DATAERR;
-        weights_key(weights, &config, pool, init_key);
+    char init_key[KEY_SIZE];
+    if (tokenizer != NULL)
+        code = init_open(&options, &config, pool, &weights, init_key);
+    if (code == EX_OK) {
+        struct learner learner = { .options = options.learner, .settings = trainer_settings(&options, init_key),
+                                   .config = &config, .weights = weights, .tokenizer = tokenizer, .pool = pool };
+        code = ranks_index(ranks) == 0 ? lead(&options, &learner, init_key) : team_follow(&learner);
+        trainer_close(learner.trainer);
     }
-    struct learner learner = { .options = options.learner, .settings = trainer_settings(&options, init_key), .config = &config,
-                               .weights = weights, .tokenizer = tokenizer, .pool = pool };
-
-    code = ranks_index(ranks) == 0 ? lead(&options, &learner, init_key) : team_follow(&learner);
-
-    trainer_close(learner.trainer);
     pool_close(pool);
     weights_close(weights);
     tokenizer_close(tokenizer);
