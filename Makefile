@@ -33,7 +33,8 @@ MPI_CFLAGS = $(shell $(PKG_CONFIG) --cflags ompi-c)
 MPI_LIBS = -Wl,--as-needed $(shell $(PKG_CONFIG) --libs ompi-c) -Wl,--no-as-needed
 endif
 
-COMMON_SOURCES = $(filter-out common/math/kernels_isa.c common/learn/ranks_%.c,$(wildcard common/*/*.c)) common/learn/ranks_$(RANKS).c
+COMMON_SOURCES = $(filter-out common/math/kernels_isa.c common/learn/ranks_%.c,$(wildcard common/*/*.c)) \
+    common/learn/ranks_$(RANKS).c
 KERNEL_OBJECTS = $(foreach isa,avx512 avx2 portable,$(BUILD)/common/math/kernels_$(isa).o)
 PRODUCT_OBJECTS = $(foreach isa,vnni amx halves,$(BUILD)/common/math/kernels_$(isa).o)
 COMMON_OBJECTS = $(COMMON_SOURCES:%.c=$(BUILD)/%.o) $(KERNEL_OBJECTS)
@@ -66,7 +67,8 @@ $(BUILD)/ranks_$(RANKS):
 	@mkdir -p $(@D)
 	@rm -f $(BUILD)/ranks_* && touch $@
 
-# The compiler needs minutes for their unrolled loops under sanitizers: then they have -O1, and of ASan and UBSan together only the first.
+# The compiler needs minutes for their unrolled loops under sanitizers: then they have -O1, and of ASan and UBSan together only
+# the first.
 KERNEL_LEVEL = $(if $(findstring -fsanitize,$(CFLAGS)),-O1,-O3)
 KERNEL_CC = $(CC) $(subst =address$(comma)undefined,=address,$(ALL_CFLAGS)) $(KERNEL_LEVEL) $(ISA_FLAGS)
 comma = ,
@@ -75,7 +77,8 @@ $(BUILD)/common/math/kernels_avx512.o: ISA_FLAGS = $(AVX512_FLAGS)
 $(BUILD)/common/math/kernels_avx2.o: ISA_FLAGS = -mavx2 -mfma -mf16c
 $(BUILD)/common/math/kernels_portable.o: ISA_FLAGS =
 $(BUILD)/common/math/kernels_vnni.o: ISA_FLAGS = $(AVX512_FLAGS) -mavx512vnni
-$(BUILD)/common/math/kernels_amx.o $(BUILD)/common/math/kernels_halves.o: ISA_FLAGS = $(AVX512_FLAGS) -mamx-tile -mamx-bf16 -mamx-int8
+$(BUILD)/common/math/kernels_amx.o $(BUILD)/common/math/kernels_halves.o: \
+    ISA_FLAGS = $(AVX512_FLAGS) -mamx-tile -mamx-bf16 -mamx-int8
 $(KERNEL_OBJECTS): $(BUILD)/common/math/kernels_%.o: common/math/kernels_isa.c
 	$(call say,CC,$@)
 	@mkdir -p $(@D)

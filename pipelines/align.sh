@@ -47,7 +47,8 @@ work=$(cd "$work" && pwd)
 
 store_start
 say "store $work/store.db"
-foreground tokenize tokenize -m "$model" ${format:+--format "$format"} ${field:+--field "$field"} --eval-fraction "$eval_fraction" "$prompts"
+foreground tokenize tokenize -m "$model" ${format:+--format "$format"} ${field:+--field "$field"} \
+    --eval-fraction "$eval_fraction" "$prompts"
 eval_prompts=$(store status --db "$work/store.db" | awk '$1 == "tokenize" && $3 == "eval" { print $4 }')
 case $eval_prompts,$eval_fraction in
 ,0 | ,0.0) ;;
@@ -72,7 +73,8 @@ fi
 say "sampling the eval prompts: base policy, then beta $betas"
 foreground rollout rollout -m "$model" -n "$base_samples" --split eval --max-new-tokens "$max_new_tokens" --seed "$seed"
 for beta in $betas; do
-    foreground decode decode -m "$model" --value "$work/value-$run:$beta" --policy "$run beta=$beta" --split eval -n "$eval_samples" \
+    foreground decode decode -m "$model" --value "$work/value-$run:$beta" --policy "$run beta=$beta" --split eval \
+        -n "$eval_samples" \
         --max-new-tokens "$max_new_tokens" --seed "$seed"
 done
 with_reward foreground reward reward --split eval

@@ -1,7 +1,8 @@
 #!/bin/sh
 # replay.sh - another reward on the rollouts that a store already has: nothing of the training set is sampled again.
 #
-#     pipelines/replay.sh --work DIR --model MODEL --lexicon FILE|--exec COMMAND|--reward-model DIR --reward NAME [options of align.sh]
+#     pipelines/replay.sh --work DIR --model MODEL --lexicon FILE|--exec COMMAND|--reward-model DIR --reward NAME
+#         [options of align.sh]
 #
 # It is align.sh on the same store under another reward name: tokenize and rollout find nothing missing, the stored
 # rollouts are scored anew, and a value model is trained on those scores.  --prompts is not needed.

@@ -23,8 +23,9 @@ def score(prompt, response):
 
 HOLD = 64  # items at once
 endpoint, name = sys.argv[1:]
+spec = {"kind": "python", "rule": "brief"}  # what the name means from now on
 hello = dict(type="hello", stage="reward", worker=f"{os.uname().nodename}, process {os.getpid()}",
-             settings=json.dumps({"reward": name, "spec": {"kind": "python", "rule": "brief"}}))  # spec: what the name means from now on
+             settings=json.dumps({"reward": name, "spec": spec}))
 socket, heard, kept, count, ended = None, float("-inf"), {}, 0, False  # kept: outputs by number, until the store has committed them
 
 
@@ -60,7 +61,8 @@ while not ended:
             send({"type": "want", "count": max(1, HOLD - len(kept))})
         case "rollout":
             count += 1
-            kept[count] = {**frame, "type": "scored", "reward": name, "score": score(frame["prompt"], frame["response"]), "output": count}
+            kept[count] = {**frame, "type": "scored", "reward": name, "output": count,
+                           "score": score(frame["prompt"], frame["response"])}
             send(kept[count])
         case "ack":
             answered(memoryview(frame["outputs"].data).cast("i"))

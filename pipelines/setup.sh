@@ -40,7 +40,8 @@ if [ -n "$missing" ]; then
     fi
     echo "vas-setup: installing$missing" >&2
     log=$(mktemp)
-    if ! { $root apt-get update && DEBIAN_FRONTEND=noninteractive $root apt-get install -y --no-install-recommends $missing; } >"$log" 2>&1; then
+    if ! { $root apt-get update && DEBIAN_FRONTEND=noninteractive $root apt-get install -y --no-install-recommends $missing; } \
+        >"$log" 2>&1; then
         tail -n 5 "$log" >&2
         echo "vas-setup: could not install$missing; the log is $log" >&2
         exit 69

@@ -1,7 +1,8 @@
 # stories.awk - a corpus of very short stories from a grammar, one JSON line {"text"} each.
 #
 #     awk -v count=4000 -v seed=1 -f stories.awk            whole stories
-#     awk -v count=400 -v seed=2 -v prompts=1 -f stories.awk   {"prompt","split"}: how such a story begins; the last eighth is split eval
+#     awk -v count=400 -v seed=2 -v prompts=1 -f stories.awk   {"prompt","split"}: how such a story begins; the
+#         last eighth is split eval
 #
 # How a story goes on is open: each event may turn out well or badly, and a good turn makes the next a little likelier.  The
 # generator is the minimal standard one (Park and Miller), exact in doubles, so every awk writes the same text.

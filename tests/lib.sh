@@ -46,7 +46,8 @@ check() {
     fi
 }
 
-# refused NAME CODE PATTERN COMMAND...: exits with CODE, says PATTERN on one line of standard error, and no more lines than that and a hint
+# refused NAME CODE PATTERN COMMAND...: exits with CODE, says PATTERN on one line of standard error,
+# and no more lines than that and a hint
 refused() {
     refused_name=$1 refused_code=$2 refused_pattern=$3
     shift 3

@@ -63,7 +63,8 @@ c_tests() {  # c_tests BUILD
 }
 
 jobs=$(nproc)
-if pipelines/setup.sh help >&2 && build "gcc, warnings are errors" make -s -j"$jobs" CFLAGS='-O2 -g -Werror' BUILD=build-test BIN=build-test/bin test-programs; then
+if pipelines/setup.sh help >&2 && build "gcc, warnings are errors" make -s \
+    -j"$jobs" CFLAGS='-O2 -g -Werror' BUILD=build-test BIN=build-test/bin test-programs; then
     BUILD=build-test BIN=$PWD/build-test/bin
     export BUILD BIN
     c_tests build-test
@@ -77,7 +78,8 @@ else
 fi
 
 if [ -z "$pattern" ]; then
-    if build "gcc with sanitizers" make -s -j"$jobs" CFLAGS='-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer' \
+    if build "gcc with sanitizers" make -s -j"$jobs" \
+        CFLAGS='-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer' \
         BUILD=build-asan BIN=build-asan/bin test-programs; then
         BUILD=build-asan BIN=$PWD/build-asan/bin
         c_tests build-asan
@@ -88,7 +90,8 @@ if [ -z "$pattern" ]; then
         fuzz_all build-asan 500
     fi
     if command -v clang >/dev/null; then
-        build "clang, warnings are errors" make -s -j"$jobs" CC=clang CFLAGS='-O1 -Werror' BUILD=build-clang BIN=build-clang/bin test-programs || :
+        build "clang, warnings are errors" make -s \
+            -j"$jobs" CC=clang CFLAGS='-O1 -Werror' BUILD=build-clang BIN=build-clang/bin test-programs || :
     else
         echo "skip build clang: clang is not installed" | tee -a "$work/lines"
     fi

@@ -16,6 +16,7 @@ struct digest {
     _Alignas(64) unsigned char state[128];
 };
 
+/* SHA-256 of all that is added; the text of either kind ends it, and digest_init begins another. */
 void digest_init(struct digest *digest);
 void digest_add(struct digest *digest, const void *data, size_t size);
 void digest_hex(struct digest *digest, char hex[DIGEST_HEX_SIZE]);

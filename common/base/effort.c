@@ -52,6 +52,7 @@ void effort_text(char *text, size_t size, const double seconds[EFFORT_COUNT])
     for (int i = 0; i < EFFORT_COUNT; i++)
         total += seconds[i];
     double percent = total > 0 ? 100 / total : 0;
-    snprintf(text, size, "%.1f s: compute %.1f %%, wait %.1f %%, wire %.1f %%, other %.1f %%", total, percent * seconds[EFFORT_COMPUTE],
-             percent * seconds[EFFORT_WAIT], percent * seconds[EFFORT_WIRE], percent * seconds[EFFORT_OTHER]);
+    snprintf(text, size, "%.1f s: compute %.1f %%, wait %.1f %%, wire %.1f %%, other %.1f %%", total,
+             percent * seconds[EFFORT_COMPUTE], percent * seconds[EFFORT_WAIT], percent * seconds[EFFORT_WIRE],
+             percent * seconds[EFFORT_OTHER]);
 }

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,10 +32,32 @@ int file_state(int fd, struct file_state *state)
     return S_ISREG(status.st_mode) ? 0 : -1;
 }
 
+static char map_lost[256];  // the line of map_end, made beforehand: a signal handler may not
+
+static void map_end(int signal_number, siginfo_t *info, void *context)
+{
+    (void)context;
+    if (info->si_code != BUS_ADRERR) {
+        signal(signal_number, SIG_DFL);  // what raised it raises it again
+        return;
+    }
+    ssize_t written = write(STDERR_FILENO, map_lost, strlen(map_lost));
+    (void)written;
+    _exit(EX_IOERR);
+}
+
+void file_map_guard(void)
+{
+    snprintf(map_lost, sizeof map_lost, "%s: a mapped file was cut short, or its disk is full\n", log_program());
+    struct sigaction action = { .sa_sigaction = map_end, .sa_flags = SA_SIGINFO };
+    sigaction(SIGBUS, &action, NULL);
+}
+
 int file_map(struct file_map *map, const char *path)
 {
+    file_map_guard();
     *map = (struct file_map){ 0 };
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // a pipe would keep us waiting, to be refused
     if (fd < 0) {
         int code = errno == ENOENT ? EX_NOINPUT : EX_OSERR;
         log_error("could not open \"%s\": %s", path, strerror(errno));
@@ -104,7 +127,8 @@ static int open_alone(const char *path)
             return -1;
         while (flock(fd, LOCK_EX) != 0 && errno == EINTR)
             ;
-        bool is_there = fstat(fd, &opened) == 0 && stat(path, &there) == 0 && opened.st_ino == there.st_ino && opened.st_dev == there.st_dev;
+        bool is_there = fstat(fd, &opened) == 0 && stat(path, &there) == 0 && opened.st_ino == there.st_ino
+            && opened.st_dev == there.st_dev;
         if (is_there && ftruncate(fd, 0) == 0)
             return fd;
         close(fd);

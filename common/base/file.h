@@ -27,6 +27,12 @@ struct file_map {
 int file_map(struct file_map *map, const char *path);
 void file_unmap(struct file_map *map);
 
+/*
+ * Makes SIGBUS on a mapped file, which somebody has cut short or has no room for what is written to it, one line and exit code 74.
+ * file_map calls it; whoever lets a library map files does too.  After log_open.
+ */
+void file_map_guard(void);
+
 /* The whole file with a NUL after it; the caller frees.  NULL on failure. */
 char *file_read(const char *path, size_t *size);
 

@@ -8,12 +8,23 @@
 #include "base/log.h"
 #include "base/memory.h"
 
+enum { PARSE_FLAGS = JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | JSON_ALLOW_NUL };
+
 json_t *json_parse(const char *text, size_t size, const char *name)
 {
     json_error_t error;
-    json_t *json = json_loadb(text, size, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | JSON_ALLOW_NUL, &error);
+    json_t *json = json_loadb(text, size, PARSE_FLAGS, &error);
     if (json == NULL)
         log_error("cannot read \"%s\" as JSON: line %d column %d: %s", name, error.line, error.column, error.text);
+    return json;
+}
+
+json_t *json_parse_line(const char *text, size_t size, const char *name, size_t line)
+{
+    json_error_t error;
+    json_t *json = json_loadb(text, size, PARSE_FLAGS, &error);
+    if (json == NULL)
+        log_error("cannot read \"%s\" line %zu as JSON: column %d: %s", name, line, error.column, error.text);
     return json;
 }
 

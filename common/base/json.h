@@ -12,6 +12,7 @@
 
 /* name is how errors call it.  NULL on failure, logged.  The caller json_decref()s. */
 json_t *json_parse(const char *text, size_t size, const char *name);
+json_t *json_parse_line(const char *text, size_t size, const char *name, size_t line);  // line: its number in the file name
 json_t *json_read(const char *path);
 
 /* Compact, keys sorted: equal values give equal bytes.  The caller frees. */

@@ -1,5 +1,6 @@
 /*
- * map.h - byte strings to pointers, for keys that strangers choose: SipHash under a key of its own, so nobody can make them collide.
+ * map.h - byte strings to pointers, for keys that strangers choose: SipHash under a secret key, so nobody can make them
+ * collide.
  *
  * Open addressing, at most half full.  Zero-initialise.
  */

@@ -80,10 +80,10 @@ static void store_value(const struct option_spec *spec, const char *text)
         return;
     case OPTION_INT: {
         long long value = strtoll(text, &end, 10);
-        if (errno != 0 || end == text || *end != '\0')
+        if (end == text || *end != '\0' || (errno != 0 && !bounded))
             options_refuse("--%s takes a whole number, not \"%s\"", spec->name, text);
         if (bounded && ((double)value < spec->min || (double)value > spec->max))
-            options_refuse("--%s is %lld, must be from %.0f to %.0f", spec->name, value, spec->min, spec->max);
+            options_refuse("--%s is %s, must be from %.0f to %.0f", spec->name, text, spec->min, spec->max);
         *(int64_t *)spec->target = value;
         return;
     }

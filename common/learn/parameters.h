@@ -56,7 +56,7 @@ void parameters_init(struct parameters *parameters, const struct model_config *c
 void parameters_alloc(struct parameters *parameters);
 void parameters_free(struct parameters *parameters);
 
-/* Where a weight or its part begins; NULL where the network has none, or it is rounded.  Of gradients also NULL where it is frozen. */
+/* Where a weight or its part begins; NULL where the network has none or it is rounded, of gradients also where it is frozen. */
 float *parameter_at(const struct parameters *parameters, enum weight_role role, enum parameter_part part, int64_t layer);
 float *gradient_at(const struct parameters *parameters, enum weight_role role, enum parameter_part part, int64_t layer);
 

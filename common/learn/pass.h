@@ -22,7 +22,8 @@ struct pass {
     size_t M;            // of this pass: layers lie M rows apart
     size_t block;        // rows of a task
     size_t l;            // the layer at work
-    struct right weight[LINEAR_COUNT], input[LINEAR_COUNT];  // matrices of the layer, and what they were multiplied with, as far as packed
+    struct right weight[LINEAR_COUNT];  // the layer's matrices, as far as they are packed
+    struct right input[LINEAR_COUNT];   // what they were multiplied with, as far as it is packed
     struct right a_packed[LINEAR_COUNT], b_packed[LINEAR_COUNT][LINEAR_PARTS_MAX];  // their adapters: all A as one, and scale B
     bool again;          // a forward step computes once more what it kept
     float scale;
@@ -36,8 +37,8 @@ void layers_forward(struct pass *pass);
 void layers_backward(struct pass *pass);
 
 /*
- * Adapters of a matrix: y += scale (x A^T) B^T for each target among its parts.  y, x, dy and dx point to row m; where a matrix has no
- * target nothing happens.
+ * Adapters of a matrix: y += scale (x A^T) B^T for each target among its parts.  y, x, dy and dx point to row m; where a matrix has
+ * no target nothing happens.
  */
 void adapters_place(struct pass *pass, bool forward);
 void adapters_pack(const struct pass *pass, enum linear_name name, size_t l, size_t thread);

@@ -1,9 +1,9 @@
 /*
  * product.h - the large products of training: c (I, J) = a (I, P) b (P, J), where many tasks multiply blocks of a by the same b.
  *
- * b is packed once for all of them.  Each element of c is summed in an order that P alone fixes, so a row does not depend on which rows
- * are multiplied with it.  "bf16" rounds the elements of a and b to BF16 and adds their products in float32; numbers below 2^-126 may
- * count as 0 there.
+ * b is packed once for all of them.  Each element of c is summed in an order that P alone fixes, so a row does not depend on which
+ * rows are multiplied with it.  "bf16" rounds the elements of a and b to BF16 and adds their products in float32; numbers below
+ * 2^-126 may count as 0 there.
  *
  * Arrays are row-major.
  */
@@ -54,7 +54,8 @@ struct product_kernels {
 const struct product_kernels *product_kernels_get(enum products products);
 
 /* c (I, J) = a (I, P) b (P, J), or that added to c, in float32, where b is too small to be packed: its rows lie b_stride apart. */
-typedef void product_small(float *c, size_t c_stride, struct left a, size_t I, const float *b, size_t b_stride, size_t P, size_t J, bool add);
+typedef void product_small(float *c, size_t c_stride, struct left a, size_t I, const float *b, size_t b_stride, size_t P, size_t J,
+                           bool add);
 
 /* NULL where this processor has nothing faster than plain vectors. */
 product_small *product_small_get(void);

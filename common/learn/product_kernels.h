@@ -1,4 +1,4 @@
-/* product_kernels.h - the kernels of product.c for x86 processors, each in a file that is compiled for its instructions.  Internal. */
+/* product_kernels.h - inside common/learn: product.c's kernels for x86, each in a file that is compiled for its instructions. */
 #ifndef LEARN_PRODUCT_KERNELS_H
 #define LEARN_PRODUCT_KERNELS_H
 

@@ -2,8 +2,8 @@
  * reduce.h - the gradient of a batch: that of its parts, added up here and across ranks in the order of sum_tree.h.
  *
  * A rank computes its parts one after the other.  For each: reduce_part, which empties the gradients; the backward passes over the
- * part, the last of which may say through reduce_ready how far down it has come; reduce_part_end.  Then reduce_end.  From the rank's last
- * part on what is ready is added up across ranks while the backward pass goes on.
+ * part, the last of which may say through reduce_ready how far down it has come; reduce_part_end.  Then reduce_end.  From the
+ * rank's last part on what is ready is added up across ranks while the backward pass goes on.
  */
 #ifndef LEARN_REDUCE_H
 #define LEARN_REDUCE_H

@@ -60,8 +60,8 @@ char *lora_text(const struct lora_options *lora);
 /*
  * Starts from weights (NULL: random initialisation, not with LoRA).  A value model without a value head gets a zero one and
  * keeps the heads for tokens and scores untouched; a language model drops a value head.  tokenizer_key goes into
- * the metadata of checkpoints.  Keeps pool.  States the memory that training takes.  NULL on failure, logged; *code is then the exit code:
- * 65 the weights do not fit, 69 this processor has no such products, or 71 this machine has less memory.
+ * the metadata of checkpoints.  Keeps pool.  States the memory that training takes.  NULL on failure, logged; *code is then the
+ * exit code: 65 the weights do not fit, 69 this processor has no such products, or 71 this machine has less memory.
  */
 struct trainer *trainer_open(const struct trainer_options *options, const struct model_config *config,
                              const struct weights *weights, const char *tokenizer_key, struct pool *pool, int *code);
@@ -101,8 +101,8 @@ int64_t trainer_steps(const struct trainer *trainer);  // updates so far
 void trainer_save(const struct trainer *trainer, bool with_optimiser, const char *cursor, struct buffer *out);
 /* Writes the adapters, and a value head beside them, as PEFT reads them; base is where PEFT finds what they adapt.  0 or -1. */
 int trainer_export_adapter(const struct trainer *trainer, const char *base, const char *directory);
-/* Restores a checkpoint with optimiser exactly.  0, or -1 with the reason logged and nothing changed: also where LoRA's options or the
-   weights that it adapts are others. */
+/* Restores a checkpoint with optimiser exactly.  0, or -1 with the reason logged and nothing changed: also where LoRA's options or
+   the weights that it adapts are others. */
 int trainer_load(struct trainer *trainer, const struct weights *checkpoint, const char *name);
 
 #endif

@@ -114,7 +114,7 @@ INLINE void lanes_sigmoid(lanes *x)
     *x = 1.0f / (1.0f + *x);
 }
 
-/* x = tanh(x) within 4 units in the last place: near 0 the polynomial of Cephes' tanhf, where 1 - 2 / (1 + exp(2x)) would cancel. */
+/* x = tanh(x) within 4 units in the last place: near 0 the polynomial of Cephes' tanhf, since 1 - 2 / (1 + exp(2x)) cancels. */
 INLINE void lanes_tanh(lanes *x)
 {
     const lanes z = *x * *x;

@@ -1,8 +1,8 @@
 /*
  * input.h - how the rows that a product takes lie in memory, for kernels that do not take them as float32.
  *
- * Inside common/math.  Rows lie in groups of up to PANEL, and a group in steps of UNIT elements, 0 behind the last: so a step of a group is
- * what a tile or a broadcast reads.  Of R rows a step is
+ * Inside common/math.  Rows lie in groups of up to PANEL, and a group in steps of UNIT elements, 0 behind the last: so a step of a
+ * group is what a tile or a broadcast reads.  Of R rows a step is
  *
  *   INPUT_HALVES   high (R, UNIT) BF16, low (R, UNIT) BF16          x = high + low, but for 2^-17 of it
  *   INPUT_BYTES    codes (R, UNIT) int8, then 8 fields of R numbers x = d * code, to nearest, code from -127 to 127:

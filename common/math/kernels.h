@@ -1,9 +1,9 @@
 /*
- * kernels.h - the inner loops of inference, chosen at start for this processor: AVX-512 with AMX, AVX-512 with VNNI, AVX-512, AVX2 with
- * FMA, portable.
+ * kernels.h - the inner loops of inference, chosen at start for this processor: AVX-512 with AMX, AVX-512 with VNNI, AVX-512, AVX2
+ * with FMA, portable.
  *
- * Every output element is summed in an order fixed by its own indices, so results do not depend on the number of rows, on threads, or
- * on which part of a matrix a call covers.  "avx512", "avx2" and "portable" multiply float32 with the numbers that weights stand
+ * Every output element is summed in an order fixed by its own indices, so results do not depend on the number of rows, on threads,
+ * or on which part of a matrix a call covers.  "avx512", "avx2" and "portable" multiply float32 with the numbers that weights stand
  * for, one fused multiply-add after the other.  "vnni" and "amx" round the rows that meet quantised weights to 8 bits in
  * blocks of 32, as llama.cpp does, and "amx" those that meet BF16 or F16 to two BF16, some 16 bits.
  *

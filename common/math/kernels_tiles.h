@@ -1,5 +1,6 @@
 /*
- * kernels_tiles.h - what all products by AMX share: the tiles' configuration, and the order in which rows and steps are gone through.
+ * kernels_tiles.h - what all products by AMX share: the tiles' configuration, and the order in which rows and steps are gone
+ * through.
  *
  * Inside common/math, and for training's products.
  */
@@ -27,7 +28,8 @@ static inline void tiles_set(struct tiles *tiles, size_t i, size_t rows, size_t 
     tiles->row_bytes[i] = (uint16_t)row_bytes;
 }
 
-/* What was written before, tiles may read, and what tiles write, may be read behind: GCC 12 takes them for instructions that leave memory alone. */
+/* What was written before, tiles may read, and what tiles write,
+   may be read behind: GCC 12 takes them for instructions that leave memory alone. */
 static inline void tiles_see_memory(void)
 {
     __asm__ volatile("" : : : "memory");

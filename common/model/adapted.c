@@ -17,8 +17,11 @@ static const struct linear_roles {
     enum weight_role roles[LINEAR_PARTS_MAX];
     size_t count;
 } linear_roles[LINEAR_COUNT] = {
-    [LINEAR_QKV] = { { WEIGHT_Q, WEIGHT_K, WEIGHT_V }, 3 }, [LINEAR_O] = { { WEIGHT_O }, 1 }, [LINEAR_GATE] = { { WEIGHT_GATE }, 1 },
-    [LINEAR_UP] = { { WEIGHT_UP }, 1 }, [LINEAR_DOWN] = { { WEIGHT_DOWN }, 1 },
+    [LINEAR_QKV] = { { WEIGHT_Q, WEIGHT_K, WEIGHT_V }, 3 },
+    [LINEAR_O] = { { WEIGHT_O }, 1 },
+    [LINEAR_GATE] = { { WEIGHT_GATE }, 1 },
+    [LINEAR_UP] = { { WEIGHT_UP }, 1 },
+    [LINEAR_DOWN] = { { WEIGHT_DOWN }, 1 },
 };
 
 /* ---- packing ---- */

@@ -222,9 +222,9 @@ static bool has_shape(const struct reading *reading, const struct tensor *tensor
 {
     if (tensor->rank == 2 && tensor->shape[0] == (int64_t)rows && tensor->shape[1] == (int64_t)columns)
         return true;
-    log_error("adapter \"%s\": tensor \"%s\" has rank %zu and shape (%lld, %lld), the model needs (%zu, %zu)", reading->path, tensor->name,
-              tensor->rank, (long long)(tensor->rank > 0 ? tensor->shape[0] : 1), (long long)(tensor->rank > 1 ? tensor->shape[1] : 1),
-              rows, columns);
+    log_error("adapter \"%s\": tensor \"%s\" has rank %zu and shape (%lld, %lld), the model needs (%zu, %zu)", reading->path,
+              tensor->name, tensor->rank, (long long)(tensor->rank > 0 ? tensor->shape[0] : 1),
+              (long long)(tensor->rank > 1 ? tensor->shape[1] : 1), rows, columns);
     return false;
 }
 

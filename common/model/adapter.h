@@ -2,8 +2,8 @@
  * adapter.h - low-rank adapters of a decoder (LoRA, arXiv 2106.09685) in PEFT's files.
  *
  * A directory holds adapter_config.json, adapter_model.safetensors and, where 'train' wrote it for a value model,
- * value_head.safetensors.  As a model (-m DIR) it is its base model with the adapters merged: W + scale B A.  Several models of one base
- * may keep them beside its weights instead: W x + scale B (A x), see model_open_adapter.
+ * value_head.safetensors.  As a model (-m DIR) it is its base model with the adapters merged: W + scale B A.  Several models of one
+ * base may keep them beside its weights instead: W x + scale B (A x), see model_open_adapter.
  *
  * An adapter in PEFT belongs to a module.  Where a family keeps several of our matrices in one module (GPT-2's c_attn, Phi-3's
  * qkv_proj and gate_up_proj), adapters of n of them become one of n times the rank and alpha: A stacked, B in blocks.
@@ -31,8 +31,8 @@ bool adapter_is_directory(const char *path);
  */
 char *adapter_base_path(const char *path, int *code);
 
-/* Whether it leaves embeddings and heads as they are (all but the value head), so that it can be used unmerged.  False too on failure, logged;
-   *code is then the exit code. */
+/* Whether it leaves embeddings and heads as they are (all but the value head), so that it can be used unmerged.  False too on
+   failure, logged; *code is then the exit code. */
 bool adapter_is_low_rank(const char *path, int *code);
 
 /* The weights that an adapter replaces, in float32, and where it is not merged its matrices. */

@@ -101,8 +101,8 @@ static size_t parts_of_module(const struct adapter_out *adapter, const char *nam
 }
 
 /* Part number index of the module: its rows of A, and its block of B. */
-static void module_place(struct module_adapter *to, const struct adapter_module *module, const struct adapter_part *part, size_t rank,
-                         size_t index)
+static void module_place(struct module_adapter *to, const struct adapter_module *module, const struct adapter_part *part,
+                         size_t rank, size_t index)
 {
     memcpy(to->a + index * rank * module->K, part->a, rank * module->K * sizeof *to->a);
     for (size_t n = 0; n < module->rows; n++)
@@ -119,7 +119,8 @@ static size_t modules_from_parts(struct module_adapter *modules, const struct ad
         CHECK(adapter_module(adapter->config, part->role, part->layer, &module));
         if (count == 0 || strcmp(modules[count - 1].module.name, module.name) != 0) {
             struct module_adapter *fresh = &modules[count++];
-            *fresh = (struct module_adapter){ .module = module, .R = adapter->rank * parts_of_module(adapter, module.name, part->layer) };
+            size_t R = adapter->rank * parts_of_module(adapter, module.name, part->layer);
+            *fresh = (struct module_adapter){ .module = module, .R = R };
             fresh->a_name = memory_printf("base_model.model.%s.lora_A.weight", module.name);
             fresh->b_name = memory_printf("base_model.model.%s.lora_B.weight", module.name);
             fresh->a = memory_alloc(fresh->R * module.K, sizeof *fresh->a);
@@ -168,7 +169,8 @@ static int value_head_write(const struct adapter_out *adapter, const char *direc
     return tensors_write(tensors, COUNT_OF(tensors), directory, "value_head.safetensors");
 }
 
-static int config_write(const struct adapter_out *adapter, const struct module_adapter *modules, size_t count, const char *directory)
+static int config_write(const struct adapter_out *adapter, const struct module_adapter *modules, size_t count,
+                        const char *directory)
 {
     json_t *json = config_json(adapter, modules, count);
     char *text = json_text(json), *path = memory_printf("%s/adapter_config.json", directory);

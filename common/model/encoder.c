@@ -44,8 +44,8 @@ struct encoder *encoder_open(const char *path, enum tensor_type quant, bool keep
         encoder_close(encoder);
         return NULL;
     }
-    log_debug("loaded encoder \"%s\" key=%s kernels=%s threads=%zu mapped=%d seconds=%.2f", path, encoder->key, encoder->kernels->name,
-              pool_threads(pool), encoder->mapped.data != NULL, clock_s() - start_s);
+    log_debug("loaded encoder \"%s\" key=%s kernels=%s threads=%zu mapped=%d seconds=%.2f", path, encoder->key,
+              encoder->kernels->name, pool_threads(pool), encoder->mapped.data != NULL, clock_s() - start_s);
     return encoder;
 }
 

@@ -23,7 +23,8 @@ struct encoder;
 bool encoder_is(const char *path);
 /*
  * A Hugging Face directory.  quant rounds the matrices of the layers to a block type (TENSOR_Q8_0, TENSOR_Q4_0, TENSOR_NF4);
- * TENSOR_TYPE_COUNT: as in the file.  keep_packed: as in model_open_quantised, of matrices.  Keeps pool.  NULL on failure, logged; *code is then the exit code.
+ * TENSOR_TYPE_COUNT: as in the file.  keep_packed: as in model_open_quantised, of matrices.  Keeps pool.  NULL on failure, logged;
+ * *code is then the exit code.
  */
 struct encoder *encoder_open(const char *path, enum tensor_type quant, bool keep_packed, struct pool *pool, int *code);
 void encoder_close(struct encoder *encoder);

@@ -387,8 +387,9 @@ static bool loader_map(struct loader *loader)
     for (size_t i = 0; i < loader->stack_count; i++)
         matrices[i] = loader->stacks[i].packed;
     bool mapped = packed_file_map(&(struct packed_file){
-        .model = loader->name, .weights = loader->weights, .config = encoder_config_to_json(&encoder->config), .quant = loader->quant, .matrices = matrices,
-        .count = loader->stack_count, .pool = encoder->pool, .make_key = loader_key, .fill = stack_fill, .context = loader,
+        .model = loader->name, .weights = loader->weights, .config = encoder_config_to_json(&encoder->config),
+        .quant = loader->quant, .matrices = matrices, .count = loader->stack_count, .pool = encoder->pool, .make_key = loader_key,
+        .fill = stack_fill, .context = loader,
     }, &encoder->mapped, encoder->key);
     free(matrices);
     return mapped;

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sysexits.h>
 
 #include "base/check.h"
 #include "base/log.h"
@@ -156,8 +157,8 @@ static int put_config(struct gguf_out *out, const struct model_config *config, c
     gguf_put_integer(out, key_of(&keys, "attention.key_length"), (uint32_t)config->head_size);
     gguf_put_integer(out, key_of(&keys, "attention.value_length"), (uint32_t)config->head_size);
     gguf_put_integer(out, key_of(&keys, "vocab_size"), (uint32_t)config->vocab_size);
-    gguf_put_float(out, key_of(&keys, config->norm == NORM_RMS ? "attention.layer_norm_rms_epsilon" : "attention.layer_norm_epsilon"),
-                   (float)config->norm_epsilon);
+    const char *epsilon = config->norm == NORM_RMS ? "attention.layer_norm_rms_epsilon" : "attention.layer_norm_epsilon";
+    gguf_put_float(out, key_of(&keys, epsilon), (float)config->norm_epsilon);
     if (config->attention_cap > 0)
         gguf_put_float(out, key_of(&keys, "attn_logit_softcapping"), (float)config->attention_cap);
     if (config->logit_cap > 0)
@@ -171,10 +172,12 @@ static int put_config(struct gguf_out *out, const struct model_config *config, c
 static void llama3_factors(const struct model_config *config, float *factors)
 {
     const struct rope_scaling *rope = &config->rope;
-    double low = (double)rope->original_positions / rope->low_frequency, high = (double)rope->original_positions / rope->high_frequency;
+    double low = (double)rope->original_positions / rope->low_frequency;
+    double high = (double)rope->original_positions / rope->high_frequency;
     for (int64_t c = 0; c < config->head_size / 2; c++) {
         double length = 2 * 3.14159265358979323846 * pow(config->rope_theta, (double)(2 * c) / (double)config->head_size);
-        double smooth = ((double)rope->original_positions / length - rope->low_frequency) / (rope->high_frequency - rope->low_frequency);
+        double smooth = ((double)rope->original_positions / length - rope->low_frequency)
+            / (rope->high_frequency - rope->low_frequency);
         factors[c] = (float)(length < high  ? 1
                              : length > low ? rope->factor
                                             : 1 / ((1 - smooth) / rope->factor + smooth));
@@ -233,7 +236,7 @@ int model_export_gguf(const struct weights *weights, const struct model_config *
                       struct gguf_out *out, const char *path)
 {
     if (weights_check(weights, config) != 0 || put_config(out, config, name) != 0)
-        return -1;
+        return EX_DATAERR;
     struct gguf_sources sources = find_sources(weights, config, type);
     for (size_t i = 0; i < sources.count; i++) {
         const struct gguf_source *source = &sources.at[i];
@@ -261,5 +264,5 @@ int model_export_gguf(const struct weights *weights, const struct model_config *
         result = file_out_end(&file, true);
     }
     free(sources.at);
-    return result;
+    return result == 0 ? EX_OK : EX_IOERR;
 }

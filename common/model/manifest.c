@@ -78,7 +78,8 @@ static int file_from_json(struct manifest *manifest, const json_t *json, const c
     const char *text = json_string_value(name_json), *sha256 = json_string_value(json_object_get(json, "sha256"));
     const char *last = manifest->count > 0 ? manifest->files[manifest->count - 1].name : "";
     if (text == NULL || strlen(text) != json_string_length(name_json) || !name_is_plain(text)) {
-        log_error("cannot use model \"%s\": \"%.200s\" is not a plain file name of at most %d bytes", name, text ? text : "", MANIFEST_NAME_BYTES);
+        log_error("cannot use model \"%s\": \"%.200s\" is not a plain file name of at most %d bytes", name, text ? text : "",
+                  MANIFEST_NAME_BYTES);
         return -1;
     }
     if (strcmp(last, text) >= 0) {
@@ -269,8 +270,8 @@ int manifest_of_path(struct manifest *manifest, const char *path)
     }
     for (size_t i = 0; i < manifest->count && code == EX_OK; i++) {
         if (!name_is_plain(manifest->files[i].name)) {
-            log_error("\"%s\" has file \"%s\", whose name must be of printable ASCII and at most %d bytes", path, manifest->files[i].name,
-                      MANIFEST_NAME_BYTES);
+            log_error("\"%s\" has file \"%s\", whose name must be of printable ASCII and at most %d bytes", path,
+                      manifest->files[i].name, MANIFEST_NAME_BYTES);
             code = EX_DATAERR;
         }
     }

@@ -249,8 +249,9 @@ static bool loader_map(struct loader *loader, const char *path, struct model *mo
     for (size_t i = 0; i < loader->stack_count; i++)
         matrices[i] = loader->stacks[i].packed;
     bool mapped = packed_file_map(&(struct packed_file){
-        .model = path, .weights = loader->weights, .config = config_to_json(loader->config), .quant = loader->quant, .matrices = matrices,
-        .count = loader->stack_count, .pool = loader->pool, .make_key = loader_key, .fill = stack_fill, .context = loader,
+        .model = path, .weights = loader->weights, .config = config_to_json(loader->config), .quant = loader->quant,
+        .matrices = matrices, .count = loader->stack_count, .pool = loader->pool, .make_key = loader_key, .fill = stack_fill,
+        .context = loader,
     }, &model->mapped, model->key);
     free(matrices);
     return mapped;

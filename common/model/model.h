@@ -53,10 +53,10 @@ int model_config_from_checkpoint(struct model_config *config, const struct weigh
 void model_close(struct model *model);
 
 /*
- * A value model that is trunk, a model of the adapter's base, with the adapter at path unmerged beside its matrices: W x + scale B (A x) in
- * each, where W may be rounded and B and A are float32.  Its value head is the adapter's, or the trunk's where that has none.  trunk stays
- * open as long as it; the weights are there once, and rows of all such models may go through them in one pass (sequence_open_for).
- * NULL on failure, logged; *code is then the exit code.
+ * A value model that is trunk, a model of the adapter's base, with the adapter at path unmerged beside its matrices: W x + scale B
+ * (A x) in each, where W may be rounded and B and A are float32.  Its value head is the adapter's, or the trunk's where that has
+ * none.  trunk stays open as long as it; the weights are there once, and rows of all such models may go through them in one pass
+ * (sequence_open_for).  NULL on failure, logged; *code is then the exit code.
  */
 struct model *model_open_adapter(const char *path, const struct model *trunk, int *code);
 /* Whether sequences of both may lie in one cache. */
@@ -135,13 +135,15 @@ void model_scores(const struct model *model, const float *hidden, size_t M, floa
 void model_extend(const struct model *model, struct cache *cache, int32_t sequence, const int32_t *tokens, size_t T,
                   float *hidden, float *last);
 
-/* Writes a Hugging Face directory: config.json and model.safetensors (not the tokenizer) as transformers reads the family, in float32.  0 or -1. */
+/* Writes a Hugging Face directory: config.json and model.safetensors (not the tokenizer)
+   as transformers reads the family, in float32.  0 or -1. */
 int model_export(const struct weights *weights, const struct model_config *config, const char *directory);
 
 struct gguf_out;
 /*
  * Writes a GGUF file as llama.cpp reads the family; heads that it does not know are left out.  out has the tokenizer's metadata
- * (tokenizer_put_gguf) and is added to.  type: of matrices, F32, F16, BF16, Q8_0 or Q4_0.  name is for messages.  0 or -1, logged.
+ * (tokenizer_put_gguf) and is added to.  type: of matrices, F32, F16, BF16, Q8_0 or Q4_0.  name is for messages.  EX_OK,
+ * EX_DATAERR when GGUF has no words for the model, or EX_IOERR; logged.
  */
 int model_export_gguf(const struct weights *weights, const struct model_config *config, const char *name, enum tensor_type type,
                       struct gguf_out *out, const char *path);

@@ -121,8 +121,8 @@ struct cache {
 };
 
 /*
- * Gives slots to rows; scratch slots of two blocks of block_rows lie in different pages.  What rows of the batch before were not kept is
- * given up.
+ * Gives slots to rows; scratch slots of two blocks of block_rows lie in different pages.  What rows of the batch before were not
+ * kept is given up.
  */
 void cache_place(struct cache *cache, const struct row *rows, size_t M, size_t block_rows);
 

@@ -37,12 +37,13 @@ struct pass {
     size_t input_row_bytes[INPUT_FORM_COUNT];                     // of the widest input
 };
 
-/* Turns and scales queries and keys of rows [first, end) and key/value head h in layer l, and puts keys and values into the rows' slots. */
+/* Turns and scales queries and keys of rows [first, end) and key/value head h in layer l,
+   and puts keys and values into the rows' slots. */
 void rows_store(const struct pass *pass, size_t l, size_t first, size_t end, size_t h);
 
 /*
- * Rows [m, m + R), at most attend_rows_max, attend with the queries of key/value head h; all that they see is stored.  Pages that they have
- * in common are read once.
+ * Rows [m, m + R), at most attend_rows_max, attend with the queries of key/value head h; all that they see is stored.  Pages that
+ * they have in common are read once.
  */
 void rows_attend(const struct pass *pass, size_t l, size_t m, size_t R, size_t h, size_t thread);
 size_t attend_rows_max(const struct model_config *config);

@@ -87,8 +87,9 @@ int weights_check(const struct weights *weights, const struct model_config *conf
 void weights_key(const struct weights *weights, const struct model_config *config, struct pool *pool, char *key);
 
 /*
- * Adds to digest what the files are known by without reading them: their sizes and times, as they were when the weights were opened.
- * False, and nothing added, where these are no files as they are: bytes in memory, or a base model with an adapter merged into it.
+ * Adds to digest what the files are known by without reading them: their sizes and times, as they were when the weights were
+ * opened.  False, and nothing added, where these are no files as they are: bytes in memory, or a base model with an adapter merged
+ * into it.
  */
 bool weights_add_files(const struct weights *weights, struct digest *digest);
 

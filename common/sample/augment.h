@@ -34,7 +34,8 @@ double augment_logits(
 
 /*
  * How far steering can move the distribution of this token: the most total variation, in [0, 1], between the base policy and any
- * distribution that values make of it while sum_i |beta_i| * (highest V_i - lowest V_i) over the candidates is at most spread (nats).
+ * distribution that values make of it while sum_i |beta_i| * (highest V_i - lowest V_i) over the candidates is at most spread
+ * (nats).
  *
  * Values move the odds of another token against the likeliest by at most exp(spread / temperature).  With x the sum of these odds
  * moved that far, the likeliest keeps at least 1 / (1 + x) of either distribution, and they differ by at most x / (1 + x).

@@ -185,7 +185,8 @@ static void group_passes(struct generator *generator)
     generator->pass_most = 1;
     for (size_t i = 0; i < generator->I; i++) {
         size_t leader = 0;
-        while (leader < i && (generator->tokenizers[leader] != NULL || generator->tokenizers[i] != NULL || generator->pass_size[leader] == most
+        while (leader < i && (generator->tokenizers[leader] != NULL || generator->tokenizers[i] != NULL
+                              || generator->pass_size[leader] == most
                               || generator->leader[leader] != leader
                               || !model_shares_trunk(generator->value_models[leader], generator->value_models[i])))
             leader++;
@@ -222,7 +223,8 @@ static void alloc_work(struct generator *generator)
 {
     const struct generate_options *options = &generator->options;
     size_t G = generator->group_max, K = generator->K, I = generator->I, V = generator->V;
-    size_t row_count = generator->pass_most * G * (K + generator->pending_max), C = (size_t)model_config(options->base)->channel_count;
+    size_t row_count = generator->pass_most * G * (K + generator->pending_max);
+    size_t C = (size_t)model_config(options->base)->channel_count;
     for (size_t i = 0; i < I; i++)
         C = size_max(C, (size_t)model_config(generator->value_models[i])->channel_count);
 
@@ -277,7 +279,8 @@ struct generator *generator_open(const struct generate_options *options, int *co
     generator->guide_every = size_max(options->guide_every, 1);
     generator->pending_max = generator->guide_every + (options->skip_sure > 0 ? SKIPPED_MAX : 0);
     group_passes(generator);
-    generator->group_max = size_min(options->batch, MODEL_ROWS_MAX / (generator->pass_most * (generator->K + generator->pending_max)));
+    generator->group_max = size_min(options->batch,
+                                    MODEL_ROWS_MAX / (generator->pass_most * (generator->K + generator->pending_max)));
     generator->waiting_end = &generator->waiting;
     alloc_work(generator);
     open_caches(generator);
@@ -662,7 +665,8 @@ static void turn_candidates(void *context, size_t task, size_t thread)
         turn->base_logits[k] = turn->logits[turn->candidates[k]];
 }
 
-/* Rows of value model i for all candidates of the group, from row M on; newest tokens that it has not run go before them.  How many. */
+/* Rows of value model i for all candidates of the group, from row M on;
+   newest tokens that it has not run go before them.  How many. */
 static size_t turns_rows(struct generator *generator, size_t count, size_t i, size_t M)
 {
     size_t K = generator->K, first = M;
@@ -727,13 +731,14 @@ static void turn_sample(void *context, size_t task, size_t thread)
     size_t K = generator->K;
     turn->kl = 0;
     if (turn->steered) {
-        turn->kl = augment_logits(generator->kernels, turn->logits, turn->candidates, turn->values, generator->betas, generator->V, K,
-                                  generator->I, order->sampling.temperature);
+        turn->kl = augment_logits(generator->kernels, turn->logits, turn->candidates, turn->values, generator->betas, generator->V,
+                                  K, generator->I, order->sampling.temperature);
         for (size_t k = 0; k < K; k++)
             turn->steered_logits[k] = turn->logits[turn->candidates[k]];
     }
     double uniform = sample_uniform(order->seed, order->prompt_key, order->sample, (uint32_t)turn->live->count);
-    turn->sampled = sample_token(generator->kernels, turn->logits, generator->V, order->sampling, uniform, &generator->scratch[thread]);
+    turn->sampled = sample_token(generator->kernels, turn->logits, generator->V, order->sampling, uniform,
+                                 &generator->scratch[thread]);
     turn->chosen = -1;
     for (size_t k = 0; k < K && turn->steered; k++)
         if (turn->candidates[k] == turn->sampled.token)
@@ -747,8 +752,9 @@ static char *failure_text(const struct generator *generator, const struct turn *
         for (size_t k = 0; k < generator->K && !fits; k++)
             fits = !isnan(turn->values[i * generator->K + k]);
         if (!fits)
-            return memory_printf("its text does not fit value model \"%s\" (context %lld) at response token %zu", generator->value_names[i],
-                                 (long long)model_config(generator->value_models[i])->position_max, turn->live->count);
+            return memory_printf("its text does not fit value model \"%s\" (context %lld) at response token %zu",
+                                 generator->value_names[i], (long long)model_config(generator->value_models[i])->position_max,
+                                 turn->live->count);
     }
     return memory_printf("%s of \"%s\" are not finite at response token %zu", turn->steered ? "logits or values" : "logits",
                          generator->options.base_name, turn->live->count);
@@ -766,8 +772,8 @@ static void turn_end(struct generator *generator, const struct turn *turn)
     if (generator->options.watch != NULL)
         generator->options.watch(generator->options.watch_context, &(struct token_event){
             .tag = live->job->order.tag, .position = live->count, .token = turn->sampled.token,
-            .logprob = turn->sampled.logprob, .kl = turn->kl, .K = turn->steered ? generator->K : 0, .I = turn->steered ? generator->I : 0,
-            .candidates = turn->candidates, .base_logits = turn->base_logits,
+            .logprob = turn->sampled.logprob, .kl = turn->kl, .K = turn->steered ? generator->K : 0,
+            .I = turn->steered ? generator->I : 0, .candidates = turn->candidates, .base_logits = turn->base_logits,
             .steered_logits = turn->steered_logits, .values = turn->values,
         });
     live->tokens[live->count] = turn->sampled.token;

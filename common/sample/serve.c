@@ -256,7 +256,8 @@ static enum edge_status serve_all(struct server *server, size_t hold_max)
 int serve(const struct serve_options *options, const struct generate_options *generate)
 {
     if (!name_is_valid(options->policy)) {  // one made from the names of value models may be long
-        log_error("policy \"%s\" has %zu bytes, must be UTF-8 of 1 to %d bytes", options->policy, strlen(options->policy), NAME_BYTES);
+        log_error("policy \"%s\" has %zu bytes, must be UTF-8 of 1 to %d bytes", options->policy, strlen(options->policy),
+                  NAME_BYTES);
         log_hint("give it a name with --policy");
         return EX_USAGE;
     }

@@ -152,7 +152,8 @@ static void candidate_ids(struct value_text *text, int32_t candidate, struct tok
     bool ended = text->ended;
     size_t size = text->text.size;
     value_text_push(text, candidate);
-    retokenize_text(text->values->tokenizer, size > 0 || text->text.size > 0 ? text->text.data : "", text->text.size, text->ended, ids);
+    retokenize_text(text->values->tokenizer, size > 0 || text->text.size > 0 ? text->text.data : "", text->text.size, text->ended,
+                    ids);
     text->text.size = size;
     text->stream = stream;
     text->ended = ended;
@@ -168,7 +169,8 @@ static bool in_batch(const struct text_values *values, const struct value_text *
     return false;
 }
 
-/* Gives up the text outside the batch, other than this one, that was not asked about for the longest time.  False: there is none. */
+/* Gives up the text outside the batch, other than this one,
+   that was not asked about for the longest time.  False: there is none. */
 static bool evict(struct text_values *values, const struct value_text *except)
 {
     struct value_text *oldest = NULL;

@@ -41,7 +41,8 @@ static char *rendered(enum chat_format format, json_t *messages)
     return text;
 }
 
-/* A copy of what stands in text between two messages, or from its start (after NULL) or to its end; spaces at its end do not count. */
+/* A copy of what stands in text between two messages, or from its start (after NULL) or to its end;
+   spaces at its end do not count. */
 static char *text_between(const char *text, const char *after, const char *before)
 {
     const char *start = text != NULL && after != NULL ? strstr(text, after) : text;
@@ -60,7 +61,8 @@ static void marks_find(struct chat_marks *marks, enum chat_format format)
 {
     json_t *plain = json_pack("[{s:s, s:s}, {s:s, s:s}, {s:s, s:s}]", "role", "user", "content", user_1, "role", "assistant",
                               "content", assistant_1, "role", "user", "content", user_2);
-    json_t *system = json_pack("[{s:s, s:s}, {s:s, s:s}]", "role", "system", "content", system_1, "role", "user", "content", user_1);
+    json_t *system = json_pack("[{s:s, s:s}, {s:s, s:s}]", "role", "system", "content", system_1, "role", "user", "content",
+                               user_1);
     char *text = rendered(format, plain), *text_with_system = rendered(format, system);
     marks->head = text_between(text, NULL, user_1);
     marks->middle = text_between(text, assistant_1, user_2);
@@ -78,7 +80,8 @@ static int name_refuse(const char *name)
     struct buffer formats = { 0 };
     for (size_t i = 0; i < CHAT_FORMAT_COUNT; i++)
         buffer_printf(&formats, "%s%s", i > 0 ? ", " : "", chat_format_name((enum chat_format)i));
-    log_error("join is \"%.200s\", must be pair, last-turn, concat, chat:NAME, or a text with {response} once and {prompt} at most once", name);
+    log_error("join is \"%.200s\", must be pair, last-turn, concat, chat:NAME, or a text with {response} once and {prompt} at most"
+              " once", name);
     log_hint("chat's NAME is one of %.*s", (int)formats.size, formats.data);
     free(formats.data);
     return -1;
@@ -192,7 +195,8 @@ static const char *after_mark(const char *text, const char *mark)
 /* (system) user (assistant user)*, then what makes the assistant speak.  False where the prompt is not of this form. */
 static bool messages_read(const struct chat_marks *marks, const char *prompt, json_t *messages)
 {
-    if (marks->head == NULL || marks->middle == NULL || marks->opener == NULL || marks->middle[0] == '\0' || marks->opener[0] == '\0')
+    if (marks->head == NULL || marks->middle == NULL || marks->opener == NULL || marks->middle[0] == '\0'
+        || marks->opener[0] == '\0')
         return false;
     const char *at = after_mark(prompt, marks->system_head), *end;
     if (at != NULL) {

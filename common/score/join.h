@@ -9,7 +9,8 @@
  *     a text that holds {response} and perhaps {prompt}, which are put in their places; \n in it is a line break
  *
  * Special tokens that the response contains are read as text, those of the prompt only where it may have been written for this very
- * model: in concat.  What unwraps a dialogue takes off the spaces around its messages and the response, since they belong to the format.
+ * model: in concat.  What unwraps a dialogue takes off the spaces around its messages and the response, since they belong to the
+ * format.
  *
  * An input that is too long loses tokens, as the truncation says:
  *
@@ -37,7 +38,7 @@ struct join {
     char *name;                         // what join_init was given; also the template
     enum truncation truncation;
     const struct tokenizer *tokenizer;  // borrowed
-    bool around;                        // chat: with what the tokenizer puts around a text, also where the format does not ask for it
+    bool around;                        // chat: also what the tokenizer puts around a text, asked for by the format or not
     size_t token_max;                   // of one input
     size_t vocab_size;                  // ids at and above it cannot be used
     struct chat_marks {                 // of each chat format, what stands around messages; NULL where it has no such thing

@@ -84,6 +84,7 @@ int label_choose(struct label *label, const char *text, const json_t *config, si
         return 0;
     char trouble[192];
     snprintf(trouble, sizeof trouble, "%s \"%.100s\", it has",
-             readings == 0 ? "has no label" : readings == 1 ? "gives always 0 for label" : "has more than one reading of label", text);
+             readings == 0 ? "has no label" : readings == 1 ? "gives always 0 for label" : "has more than one reading of label",
+             text);
     return label_refuse(config, label_count, name, trouble);
 }

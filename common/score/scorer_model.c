@@ -86,7 +86,8 @@ static int architecture_check(const json_t *config, const char *path)
     return -1;
 }
 
-/* The chat format that the directory's template writes, and its system message; CHAT_FORMAT_COUNT where there is none that is known. */
+/* The chat format that the directory's template writes, and its system message;
+   CHAT_FORMAT_COUNT where there is none that is known. */
 static enum chat_format template_format(const char *path, char **system)
 {
     enum chat_format format = CHAT_FORMAT_COUNT;
@@ -224,7 +225,8 @@ static void model_describe(const void *state, json_t *spec)
     json_array_append_new(labels, json_integer((json_int_t)reward->label.plus));
     if (reward->label.minus != LABEL_NONE)
         json_array_append_new(labels, json_integer((json_int_t)reward->label.minus));
-    json_object_set_new(spec, "model", json_string(reward->encoder != NULL ? encoder_key(reward->encoder) : model_key(reward->decoder)));
+    json_object_set_new(spec, "model",
+                        json_string(reward->encoder != NULL ? encoder_key(reward->encoder) : model_key(reward->decoder)));
     json_object_set_new(spec, "tokenizer", json_string(tokenizer_key(reward->tokenizer)));
     json_object_set_new(spec, "labels", labels);
     json_object_set_new(spec, "join", json_string(reward->join.name));

@@ -51,7 +51,8 @@ static int copy_to(struct db *db, const char *path, backup_progress *progress, v
         || sqlite3_exec(copy, "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF", NULL, NULL, NULL) != SQLITE_OK)
         code = could_not("write backup", path, copy != NULL ? sqlite3_errmsg(copy) : "out of memory");
     /* The transaction makes it one reader from the first page to the last. */
-    if (code == EX_OK && (db_run(db, db_query(db, "BEGIN", "")) != 0 || db_int(db, db_query(db, "SELECT count(*) FROM sqlite_schema", ""), -1) < 0))
+    if (code == EX_OK && (db_run(db, db_query(db, "BEGIN", "")) != 0
+                          || db_int(db, db_query(db, "SELECT count(*) FROM sqlite_schema", ""), -1) < 0))
         code = could_not("read store", db_path(db), db_reason(db));
     if (code == EX_OK)
         code = copy_pages(db, copy, path, progress, context);

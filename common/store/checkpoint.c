@@ -65,17 +65,20 @@ static int drop_old(struct db *db, int64_t run, const char *kind, int64_t keep)
                                    " ORDER BY step DESC LIMIT ?3))", "iti", run, kind, keep));
 }
 
-static enum put_status complete(struct db *db, const struct frame_checkpoint *chunk, int64_t run, int64_t id, int64_t keep, char *reason)
+static enum put_status complete(struct db *db, const struct frame_checkpoint *chunk, int64_t run, int64_t id, int64_t keep,
+                                char *reason)
 {
     int right = digest_is_right(db, id, chunk->sha256);
     if (right < 0)
         return PUT_FAILED;
     if (right == 0) {
-        snprintf(reason, STORE_REASON_BYTES, "checkpoint \"%s\" of run \"%s\", step %lld, does not have the sha256 %s that was announced",
+        snprintf(reason, STORE_REASON_BYTES,
+                 "checkpoint \"%s\" of run \"%s\", step %lld, does not have the sha256 %s that was announced",
                  chunk->kind, chunk->run, (long long)chunk->step, chunk->sha256);
         return stored_drop(db, id) == 0 ? PUT_REFUSED : PUT_FAILED;
     }
-    if (db_run(db, db_query(db, "UPDATE checkpoint SET complete = 1 WHERE id = ?1", "i", id)) != 0 || drop_old(db, run, chunk->kind, keep) != 0)
+    if (db_run(db, db_query(db, "UPDATE checkpoint SET complete = 1 WHERE id = ?1", "i", id)) != 0
+        || drop_old(db, run, chunk->kind, keep) != 0)
         return PUT_FAILED;
     return PUT_NEW;
 }
@@ -120,12 +123,13 @@ enum put_status checkpoint_put(struct db *db, const struct frame_checkpoint *chu
     if (stored.complete && same)
         return chunk->final ? mark_final(db, stored.id, chunk->batch) : PUT_HAD;
     if (stored.complete) {
-        snprintf(reason, STORE_REASON_BYTES, "checkpoint \"%s\" of run \"%s\", step %lld, is stored with sha256 %s, this one has %s",
+        snprintf(reason, STORE_REASON_BYTES,
+                 "checkpoint \"%s\" of run \"%s\", step %lld, is stored with sha256 %s, this one has %s",
                  chunk->kind, chunk->run, (long long)chunk->step, stored.sha256, chunk->sha256);
         return PUT_REFUSED;
     }
-    int64_t newer = db_int(db, db_query(db, "SELECT count(*) FROM checkpoint WHERE run = ?1 AND kind = ?2 AND complete AND step > ?3", "iti",
-                                        run, chunk->kind, chunk->step), -1);
+    int64_t newer = db_int(db, db_query(db, "SELECT count(*) FROM checkpoint WHERE run = ?1 AND kind = ?2 AND complete"
+                                        " AND step > ?3", "iti", run, chunk->kind, chunk->step), -1);
     if (newer >= keep && !chunk->final)
         return PUT_HAD;
     if (!same) {
@@ -136,12 +140,12 @@ enum put_status checkpoint_put(struct db *db, const struct frame_checkpoint *chu
     if (chunk->offset < stored.received)
         return PUT_HAD;
     if (chunk->offset > stored.received) {
-        snprintf(reason, STORE_REASON_BYTES, "field \"offset\" is %lld, the store has the first %lld bytes", (long long)chunk->offset,
-                 (long long)stored.received);
+        snprintf(reason, STORE_REASON_BYTES, "field \"offset\" is %lld, the store has the first %lld bytes",
+                 (long long)chunk->offset, (long long)stored.received);
         return PUT_REFUSED;
     }
-    if (db_run(db, db_query(db, "INSERT INTO checkpoint_chunk (checkpoint, offset, size, data) VALUES (?1, ?2, ?3, ?4)", "iiib", stored.id,
-                            chunk->offset, size, chunk->data.at, chunk->data.size)) != 0)
+    if (db_run(db, db_query(db, "INSERT INTO checkpoint_chunk (checkpoint, offset, size, data) VALUES (?1, ?2, ?3, ?4)", "iiib",
+                            stored.id, chunk->offset, size, chunk->data.at, chunk->data.size)) != 0)
         return sql_refused(db, reason);
     return chunk->offset + size == chunk->size ? complete(db, chunk, run, stored.id, keep, reason) : PUT_NEW;
 }
@@ -152,8 +156,8 @@ int checkpoint_fetch(struct db *db, const struct frame_fetch *fetch, struct aren
                                        " FROM checkpoint c JOIN checkpoint_chunk k ON k.checkpoint = c.id"
                                        " WHERE c.id = (SELECT id FROM checkpoint WHERE run = (SELECT id FROM run WHERE name = ?1)"
                                        "               AND kind = ?2 AND complete AND ?3 IN (-1, step) ORDER BY step DESC LIMIT 1)"
-                                       " AND k.offset <= ?4 AND k.offset + k.size > ?4 ORDER BY k.offset DESC LIMIT 1", "ttii", fetch->run,
-                                   fetch->kind, fetch->step, fetch->offset);
+                                       " AND k.offset <= ?4 AND k.offset + k.size > ?4 ORDER BY k.offset DESC LIMIT 1", "ttii",
+                                   fetch->run, fetch->kind, fetch->step, fetch->offset);
     int stepped = db_step(db, query);
     if (stepped <= 0)
         return stepped;
@@ -182,7 +186,8 @@ int checkpoint_newest(struct db *db, int64_t run, const char *kind, struct check
                                        " ORDER BY step DESC LIMIT 1", "it", run, kind);
     int stepped = db_step(db, query);
     if (stepped > 0) {
-        *newest = (struct checkpoint_newest){ sqlite3_column_int64(query, 0), sqlite3_column_int64(query, 1), sqlite3_column_int(query, 2) };
+        *newest = (struct checkpoint_newest){ sqlite3_column_int64(query, 0), sqlite3_column_int64(query, 1),
+                                              sqlite3_column_int(query, 2) };
         db_end(query);
     }
     return stepped < 0 ? -1 : 0;
@@ -190,6 +195,6 @@ int checkpoint_newest(struct db *db, int64_t run, const char *kind, struct check
 
 int checkpoint_has(struct db *db, int64_t run, const char *kind, int64_t step)
 {
-    return (int)db_int(db, db_query(db, "SELECT count(*) FROM checkpoint WHERE run = ?1 AND kind = ?2 AND step = ?3 AND complete", "iti",
-                                    run, kind, step), -1);
+    return (int)db_int(db, db_query(db, "SELECT count(*) FROM checkpoint WHERE run = ?1 AND kind = ?2 AND step = ?3 AND complete",
+                                    "iti", run, kind, step), -1);
 }

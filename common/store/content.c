@@ -16,19 +16,21 @@ static const struct content_part {
     { "rollout", "SELECT o.name, p.key, r.sample, r.stopped, r.kl, r.tokens, r.logprobs, r.text FROM rollout r"
                  " JOIN policy o ON o.id = r.policy JOIN prompt p ON p.id = r.prompt ORDER BY o.name, p.key, r.sample" },
     { "reward", "SELECT name, spec FROM reward ORDER BY name" },
-    { "score", "SELECT w.name, o.name, p.key, r.sample, s.score FROM score s JOIN reward w ON w.id = s.reward JOIN rollout r ON r.id = s.rollout"
-               " JOIN policy o ON o.id = r.policy JOIN prompt p ON p.id = r.prompt ORDER BY w.name, o.name, p.key, r.sample" },
+    { "score", "SELECT w.name, o.name, p.key, r.sample, s.score FROM score s JOIN reward w ON w.id = s.reward"
+               " JOIN rollout r ON r.id = s.rollout JOIN policy o ON o.id = r.policy JOIN prompt p ON p.id = r.prompt"
+               " ORDER BY w.name, o.name, p.key, r.sample" },
     { "run", "SELECT name, target, train, samples, rollouts, batches FROM run ORDER BY name" },
     { "target", "SELECT n.name, t.batch, p.key, r.sample, t.step, t.value, t.target FROM target t JOIN run n ON n.id = t.run"
                 " JOIN rollout r ON r.id = t.rollout JOIN prompt p ON p.id = r.prompt ORDER BY n.name, t.batch, p.key, r.sample" },
     { "checkpoint", "SELECT n.name, c.kind, c.step, c.batch, c.size, c.sha256 FROM checkpoint c JOIN run n ON n.id = c.run"
                     " WHERE c.complete AND c.final ORDER BY n.name, c.kind, c.step" },
     { "metric", "SELECT m.subject, m.step, j.key, j.value FROM metric m JOIN run n ON n.name = m.subject, json_each(m.numbers) j"
-                " WHERE j.key NOT LIKE '%\\_s' ESCAPE '\\' AND j.key NOT LIKE '%\\_ms' ESCAPE '\\' ORDER BY m.subject, m.step, j.key" },
+                " WHERE j.key NOT LIKE '%\\_s' ESCAPE '\\' AND j.key NOT LIKE '%\\_ms' ESCAPE '\\'"
+                " ORDER BY m.subject, m.step, j.key" },
     { "failure", "SELECT f.stage, coalesce(o.name, w.name, n.name), coalesce(p.key, q.key), coalesce(f.sample, r.sample), f.batch"
-                 " FROM failure f LEFT JOIN policy o ON o.id = f.policy LEFT JOIN reward w ON w.id = f.reward LEFT JOIN run n ON n.id = f.run"
-                 " LEFT JOIN prompt p ON p.id = f.prompt LEFT JOIN rollout r ON r.id = f.rollout LEFT JOIN prompt q ON q.id = r.prompt"
-                 " ORDER BY 1, 2, 3, 4, 5" },
+                 " FROM failure f LEFT JOIN policy o ON o.id = f.policy LEFT JOIN reward w ON w.id = f.reward"
+                 " LEFT JOIN run n ON n.id = f.run LEFT JOIN prompt p ON p.id = f.prompt LEFT JOIN rollout r ON r.id = f.rollout"
+                 " LEFT JOIN prompt q ON q.id = r.prompt ORDER BY 1, 2, 3, 4, 5" },
 };
 
 /* Type, size and bytes of a column: no two different rows give the same bytes. */

@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "store/db.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
@@ -15,6 +16,7 @@
 #include <unistd.h>
 
 #include "base/check.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "base/memory.h"
 
@@ -329,7 +331,8 @@ static int version_settle(struct db *db, enum db_mode mode)
         return EX_DATAERR;
     }
     if (version > VERSION) {
-        log_error("store \"%s\" has format version %lld, this program knows versions up to %d", db->path, (long long)version, VERSION);
+        log_error("store \"%s\" has format version %lld, this program knows versions up to %d", db->path, (long long)version,
+                  VERSION);
         log_hint("use the program that wrote it, or a newer one");
         return EX_DATAERR;
     }
@@ -348,6 +351,35 @@ static int version_settle(struct db *db, enum db_mode mode)
     return code;
 }
 
+/*
+ * A reader, too, writes FILE-shm beside a store in WAL mode.  Where it may not, and no log says that somebody is writing or was
+ * killed, the file alone is the whole store.
+ */
+static bool is_whole(struct db *db, enum db_mode mode)
+{
+    if (mode != DB_READ || sqlite3_exec(db->handle, "SELECT count(*) FROM sqlite_schema", NULL, NULL, NULL) == SQLITE_OK)
+        return false;
+    int code = sqlite3_errcode(db->handle) & 0xff;
+    char *log = memory_printf("%s-wal", db->path);
+    bool whole = (code == SQLITE_READONLY || code == SQLITE_CANTOPEN) && !file_exists(log);
+    free(log);
+    return whole;
+}
+
+/* The file alone, which nobody changes: "file:PATH?immutable=1", PATH as a URI has it. */
+static int open_whole(struct db *db, int flags)
+{
+    struct buffer uri = { 0 };
+    buffer_printf(&uri, "file:");
+    for (const char *at = db->path; *at != '\0'; at++)
+        buffer_printf(&uri, isalnum((unsigned char)*at) || strchr("/._-", *at) != NULL ? "%c" : "%%%02X", (unsigned char)*at);
+    buffer_printf(&uri, "?immutable=1");
+    sqlite3_close(db->handle);
+    int code = sqlite3_open_v2(uri.data, &db->handle, flags | SQLITE_OPEN_URI, NULL);
+    free(uri.data);
+    return code;
+}
+
 struct db *db_open(const char *path, enum db_mode mode, int *code)
 {
     struct db *db = memory_alloc(1, sizeof *db);
@@ -359,10 +391,17 @@ struct db *db_open(const char *path, enum db_mode mode, int *code)
     if (*code != EX_OK)
         goto close_db;
 
+    file_map_guard();  // on blocks below 4 KiB SQLite does not notice itself that FILE-shm finds no room
     sqlite3_config(SQLITE_CONFIG_MEMSTATUS, 0);  // nobody asks, and it takes a lock each time; too late after the first store
-    int flags = mode == DB_READ ? SQLITE_OPEN_READONLY : mode == DB_EDIT ? SQLITE_OPEN_READWRITE : SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE;
+    int flags = mode == DB_READ   ? SQLITE_OPEN_READONLY
+                : mode == DB_EDIT ? SQLITE_OPEN_READWRITE
+                                  : SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE;
+    flags |= SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE;
     *code = EX_IOERR;
-    if (sqlite3_open_v2(path, &db->handle, flags | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE, NULL) != SQLITE_OK) {
+    int opened = sqlite3_open_v2(path, &db->handle, flags, NULL);
+    if (opened == SQLITE_OK && is_whole(db, mode))
+        opened = open_whole(db, flags);
+    if (opened != SQLITE_OK) {
         log_error("could not open store \"%s\": %s", path, db->handle ? sqlite3_errmsg(db->handle) : "out of memory");
         goto close_db;
     }

@@ -47,7 +47,7 @@ int db_begin(struct db *db);   // no effect inside a transaction
 int db_commit(struct db *db);  // no effect outside
 void db_rollback(struct db *db);
 bool db_writing(const struct db *db);
-/* Many queries between these two are one reader, which is cheaper; no effect inside a transaction.  Nothing is written meanwhile. */
+/* Many queries between these two are one reader, which is cheaper; no effect in a transaction.  Nothing is written meanwhile. */
 int db_read_begin(struct db *db);
 void db_read_end(struct db *db);
 /* True once after another process has changed the file. */

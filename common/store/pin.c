@@ -154,7 +154,8 @@ int64_t pin_run(struct db *db, const char *name, const char *part, const json_t 
         return id;
     /* The row may be there without this part. */
     sql = train ? "INSERT INTO run (name, train) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET train = ?2 WHERE train IS NULL"
-                : "INSERT INTO run (name, target) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET target = ?2 WHERE target IS NULL";
+                : "INSERT INTO run (name, target) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET target = ?2"
+                  " WHERE target IS NULL";
     const char *lacks = train ? "SELECT train IS NULL FROM run WHERE name = ?1" : "SELECT target IS NULL FROM run WHERE name = ?1";
     if (id > 0 && db_int(db, db_query(db, lacks, "t", name), 0) == 0)
         return id;
@@ -195,7 +196,8 @@ int64_t find_run(struct db *db, const char *name)
 
 int announce_samples(struct db *db, int64_t policy, const char *split, int64_t samples)
 {
-    int64_t before = db_int(db, db_query(db, "SELECT samples FROM sampling WHERE policy = ?1 AND split = ?2", "it", policy, split), 0);
+    int64_t before = db_int(db, db_query(db, "SELECT samples FROM sampling WHERE policy = ?1 AND split = ?2", "it", policy, split),
+                            0);
     if (before == samples)
         return 0;
     if (db_begin(db) != 0)

@@ -15,7 +15,7 @@
 
 #include "store/db.h"
 
-/* spec: a JSON object; its "tokenizer", where there is one, limits the prompts; {"imported": true} marks rollouts from elsewhere. */
+/* spec: a JSON object; "tokenizer" in it limits the prompts, {"imported": true} marks rollouts from elsewhere. */
 int64_t pin_policy(struct db *db, const char *name, const json_t *spec, char *reason);
 int64_t pin_reward(struct db *db, const char *name, const json_t *spec, char *reason);
 /* part: "target" or "train". */

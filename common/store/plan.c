@@ -53,7 +53,8 @@ static int target_read(const json_t *settings, struct plan_target *target, char 
         return 0;
     }
     target->state_tokenizer = "";
-    if (json_object_get(settings, "state_tokenizer") != NULL && !text_read(settings, "state_tokenizer", &target->state_tokenizer, reason))
+    if (json_object_get(settings, "state_tokenizer") != NULL
+        && !text_read(settings, "state_tokenizer", &target->state_tokenizer, reason))
         return 0;
     return text_read(settings, "reward", &target->reward, reason) && text_read(settings, "policy", &target->policy, reason)
            && text_read(settings, "split", &target->split, reason)
@@ -159,8 +160,10 @@ static const char count_prompts[] =
     " FROM policy o WHERE o.id = ?1";
 static const char count_imported[] =
     "SELECT (SELECT sum(rollouts) FROM rollout_count WHERE policy = ?1 AND split = ?2),"
-    " (SELECT r.prompt FROM rollout r JOIN prompt p ON p.id = r.prompt WHERE r.policy = ?1 AND p.split = ?2 ORDER BY r.prompt DESC LIMIT 1),"
-    " (SELECT r.id FROM rollout r JOIN prompt p ON p.id = r.prompt WHERE r.policy = ?1 AND p.split = ?2 ORDER BY r.id DESC LIMIT 1)";
+    " (SELECT r.prompt FROM rollout r JOIN prompt p ON p.id = r.prompt WHERE r.policy = ?1 AND p.split = ?2"
+    "  ORDER BY r.prompt DESC LIMIT 1),"
+    " (SELECT r.id FROM rollout r JOIN prompt p ON p.id = r.prompt WHERE r.policy = ?1 AND p.split = ?2"
+    "  ORDER BY r.id DESC LIMIT 1)";
 
 static enum plan_status facts_set(struct db *db, const struct plan_target *target, const struct plan_train *train,
                                   struct plan_facts *facts, char *reason)
@@ -186,9 +189,10 @@ static enum plan_status facts_store(struct db *db, const struct plan_facts *fact
 {
     if (db_begin(db) != 0)
         return PLAN_FAILED;
-    int stored = db_run(db, db_query(db, "UPDATE run SET policy = ?2, reward = ?3, samples = ?4, prompt_last = ?5, rollout_last = ?6,"
-                                         " rollouts = ?7, batches = ?8 WHERE id = ?1", "iiiiiiii", facts->run, facts->policy, facts->reward,
-                                     facts->samples, facts->prompt_last, facts->rollout_last, facts->rollouts, facts->batches));
+    int stored = db_run(db, db_query(db, "UPDATE run SET policy = ?2, reward = ?3, samples = ?4, prompt_last = ?5,"
+                                         " rollout_last = ?6, rollouts = ?7, batches = ?8 WHERE id = ?1", "iiiiiiii",
+                                     facts->run, facts->policy, facts->reward, facts->samples, facts->prompt_last,
+                                     facts->rollout_last, facts->rollouts, facts->batches));
     return stored == 0 ? PLAN_MADE : PLAN_FAILED;
 }
 
@@ -233,7 +237,8 @@ free_name:
 static const char load_prompts[] = "SELECT p.id FROM prompt p, policy WHERE policy.id = ?1 AND p.split = ?2 AND p.id <= ?3"
                                    " AND policy.tokenizer IN ('', p.tokenizer) ORDER BY p.id";
 static const char load_imported[] = "SELECT r.prompt, r.sample FROM rollout r JOIN prompt p ON p.id = r.prompt"
-                                    " WHERE r.policy = ?1 AND p.split = ?2 AND r.prompt <= ?3 AND r.id <= ?4 ORDER BY r.prompt, r.sample";
+                                    " WHERE r.policy = ?1 AND p.split = ?2 AND r.prompt <= ?3 AND r.id <= ?4"
+                                    " ORDER BY r.prompt, r.sample";
 
 static int members_load(struct db *db, struct plan *plan, const char *split, int64_t prompt_last, int64_t rollout_last)
 {
@@ -264,8 +269,9 @@ static int members_load(struct db *db, struct plan *plan, const char *split, int
 
 struct plan *plan_load(struct db *db, int64_t run)
 {
-    sqlite3_stmt *query = db_query(db, "SELECT run.name, policy, reward, samples, prompt_last, rollout_last, rollouts, batches, target, train,"
-                                       " imported FROM run JOIN policy ON policy.id = run.policy WHERE run.id = ?1", "i", run);
+    sqlite3_stmt *query = db_query(db, "SELECT run.name, policy, reward, samples, prompt_last, rollout_last, rollouts, batches,"
+                                       " target, train, imported FROM run JOIN policy ON policy.id = run.policy WHERE run.id = ?1",
+                                       "i", run);
     if (db_step(db, query) <= 0)
         return NULL;
     struct plan *plan = memory_alloc(1, sizeof *plan);

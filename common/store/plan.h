@@ -81,14 +81,14 @@ size_t plan_batch(struct plan *plan, int64_t b, struct plan_member *members);
 size_t plan_batch_size(const struct plan *plan, int64_t b);
 
 /*
- * The order of one epoch, a permutation of 0 .. count-1.  window_ends: of the windows that make up the members, ascending up to count;
- * used for epoch 0 only.
+ * The order of one epoch, a permutation of 0 .. count-1.  window_ends: of the windows that make up the members, ascending up to
+ * count; used for epoch 0 only.
  */
 void plan_permute(uint32_t *order, size_t count, const uint32_t *window_ends, uint64_t seed, int64_t epoch);
 
 /*
- * Step of the snapshot that gives the values of a batch before which so many updates were made: the newest that is at least one update
- * old, so that values are computed while the batch before is trained on.  -1 when lambda is 1.
+ * Step of the snapshot that gives the values of a batch before which so many updates were made: the newest that is at least one
+ * update old, so that values are computed while the batch before is trained on.  -1 when lambda is 1.
  */
 int64_t plan_snapshot(const struct plan *plan, int64_t updates_before);
 

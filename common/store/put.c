@@ -49,10 +49,10 @@ enum put_status put_prompt(struct db *db, const struct frame_prompt *prompt, cha
 {
     if (db_begin(db) != 0)
         return PUT_FAILED;
-    return insert(db, db_query(db, "INSERT INTO prompt (key, tokenizer, split, text, token_count, tokens) VALUES (?1, ?2, ?3, ?4, ?5, ?6)"
-                                   " ON CONFLICT (key) DO NOTHING", "ttttib", prompt->prompt_key, prompt->tokenizer, prompt->split,
-                               prompt->prompt, (int64_t)prompt->prompt_tokens.count, prompt->prompt_tokens.at,
-                               tokens_size(prompt->prompt_tokens)), reason);
+    return insert(db, db_query(db, "INSERT INTO prompt (key, tokenizer, split, text, token_count, tokens)"
+                                   " VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (key) DO NOTHING", "ttttib", prompt->prompt_key,
+                               prompt->tokenizer, prompt->split, prompt->prompt, (int64_t)prompt->prompt_tokens.count,
+                               prompt->prompt_tokens.at, tokens_size(prompt->prompt_tokens)), reason);
 }
 
 enum put_status put_rollout(struct db *db, const struct frame_rollout *rollout, int64_t policy, char *reason)
@@ -64,20 +64,23 @@ enum put_status put_rollout(struct db *db, const struct frame_rollout *rollout, 
         return refuse(reason, "field \"logprobs\" has %zu elements, the response has %zu tokens", rollout->logprobs.count, R);
     if (db_begin(db) != 0)
         return PUT_FAILED;
-    sqlite3_stmt *query = db_query(db, "SELECT p.id, o.tokenizer IN ('', p.tokenizer) FROM prompt p, policy o WHERE p.key = ?1 AND o.id = ?2", "ti",
-                                   rollout->prompt_key, policy);
+    sqlite3_stmt *query = db_query(db, "SELECT p.id, o.tokenizer IN ('', p.tokenizer) FROM prompt p, policy o WHERE p.key = ?1"
+                                   " AND o.id = ?2", "ti", rollout->prompt_key, policy);
     int stepped = db_step(db, query);
     if (stepped <= 0)
-        return stepped < 0 ? PUT_FAILED : refuse(reason, "field \"prompt_key\" is \"%s\", the store has no such prompt", rollout->prompt_key);
+        return stepped < 0 ? PUT_FAILED : refuse(reason, "field \"prompt_key\" is \"%s\", the store has no such prompt",
+                                                 rollout->prompt_key);
     int64_t prompt = sqlite3_column_int64(query, 0);
     bool fits = sqlite3_column_int(query, 1);
     db_end(query);
     if (!fits)
-        return refuse(reason, "field \"prompt_key\" is \"%s\", a prompt of another tokenizer than the policy's", rollout->prompt_key);
+        return refuse(reason, "field \"prompt_key\" is \"%s\", a prompt of another tokenizer than the policy's",
+                      rollout->prompt_key);
     return insert(db, db_query(db, "INSERT INTO rollout (policy, prompt, sample, stopped, kl, token_count, tokens, logprobs, text)"
-                                   " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (policy, prompt, sample) DO NOTHING", "iiiiribbt",
-                               policy, prompt, rollout->sample, rollout->stopped, rollout->kl, (int64_t)R, rollout->response_tokens.at,
-                               tokens_size(rollout->response_tokens), R == rollout->logprobs.count ? (const void *)rollout->logprobs.at : NULL,
+                                   " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (policy, prompt, sample) DO NOTHING",
+                               "iiiiribbt", policy, prompt, rollout->sample, rollout->stopped, rollout->kl, (int64_t)R,
+                               rollout->response_tokens.at, tokens_size(rollout->response_tokens),
+                               R == rollout->logprobs.count ? (const void *)rollout->logprobs.at : NULL,
                                floats_size(rollout->logprobs), rollout->response), reason);
 }
 
@@ -88,11 +91,13 @@ struct rollout_found {
 
 static int rollout_find(struct db *db, const char *policy, const char *prompt_key, int64_t sample, struct rollout_found *found)
 {
-    sqlite3_stmt *query = db_query(db, "SELECT r.id, r.prompt, r.token_count FROM rollout r WHERE r.policy = (SELECT id FROM policy WHERE name = ?1)"
-                                       " AND r.prompt = (SELECT id FROM prompt WHERE key = ?2) AND r.sample = ?3", "tti", policy, prompt_key, sample);
+    sqlite3_stmt *query = db_query(db, "SELECT r.id, r.prompt, r.token_count FROM rollout r WHERE r.policy = (SELECT id FROM policy"
+                                       " WHERE name = ?1) AND r.prompt = (SELECT id FROM prompt WHERE key = ?2) AND r.sample = ?3",
+                                       "tti", policy, prompt_key, sample);
     int stepped = db_step(db, query);
     if (stepped > 0) {
-        *found = (struct rollout_found){ sqlite3_column_int64(query, 0), sqlite3_column_int64(query, 1), sqlite3_column_int64(query, 2) };
+        *found = (struct rollout_found){ sqlite3_column_int64(query, 0), sqlite3_column_int64(query, 1),
+                                         sqlite3_column_int64(query, 2) };
         db_end(query);
     }
     return stepped;
@@ -102,7 +107,8 @@ static enum put_status rollout_missing(int found, const char *policy, const char
 {
     if (found < 0)
         return PUT_FAILED;
-    return refuse(reason, "the store has no rollout of policy \"%s\", prompt_key \"%s\", sample %lld", policy, prompt_key, (long long)sample);
+    return refuse(reason, "the store has no rollout of policy \"%s\", prompt_key \"%s\", sample %lld", policy, prompt_key,
+                  (long long)sample);
 }
 
 enum put_status put_score(struct db *db, const struct frame_scored *scored, int64_t reward, char *reason)
@@ -138,9 +144,11 @@ enum put_status put_target(struct db *db, const struct frame_target *target, str
         return refuse(reason, "field \"state_tokenizer\" is \"%s\", run \"%s\" has \"%s\"", target->state_tokenizer, plan->name,
                       plan->state_tokenizer);
     if (values != 0 && values != R + 1)
-        return refuse(reason, "field \"values\" has %lld elements, the response has %lld states", (long long)values, (long long)(R + 1));
+        return refuse(reason, "field \"values\" has %lld elements, the response has %lld states", (long long)values,
+                      (long long)(R + 1));
     if (targets != R && targets != R + 1)
-        return refuse(reason, "field \"targets\" has %lld elements, must be %lld or %lld", (long long)targets, (long long)R, (long long)(R + 1));
+        return refuse(reason, "field \"targets\" has %lld elements, must be %lld or %lld", (long long)targets, (long long)R,
+                      (long long)(R + 1));
     if (target->batch < 0 || target->batch >= plan->batches)
         return refuse(reason, "field \"batch\" is %lld, run \"%s\" has %lld batches", (long long)target->batch, plan->name,
                       (long long)plan->batches);
@@ -148,8 +156,8 @@ enum put_status put_target(struct db *db, const struct frame_target *target, str
         return refuse(reason, "batch %lld of run \"%s\" does not hold prompt_key \"%s\", sample %lld", (long long)target->batch,
                       plan->name, target->prompt_key, (long long)target->sample);
     return insert(db, db_query(db, "INSERT INTO target (run, batch, rollout, step, value_count, value, target_count, target)"
-                                   " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (run, batch, rollout) DO NOTHING", "iiiiibib",
-                               plan->run, target->batch, rollout.id, target->step, values, floats_data(target->values),
+                                   " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (run, batch, rollout) DO NOTHING",
+                               "iiiiibib", plan->run, target->batch, rollout.id, target->step, values, floats_data(target->values),
                                floats_size(target->values), targets, target->targets.at, floats_size(target->targets)), reason);
 }
 
@@ -180,10 +188,11 @@ int put_effort(struct db *db, const char *stage, const char *name, const int64_t
 {
     if (db_begin(db) != 0)
         return -1;
-    return db_run(db, db_query(db, "INSERT INTO effort (stage, name, compute_ms, wait_ms, wire_ms, other_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6)"
-                                   " ON CONFLICT DO UPDATE SET compute_ms = compute_ms + ?3, wait_ms = wait_ms + ?4, wire_ms = wire_ms + ?5,"
-                                   " other_ms = other_ms + ?6", "ttiiii", stage, name, ms[EFFORT_COMPUTE], ms[EFFORT_WAIT], ms[EFFORT_WIRE],
-                               ms[EFFORT_OTHER]));
+    return db_run(db, db_query(db, "INSERT INTO effort (stage, name, compute_ms, wait_ms, wire_ms, other_ms)"
+                                   " VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT DO UPDATE"
+                                   " SET compute_ms = compute_ms + ?3, wait_ms = wait_ms + ?4, wire_ms = wire_ms + ?5,"
+                                   " other_ms = other_ms + ?6", "ttiiii", stage, name, ms[EFFORT_COMPUTE], ms[EFFORT_WAIT],
+                               ms[EFFORT_WIRE], ms[EFFORT_OTHER]));
 }
 
 /* ---- failures ---- */
@@ -194,21 +203,24 @@ enum put_status put_failure(struct db *db, const struct failure_key *key, int64_
     if (db_begin(db) != 0)
         return PUT_FAILED;
     if (key->policy != 0)
-        return insert(db, db_query(db, "INSERT INTO failure (stage, policy, prompt, sample, attempts, reason, at_s) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)"
-                                       " ON CONFLICT DO NOTHING", "tiiiitr", key->stage, key->policy, key->prompt, key->sample, attempts,
-                                   reason, now_s), why);
+        return insert(db, db_query(db, "INSERT INTO failure (stage, policy, prompt, sample, attempts, reason, at_s)"
+                                       " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT DO NOTHING", "tiiiitr", key->stage,
+                                   key->policy, key->prompt, key->sample, attempts, reason, now_s), why);
     if (key->reward != 0)
-        return insert(db, db_query(db, "INSERT INTO failure (stage, reward, rollout, attempts, reason, at_s) VALUES (?1, ?2, ?3, ?4, ?5, ?6)"
-                                       " ON CONFLICT DO NOTHING", "tiiitr", key->stage, key->reward, key->rollout, attempts, reason, now_s), why);
-    return insert(db, db_query(db, "INSERT INTO failure (stage, run, batch, rollout, attempts, reason, at_s) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)"
-                                   " ON CONFLICT DO NOTHING", "tiiiitr", key->stage, key->run, key->batch, key->rollout, attempts, reason, now_s), why);
+        return insert(db, db_query(db, "INSERT INTO failure (stage, reward, rollout, attempts, reason, at_s)"
+                                       " VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT DO NOTHING", "tiiitr", key->stage, key->reward,
+                                       key->rollout, attempts, reason, now_s), why);
+    return insert(db, db_query(db, "INSERT INTO failure (stage, run, batch, rollout, attempts, reason, at_s)"
+                                   " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT DO NOTHING", "tiiiitr", key->stage, key->run,
+                                   key->batch, key->rollout, attempts, reason, now_s), why);
 }
 
 int64_t failures_forget(struct db *db, const char *stage, const char *name)
 {
     if (db_begin(db) != 0
-        || db_run(db, db_query(db, "DELETE FROM failure WHERE ?1 IN ('', stage) AND (?2 = '' OR policy = (SELECT id FROM policy WHERE name = ?2)"
-                                   " OR reward = (SELECT id FROM reward WHERE name = ?2) OR run = (SELECT id FROM run WHERE name = ?2))",
+        || db_run(db, db_query(db, "DELETE FROM failure WHERE ?1 IN ('', stage) AND (?2 = '' OR policy = (SELECT id FROM policy"
+                                   " WHERE name = ?2) OR reward = (SELECT id FROM reward WHERE name = ?2) OR run = (SELECT id"
+                                   " FROM run WHERE name = ?2))",
                                 "tt", stage, name)) != 0)
         return -1;
     int64_t deleted = db_changes(db);

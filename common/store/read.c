@@ -73,7 +73,8 @@ struct read *read_policies(struct db *db)
 {
     return read_begin(db,
         "SELECT o.name, o.spec, k.split, coalesce(n.samples, 0),"
-        " (SELECT coalesce(sum(prompts), 0) FROM prompt_count c WHERE c.split = k.split AND o.tokenizer IN ('', c.tokenizer)) AS prompts,"
+        " (SELECT coalesce(sum(prompts), 0) FROM prompt_count c WHERE c.split = k.split"
+        " AND o.tokenizer IN ('', c.tokenizer)) AS prompts,"
         " (SELECT sum(rollouts) FROM sample_count WHERE policy = o.id AND split = k.split),"
         " (SELECT sum(failed) FROM sample_count WHERE policy = o.id AND split = k.split),"
         " (SELECT sum(rollouts + failed) FROM sample_count WHERE policy = o.id AND split = k.split AND sample < n.samples)"
@@ -85,8 +86,9 @@ bool read_policy_next(struct read *rows, struct read_policy *row)
 {
     if (!read_next(rows))
         return false;
-    *row = (struct read_policy){ .name = text_at(rows, 0), .spec = text_at(rows, 1), .split = text_at(rows, 2), .samples = int_at(rows, 3),
-                                 .prompts = int_at(rows, 4), .rollouts = int_at(rows, 5), .failed = int_at(rows, 6) };
+    *row = (struct read_policy){ .name = text_at(rows, 0), .spec = text_at(rows, 1), .split = text_at(rows, 2),
+                                 .samples = int_at(rows, 3), .prompts = int_at(rows, 4), .rollouts = int_at(rows, 5),
+                                 .failed = int_at(rows, 6) };
     row->missing = row->prompts * row->samples - int_at(rows, 7);
     return true;
 }
@@ -101,7 +103,8 @@ bool read_reward_next(struct read *rows, struct read_reward *row)
 {
     if (!read_next(rows))
         return false;
-    *row = (struct read_reward){ .name = text_at(rows, 0), .spec = text_at(rows, 1), .scores = int_at(rows, 2), .failed = int_at(rows, 3) };
+    *row = (struct read_reward){ .name = text_at(rows, 0), .spec = text_at(rows, 1), .scores = int_at(rows, 2),
+                                 .failed = int_at(rows, 3) };
     return true;
 }
 
@@ -148,8 +151,9 @@ bool read_score_next(struct read *rows, struct read_score *row)
 {
     if (!read_next(rows))
         return false;
-    *row = (struct read_score){ .prompt = int_at(rows, 0), .sample = int_at(rows, 1), .score = number_at(rows, 2), .kl = number_at(rows, 3),
-                                .logprob = blob_sum(rows, 4), .tokens = int_at(rows, 5), .stopped = int_at(rows, 6) };
+    *row = (struct read_score){ .prompt = int_at(rows, 0), .sample = int_at(rows, 1), .score = number_at(rows, 2),
+                                .kl = number_at(rows, 3), .logprob = blob_sum(rows, 4), .tokens = int_at(rows, 5),
+                                .stopped = int_at(rows, 6) };
     return true;
 }
 
@@ -177,9 +181,10 @@ bool read_text_next(struct read *rows, struct read_text *row)
 {
     if (!read_next(rows))
         return false;
-    *row = (struct read_text){ .prompt_id = int_at(rows, 0), .sample = int_at(rows, 1), .policy = text_at(rows, 2), .split = text_at(rows, 3),
-                               .prompt = text_at(rows, 4), .response = text_at(rows, 5), .reward = text_at(rows, 6),
-                               .score = number_at(rows, 7), .kl = number_at(rows, 8), .stopped = int_at(rows, 9), .tokens = int_at(rows, 10) };
+    *row = (struct read_text){ .prompt_id = int_at(rows, 0), .sample = int_at(rows, 1), .policy = text_at(rows, 2),
+                               .split = text_at(rows, 3), .prompt = text_at(rows, 4), .response = text_at(rows, 5),
+                               .reward = text_at(rows, 6), .score = number_at(rows, 7), .kl = number_at(rows, 8),
+                               .stopped = int_at(rows, 9), .tokens = int_at(rows, 10) };
     return true;
 }
 
@@ -190,8 +195,8 @@ struct read *read_runs(struct db *db)
         " coalesce(n.targets, 0), coalesce(n.failed, 0), c.batch, c.step,"
         " EXISTS (SELECT 1 FROM checkpoint WHERE run = r.id AND complete AND final)"
         " FROM run r LEFT JOIN policy o ON o.id = r.policy LEFT JOIN reward w ON w.id = r.reward"
-        " LEFT JOIN target_count n ON n.run = r.id LEFT JOIN checkpoint c ON c.id = (SELECT id FROM checkpoint WHERE run = r.id AND complete ORDER BY step DESC LIMIT 1)"
-        " ORDER BY r.name");
+        " LEFT JOIN target_count n ON n.run = r.id LEFT JOIN checkpoint c ON c.id = (SELECT id FROM checkpoint WHERE run = r.id"
+        " AND complete ORDER BY step DESC LIMIT 1) ORDER BY r.name");
 }
 
 bool read_run_next(struct read *rows, struct read_run *row)
@@ -199,16 +204,18 @@ bool read_run_next(struct read *rows, struct read_run *row)
     if (!read_next(rows))
         return false;
     bool begun = sqlite3_column_type(rows->query, 9) != SQLITE_NULL;
-    *row = (struct read_run){ .name = text_at(rows, 0), .target = text_at(rows, 1), .train = text_at(rows, 2), .policy = text_at(rows, 3),
-                              .reward = text_at(rows, 4), .rollouts = int_at(rows, 5), .batches = int_at(rows, 6),
-                              .targets = int_at(rows, 7), .failed = int_at(rows, 8), .batch = begun ? int_at(rows, 9) : -1,
-                              .step = begun ? int_at(rows, 10) : -1, .final = int_at(rows, 11) };
+    *row = (struct read_run){ .name = text_at(rows, 0), .target = text_at(rows, 1), .train = text_at(rows, 2),
+                              .policy = text_at(rows, 3), .reward = text_at(rows, 4), .rollouts = int_at(rows, 5),
+                              .batches = int_at(rows, 6), .targets = int_at(rows, 7), .failed = int_at(rows, 8),
+                              .batch = begun ? int_at(rows, 9) : -1, .step = begun ? int_at(rows, 10) : -1,
+                              .final = int_at(rows, 11) };
     return true;
 }
 
 struct read *read_metrics(struct db *db, const char *subject)
 {
-    struct read *rows = read_begin(db, "SELECT subject, step, numbers, at_s FROM metric WHERE ?1 IN ('', subject) ORDER BY subject, step");
+    struct read *rows = read_begin(db, "SELECT subject, step, numbers, at_s FROM metric WHERE ?1 IN ('', subject)"
+                                   " ORDER BY subject, step");
     bind_text(rows, 1, subject);
     return rows;
 }
@@ -217,7 +224,8 @@ bool read_metric_next(struct read *rows, struct read_metric *row)
 {
     if (!read_next(rows))
         return false;
-    *row = (struct read_metric){ .subject = text_at(rows, 0), .step = int_at(rows, 1), .numbers = text_at(rows, 2), .at_s = number_at(rows, 3) };
+    *row = (struct read_metric){ .subject = text_at(rows, 0), .step = int_at(rows, 1), .numbers = text_at(rows, 2),
+                                 .at_s = number_at(rows, 3) };
     return true;
 }
 
@@ -238,14 +246,16 @@ bool read_effort_next(struct read *rows, struct read_effort *row)
 
 struct read *read_failures(struct db *db)
 {
-    return read_begin(db, "SELECT stage, coalesce(o.name, w.name, r.name), attempts, reason FROM failure f LEFT JOIN policy o ON o.id = f.policy"
-                          " LEFT JOIN reward w ON w.id = f.reward LEFT JOIN run r ON r.id = f.run ORDER BY f.id");
+    return read_begin(db, "SELECT stage, coalesce(o.name, w.name, r.name), attempts, reason FROM failure f"
+                          " LEFT JOIN policy o ON o.id = f.policy LEFT JOIN reward w ON w.id = f.reward"
+                          " LEFT JOIN run r ON r.id = f.run ORDER BY f.id");
 }
 
 bool read_failure_next(struct read *rows, struct read_failure *row)
 {
     if (!read_next(rows))
         return false;
-    *row = (struct read_failure){ .stage = text_at(rows, 0), .name = text_at(rows, 1), .attempts = int_at(rows, 2), .reason = text_at(rows, 3) };
+    *row = (struct read_failure){ .stage = text_at(rows, 0), .name = text_at(rows, 1), .attempts = int_at(rows, 2),
+                                  .reason = text_at(rows, 3) };
     return true;
 }

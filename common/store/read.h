@@ -67,7 +67,8 @@ struct read_score {
 struct read *read_scores(struct db *db, const char *policy, const char *reward, const char *split);
 bool read_score_next(struct read *rows, struct read_score *row);
 
-/* Rollouts with their texts, by policy, prompt, sample; one row for each score, or one with NaN when reward is empty and there is none. */
+/* Rollouts with their texts, by policy, prompt, sample; one row for each score,
+   or one with NaN when reward is empty and there is none. */
 struct read_text {
     int64_t prompt_id, sample;
     const char *policy, *split, *prompt, *response;

@@ -44,13 +44,15 @@ static void names_list(struct db *db, char *out, size_t size)
 int shared_model(struct db *db, const struct frame_find *asked, struct arena *arena, struct frame *frame, char *reason)
 {
     sqlite3_stmt *query = db_query(db, "SELECT name, size, sha256 FROM model_file WHERE model ="
-                                       " (SELECT id FROM model WHERE ?1 IN (name, digest) ORDER BY name = ?1 DESC LIMIT 1) ORDER BY name",
+                                       " (SELECT id FROM model WHERE ?1 IN (name, digest) ORDER BY name = ?1 DESC LIMIT 1)"
+                                       " ORDER BY name",
                                    "t", asked->model);
     json_t *files = json_array();
     int stepped;
     while ((stepped = db_step(db, query)) > 0)
         json_array_append_new(files, json_pack("{s:s, s:I, s:s}", "name", sqlite3_column_text(query, 0), "size",
-                                               (json_int_t)sqlite3_column_int64(query, 1), "sha256", sqlite3_column_text(query, 2)));
+                                               (json_int_t)sqlite3_column_int64(query, 1), "sha256",
+                                               sqlite3_column_text(query, 2)));
     bool found = json_array_size(files) > 0;
     if (stepped == 0 && found) {
         char *text = json_text(files);
@@ -68,7 +70,8 @@ int shared_model(struct db *db, const struct frame_find *asked, struct arena *ar
 }
 
 /* Bytes of the file at path if it is still the one that was shared.  Their number, or 0 with a reason. */
-static size_t read_bytes(const char *path, int64_t size, int64_t changed_ns, int64_t offset, void *out, size_t out_size, char *reason)
+static size_t read_bytes(const char *path, int64_t size, int64_t changed_ns, int64_t offset, void *out, size_t out_size,
+                         char *reason)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     struct file_state state;
@@ -93,14 +96,14 @@ int shared_file(struct db *db, const struct frame_read *asked, struct arena *are
 {
     snprintf(reason, STORE_REASON_BYTES, "the store shares no file with SHA-256 %s that has bytes at offset %lld", asked->sha256,
              (long long)asked->offset);
-    sqlite3_stmt *query = db_query(db, "SELECT path, size, changed_ns FROM model_file WHERE sha256 = ?1 AND size > ?2 ORDER BY model", "ti",
-                                   asked->sha256, asked->offset);
+    sqlite3_stmt *query = db_query(db, "SELECT path, size, changed_ns FROM model_file WHERE sha256 = ?1 AND size > ?2"
+                                   " ORDER BY model", "ti", asked->sha256, asked->offset);
     unsigned char *bytes = arena_alloc(arena, (size_t)asked->size, 1);
     int stepped;
     while ((stepped = db_step(db, query)) > 0) {
         int64_t size = sqlite3_column_int64(query, 1), left = size - asked->offset;
-        size_t got = read_bytes((const char *)sqlite3_column_text(query, 0), size, sqlite3_column_int64(query, 2), asked->offset, bytes,
-                                (size_t)(left < asked->size ? left : asked->size), reason);
+        size_t got = read_bytes((const char *)sqlite3_column_text(query, 0), size, sqlite3_column_int64(query, 2), asked->offset,
+                                bytes, (size_t)(left < asked->size ? left : asked->size), reason);
         if (got == 0)
             continue;  // the same file may lie in another place too
         *frame = frame_make(FRAME_piece);

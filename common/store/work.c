@@ -31,7 +31,8 @@ static const char next_prompt_block[] =
 
 /* ?1 policy, ?2 split, ?3 samples, ?4 block, ?5 cursor. */
 static const char next_prompt[] =
-    "SELECT p.id FROM prompt p WHERE p.split = ?2 AND p.id > max(?5, ?4 * " BLOCK_ROWS_TEXT " - 1) AND p.id < (?4 + 1) * " BLOCK_ROWS_TEXT
+    "SELECT p.id FROM prompt p WHERE p.split = ?2 AND p.id > max(?5, ?4 * " BLOCK_ROWS_TEXT " - 1)"
+    " AND p.id < (?4 + 1) * " BLOCK_ROWS_TEXT
     " AND (SELECT tokenizer FROM policy WHERE id = ?1) IN ('', p.tokenizer)"
     " AND (SELECT count(*) FROM rollout r WHERE r.policy = ?1 AND r.prompt = p.id AND r.sample < ?3)"
     "   + (SELECT count(*) FROM failure f WHERE f.policy = ?1 AND f.prompt = p.id AND f.sample < ?3) < ?3"
@@ -110,8 +111,9 @@ int64_t work_samples_count(struct db *db, const struct work_samples *key)
 
 int work_split_foreign(struct db *db, int64_t policy, const char *split, char *tokenizer, size_t size)
 {
-    sqlite3_stmt *query = db_query(db, "SELECT c.tokenizer FROM prompt_count c WHERE c.split = ?2 AND NOT EXISTS (SELECT 1 FROM prompt_count k, policy o"
-                                       " WHERE o.id = ?1 AND k.split = ?2 AND o.tokenizer IN ('', k.tokenizer)) LIMIT 1", "it", policy, split);
+    sqlite3_stmt *query = db_query(db, "SELECT c.tokenizer FROM prompt_count c WHERE c.split = ?2 AND NOT EXISTS (SELECT 1"
+                                       " FROM prompt_count k, policy o WHERE o.id = ?1 AND k.split = ?2"
+                                       " AND o.tokenizer IN ('', k.tokenizer)) LIMIT 1", "it", policy, split);
     int stepped = db_step(db, query);
     if (stepped > 0) {
         snprintf(tokenizer, size, "%s", (const char *)sqlite3_column_text(query, 0));
@@ -122,8 +124,8 @@ int work_split_foreign(struct db *db, int64_t policy, const char *split, char *t
 
 int work_samples_done(struct db *db, const struct work_samples *key, struct work_item item)
 {
-    return (int)db_int(db, db_query(db, "SELECT EXISTS (SELECT 1 FROM rollout WHERE policy = ?1 AND prompt = ?2 AND sample = ?3)", "iii",
-                                    key->policy, item.a, item.b), -1);
+    return (int)db_int(db, db_query(db, "SELECT EXISTS (SELECT 1 FROM rollout WHERE policy = ?1 AND prompt = ?2 AND sample = ?3)",
+                                    "iii", key->policy, item.a, item.b), -1);
 }
 
 /* ---- scores ---- */
@@ -131,12 +133,13 @@ int work_samples_done(struct db *db, const struct work_samples *key, struct work
 /* ?1 reward, ?2 policy or 0, ?3 split or '', ?4 block: the first from there on of whose rollouts some lack a score. */
 static const char next_rollout_block[] =
     "SELECT c.block FROM rollout_count c WHERE c.block >= ?4 AND ?2 IN (0, c.policy) AND ?3 IN ('', c.split)"
-    " AND c.rollouts > coalesce((SELECT scores + failed FROM score_count s WHERE s.reward = ?1 AND s.block = c.block AND s.policy = c.policy"
-    "   AND s.split = c.split), 0) ORDER BY c.block LIMIT 1";
+    " AND c.rollouts > coalesce((SELECT scores + failed FROM score_count s WHERE s.reward = ?1 AND s.block = c.block"
+    " AND s.policy = c.policy   AND s.split = c.split), 0) ORDER BY c.block LIMIT 1";
 
 /* ?1 reward, ?2 policy, ?3 split or '', ?4 block, ?5 cursor, ?6 how many at most. */
 #define NEXT_ROLLOUTS(of_policy) \
-    "SELECT r.id FROM rollout r WHERE " of_policy "r.id > max(?5, ?4 * " BLOCK_ROWS_TEXT " - 1) AND r.id < (?4 + 1) * " BLOCK_ROWS_TEXT \
+    "SELECT r.id FROM rollout r WHERE " of_policy \
+    "r.id > max(?5, ?4 * " BLOCK_ROWS_TEXT " - 1) AND r.id < (?4 + 1) * " BLOCK_ROWS_TEXT \
     " AND (?3 = '' OR (SELECT split FROM prompt WHERE id = r.prompt) = ?3)" \
     " AND NOT EXISTS (SELECT 1 FROM score WHERE reward = ?1 AND rollout = r.id)" \
     " AND NOT EXISTS (SELECT 1 FROM failure WHERE reward = ?1 AND rollout = r.id) ORDER BY r.id LIMIT ?6"
@@ -151,8 +154,8 @@ int64_t work_scores_scan(struct db *db, struct work_scores *key, struct work_ite
         int found = block_read(db, db_query(db, next_rollout_block, "iiti", key->reward, key->policy, key->split, block), &block);
         if (found <= 0)
             return found < 0 ? -1 : (int64_t)count;
-        sqlite3_stmt *query = db_query(db, key->policy ? next_rollouts_of_policy : next_rollouts, "iitiii", key->reward, key->policy,
-                                       key->split, block, key->rollout, (int64_t)(max - count));
+        sqlite3_stmt *query = db_query(db, key->policy ? next_rollouts_of_policy : next_rollouts, "iitiii", key->reward,
+                                       key->policy, key->split, block, key->rollout, (int64_t)(max - count));
         int stepped;
         while ((stepped = db_step(db, query)) > 0) {
             key->rollout = sqlite3_column_int64(query, 0);
@@ -168,7 +171,8 @@ int64_t work_scores_count(struct db *db, const struct work_scores *key)
 {
     return db_int(db, db_query(db,
         "SELECT coalesce((SELECT sum(rollouts) FROM rollout_count WHERE ?2 IN (0, policy) AND ?3 IN ('', split)), 0)"
-        " - coalesce((SELECT sum(scores + failed) FROM score_count WHERE reward = ?1 AND ?2 IN (0, policy) AND ?3 IN ('', split)), 0)",
+        " - coalesce((SELECT sum(scores + failed) FROM score_count WHERE reward = ?1 AND ?2 IN (0, policy)"
+        " AND ?3 IN ('', split)), 0)",
         "iit", key->reward, key->policy, key->split), -1);
 }
 
@@ -187,8 +191,8 @@ int work_member(struct db *db, const struct plan *plan, int64_t batch, const str
         " EXISTS (SELECT 1 FROM target WHERE run = ?3 AND batch = ?4 AND rollout = r.id),"
         " EXISTS (SELECT 1 FROM failure WHERE reward = ?2 AND rollout = r.id),"
         " EXISTS (SELECT 1 FROM failure WHERE run = ?3 AND batch = ?4 AND rollout = r.id)"
-        " FROM rollout r WHERE r.policy = ?1 AND r.prompt = ?5 AND r.sample = ?6", "iiiiii", plan->policy, plan->reward, plan->run, batch,
-        member->prompt, member->sample);
+        " FROM rollout r WHERE r.policy = ?1 AND r.prompt = ?5 AND r.sample = ?6", "iiiiii", plan->policy, plan->reward, plan->run,
+        batch, member->prompt, member->sample);
     int stepped = db_step(db, query);
     *state = (struct work_member){ .rollout = 0 };
     if (stepped < 0)
@@ -200,16 +204,16 @@ int work_member(struct db *db, const struct plan *plan, int64_t batch, const str
         db_end(query);
         return 0;
     }
-    int64_t failed = db_int(db, db_query(db, "SELECT EXISTS (SELECT 1 FROM failure WHERE policy = ?1 AND prompt = ?2 AND sample = ?3)", "iii",
-                                         plan->policy, member->prompt, member->sample), -1);
+    int64_t failed = db_int(db, db_query(db, "SELECT EXISTS (SELECT 1 FROM failure WHERE policy = ?1 AND prompt = ?2"
+                                         " AND sample = ?3)", "iii", plan->policy, member->prompt, member->sample), -1);
     state->failed = failed > 0;
     return failed < 0 ? -1 : 0;
 }
 
 int work_target_done(struct db *db, int64_t run, struct work_item item)
 {
-    return (int)db_int(db, db_query(db, "SELECT EXISTS (SELECT 1 FROM target WHERE run = ?1 AND batch = ?2 AND rollout = ?3)", "iii", run,
-                                    item.a, item.b), -1);
+    return (int)db_int(db, db_query(db, "SELECT EXISTS (SELECT 1 FROM target WHERE run = ?1 AND batch = ?2 AND rollout = ?3)",
+                                    "iii", run, item.a, item.b), -1);
 }
 
 int64_t work_targets_count(struct db *db, int64_t run)
@@ -307,13 +311,14 @@ int work_scored_frame(struct db *db, int64_t rollout, int64_t reward, struct are
     return 1;
 }
 
-int work_target_frame(struct db *db, const struct plan *plan, int64_t batch, int64_t rollout, struct arena *arena, struct frame *frame)
+int work_target_frame(struct db *db, const struct plan *plan, int64_t batch, int64_t rollout, struct arena *arena,
+                      struct frame *frame)
 {
     sqlite3_stmt *query = db_query(db, "SELECT " ROLLOUT_COLUMNS ", w.name, s.score, t.step, t.value, t.target"
                                        " FROM target t JOIN rollout r ON r.id = t.rollout JOIN prompt p ON p.id = r.prompt"
                                        " JOIN policy o ON o.id = r.policy JOIN score s ON s.reward = ?4 AND s.rollout = r.id"
-                                       " JOIN reward w ON w.id = s.reward WHERE t.run = ?1 AND t.batch = ?2 AND t.rollout = ?3", "iiii",
-                                   plan->run, batch, rollout, plan->reward);
+                                       " JOIN reward w ON w.id = s.reward WHERE t.run = ?1 AND t.batch = ?2 AND t.rollout = ?3",
+                                   "iiii", plan->run, batch, rollout, plan->reward);
     int stepped = db_step(db, query);
     if (stepped <= 0)
         return stepped;

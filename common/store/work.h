@@ -64,6 +64,7 @@ int work_prompt_frame(struct db *db, int64_t prompt, int64_t sample, struct aren
 int work_rollout_frame(struct db *db, int64_t rollout, struct arena *arena, struct frame *frame);
 /* Delivery and plan fields are left to the caller. */
 int work_scored_frame(struct db *db, int64_t rollout, int64_t reward, struct arena *arena, struct frame *frame);
-int work_target_frame(struct db *db, const struct plan *plan, int64_t batch, int64_t rollout, struct arena *arena, struct frame *frame);
+int work_target_frame(struct db *db, const struct plan *plan, int64_t batch, int64_t rollout, struct arena *arena,
+                      struct frame *frame);
 
 #endif

@@ -167,9 +167,11 @@ static int read_sentencepiece(struct tokenizer *tokenizer, const struct gguf *gg
 #define CJK "[\xe4\xb8\x80-\xe9\xbe\xa5\xe3\x81\x80-\xe3\x82\x9f\xe3\x82\xa0-\xe3\x83\xbf]+"
 #define BLOOM " ?[^(\\s|.,!?\xe2\x80\xa6\xe3\x80\x82\xef\xbc\x8c\xe3\x80\x81\xe0\xa5\xa4\xdb\x94\xd8\x8c)]+"
 #define SEED SUFFIXES "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}\\r\\n]+|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
-#define BAILING "'(?i:[sdmt]|ll|ve|re)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]|\\s+(?!\\S)|\\s+"
+#define BAILING "'(?i:[sdmt]|ll|ve|re)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}" \
+    "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]|\\s+(?!\\S)|\\s+"
 #define DEEPSEEK_CJK "[\xe4\xb8\x80-\xe9\xbe\xa5\xe0\xa0\x80-\xe4\xb8\x80\xea\xb0\x80-\xed\x9f\xbf]+"
-#define QWEN35 SUFFIXES "|[^\\r\\n\\p{L}\\p{N}]?[\\p{L}\\p{M}]+|\\p{N}| ?[^\\s\\p{L}\\p{M}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+#define QWEN35 SUFFIXES "|[^\\r\\n\\p{L}\\p{N}]?[\\p{L}\\p{M}]+|\\p{N}" \
+    "| ?[^\\s\\p{L}\\p{M}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 
 enum { PRE_PATTERNS_MAX = 5 };
 
@@ -369,7 +371,8 @@ struct tokenizer *tokenizer_from_gguf(const struct gguf *gguf, const char *name)
     unsigned char *types = NULL;
     size_t kind = 0;
     gguf_text(gguf, KEY("model"), &model);
-    while (kind < COUNT_OF(kinds) && (strlen(kinds[kind].name) != model.size || memcmp(kinds[kind].name, model.at, model.size) != 0))
+    while (kind < COUNT_OF(kinds)
+           && (strlen(kinds[kind].name) != model.size || memcmp(kinds[kind].name, model.at, model.size) != 0))
         kind++;
     if (kind == COUNT_OF(kinds)) {
         tokenizer_refuse(tokenizer, "the model kind \"%.*s\" is not supported", (int)(model.size < 64 ? model.size : 64), model.at);

@@ -73,7 +73,8 @@ int json_refuse_kind(const struct tokenizer *tokenizer, const char *part, const 
     return tokenizer_refuse(tokenizer, "the %s kind \"%.64s\" is not supported", part, type);
 }
 
-int json_read_steps(struct tokenizer *tokenizer, const json_t *step, const struct json_steps *steps, size_t depth)
+/* Reads step, or each step of the list where it is a Sequence; a missing or null one is none.  depth: of Sequences around it. */
+static int json_read_steps(struct tokenizer *tokenizer, const json_t *step, const struct json_steps *steps, size_t depth)
 {
     if (step == NULL || json_is_null(step))
         return 0;

@@ -18,6 +18,7 @@ enum {
 
 /* The string at key, or fallback where it is missing or null.  NULL when it is of another type or too long. */
 const char *json_text_field(const struct tokenizer *tokenizer, const json_t *object, const char *key, const char *fallback);
+/* The flag or count at key, or fallback where it is missing or null.  0, or -1 when it is of another type or too large. */
 int json_flag_field(const struct tokenizer *tokenizer, const json_t *object, const char *key, bool fallback, bool *out);
 int json_count_field(const struct tokenizer *tokenizer, const json_t *object, const char *key, size_t fallback, size_t *out);
 
@@ -32,19 +33,16 @@ struct json_step_kind {
     const char *type;
     int (*read)(struct tokenizer *tokenizer, const json_t *step);
 };
-/*
- * Reads step, or each step of the list at list_key where step is a Sequence.  A missing or null step is none.  part is how
- * errors call it.
- */
+/* The kinds of a part: one of them, or as a Sequence the list of several. */
 struct json_steps {
-    const char *part, *list_key;
+    const char *part;      // how errors call it
+    const char *list_key;  // of a Sequence
     const struct json_step_kind *kinds;
     size_t kind_count;
 };
-int json_read_steps(struct tokenizer *tokenizer, const json_t *step, const struct json_steps *steps, size_t depth);
-
 extern const struct json_steps json_normalizers, json_pretokenizers, json_postprocessors, json_decoders;
 
+/* The "model" of a tokenizer.json into the tokenizer's vocabulary and merges, pieces or words.  0 or -1. */
 int json_read_model(struct tokenizer *tokenizer, const json_t *model);
 
 #endif

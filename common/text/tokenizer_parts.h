@@ -77,6 +77,7 @@ struct tokenizer *tokenizer_from_sentencepiece(const void *data, size_t size, co
 /* BERT's vocab.txt, a piece a line.  lowercase: as the uncased models. */
 struct tokenizer *tokenizer_from_vocabulary(const char *text, size_t size, bool lowercase, const char *name);
 struct gguf;
+/* The metadata of a GGUF file. */
 struct tokenizer *tokenizer_from_gguf(const struct gguf *gguf, const char *name);
 /* What GGUF calls the pre-tokenizer of a byte-level tokenizer; NULL where it has no name.  Valid until the next call. */
 const char *tokenizer_gguf_pre(const struct tokenizer *tokenizer);

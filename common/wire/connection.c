@@ -39,8 +39,8 @@ int edge_keys_read(struct edge_keys *files, struct curve_pair *pair, char *store
     return code == EX_OK ? curve_read_public(store_key, other) : code;
 }
 
-/* Whether the endpoint's host is an IPv6 address, or a name that has no other.  (Of names with both kinds ZeroMQ would take only the
-   first.) */
+/* Whether the endpoint's host is an IPv6 address, or a name that has no other.  (Of names with both kinds ZeroMQ would take only
+   the first.) */
 static bool is_ipv6_only(const char *endpoint)
 {
     char host[256];

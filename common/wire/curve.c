@@ -66,7 +66,8 @@ int curve_list(const char *text, void (*take)(void *of, const char *key), void *
         if (value == NULL)
             continue;
         if (is_named(name, name_size, "secret-key")) {
-            snprintf(reason, REASON_BYTES, "line %ld is a secret key, which stays with its owner: the public key is in the file ending in .pub", line);
+            snprintf(reason, REASON_BYTES,
+                     "line %ld is a secret key, which stays with its owner: the public key is in the file ending in .pub", line);
             return -1;
         }
         if (!is_named(name, name_size, "public-key"))
@@ -171,8 +172,8 @@ int curve_make(const char *path)
         return EX_UNAVAILABLE;
     }
     char *public_path = memory_printf("%s.pub", path);
-    char *secret = memory_printf("# Secret: whoever reads this may work in the owner's name.\ncurve\n    public-key = \"%s\"\n    secret-key = \"%s\"\n",
-                                 pair.public_key, pair.secret_key);
+    char *secret = memory_printf("# Secret: whoever reads this may work in the owner's name.\ncurve\n    public-key = \"%s\"\n"
+                                 "    secret-key = \"%s\"\n", pair.public_key, pair.secret_key);
     char *open_text = memory_printf("curve\n    public-key = \"%s\"\n", pair.public_key);
     int code = write_new(path, 0600, secret);
     if (code == EX_OK && (code = write_new(public_path, 0644, open_text)) != EX_OK)

@@ -31,7 +31,8 @@ int curve_read_public(char key[CURVE_KEY_SIZE], const char *path);
  */
 int curve_list(const char *text, void (*take)(void *of, const char *key), void *of, char *reason);
 
-/* For the next zmq_bind: only who has the public key of this pair may talk, and only whom the ZAP handler lets in; NULL: everybody. */
+/* For the next zmq_bind: only who has the public key of this pair may talk,
+   and only whom the ZAP handler lets in; NULL: everybody. */
 int curve_serve(void *socket, const struct curve_pair *pair);  // 0 or -1
 /* Before zmq_connect: talk as pair to the store that has the secret key of store_key. */
 int curve_join(void *socket, const struct curve_pair *pair, const char *store_key);

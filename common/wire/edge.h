@@ -41,14 +41,15 @@ extern struct edge_keys edge_keys;
 
 struct curve_pair;
 /*
- * Reads them for a store at this endpoint: into *pair and store_key (CURVE_KEY_SIZE), and into *files where they were, NULL when none
- * are to be used.  An exit code, logged.
+ * Reads them for a store at this endpoint: into *pair and store_key (CURVE_KEY_SIZE), and into *files where they were, NULL when
+ * none are to be used.  An exit code, logged.
  */
 int edge_keys_read(struct edge_keys *files, struct curve_pair *pair, char *store_key, const char *endpoint);
 
 /* The options that set them, for the table of a program (option.h). */
 #define EDGE_KEY_OPTIONS \
-    { 0, "key", "FILE", OPTION_TEXT, &edge_keys.own, 0, 0, "this worker's secret key, for a store that wants keys\n(default VAS_KEY)" }, \
+    { 0, "key", "FILE", OPTION_TEXT, &edge_keys.own, 0, 0, \
+      "this worker's secret key, for a store that wants keys\n(default VAS_KEY)" }, \
     { 0, "store-key", "FILE", OPTION_TEXT, &edge_keys.store, 0, 0, "that store's public key (default VAS_STORE_KEY)" }
 
 /*
@@ -116,8 +117,8 @@ int edge_fetch_model(struct edge *edge, const char *model, struct buffer *files)
 typedef int file_taker(void *context, const void *data, size_t size);
 int edge_fetch_file(struct edge *edge, const char *sha256, int64_t offset, int64_t size, file_taker *take, void *context);
 /*
- * Sends a checkpoint to the store in chunks while the stage goes on, and takes content over; waits until the one before is on its way.
- * Later outputs may arrive before it.  0, or -1 logged: the store has refused an output meanwhile, or cannot be reached.
+ * Sends a checkpoint to the store in chunks while the stage goes on, and takes content over; waits until the one before is on its
+ * way.  Later outputs may arrive before it.  0, or -1 logged: the store has refused an output meanwhile, or cannot be reached.
  */
 int edge_give_checkpoint(struct edge *edge, const char *run, int64_t step, int64_t batch, const char *kind, bool final,
                          struct buffer *content);

@@ -104,7 +104,8 @@ static bool checkpoint_answer(struct question *question, struct edge *edge, cons
 int edge_fetch(struct edge *edge, const char *run, int64_t step, const char *kind, struct buffer *out, int64_t *found_step)
 {
     struct checkpoint_question fetch = {
-        .question = { .ask = checkpoint_ask, .forget = checkpoint_forget, .answer = checkpoint_answer, .refused = checkpoint_refused },
+        .question = { .ask = checkpoint_ask, .forget = checkpoint_forget, .answer = checkpoint_answer,
+                      .refused = checkpoint_refused },
         .run = run, .kind = kind, .step = step, .found_step = -1, .out = out, .start = out->size,
     };
     *found_step = -1;

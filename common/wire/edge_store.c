@@ -126,8 +126,8 @@ static void send_hello(struct edge *edge)
 }
 
 /*
- * A beat or a bye, with what became of the time since the last one.  The store answers a beat: until then it may not have heard it, and
- * when the conversation ends instead, the next one tells it again.
+ * A beat or a bye, with what became of the time since the last one.  The store answers a beat: until then it may not have heard it,
+ * and when the conversation ends instead, the next one tells it again.
  */
 static void send_effort(struct edge_store *store, struct frame *frame)
 {

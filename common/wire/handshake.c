@@ -87,8 +87,8 @@ static int connect_to(const char *endpoint)
 }
 
 /*
- * A ZMTP 3 greeting is a signature (10 bytes), a version (2) and the name of a mechanism (20, padded with NUL).  We send no mechanism,
- * so the other side has nothing to break off for.
+ * A ZMTP 3 greeting is a signature (10 bytes), a version (2) and the name of a mechanism (20, padded with NUL).  We send no
+ * mechanism, so the other side has nothing to break off for.
  */
 enum handshake handshake_probe(const char *endpoint, bool has_key)
 {

@@ -22,9 +22,9 @@ struct handshakes {
 int handshakes_open(struct handshakes *handshakes, void *context, void *socket);
 enum handshake handshakes_next(struct handshakes *handshakes);
 /*
- * What broken handshakes may mean: a store breaks off before it has said whether it wants keys.  Asks the store at tcp://HOST:PORT on a
- * connection of its own, for a second at most: HANDSHAKE_OTHER when one of the two wants keys and the other does not, HANDSHAKE_BROKEN
- * when that is not so or it does not answer.
+ * What broken handshakes may mean: a store breaks off before it has said whether it wants keys.  Asks the store at tcp://HOST:PORT
+ * on a connection of its own, for a second at most: HANDSHAKE_OTHER when one of the two wants keys and the other does not,
+ * HANDSHAKE_BROKEN when that is not so or it does not answer.
  */
 enum handshake handshake_probe(const char *endpoint, bool has_key);
 /* Before the socket is closed. */

@@ -1,8 +1,9 @@
 /*
- * outputs.h - outputs of a worker that the store has not acknowledged yet, and the checkpoint of which chunks are still to become outputs.
+ * outputs.h - outputs of a worker that the store has not acknowledged yet, and the checkpoint of which chunks are still to become
+ * outputs.
  *
- * Output n, counted from 0 over the life of the worker, keeps its bytes until an ack or a refusal names it.  One beyond the limits must
- * wait: outputs_are_full.
+ * Output n, counted from 0 over the life of the worker, keeps its bytes until an ack or a refusal names it.  One beyond the limits
+ * must wait: outputs_are_full.
  */
 #ifndef WIRE_OUTPUTS_H
 #define WIRE_OUTPUTS_H

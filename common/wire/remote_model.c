@@ -53,8 +53,8 @@ static int connect_store(struct remote *remote)
 {
     int code = EX_OK;
     if (remote->edge == NULL)
-        remote->edge = edge_open(&(struct edge_options){ .endpoint = remote->endpoint, .stage = "fetch", .settings = "{}", .hold_max = 1,
-                                     .takes_nothing = true }, &code);
+        remote->edge = edge_open(&(struct edge_options){ .endpoint = remote->endpoint, .stage = "fetch", .settings = "{}",
+                                                         .hold_max = 1, .takes_nothing = true }, &code);
     return code;
 }
 
@@ -180,7 +180,7 @@ static bool path_state(const char *path, struct file_state *state)
     return is_there;
 }
 
-/* A file under its name: right, or taken away.  checked_ns: when it was changed the last time that its bytes were right; 0: never. */
+/* A file under its name: right, or taken away.  checked_ns: its last change when its bytes were found right; 0: never. */
 static int file_check(struct remote *remote, struct manifest_file *file, int64_t checked_ns)
 {
     char *path = path_of(remote, "", file->name, "");
@@ -335,8 +335,8 @@ static int room_check(const struct remote *remote)
     struct statvfs disk;
     if (statvfs(remote->directory, &disk) != 0 || lacks <= 0 || (uint64_t)lacks <= (uint64_t)disk.f_bavail * disk.f_frsize)
         return EX_OK;
-    log_error("no room for model \"%s\": it takes %lld MB more in \"%s\", which has %lld MB left", remote->name, (long long)(lacks / MB),
-              remote->directory, (long long)((double)disk.f_bavail * (double)disk.f_frsize / MB));
+    log_error("no room for model \"%s\": it takes %lld MB more in \"%s\", which has %lld MB left", remote->name,
+              (long long)(lacks / MB), remote->directory, (long long)((double)disk.f_bavail * (double)disk.f_frsize / MB));
     log_hint("VAS_CACHE names another directory to keep models in");
     return EX_IOERR;
 }
@@ -362,8 +362,8 @@ static int files_fetch(struct remote *remote)
         while (tries-- > 0 && (code = file_fetch(remote, file)) == 1)
             ;
         if (code == 1) {
-            log_error("cannot use model \"%s\": the bytes of file \"%s\" do not have the SHA-256 %s that they should have", remote->name,
-                      file->name, file->sha256);
+            log_error("cannot use model \"%s\": the bytes of file \"%s\" do not have the SHA-256 %s that they should have",
+                      remote->name, file->name, file->sha256);
             code = EX_DATAERR;
         }
     }

@@ -10,8 +10,8 @@
 #   --sbatch 'OPTIONS'  for every job, '--partition=long --time=4:00:00' (or sbatch's environment variables)
 #   --wait              return when the last job has ended, with its exit code
 #
-# --work must be a directory that all nodes see.  Killed workers and lost nodes are made good by Slurm; when a job fails for good, the
-# others are cancelled.  The same command again goes on where the store is.  Logs are in WORK/log.
+# --work must be a directory that all nodes see.  Killed workers and lost nodes are made good by Slurm; when a job fails for good,
+# the others are cancelled.  The same command again goes on where the store is.  Logs are in WORK/log.
 set -eu
 cd "$(dirname "$0")/../.."
 
@@ -35,7 +35,9 @@ while [ $# -gt 0 ]; do
 done
 options_settle
 case $workers,$ranks,$cpus in
-*[!0-9,]* | ,* | *,,* | *, | 0,* | *,0,* | *,0) usage "--workers, --ranks and --cpus are \"$workers\", \"$ranks\" and \"$cpus\", must be whole numbers from 1" ;;
+*[!0-9,]* | ,* | *,,* | *, | 0,* | *,0,* | *,0)
+    usage "--workers, --ranks and --cpus are \"$workers\", \"$ranks\" and \"$cpus\", must be whole numbers from 1"
+    ;;
 esac
 command -v sbatch >/dev/null || { echo "vas-align: sbatch is not here: this is no machine of a Slurm cluster" >&2; exit 69; }
 
@@ -79,7 +81,8 @@ slurm=pipelines/slurm
 
 submit store "" -- $slurm/store.sh "$work" $listen
 store=$job
-submit tokenize "after:$store" -- $slurm/job.sh "$work" tokenize -m "$model" ${format:+--format "$format"} ${field:+--field "$field"} \
+submit tokenize "after:$store" -- $slurm/job.sh "$work" tokenize \
+    -m "$model" ${format:+--format "$format"} ${field:+--field "$field"} \
     --eval-fraction "$eval_fraction" "$prompts"
 tokenize=$job
 submit rollout "afterok:$tokenize" $rows -- $slurm/job.sh "$work" rollout -t "$cpus" -m "$model" -n "$samples" --split train \
@@ -87,11 +90,13 @@ submit rollout "afterok:$tokenize" $rows -- $slurm/job.sh "$work" rollout -t "$c
 rollout=$job
 with_reward submit reward "afterok:$tokenize" $array -- $slurm/job.sh "$work" reward --follow
 reward_job=$job
-submit value-target "afterok:$tokenize" -- $slurm/job.sh "$work" value-target --run "$run" --reward "$reward" --lambda "$lambda" --refresh "$refresh"
+submit value-target "afterok:$tokenize" -- $slurm/job.sh "$work" value-target --run "$run" --reward "$reward" --lambda "$lambda" \
+    --refresh "$refresh"
 value_target=$job
 mpirun=
 [ "$ranks" = 1 ] || mpirun="mpirun --bind-to none -n $ranks"
-submit train "afterok:$tokenize" --ntasks="$ranks" --cpus-per-task="$cpus" -- $slurm/job.sh "$work" $mpirun train -t "$cpus" -m "$value_model" --run "$run" \
+submit train "afterok:$tokenize" --ntasks="$ranks" --cpus-per-task="$cpus" -- $slurm/job.sh "$work" $mpirun train -t "$cpus" \
+    -m "$value_model" --run "$run" \
     --epochs "$epochs" --batch "$batch" --lr "$lr" --schedule "$schedule" --refresh "$refresh" \
     --checkpoint-every "$checkpoint_every" --seed "$seed" -o "$work/value-$run"
 train=$job
@@ -100,7 +105,8 @@ submit base "afterok:$train" $rows -- $slurm/job.sh "$work" rollout -t "$cpus" -
     --max-new-tokens "$max_new_tokens" --seed "$seed"
 sampled=afterok:$job failed="?afternotok:$job"
 for beta in $betas; do
-    submit "decode-$beta" "afterok:$train" $rows -- $slurm/job.sh "$work" decode -t "$cpus" -m "$model" --value "$work/value-$run:$beta" \
+    submit "decode-$beta" "afterok:$train" $rows -- $slurm/job.sh "$work" decode -t "$cpus" -m "$model" \
+        --value "$work/value-$run:$beta" \
         --policy "$run beta=$beta" --split eval -n "$eval_samples" --max-new-tokens "$max_new_tokens" --seed "$seed"
     sampled=$sampled:$job failed="$failed?afternotok:$job"
 done

@@ -4,8 +4,8 @@
 #     sbatch [OPTIONS OF SBATCH] pipelines/slurm/job.sh WORK COMMAND...
 #
 # A worker of the store whose endpoint stands in WORK/endpoint; waits for that file.  At tcp:// it has the worker's key,
-# where WORK/keys is there.  The job, or the task of an array, is queued again when the program stopped before its end (75), found no
-# store (69) or was killed, and when its time limit comes near: then it is asked to leave first.  scancel ends it for good.
+# where WORK/keys is there.  The job, or the task of an array, is queued again when the program stopped before its end (75), found
+# no store (69) or was killed, and when its time limit comes near: then it is asked to leave first.  scancel ends it for good.
 #SBATCH --requeue
 #SBATCH --signal=B:USR1@120
 #SBATCH --open-mode=append

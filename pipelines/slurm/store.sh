@@ -3,9 +3,9 @@
 #
 #     sbatch [OPTIONS OF SBATCH] pipelines/slurm/store.sh WORK [ENDPOINT]
 #
-# Workers find it through WORK/endpoint.  Without ENDPOINT it is a port of this node.  At tcp:// the keys are those of WORK/keys, where that
-# is there: store, store.pub, worker and worker.pub.  A store that was killed is started again.  Only this node opens the database; where
-# WORK is on a file system that several nodes share, its locks must work.
+# Workers find it through WORK/endpoint.  Without ENDPOINT it is a port of this node.  At tcp:// the keys are those of WORK/keys,
+# where that is there: store, store.pub, worker and worker.pub.  A store that was killed is started again.  Only this node opens the
+# database; where WORK is on a file system that several nodes share, its locks must work.
 #SBATCH --requeue
 #SBATCH --open-mode=append
 set -u

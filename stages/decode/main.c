@@ -80,8 +80,8 @@ static struct options options_read(int argc, char **argv)
 {
     static struct options options = {
         .serve = { .stage = "decode", .split = "eval", .max_new_tokens = 128, .sampling = { .temperature = 1, .top_p = 1 } },
-        .scorer = SCORER_DEFAULTS, .quant = TENSOR_TYPE_COUNT, .value_quant = TENSOR_TYPE_COUNT, .beta = 3, .candidates = 20, .guide_every = 1,
-        .batch = 32,
+        .scorer = SCORER_DEFAULTS, .quant = TENSOR_TYPE_COUNT, .value_quant = TENSOR_TYPE_COUNT, .beta = 3, .candidates = 20,
+        .guide_every = 1, .batch = 32,
     };
     struct serve_options *serve = &options.serve;
     serve->endpoint = getenv("VAS_STORE");
@@ -96,18 +96,22 @@ static struct options options_read(int argc, char **argv)
           "hold the policy's keys and values as f32 or f16: half the\nmemory, another policy (default f32)" },
         { 0, NULL, NULL, OPTION_HEADING, NULL, 0, 0, "steering" },
         { 0, "value", "NAME[:BETA]", OPTION_LIST, &options.values, 0, 0,
-          "value model: a directory, or a training run (RUN@STEP: of that\nstep, if it was kept) or shared model (store:NAME) of the\n"
+          "value model: a directory, or a training run (RUN@STEP: of that\n"
+          "step, if it was kept) or shared model (store:NAME) of the\n"
           "store; may be given several times, each with its own weight" },
         { 0, "beta", "B", OPTION_NUMBER, &options.beta, -1e6, 1e6,
           "weight of value models that name none; 0 is the base\npolicy, negative steers away (default 3)" },
         { 0, "value-tokenizer", "DIR|FILE", OPTION_LIST, &options.value_tokenizers, 0, 0,
           "tokenizer of a value model that does not share the base\npolicy's: it is asked about the text of each candidate" },
-        { 0, "value-quant", "TYPE", OPTION_TEXT, &options.value_quant_name, 0, 0, "round the value models' matrices, as --quant does the base\npolicy's" },
-        { 0, "candidates", "K", OPTION_INT, &options.candidates, 1, CANDIDATES_MAX, "tokens that are steered: the K likeliest (default 20)" },
+        { 0, "value-quant", "TYPE", OPTION_TEXT, &options.value_quant_name, 0, 0,
+          "round the value models' matrices, as --quant does the base\npolicy's" },
+        { 0, "candidates", "K", OPTION_INT, &options.candidates, 1, CANDIDATES_MAX,
+          "tokens that are steered: the K likeliest (default 20)" },
         { 0, "guide-every", "B", OPTION_INT, &options.guide_every, 1, GUIDE_EVERY_MAX,
           "steer only every B-th token of a response, from the first on; the\nothers are the base policy's (default 1)" },
         { 0, "skip-sure", "P", OPTION_NUMBER, &options.skip_sure, 0, 0.999,
-          "do not value the candidates where no values within the range seen\nin the response could change a share of more than P of the draws;\n"
+          "do not value the candidates where no values within the range seen\n"
+          "in the response could change a share of more than P of the draws;\n"
           "such tokens are the base policy's (default 0: always value them)" },
         { 0, "best-of", "N", OPTION_INT, &options.best_of, 1, 65536, "sample N responses, give the one with the highest score" },
         SCORER_OPTION_SPECS(options.scorer, 0, "reward-"),
@@ -116,7 +120,8 @@ static struct options options_read(int argc, char **argv)
         { 0, "max-new-tokens", "N", OPTION_INT, &serve->max_new_tokens, 1, 1048576, "length limit of a response (default 128)" },
         { 0, "context", "TOKENS", OPTION_INT, &options.context, 2, 1048576,
           "length limit of prompt and response together\n(default: the models' own, at most 8192)" },
-        { 0, "temperature", "T", OPTION_NUMBER, &serve->sampling.temperature, 0, 100, "logits are divided by it; 0: greedy (default 1)" },
+        { 0, "temperature", "T", OPTION_NUMBER, &serve->sampling.temperature, 0, 100,
+          "logits are divided by it; 0: greedy (default 1)" },
         { 0, "greedy", NULL, OPTION_FLAG, &options.greedy, 0, 0, "always the likeliest token" },
         { 0, "top-p", "P", OPTION_NUMBER, &serve->sampling.top_p, 1e-9, 1,
           "sample from the likeliest tokens that hold this much\nprobability (default 1: all)" },
@@ -147,10 +152,11 @@ static struct options options_read(int argc, char **argv)
                     "          decode -m MODEL --score [FILE]",
         .summary = "Answers prompts with the base policy, steered by value models.\n"
                    "A FILE has a prompt a line, or JSON lines with \"prompt\".  The empty prompt '' is the begin token alone.",
-        .exit_codes = "  0   every prompt was answered\n  64  usage\n  65  a prompt is bad (others were answered), or a model is or does not fit\n"
-                      "  66  a file is missing\n  69  no store answers\n  71  a model needs more memory than there is\n"
-                      "  74  output could not be written\n  75  stopped before the end\n"
-                      "  77  the store refuses this worker's key\n  78  the policy's name already means something else\n",
+        .exit_codes = "  0   every prompt was answered\n  64  usage\n"
+                      "  65  a prompt is bad (others were answered), or a model is or does not fit\n  66  a file is missing\n"
+                      "  69  no store answers\n  71  a model needs more memory than there is\n  74  output could not be written\n"
+                      "  75  stopped before the end\n  77  the store refuses this worker's key\n"
+                      "  78  the policy's name already means something else\n",
     };
     int first = options_parse(&usage, specs, COUNT_OF(specs), argc, argv);
     options.operands = argv + first;
@@ -212,12 +218,14 @@ int main(int argc, char **argv)
         return code;
     struct pool *pool = pool_open((size_t)options.threads);
     struct tokenizer *tokenizer = tokenizer_open(options.tokenizer != NULL ? options.tokenizer : options.model, &code);
-    struct model *model = tokenizer != NULL ? model_open_policy(options.model, options.quant, options.keep_packed, pool, &code) : NULL;
+    struct model *model =
+        tokenizer != NULL ? model_open_policy(options.model, options.quant, options.keep_packed, pool, &code) : NULL;
     struct values values = { 0 };
     if (model != NULL)
         model_set_kv_type(model, options.kv_type);
     if (model != NULL)
-        code = values_open(&values, &options.values, options.beta, options.value_quant, options.keep_packed, options.serve.endpoint, pool);
+        code = values_open(&values, &options.values, options.beta, options.value_quant, options.keep_packed, options.serve.endpoint,
+                           pool);
     if (model != NULL && code == EX_OK)
         code = values_use_tokenizers(&values, &options.value_tokenizers, tokenizer);
 

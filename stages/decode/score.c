@@ -112,7 +112,8 @@ static int tokens_from_json(struct scoring *scoring, const json_t *json, char re
     } else if (json_is_string(prompt) && json_is_string(response)) {
         tokens_from_text(scoring, prompt, response);
     } else {
-        snprintf(reason, 256, "has neither \"tokens\", nor \"prompt_tokens\" and \"response_tokens\", nor \"prompt\" and \"response\"");
+        snprintf(reason, 256,
+                 "has neither \"tokens\", nor \"prompt_tokens\" and \"response_tokens\", nor \"prompt\" and \"response\"");
         return -1;
     }
     if (scoring->tokens.count == 0 || scoring->first == 0) {
@@ -141,7 +142,8 @@ static void score_tokens(struct scoring *scoring, json_t *out)
         size_t rows = T - begin < LOGIT_ROWS ? T - begin : LOGIT_ROWS;
         model_logits(scoring->base.model, scoring->base.hidden + (begin - 1) * scoring->base.C, rows, scoring->logits);
         for (size_t row = 0; row < rows; row++) {
-            double logprob = logprob_from_logits(scoring->kernels, scoring->logits + row * scoring->V, scoring->V, tokens[begin + row]);
+            double logprob = logprob_from_logits(scoring->kernels, scoring->logits + row * scoring->V, scoring->V,
+                                                 tokens[begin + row]);
             json_array_append_new(logprobs, json_real(logprob));
             sum += logprob;
         }
@@ -164,9 +166,8 @@ static void score_tokens(struct scoring *scoring, json_t *out)
 /* 0, or -1 when the line cannot be scored (logged). */
 static int score_line(struct scoring *scoring, const struct linefile *lines, const char *line, size_t size)
 {
-    char *place = memory_printf("%s line %zu", linefile_name(lines), linefile_number(lines));
     char reason[256];
-    json_t *json = json_parse(line, size, place);
+    json_t *json = json_parse_line(line, size, linefile_name(lines), linefile_number(lines));
     int result = -1;
     if (json != NULL && tokens_from_json(scoring, json, reason) != 0) {
         log_error("line %zu of \"%s\" %s", linefile_number(lines), linefile_name(lines), reason);
@@ -180,7 +181,6 @@ static int score_line(struct scoring *scoring, const struct linefile *lines, con
         result = 0;
     }
     json_decref(json);
-    free(place);
     return result;
 }
 
@@ -197,7 +197,8 @@ int score_run(const char *path, const struct generate_options *generate)
 {
     const struct model *value = generate->value_count > 0 ? generate->values[0].model : NULL;
     if (value != NULL && generate->values[0].tokenizer != NULL) {
-        log_error("value model \"%s\" has a tokenizer of its own: --score takes one that shares the base policy's", generate->values[0].name);
+        log_error("value model \"%s\" has a tokenizer of its own: --score takes one that shares the base policy's",
+                  generate->values[0].name);
         return EX_USAGE;
     }
     if (value != NULL && value_model_check(generate, &generate->values[0]) != 0)

@@ -77,6 +77,11 @@ static void log_bad_prompt(const struct run *run, const char *reason)
 
 static void ask(struct run *run, const char *prompt, size_t size)
 {
+    if (memchr(prompt, '\0', size) != NULL) {
+        log_bad_prompt(run, "prompt has a NUL");
+        run->code = EX_DATAERR;
+        return;
+    }
     const struct text_options *options = run->options;
     const struct tokenizer *tokenizer = run->generate->tokenizer;
     size_t samples = (size_t)options->samples;
@@ -104,9 +109,10 @@ static void ask(struct run *run, const char *prompt, size_t size)
         *run->last = answer;
         run->last = &answer->next;
         generator_add(run->generator, &(struct generate_job){
-            .prompt_tokens = request->tokens.at, .prompt_count = request->tokens.count, .prompt = request->prompt, .prompt_key = key,
-            .sample = (uint32_t)i, .seed = (uint64_t)options->seed, .max_new_tokens = (size_t)options->max_new_tokens,
-            .sampling = options->sampling, .begins_text = size == 0, .tag = answer,
+            .prompt_tokens = request->tokens.at, .prompt_count = request->tokens.count, .prompt = request->prompt,
+            .prompt_key = key, .sample = (uint32_t)i, .seed = (uint64_t)options->seed,
+            .max_new_tokens = (size_t)options->max_new_tokens, .sampling = options->sampling, .begins_text = size == 0,
+            .tag = answer,
         });
     }
 }
@@ -117,8 +123,8 @@ static void ask_line(struct run *run, const char *line, size_t size)
         ask(run, line, size);
         return;
     }
-    char *place = memory_printf("%s line %zu", linefile_name(run->lines), linefile_number(run->lines));
-    json_t *json = json_parse(line, size, place), *prompt = json_object_get(json, "prompt");
+    json_t *json = json_parse_line(line, size, linefile_name(run->lines), linefile_number(run->lines));
+    const json_t *prompt = json_object_get(json, "prompt");
     if (json_is_string(prompt)) {
         ask(run, json_string_value(prompt), json_string_length(prompt));
     } else {
@@ -127,7 +133,6 @@ static void ask_line(struct run *run, const char *line, size_t size)
         run->code = EX_DATAERR;
     }
     json_decref(json);
-    free(place);
 }
 
 /* Asks one more prompt.  False when there is none now, or none at all: then run->operand is behind the last. */

@@ -63,7 +63,8 @@ static char *key_of_path(const char *path, int *code)
     return key;
 }
 
-/* Counts a value model with the others of its base; *trunk is NULL where it has its weights for itself.  0, or the exit code, logged. */
+/* Counts a value model with the others of its base; *trunk is NULL where it has its weights for itself.
+   0, or the exit code, logged. */
 static int trunk_add(struct values *values, const struct value_model *value, struct trunk **trunk)
 {
     int code = EX_OK;
@@ -118,7 +119,8 @@ static int open_run(struct value_model *value, enum tensor_type quant, struct ed
     free(run);
     if (fetched != 0) {
         if (fetched > 0) {
-            log_error("value model \"%s\" is no path, and the store has no weights of such a run%s", value->name, wanted < 0 ? "" : " and step");
+            log_error("value model \"%s\" is no path, and the store has no weights of such a run%s", value->name,
+                      wanted < 0 ? "" : " and step");
             code = EX_NOINPUT;
         }
         free(content.data);

@@ -22,10 +22,10 @@ struct values {
 };
 
 /*
- * Each spec is RUN, DIR or FILE.gguf with an optional ":BETA"; without one beta is the default.  A name that is no path is the run whose
- * newest weights the store at endpoint (NULL: there is none) has.  Models with beta 0 are not read.
- * quant and keep_packed (of paths) as in model_open_quantised.  Where several are adapters of one base, it is opened once and they stay
- * unmerged (model_open_adapter); one adapter alone is merged.
+ * Each spec is RUN, DIR or FILE.gguf with an optional ":BETA"; without one beta is the default.  A name that is no path is the run
+ * whose newest weights the store at endpoint (NULL: there is none) has.  Models with beta 0 are not read.
+ * quant and keep_packed (of paths) as in model_open_quantised.  Where several are adapters of one base, it is opened once and they
+ * stay unmerged (model_open_adapter); one adapter alone is merged.
  *
  * 0, or the exit code with the reason logged; values_close either way.
  */

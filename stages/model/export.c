@@ -20,7 +20,8 @@ struct options {
 static const struct {
     const char *name;
     enum tensor_type type;
-} types[] = { { "f32", TENSOR_F32 }, { "f16", TENSOR_F16 }, { "bf16", TENSOR_BF16 }, { "q8_0", TENSOR_Q8_0 }, { "q4_0", TENSOR_Q4_0 } };
+} types[] = { { "f32", TENSOR_F32 }, { "f16", TENSOR_F16 }, { "bf16", TENSOR_BF16 }, { "q8_0", TENSOR_Q8_0 },
+              { "q4_0", TENSOR_Q4_0 } };
 
 static bool ends_with(const char *text, const char *end)
 {
@@ -41,13 +42,13 @@ static int export_gguf(const struct options *options, const struct weights *weig
 {
     struct gguf_out out = { 0 };
     struct tensor head;
-    int result = tokenizer_put_gguf(tokenizer, (size_t)config->vocab_size, &out);
-    if (result == 0)
-        result = model_export_gguf(weights, config, options->model, type_of(options->type), &out, options->output);
-    if (result == 0 && weights_role(weights, config, WEIGHT_VALUE, 0, &head))
+    int code = tokenizer_put_gguf(tokenizer, (size_t)config->vocab_size, &out) == 0 ? EX_OK : EX_DATAERR;
+    if (code == EX_OK)
+        code = model_export_gguf(weights, config, options->model, type_of(options->type), &out, options->output);
+    if (code == EX_OK && weights_role(weights, config, WEIGHT_VALUE, 0, &head))
         log_event("\"%s\" has a value head, which other programs do not know", options->output);
     gguf_out_free(&out);
-    return result;
+    return code;
 }
 
 int model_export_command(int argc, char **argv)
@@ -55,7 +56,8 @@ int model_export_command(int argc, char **argv)
     struct options options = { 0 };
     const struct option_spec specs[] = {
         { 'm', "model", "DIR|FILE", OPTION_TEXT, &options.model, 0, 0, "model to read" },
-        { 'o', "output", "DIR|FILE.gguf", OPTION_TEXT, &options.output, 0, 0, "a Hugging Face directory in float32, or a GGUF file" },
+        { 'o', "output", "DIR|FILE.gguf", OPTION_TEXT, &options.output, 0, 0,
+          "a Hugging Face directory in float32, or a GGUF file" },
         { 0, "type", "TYPE", OPTION_TEXT, &options.type, 0, 0, "GGUF: of matrices: f32, f16, bf16, q8_0 or q4_0 (default f16)" },
         { 0, "tokenizer", "DIR|FILE", OPTION_TEXT, &options.tokenizer, 0, 0, "tokenizer, where it is not the model's own" },
     };
@@ -80,14 +82,16 @@ int model_export_command(int argc, char **argv)
 
     struct model_config config;
     int code = config_open(&config, options.model);
-    struct tokenizer *tokenizer = code == EX_OK ? tokenizer_open(options.tokenizer ? options.tokenizer : options.model, &code) : NULL;
+    struct tokenizer *tokenizer =
+        code == EX_OK ? tokenizer_open(options.tokenizer ? options.tokenizer : options.model, &code) : NULL;
     struct weights *weights = tokenizer != NULL ? weights_open(options.model, &code) : NULL;
     if (weights != NULL && weights_check(weights, &config) != 0)
         code = EX_DATAERR;
     else if (weights != NULL && gguf)
-        code = export_gguf(&options, weights, &config, tokenizer) == 0 ? EX_OK : EX_DATAERR;
+        code = export_gguf(&options, weights, &config, tokenizer);
     else if (weights != NULL)
-        code = model_export(weights, &config, options.output) == 0 && tokenizer_write(tokenizer, options.output) == 0 ? EX_OK : EX_IOERR;
+        code = model_export(weights, &config, options.output) == 0 && tokenizer_write(tokenizer, options.output) == 0
+            ? EX_OK : EX_IOERR;
     weights_close(weights);
     tokenizer_close(tokenizer);
     return code;

@@ -113,19 +113,23 @@ static size_t print_unused(const struct weights *weights, const bool *used)
 
 static const char *rope_name(enum rope_kind kind)
 {
-    static const char *const names[] = { [ROPE_DEFAULT] = "", [ROPE_LINEAR] = ", linear scaling", [ROPE_DYNAMIC] = ", dynamic scaling",
-                                         [ROPE_YARN] = ", YaRN", [ROPE_LONGROPE] = ", longrope", [ROPE_LLAMA3] = ", Llama 3's scaling" };
+    static const char *const names[] = { [ROPE_DEFAULT] = "", [ROPE_LINEAR] = ", linear scaling",
+                                         [ROPE_DYNAMIC] = ", dynamic scaling",
+                                         [ROPE_YARN] = ", YaRN", [ROPE_LONGROPE] = ", longrope",
+                                         [ROPE_LLAMA3] = ", Llama 3's scaling" };
     return names[kind];
 }
 
 static void print_shape(const struct model_config *config)
 {
-    fact("shape", "%" PRId64 " layers of %" PRId64 " channels; %" PRId64 " heads of %" PRId64 ", %" PRId64 " for keys and values; feed-forward %" PRId64,
-         config->layer_count, config->channel_count, config->head_count, config->head_size, config->kv_head_count, config->ff_count);
+    fact("shape", "%" PRId64 " layers of %" PRId64 " channels; %" PRId64 " heads of %" PRId64 ", %" PRId64 " for keys and values;"
+         " feed-forward %" PRId64, config->layer_count, config->channel_count, config->head_count, config->head_size,
+         config->kv_head_count, config->ff_count);
     if (config->learned_positions)
         fact("context", "%" PRId64 " tokens, learned positions", config->position_max);
     else
-        fact("context", "%" PRId64 " tokens, rotary (theta %g%s)", config->position_max, config->rope_theta, rope_name(config->rope.kind));
+        fact("context", "%" PRId64 " tokens, rotary (theta %g%s)", config->position_max, config->rope_theta,
+             rope_name(config->rope.kind));
     if (config->window > 0)
         fact("window", "%" PRId64 " tokens%s", config->window, config->window_period > 1 ? " in every other layer" : "");
 }
@@ -157,7 +161,8 @@ static double packed_bytes(const struct weights *weights, const struct model_con
                 continue;
             bool matrix = tensor.rank == 2;
             bool rounded = model_rounds((enum weight_role)role, quant) && tensor.type <= TENSOR_BF16;
-            bytes += matrix ? (double)packed_size_bytes(rounded ? quant : tensor.type, (size_t)tensor.shape[0], (size_t)tensor.shape[1])
+            bytes += matrix ? (double)packed_size_bytes(rounded ? quant : tensor.type, (size_t)tensor.shape[0],
+                                                        (size_t)tensor.shape[1])
                             : 4.0 * (double)tensor_elements(&tensor);
         }
     }
@@ -169,7 +174,8 @@ static void print_memory(const struct weights *weights, const struct model_confi
     double position = 8.0 * (double)(config->layer_count * config->kv_head_count * config->head_size);
     fact("memory", "%.1f MiB; with --quant bf16 %.1f, q8_0 %.1f, q4_0 %.1f, nf4 %.1f; and %.1f KiB for each token of context",
          mib(packed_bytes(weights, config, TENSOR_TYPE_COUNT)), mib(packed_bytes(weights, config, TENSOR_BF16)),
-         mib(packed_bytes(weights, config, TENSOR_Q8_0)), mib(packed_bytes(weights, config, TENSOR_Q4_0)), mib(packed_bytes(weights, config, TENSOR_NF4)), position / 1024);
+         mib(packed_bytes(weights, config, TENSOR_Q8_0)), mib(packed_bytes(weights, config, TENSOR_Q4_0)),
+         mib(packed_bytes(weights, config, TENSOR_NF4)), position / 1024);
 }
 
 static int inspect_decoder(const char *path, size_t *unused)
@@ -273,7 +279,8 @@ int model_inspect_command(int argc, char **argv)
         .example = "model inspect TinyLlama-1.1B",
         .synopsis = "model inspect PATH...",
         .summary = "Says what a model directory or file is, and whether everything in it is understood.",
-        .exit_codes = "  0   it can be used\n  64  usage\n  65  it cannot be used, or not every tensor is understood\n  66  there is no such file\n",
+        .exit_codes = "  0   it can be used\n  64  usage\n  65  it cannot be used, or not every tensor is understood\n"
+                      "  66  there is no such file\n",
     };
     int first = options_parse(&usage, specs, COUNT_OF(specs), argc, argv), code = EX_OK;
     if (first == argc)

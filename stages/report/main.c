@@ -43,7 +43,8 @@ static struct options options_read(int argc, char **argv)
         .synopsis = "report --db FILE [-o PAGE.html] [options]",
         .summary = "Compares the policies in a store: score, drift from the base policy, speed.",
         .exit_codes = "  0   reported, or the store has nothing to compare yet\n  64  usage\n"
-                      "  65  the file is no store, or has no such reward\n  66  the file is missing\n  74  output could not be written\n",
+                      "  65  the file is no store, or has no such reward\n  66  the file is missing\n"
+                      "  74  output could not be written\n",
     };
     int first = options_parse(&usage, specs, COUNT_OF(specs), argc, argv);
     if (first < argc)

@@ -37,8 +37,8 @@ static const char head[] =
     "th, td { text-align: right; padding: .22rem .9rem .22rem 0; border-bottom: 1px solid var(--grid); white-space: nowrap; }\n"
     "th { font-weight: 600; color: var(--quiet); font-size: .85rem; } th:first-child, td:first-child { text-align: left; }\n"
     "tr.best td { color: var(--quiet); } table.settings td:nth-child(2) { min-width: 8rem; }\n"
-    "table.settings td, table.settings th { text-align: left; white-space: normal; overflow-wrap: anywhere; vertical-align: top; }\n"
-    "code { font: .82rem/1.5 ui-monospace, monospace; overflow-wrap: anywhere; }\n"
+    "table.settings td, table.settings th { text-align: left; white-space: normal; overflow-wrap: anywhere; vertical-align: top;"
+    " }\ncode { font: .82rem/1.5 ui-monospace, monospace; overflow-wrap: anywhere; }\n"
     ".legend { display: flex; flex-wrap: wrap; gap: .2rem 1.4rem; margin: .3rem 0; font-size: .88rem; }\n"
     ".legend i { display: inline-block; width: .75rem; height: .75rem; border-radius: 50%; margin-right: .4rem;\n"
     "  vertical-align: -.08rem; background: var(--c); }\n"
@@ -119,7 +119,8 @@ static void results_table(struct buffer *out, const struct comparison *compariso
         }
         buffer_printf(out, "</tr>\n");
     }
-    buffer_printf(out, "</table></div>\n<p class=\"note\">Intervals hold with 95&thinsp;%% confidence over new prompts: samples of one "
+    buffer_printf(out, "</table></div>\n"
+                  "<p class=\"note\">Intervals hold with 95&thinsp;%% confidence over new prompts: samples of one "
                   "prompt count as one cluster. KL is how far a response has drifted from the base policy: the sum over its tokens "
                   "of KL(steered&thinsp;||&thinsp;base) over the whole vocabulary, averaged over responses. Best of n is computed "
                   "from the base policy&rsquo;s stored samples (the mean of the largest of n drawn without replacement); its KL is "
@@ -133,7 +134,8 @@ static void examples_section(struct buffer *out, const struct comparison *compar
 {
     if (comparison->prompt_count == 0)
         return;
-    buffer_printf(out, "<h3>Responses side by side</h3>\n<p class=\"note\">The first stored sample of each policy, to prompts taken "
+    buffer_printf(out, "<h3>Responses side by side</h3>\n"
+                  "<p class=\"note\">The first stored sample of each policy, to prompts taken "
                   "at equal distances from the list: nothing was picked. The number is the score.</p>\n");
     for (size_t i = 0; i < comparison->prompt_count; i++) {
         buffer_printf(out, "<p><span class=\"quiet\">Prompt:</span> ");
@@ -243,7 +245,8 @@ static void failures_section(struct buffer *out, const struct survey *survey)
     if (survey->failure_count == 0)
         return;
     buffer_printf(out, "<h2>Failures</h2>\n<p class=\"note\">Given up after several tries; <code>store retry</code> offers them "
-                       "again.</p>\n<table class=\"settings\"><tr><th>stage</th><th>name</th><th>count</th><th>first reason</th></tr>\n");
+                       "again.</p>\n"
+                       "<table class=\"settings\"><tr><th>stage</th><th>name</th><th>count</th><th>first reason</th></tr>\n");
     for (size_t i = 0; i < survey->failure_count; i++) {
         const struct failure_count *failure = &survey->failures[i];
         buffer_printf(out, "<tr><td>");

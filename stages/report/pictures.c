@@ -223,8 +223,9 @@ void picture_tradeoff(struct buffer *out, const struct comparison *comparison)
     buffer_printf(out, "</svg></figure>\n");
     tradeoff_legend(out, comparison, groups, group_count, best_count > 0);
     buffer_printf(out, "<p class=\"note\">Higher is a better score, further right is further away from the base policy: of two "
-                  "policies the one up and to the left is better. Bars are 95&thinsp;%% intervals. A line joins the strengths &beta; of "
-                  "one set of value models, beginning at the base policy, which is &beta; 0. Point at a mark for its numbers.</p>\n");
+                  "policies the one up and to the left is better. Bars are 95&thinsp;%% intervals. A line joins the strengths"
+                  " &beta; of one set of value models, beginning at the base policy, which is &beta; 0. Point at a mark for its"
+                  " numbers.</p>\n");
     free(groups);
     free(best);
 }
@@ -408,8 +409,9 @@ void picture_curves(struct buffer *out, const struct run *run)
     buffer_printf(out, "<div class=\"grid2\">\n");
     for (size_t i = 0; i < COUNT_OF(panels); i++)
         curve_panel(out, run, &panels[i]);
-    buffer_printf(out, "</div>\n<p class=\"note\">Against the optimiser step; the strong line is a moving mean, and the most extreme "
+    buffer_printf(out, "</div>\n"
+                  "<p class=\"note\">Against the optimiser step; the strong line is a moving mean, and the most extreme "
                   "hundredth is cut off at the frame. A sound run: the loss falls and levels off, the mean value follows the mean "
-                  "target, and explained variance (1 &minus; Var(target &minus; value) / Var(target)) rises from 0; below 0 the values "
-                  "are worse than a constant.</p>\n");
+                  "target, and explained variance (1 &minus; Var(target &minus; value) / Var(target)) rises from 0; below 0 the"
+                  " values are worse than a constant.</p>\n");
 }

@@ -45,7 +45,8 @@ static struct options options_read(int argc, char **argv)
         { 0, "split", "NAME", OPTION_NAME, &options.split, 1, NAME_BYTES, "in a store: only prompts of this split" },
         { 0, "policy", "NAME", OPTION_NAME, &options.policy, 1, NAME_BYTES, "in a store: only rollouts of this policy" },
         { 0, "batch", "N", OPTION_INT, &options.batch, 1, 4096, "responses scored at once (default 64)" },
-        { 't', "threads", "N", OPTION_INT, &options.threads, 1, 256, "of a reward model (default: the cores this process may use)" },
+        { 't', "threads", "N", OPTION_INT, &options.threads, 1, 256,
+          "of a reward model (default: the cores this process may use)" },
     };
     static const struct option_usage usage = {
         .program = "vas-reward",

@@ -45,7 +45,8 @@ static struct options options_read(int argc, char **argv)
           "round the model's matrices to bf16, q8_0, q4_0 or nf4 on load: less\nmemory, another policy (default: as in the file)" },
         { 0, "kv-type", "TYPE", OPTION_TEXT, &options.kv_type_name, 0, 0,
           "hold the policy's keys and values as f32 or f16: half the\nmemory, another policy (default f32)" },
-        { 's', "store", "ENDPOINT", OPTION_TEXT, &serve->endpoint, 0, 0, "store to work for (default VAS_STORE; without: frames on\nstdin and stdout)" },
+        { 's', "store", "ENDPOINT", OPTION_TEXT, &serve->endpoint, 0, 0,
+          "store to work for (default VAS_STORE; without: frames on\nstdin and stdout)" },
         EDGE_KEY_OPTIONS,
         { 0, "policy", "NAME", OPTION_NAME, &serve->policy, 1, NAME_BYTES, "what the rollouts' policy is called (default base)" },
         { 0, "split", "NAME", OPTION_NAME, &serve->split, 1, NAME_BYTES, "in a store: prompts of this split (default train)" },
@@ -55,7 +56,8 @@ static struct options options_read(int argc, char **argv)
         { 0, "max-new-tokens", "N", OPTION_INT, &serve->max_new_tokens, 1, 1048576, "length limit of a response (default 128)" },
         { 0, "context", "TOKENS", OPTION_INT, &options.context, 2, 1048576,
           "length limit of prompt and response together\n(default: the model's own, at most 8192)" },
-        { 0, "temperature", "T", OPTION_NUMBER, &serve->sampling.temperature, 0, 100, "logits are divided by it; 0: greedy (default 1)" },
+        { 0, "temperature", "T", OPTION_NUMBER, &serve->sampling.temperature, 0, 100,
+          "logits are divided by it; 0: greedy (default 1)" },
         { 0, "top-p", "P", OPTION_NUMBER, &serve->sampling.top_p, 1e-9, 1,
           "sample from the likeliest tokens that hold this much\nprobability (default 1: all)" },
         { 0, "top-k", "K", OPTION_INT, &serve->sampling.top_k, 0, 1048576, "sample from the K likeliest tokens (default 0: all)" },
@@ -70,9 +72,9 @@ static struct options options_read(int argc, char **argv)
         .example = "tokenize -m model.gguf prompts.jsonl | rollout -m model.gguf -n 8 | tap",
         .synopsis = "rollout -m MODEL [-s ENDPOINT] [options]",
         .summary = "Samples responses to prompts from the base policy.",
-        .exit_codes = "  0   every prompt has its rollouts\n  64  usage\n  65  a frame, a prompt or the model is bad\n  66  the model is missing\n"
-                      "  69  no store answers\n  71  the model needs more memory than there is\n  74  output could not be written\n"
-                      "  75  stopped before the end\n"
+        .exit_codes = "  0   every prompt has its rollouts\n  64  usage\n  65  a frame, a prompt or the model is bad\n"
+                      "  66  the model is missing\n  69  no store answers\n  71  the model needs more memory than there is\n"
+                      "  74  output could not be written\n  75  stopped before the end\n"
                       "  77  the store refuses this worker's key\n  78  the policy's name already means something else\n",
     };
     int first = options_parse(&usage, specs, COUNT_OF(specs), argc, argv);
@@ -99,7 +101,8 @@ int main(int argc, char **argv)
         return code;
     struct pool *pool = pool_open((size_t)options.threads);
     struct tokenizer *tokenizer = tokenizer_open(options.tokenizer != NULL ? options.tokenizer : options.model, &code);
-    struct model *model = tokenizer != NULL ? model_open_policy(options.model, options.quant, options.keep_packed, pool, &code) : NULL;
+    struct model *model =
+        tokenizer != NULL ? model_open_policy(options.model, options.quant, options.keep_packed, pool, &code) : NULL;
     if (model != NULL)
         model_set_kv_type(model, options.kv_type);
     if (model != NULL)

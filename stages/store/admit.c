@@ -227,7 +227,8 @@ void admit_answer(struct admit *admit)
     unsigned char bytes[KEY_BYTES + 1];
     while (next_part(admit->socket, version, sizeof version) >= 0) {
         bool fine = next_part(admit->socket, id, sizeof id) >= 0 && next_part(admit->socket, domain, sizeof domain) >= 0
-                    && next_part(admit->socket, address, sizeof address) >= 0 && next_part(admit->socket, identity, sizeof identity) >= 0
+                    && next_part(admit->socket, address, sizeof address) >= 0
+                    && next_part(admit->socket, identity, sizeof identity) >= 0
                     && next_part(admit->socket, mechanism, sizeof mechanism) >= 0 && strcmp(mechanism, "CURVE") == 0
                     && next_part(admit->socket, bytes, sizeof bytes) == KEY_BYTES;
         char key[CURVE_KEY_SIZE] = "";

@@ -21,11 +21,13 @@ struct asker {
     struct arena arena;
 };
 
-static int socket_options(void *socket, const struct edge_keys *keys, const struct curve_pair *pair, const char *store_key, const char *endpoint)
+static int socket_options(void *socket, const struct edge_keys *keys, const struct curve_pair *pair, const char *store_key,
+                          const char *endpoint)
 {
     int linger_ms = 0, ipv6 = strchr(endpoint, '[') != NULL;
     int64_t size_max = FRAME_SIZE_MAX;
-    if (zmq_setsockopt(socket, ZMQ_LINGER, &linger_ms, sizeof linger_ms) != 0 || zmq_setsockopt(socket, ZMQ_IPV6, &ipv6, sizeof ipv6) != 0
+    if (zmq_setsockopt(socket, ZMQ_LINGER, &linger_ms, sizeof linger_ms) != 0
+        || zmq_setsockopt(socket, ZMQ_IPV6, &ipv6, sizeof ipv6) != 0
         || zmq_setsockopt(socket, ZMQ_MAXMSGSIZE, &size_max, sizeof size_max) != 0)
         return -1;
     return keys->own != NULL ? curve_join(socket, pair, store_key) : 0;
@@ -43,7 +45,8 @@ struct asker *asker_open(const char *endpoint, int *code)
     arena_init(&asker->arena, "status", 2 * (size_t)FRAME_SIZE_MAX);
     asker->context = zmq_ctx_new();
     asker->socket = zmq_socket(asker->context, ZMQ_DEALER);
-    if (asker->socket != NULL && socket_options(asker->socket, &keys, &pair, store_key, endpoint) == 0 && zmq_connect(asker->socket, endpoint) == 0)
+    if (asker->socket != NULL && socket_options(asker->socket, &keys, &pair, store_key, endpoint) == 0
+        && zmq_connect(asker->socket, endpoint) == 0)
         return asker;
     log_error("cannot connect to store \"%s\": %s", endpoint, zmq_strerror(errno));
     log_hint("an endpoint is ipc://FILE or tcp://HOST:PORT");

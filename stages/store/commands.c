@@ -32,7 +32,8 @@
 #include "store/status.h"
 #include "wire/edge.h"
 
-#define EXIT_CODES_READ "  0   done\n  64  usage\n  65  the file is not a store, or of another version\n  66  there is no such file\n" \
+#define EXIT_CODES_READ \
+    "  0   done\n  64  usage\n  65  the file is not a store, or of another version\n  66  there is no such file\n" \
                         "  74  it could not be read or written\n"
 
 /* Parses, refuses operands, and wants --db. */
@@ -57,10 +58,14 @@ int command_serve(int argc, char **argv)
     int64_t keep = CHECKPOINT_KEEP_WEIGHTS;
     const struct option_spec specs[] = {
         { 0, "db", "FILE", OPTION_TEXT, &db, 0, 0, "the SQLite file; made when it is missing" },
-        { 0, "listen", "ENDPOINT", OPTION_LIST, &listen, 0, 0, "where workers connect, may be given again\n(default ipc://FILE.sock)" },
+        { 0, "listen", "ENDPOINT", OPTION_LIST, &listen, 0, 0,
+          "where workers connect, may be given again\n"
+          "(default ipc://FILE.sock)" },
         { 0, "key", "FILE", OPTION_TEXT, &key, 0, 0,
           "the store's secret key ('store keygen'): workers at tcp:// must\nhave its public key, and one of their own in --allow" },
-        { 0, "allow", "FILE|DIR", OPTION_TEXT, &allow, 0, 0, "public keys of workers, or a directory with their *.pub files;\nread again when it changes" },
+        { 0, "allow", "FILE|DIR", OPTION_TEXT, &allow, 0, 0,
+          "public keys of workers, or a directory with their *.pub files;\n"
+          "read again when it changes" },
         { 0, "lease-s", "SECONDS", OPTION_NUMBER, &lease_s, 0.1, 86400,
           "a worker that is silent so long has vanished (default 60);\nafter 15 its items are offered to others" },
         { 0, "keep", "N", OPTION_INT, &keep, CHECKPOINT_KEEP_WEIGHTS, CHECKPOINT_KEEP_WEIGHTS_MAX,
@@ -75,12 +80,13 @@ int command_serve(int argc, char **argv)
                    "which takes keys unless the address is a loopback one.\n"
                    "It may be killed at any time; what was acknowledged is in the file.",
         .exit_codes = "  0   stopped by SIGTERM or SIGINT\n  64  usage\n  65  the file is not a store, or of a newer version\n"
-                      "  69  another process serves it, or the endpoint is taken\n  74  the store could not be written, and waiting does not help\n"
-                      "  77  the key file can be read by others\n",
+                      "  69  another process serves it, or the endpoint is taken\n"
+                      "  74  the store could not be written, and waiting does not help\n  77  the key file can be read by others\n",
     };
     command_options(&usage, specs, COUNT_OF(specs), argc, argv, &db);
     if ((key == NULL) != (allow == NULL))
-        options_refuse("%s is missing: a store with keys needs its own and those of its workers", key == NULL ? "--key" : "--allow");
+        options_refuse("%s is missing: a store with keys needs its own and those of its workers",
+                       key == NULL ? "--key" : "--allow");
     bool has_tcp = false;
     for (size_t i = 0; i < listen.count; i++) {
         char reason[STORE_REASON_BYTES];
@@ -94,9 +100,10 @@ int command_serve(int argc, char **argv)
     signal(SIGXFSZ, SIG_IGN);  // a limit on file sizes is a full disk, not the end
 
     int code;
-    struct server *server = server_open(&(struct server_options){ .db = db, .endpoints = listen.items, .endpoint_count = listen.count,
-                                            .key = key, .allow = allow,
-                                            .desk = { .silent_s = lease_s < 15 ? lease_s : 15, .lease_s = lease_s, .keep_weights = keep } }, &code);
+    struct server *server = server_open(&(struct server_options){ .db = db, .endpoints = listen.items,
+                                            .endpoint_count = listen.count, .key = key, .allow = allow,
+                                            .desk = { .silent_s = lease_s < 15 ? lease_s : 15, .lease_s = lease_s,
+                                                      .keep_weights = keep } }, &code);
     if (server != NULL)
         code = server_run(server);
     server_close(server);
@@ -184,7 +191,9 @@ int command_status(int argc, char **argv)
     const char *path = NULL, *endpoint = NULL;
     bool as_json = false, watch = false;
     const struct option_spec specs[] = {
-        { 0, "db", "FILE", OPTION_TEXT, &path, 0, 0, "the store's file; who serves it is asked at ipc://FILE.sock,\nand the file is read when nobody answers" },
+        { 0, "db", "FILE", OPTION_TEXT, &path, 0, 0,
+          "the store's file; who serves it is asked at ipc://FILE.sock,\n"
+          "and the file is read when nobody answers" },
         { 's', "store", "ENDPOINT", OPTION_TEXT, &endpoint, 0, 0, "ask there (without --db the default is VAS_STORE)" },
         { 0, "json", NULL, OPTION_FLAG, &as_json, 0, 0, "one JSON object: stages, workers, efforts, failures" },
         { 0, "watch", NULL, OPTION_FLAG, &watch, 0, 0, "again every SECONDS (default 2) until interrupted" },
@@ -194,9 +203,9 @@ int command_status(int argc, char **argv)
         .program = "vas-store",
         .example = "store status --db vas.db",
         .synopsis = "store status --db FILE | -s ENDPOINT [--json] [--watch [SECONDS]]",
-        .summary = "For each stage and key how many outputs are there, are missing, and were given up; while a store serves, also what is\n"
-                   "handed out, how fast it goes, how long it takes, each worker with the time since it was last heard, and what workers\n"
-                   "did with their time: model arithmetic (compute), waiting for items, wire and store, other.\n"
+        .summary = "For each stage and key how many outputs are there, are missing, and were given up; while a store serves, also"
+                   " what is\nhanded out, how fast it goes, how long it takes, each worker with the time since it was last heard,"
+                   " and what workers\ndid with their time: model arithmetic (compute), waiting for items, wire and store, other.\n"
                    "A reward's missing scores are counted over the rollouts of all policies.",
         .exit_codes = "  0   done\n  64  usage\n  65  the file is not a store, or of another version\n  66  there is no such file\n"
                       "  69  no store answers\n  74  it could not be read or written\n",
@@ -233,8 +242,9 @@ free_own:
 
 static void export_line(const struct read_text *text)
 {
-    json_t *line = json_pack("{s:s, s:s, s:s, s:s, s:I, s:b, s:I}", "prompt", text->prompt, "response", text->response, "policy", text->policy,
-                             "split", text->split, "sample", (json_int_t)text->sample, "stopped", text->stopped, "tokens", (json_int_t)text->tokens);
+    json_t *line = json_pack("{s:s, s:s, s:s, s:s, s:I, s:b, s:I}", "prompt", text->prompt, "response", text->response, "policy",
+                             text->policy, "split", text->split, "sample", (json_int_t)text->sample, "stopped", text->stopped,
+                             "tokens", (json_int_t)text->tokens);
     CHECK(line != NULL);  // frames carry UTF-8 only
     if (text->reward[0] != '\0') {
         json_object_set_new(line, "reward", json_string(text->reward));
@@ -260,8 +270,8 @@ int command_export(int argc, char **argv)
         .program = "vas-store",
         .example = "store export --db vas.db --policy base --reward vader > rollouts.jsonl",
         .synopsis = "store export --db FILE [--policy NAME] [--reward NAME] [--split NAME]",
-        .summary = "Prints rollouts as JSON lines: prompt, response, policy, split, sample, stopped, tokens, and where known reward,\n"
-                   "score and kl.  A rollout with several scores is a line for each.",
+        .summary = "Prints rollouts as JSON lines: prompt, response, policy, split, sample, stopped, tokens, and where known"
+                   " reward,\nscore and kl.  A rollout with several scores is a line for each.",
         .exit_codes = EXIT_CODES_READ,
     };
     command_options(&usage, specs, COUNT_OF(specs), argc, argv, &path);
@@ -299,10 +309,11 @@ int command_backup(int argc, char **argv)
         .program = "vas-store",
         .example = "store backup --db vas.db -o vas-monday.db",
         .synopsis = "store backup --db FILE -o COPY",
-        .summary = "Copies a store, also while it is served, as it is at this moment.  The copy appears whole or not at all; 'store serve'\n"
-                   "goes on from there, and workers make again what it lacks.",
+        .summary = "Copies a store, also while it is served, as it is at this moment.  The copy appears whole or not at all; 'store"
+                   " serve'\ngoes on from there, and workers make again what it lacks.",
         .exit_codes = "  0   done\n  64  usage\n  65  the file is not a store, or of another version\n  66  there is no such file\n"
-                      "  73  the copy is there already\n  74  it could not be read or written\n  75  stopped by SIGTERM or SIGINT\n",
+                      "  73  the copy is there already\n  74  it could not be read or written\n"
+                      "  75  stopped by SIGTERM or SIGINT\n",
     };
     command_options(&usage, specs, COUNT_OF(specs), argc, argv, &path);
     if (output == NULL)
@@ -371,8 +382,9 @@ int command_digest(int argc, char **argv)
         .program = "vas-store",
         .example = "store digest --db vas.db",
         .synopsis = "store digest --db FILE",
-        .summary = "Prints one SHA-256 of everything that was made, in the order of its keys: equal content, equal digest, however many\n"
-                   "workers there were and in whatever order they worked.  Times, rates and checkpoints to resume from do not count.",
+        .summary = "Prints one SHA-256 of everything that was made, in the order of its keys: equal content, equal digest, however"
+                   " many\nworkers there were and in whatever order they worked.  Times, rates and checkpoints to resume from do"
+                   " not count.",
         .exit_codes = EXIT_CODES_READ,
     };
     command_options(&usage, specs, COUNT_OF(specs), argc, argv, &path);

@@ -57,7 +57,8 @@ static void beat(struct desk *desk, struct worker *worker, double now_s)
     desk_reply(desk, worker, &frame, now_s);
 }
 
-void desk_refuse(struct desk *desk, const void *peer, size_t peer_size, int64_t item, int64_t output, bool fatal, const char *reason)
+void desk_refuse(struct desk *desk, const void *peer, size_t peer_size, int64_t item, int64_t output, bool fatal,
+                 const char *reason)
 {
     struct frame frame = frame_make(FRAME_refusal);
     frame.refusal.item = item;
@@ -189,7 +190,8 @@ static void watch_silence(struct desk *desk, double now_s)
             worker_blame(desk, worker);
             worker_leave(desk, worker);
         } else if (silence_s >= desk->options.silent_s && !worker->silent) {
-            log_event("worker \"%s\" is silent stage=%s held=%zu", worker->name, stage_name(worker->settings.stage), worker->held.count);
+            log_event("worker \"%s\" is silent stage=%s held=%zu", worker->name, stage_name(worker->settings.stage),
+                      worker->held.count);
             worker_remember_items(worker);
             worker->silent = true;
         } else if (silence_s >= BEAT_S && now_s - worker->said_s >= BEAT_S && !worker->blamed) {
@@ -569,9 +571,9 @@ struct desk_worker desk_worker(const struct desk *desk, size_t i, double now_s)
     CHECK(i < desk->worker_count);
     const struct worker *worker = desk->workers[i];
     const struct settings *settings = &worker->settings;
-    struct desk_worker seen = { .name = worker->name, .stage = stage_name(settings->stage), .key = settings_name(settings), .split = settings->split,
-                                .held = worker->held.count, .outputs = worker->outputs, .per_s = rate_per_s(&worker->rate, now_s),
-                                .silent_s = now_s - worker->heard_s };
+    struct desk_worker seen = { .name = worker->name, .stage = stage_name(settings->stage), .key = settings_name(settings),
+                                .split = settings->split, .held = worker->held.count, .outputs = worker->outputs,
+                                .per_s = rate_per_s(&worker->rate, now_s), .silent_s = now_s - worker->heard_s };
     for (int k = 0; k < EFFORT_COUNT; k++) {
         seen.seconds[k] = 1e-3 * (double)worker->effort_ms[k];
         seen.unstored[k] = 1e-3 * (double)worker->unstored_ms[k];

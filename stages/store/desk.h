@@ -72,7 +72,8 @@ struct desk_worker {
     long long outputs;     // that were new
     double per_s;          // of them, of late; of train the batches
     double silent_s;
-    double seconds[EFFORT_COUNT], unstored[EFFORT_COUNT];  // what it did with its time, and the part of that which is not in the file
+    double seconds[EFFORT_COUNT];   // what it did with its time
+    double unstored[EFFORT_COUNT];  // the part of that which is not in the file
 };
 size_t desk_worker_count(const struct desk *desk);
 /* Worker i of 0 .. count-1. */

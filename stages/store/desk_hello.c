@@ -80,7 +80,8 @@ static void take_over(struct desk *desk, const struct worker *successor)
     }
 }
 
-static enum greeting greet_run(struct desk *desk, struct worker *worker, json_t *welcome, int64_t *missing, double now_s, char *reason)
+static enum greeting greet_run(struct desk *desk, struct worker *worker, json_t *welcome, int64_t *missing, double now_s,
+                               char *reason)
 {
     const struct settings *settings = &worker->settings;
     if (settings->run[0] == '\0')

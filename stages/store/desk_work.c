@@ -33,8 +33,8 @@ static void answer_fetch(struct desk *desk, struct worker *worker, const struct 
         desk->failed = true;
     } else {
         char reason[STORE_REASON_BYTES];
-        snprintf(reason, sizeof reason, "there is no checkpoint \"%s\" of run \"%s\", step %lld, with bytes at offset %lld", fetch->kind,
-                 fetch->run, (long long)fetch->step, (long long)fetch->offset);
+        snprintf(reason, sizeof reason, "there is no checkpoint \"%s\" of run \"%s\", step %lld, with bytes at offset %lld",
+                 fetch->kind, fetch->run, (long long)fetch->step, (long long)fetch->offset);
         desk_refuse(desk, worker->peer, worker->peer_size, 0, 0, false, reason);
     }
 }

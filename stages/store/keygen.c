@@ -16,7 +16,8 @@ int command_keygen(int argc, char **argv)
         .synopsis = "store keygen -o FILE",
         .summary = "Makes a key pair.  FILE is for its owner only (--key), FILE.pub for the other side: workers get the store's\n"
                    "(--store-key), the store gets those of its workers (--allow).",
-        .exit_codes = "  0   done\n  64  usage\n  69  this ZeroMQ knows no keys\n  73  a file is there already\n  74  it could not be written\n",
+        .exit_codes = "  0   done\n  64  usage\n  69  this ZeroMQ knows no keys\n  73  a file is there already\n"
+                      "  74  it could not be written\n",
     };
     int first = options_parse(&usage, specs, COUNT_OF(specs), argc, argv);
     if (first < argc)

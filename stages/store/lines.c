@@ -54,7 +54,8 @@ static void list_put_last(struct item_list *list, struct item *item)
 
 static struct item **chain_of(const struct line *line, struct work_item key)
 {
-    uint64_t mixed = (uint64_t)(uintptr_t)line * 0x9E3779B97F4A7C15u ^ (uint64_t)key.a * 0xC2B2AE3D27D4EB4Fu ^ (uint64_t)key.b * 0x165667B19E3779F9u;
+    uint64_t mixed = (uint64_t)(uintptr_t)line * 0x9E3779B97F4A7C15u ^ (uint64_t)key.a * 0xC2B2AE3D27D4EB4Fu
+                     ^ (uint64_t)key.b * 0x165667B19E3779F9u;
     return &line->lines->chains[(mixed ^ mixed >> 29) % CHAIN_COUNT];
 }
 
@@ -252,7 +253,8 @@ void lines_rescan(struct lines *lines)
 static struct line *line_add(struct lines *lines, enum line_kind kind, const char *stage, const char *split, const char *policy)
 {
     struct line *line = memory_alloc(1, sizeof *line);
-    *line = (struct line){ .lines = lines, .kind = kind, .split = memory_text(split), .policy = memory_text(policy), .newest_step = -1 };
+    *line = (struct line){ .lines = lines, .kind = kind, .split = memory_text(split), .policy = memory_text(policy),
+                           .newest_step = -1 };
     snprintf(line->stage, sizeof line->stage, "%s", stage);
     lines->lines = memory_grow(lines->lines, lines->count + 1, sizeof *lines->lines);
     lines->lines[lines->count++] = line;
@@ -263,7 +265,8 @@ struct line *lines_samples(struct lines *lines, const char *stage, int64_t polic
 {
     struct line *line = NULL;
     for (size_t i = 0; i < lines->count && line == NULL; i++)
-        if (lines->lines[i]->kind == LINE_SAMPLES && lines->lines[i]->samples.policy == policy && strcmp(lines->lines[i]->split, split) == 0)
+        if (lines->lines[i]->kind == LINE_SAMPLES && lines->lines[i]->samples.policy == policy
+            && strcmp(lines->lines[i]->split, split) == 0)
             line = lines->lines[i];
     if (line == NULL) {
         line = line_add(lines, LINE_SAMPLES, stage, split, "");
@@ -280,7 +283,8 @@ struct line *lines_scores(struct lines *lines, int64_t reward, const char *polic
 {
     for (size_t i = 0; i < lines->count; i++) {
         struct line *line = lines->lines[i];
-        if (line->kind == LINE_SCORES && line->scores.reward == reward && strcmp(line->split, split) == 0 && strcmp(line->policy, policy) == 0)
+        if (line->kind == LINE_SCORES && line->scores.reward == reward && strcmp(line->split, split) == 0
+            && strcmp(line->policy, policy) == 0)
             return line;
     }
     struct line *line = line_add(lines, LINE_SCORES, "reward", split, policy);
@@ -405,7 +409,8 @@ static int64_t fill_targets(struct line *line)
         if (ready < 0)
             return -1;
         bool empty;
-        int complete = fill_batch(line, b, step, ready, &empty);  // also without the snapshot: it may be complete, and the snapshot gone
+        /* Also without the snapshot: it may be complete, and the snapshot gone. */
+        int complete = fill_batch(line, b, step, ready, &empty);
         if (complete < 0)
             return -1;
         if (!complete && !ready)
@@ -481,7 +486,8 @@ int line_frame(struct line *line, const struct item *item, struct arena *arena, 
 {
     struct db *db = line->lines->db;
     int done = line->kind == LINE_SAMPLES ? work_samples_done(db, &line->samples, item->key)
-             : line->kind == LINE_SCORES ? work_scores_done(db, &line->scores, item->key) : work_target_done(db, line->run, item->key);
+             : line->kind == LINE_SCORES ? work_scores_done(db, &line->scores, item->key)
+                                         : work_target_done(db, line->run, item->key);
     if (done != 0)
         return done < 0 ? -1 : 0;
     int made = line->kind == LINE_SAMPLES ? work_prompt_frame(db, item->key.a, item->key.b, arena, frame)
@@ -542,7 +548,8 @@ int line_target_frame(struct line *line, double now_s, struct arena *arena, stru
     if (line->plan == NULL)
         return 0;
     while (line->batch_sent == line->batch_count) {
-        if (line->head >= line->plan->batches || line->filled_change == line->lines->change || now_s - line->filled_s < FILL_PAUSE_S)
+        if (line->head >= line->plan->batches || line->filled_change == line->lines->change
+            || now_s - line->filled_s < FILL_PAUSE_S)
             return 0;
         uint64_t change = line->lines->change;
         int gathered = gather_batch(line);
@@ -607,7 +614,8 @@ int line_missing(struct line *line, double now_s, int64_t *missing)
     bool unseen = !run && line->filled_change != lines->change;  // rows that nobody has looked through may hold work
     if (line->kind == LINE_SAMPLES) {
         line->counted = lines->sources > 0;
-    } else if (!unseen && line->counted_change != lines->change && (line->counted_change == 0 || now_s - line->counted_s >= COUNT_PAUSE_S)) {
+    } else if (!unseen && line->counted_change != lines->change
+               && (line->counted_change == 0 || now_s - line->counted_s >= COUNT_PAUSE_S)) {
         uint64_t change = lines->change;
         int64_t counted = run ? count_run(line) : count_coming(line);
         if (counted < 0)

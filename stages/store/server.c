@@ -88,12 +88,13 @@ int endpoint_check(const char *endpoint, bool wants_keys, char *reason)
     if (strncmp(endpoint, "ipc://", 6) == 0 && endpoint[6] != '\0') {
         if (strlen(endpoint + 6) <= PATH_BYTES_MAX)
             return 0;
-        snprintf(reason, STORE_REASON_BYTES, "endpoint \"%s\" has a path of %zu bytes, a socket's may have %d", endpoint, strlen(endpoint + 6),
-                 PATH_BYTES_MAX);
+        snprintf(reason, STORE_REASON_BYTES, "endpoint \"%s\" has a path of %zu bytes, a socket's may have %d", endpoint,
+                 strlen(endpoint + 6), PATH_BYTES_MAX);
     } else if (is_tcp(endpoint)) {
         if (wants_keys || is_loopback(endpoint + 6))
             return 0;
-        snprintf(reason, STORE_REASON_BYTES, "endpoint \"%s\" is not a loopback address: a store there would be open to everybody without "
+        snprintf(reason, STORE_REASON_BYTES,
+                 "endpoint \"%s\" is not a loopback address: a store there would be open to everybody without "
                  "--key and --allow", endpoint);
     } else {
         snprintf(reason, STORE_REASON_BYTES, "endpoint \"%s\" must be ipc://PATH or tcp://ADDRESS:PORT", endpoint);

@@ -109,7 +109,8 @@ int settings_read(struct settings *settings, const struct frame_hello *hello, ch
     while (settings->stage < STAGE_COUNT && strcmp(hello->stage, stage_names[settings->stage]) != 0)
         settings->stage++;
     if (settings->stage == STAGE_COUNT) {
-        snprintf(reason, STORE_REASON_BYTES, "field \"stage\" is \"%s\", must be tokenize, rollout, reward, value-target, train, decode"
+        snprintf(reason, STORE_REASON_BYTES,
+                 "field \"stage\" is \"%s\", must be tokenize, rollout, reward, value-target, train, decode"
                  " or fetch",
                  hello->stage);
         return -1;
@@ -117,7 +118,8 @@ int settings_read(struct settings *settings, const struct frame_hello *hello, ch
     json_error_t error;
     settings->json = json_loads(hello->settings, JSON_REJECT_DUPLICATES, &error);
     if (!json_is_object(settings->json)) {
-        snprintf(reason, STORE_REASON_BYTES, "field \"settings\" is not a JSON object: %s", settings->json ? "other type" : error.text);
+        snprintf(reason, STORE_REASON_BYTES, "field \"settings\" is not a JSON object: %s",
+                 settings->json ? "other type" : error.text);
         return -1;
     }
     return read_fields(settings, reason);

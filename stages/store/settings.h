@@ -9,7 +9,8 @@
 
 #include "wire/frame.h"
 
-enum worker_stage { STAGE_TOKENIZE, STAGE_ROLLOUT, STAGE_REWARD, STAGE_VALUE_TARGET, STAGE_TRAIN, STAGE_DECODE, STAGE_FETCH, STAGE_COUNT };
+enum worker_stage { STAGE_TOKENIZE, STAGE_ROLLOUT, STAGE_REWARD, STAGE_VALUE_TARGET, STAGE_TRAIN, STAGE_DECODE, STAGE_FETCH,
+                    STAGE_COUNT };
 
 struct settings {
     enum worker_stage stage;

@@ -76,8 +76,8 @@ int command_share(int argc, char **argv)
         .program = "vas-store",
         .example = "store share --db vas.db --name base TinyLlama-1.1B",
         .synopsis = "store share --db FILE [--name NAME] PATH",
-        .summary = "Lets workers fetch a model, a directory or a file, with -m store:NAME or -m store:DIGEST, and prints the digest.\n"
-                   "It is not copied: the store reads it where it is, and no longer gives it out when it has changed.\n"
+        .summary = "Lets workers fetch a model, a directory or a file, with -m store:NAME or -m store:DIGEST, and prints the"
+                   " digest.\nIt is not copied: the store reads it where it is, and no longer gives it out when it has changed.\n"
                    "Works beside a store that is serving.",
         .exit_codes = "  0   done\n  64  usage\n  65  the file is not a store, or of another version; or PATH cannot be shared\n"
                       "  66  there is no such file\n  74  it could not be read or written\n",

@@ -16,7 +16,8 @@ static const char *const effort_names[EFFORT_COUNT] = {
 
 /* ---- what the file knows ---- */
 
-static json_t *stage_add(json_t *stages, const char *stage, const char *key, const char *split, int64_t done, int64_t missing, int64_t failed)
+static json_t *stage_add(json_t *stages, const char *stage, const char *key, const char *split, int64_t done, int64_t missing,
+                         int64_t failed)
 {
     json_t *line = json_pack("{s:s, s:s, s:I, s:I, s:I}", "stage", stage, "key", key, "done", (json_int_t)done, "missing",
                              (json_int_t)(missing > 0 ? missing : 0), "failed", (json_int_t)failed);
@@ -77,7 +78,8 @@ static int read_training(struct db *db, json_t *stages)
 static void seconds_add(json_t *line, const double seconds[EFFORT_COUNT])
 {
     for (int i = 0; i < EFFORT_COUNT; i++)
-        json_object_set_new(line, effort_names[i], json_real(json_number_value(json_object_get(line, effort_names[i])) + seconds[i]));
+        json_object_set_new(line, effort_names[i],
+                            json_real(json_number_value(json_object_get(line, effort_names[i])) + seconds[i]));
 }
 
 static bool is_of(const json_t *line, const char *stage, const char *key)
@@ -127,18 +129,21 @@ static void count_add(json_t *line, const char *name, int64_t count)
     json_object_set_new(line, name, json_integer(json_integer_value(json_object_get(line, name)) + count));
 }
 
-/* The samples of a policy are one line, whether rollout or decode makes them; a reward is one line, whatever part of it a worker does. */
+/* The samples of a policy are one line, whether rollout or decode makes them; a reward is one line,
+   whatever part of it a worker does. */
 static bool works_at(const struct desk_worker *worker, const json_t *line)
 {
     bool samples = strcmp(worker->stage, "rollout") == 0 || strcmp(worker->stage, "decode") == 0;
     const char *split = json_string_value(json_object_get(line, "split"));
-    return is_of(line, samples ? "rollout" : worker->stage, worker->key) && (!samples || (split != NULL && strcmp(split, worker->split) == 0));
+    return is_of(line, samples ? "rollout" : worker->stage, worker->key)
+        && (!samples || (split != NULL && strcmp(split, worker->split) == 0));
 }
 
 static json_t *worker_json(const struct desk_worker *worker)
 {
-    json_t *line = json_pack("{s:s, s:s, s:s, s:I, s:I, s:f, s:f}", "worker", worker->name, "stage", worker->stage, "key", worker->key, "held",
-                             (json_int_t)worker->held, "outputs", (json_int_t)worker->outputs, "per_s", worker->per_s, "silent_s", worker->silent_s);
+    json_t *line = json_pack("{s:s, s:s, s:s, s:I, s:I, s:f, s:f}", "worker", worker->name, "stage", worker->stage, "key",
+                             worker->key, "held", (json_int_t)worker->held, "outputs", (json_int_t)worker->outputs, "per_s",
+                             worker->per_s, "silent_s", worker->silent_s);
     CHECK(line != NULL);
     if (worker->split[0] != '\0')
         json_object_set_new(line, "split", json_string(worker->split));
@@ -170,7 +175,8 @@ static void add_live(json_t *status, const struct desk *desk, double now_s)
         }
     }
     json_array_foreach(stages, i, line) {
-        double per_s = json_number_value(json_object_get(line, "per_s")), missing = json_number_value(json_object_get(line, "missing"));
+        double per_s = json_number_value(json_object_get(line, "per_s"));
+        double missing = json_number_value(json_object_get(line, "missing"));
         if (per_s > 0 && missing > 0)
             json_object_set_new(line, "left_s", json_real(missing / per_s));
     }
@@ -179,10 +185,11 @@ static void add_live(json_t *status, const struct desk *desk, double now_s)
 json_t *status_read(struct db *db, const struct desk *desk, double now_s)
 {
     json_t *stages = json_array(), *efforts = json_array(), *failures = json_array();
-    json_t *status = json_pack("{s:s, s:b, s:o, s:[], s:o, s:o}", "db", db_path(db), "served", desk != NULL, "stages", stages, "workers",
-                               "efforts", efforts, "failures", failures);
+    json_t *status = json_pack("{s:s, s:b, s:o, s:[], s:o, s:o}", "db", db_path(db), "served", desk != NULL, "stages", stages,
+                               "workers", "efforts", efforts, "failures", failures);
     int64_t rollouts = 0;
-    if (status == NULL || read_prompts(db, stages) != 0 || read_samples(db, stages, &rollouts) != 0 || read_rewarded(db, stages, rollouts) != 0
+    if (status == NULL || read_prompts(db, stages) != 0 || read_samples(db, stages, &rollouts) != 0
+        || read_rewarded(db, stages, rollouts) != 0
         || read_training(db, stages) != 0 || read_stored_efforts(db, efforts) != 0 || read_first_failures(db, failures) != 0) {
         json_decref(status);
         return NULL;
@@ -202,7 +209,8 @@ bool status_is_sound(const json_t *status)
         if (!json_is_array(list))
             return false;
         for (size_t i = 0; i < json_array_size(list); i++)
-            if (!json_is_string(json_object_get(json_array_get(list, i), "stage")) || !json_is_string(json_object_get(json_array_get(list, i), "key")))
+            if (!json_is_string(json_object_get(json_array_get(list, i), "stage"))
+                || !json_is_string(json_object_get(json_array_get(list, i), "key")))
                 return false;
     }
     return json_is_string(json_object_get(status, "db"));
@@ -236,8 +244,8 @@ static void print_stages(struct buffer *out, const json_t *stages, bool served)
     buffer_printf(out, "%s\n", served ? "   leased  workers       rate     left" : "");
     for (size_t i = 0; i < json_array_size(stages); i++) {
         const json_t *line = json_array_get(stages, i);
-        buffer_printf(out, "%-13s %-32s %-12s %10lld %10lld %8lld", text_of(line, "stage"), text_of(line, "key"), text_of(line, "split"),
-                      int_of(line, "done"), int_of(line, "missing"), int_of(line, "failed"));
+        buffer_printf(out, "%-13s %-32s %-12s %10lld %10lld %8lld", text_of(line, "stage"), text_of(line, "key"),
+                      text_of(line, "split"), int_of(line, "done"), int_of(line, "missing"), int_of(line, "failed"));
         if (json_object_get(line, "workers") != NULL) {
             buffer_printf(out, " %8lld %8lld", int_of(line, "leased"), int_of(line, "workers"));
             if (int_of(line, "workers") > 0)
@@ -249,7 +257,8 @@ static void print_stages(struct buffer *out, const json_t *stages, bool served)
             }
         }
         if (json_object_get(line, "step") != NULL && int_of(line, "step") >= 0)
-            buffer_printf(out, "  step %lld%s", int_of(line, "step"), json_is_true(json_object_get(line, "final")) ? ", final" : "");
+            buffer_printf(out, "  step %lld%s", int_of(line, "step"),
+                          json_is_true(json_object_get(line, "final")) ? ", final" : "");
         buffer_printf(out, "\n");
     }
 }
@@ -270,8 +279,8 @@ static void print_workers(struct buffer *out, const json_t *workers)
 {
     if (json_array_size(workers) == 0)
         return;
-    buffer_printf(out, "\n%-32s %-13s %-24s %8s %10s %10s %8s  %7s %8s %8s %8s\n", "worker", "stage", "key", "holds", "outputs", "rate", "heard",
-                  "compute", "wait", "wire", "other");
+    buffer_printf(out, "\n%-32s %-13s %-24s %8s %10s %10s %8s  %7s %8s %8s %8s\n", "worker", "stage", "key", "holds", "outputs",
+                  "rate", "heard", "compute", "wait", "wire", "other");
     for (size_t i = 0; i < json_array_size(workers); i++) {
         const json_t *line = json_array_get(workers, i);
         char silent[16];
@@ -288,7 +297,8 @@ static void print_efforts(struct buffer *out, const json_t *efforts)
 {
     if (json_array_size(efforts) == 0)
         return;
-    buffer_printf(out, "\n      %-13s %-32s %10s  %7s %8s %8s %8s\n", "stage", "key", "seconds", "compute", "wait", "wire", "other");
+    buffer_printf(out, "\n      %-13s %-32s %10s  %7s %8s %8s %8s\n", "stage", "key", "seconds", "compute", "wait", "wire",
+                  "other");
     for (size_t i = 0; i < json_array_size(efforts); i++) {
         const json_t *line = json_array_get(efforts, i);
         double total = 0;
@@ -338,8 +348,8 @@ void status_print(struct buffer *out, json_t *status)
         buffer_printf(out, "\n");
     for (size_t i = 0; i < json_array_size(failures); i++, failed--) {
         const json_t *line = json_array_get(failures, i);
-        buffer_printf(out, "gave up: %s \"%s\" after %lld attempts: %s\n", text_of(line, "stage"), text_of(line, "key"), int_of(line, "attempts"),
-                      text_of(line, "reason"));
+        buffer_printf(out, "gave up: %s \"%s\" after %lld attempts: %s\n", text_of(line, "stage"), text_of(line, "key"),
+                      int_of(line, "attempts"), text_of(line, "reason"));
     }
     if (failed > 0)
         buffer_printf(out, "gave up: %lld more\n", failed);

@@ -2,13 +2,15 @@
  * status.h - how far everything is, as JSON and as a table.
  *
  *     {"db": FILE, "served": true,
- *      "stages":   [{"stage", "key", "split", "done", "missing", "failed", "leased", "workers", "per_s", "left_s", "step", "final"}],
- *      "workers":  [{"worker", "stage", "key", "split", "held", "outputs", "per_s", "silent_s", "compute_s", "wait_s", "wire_s", "other_s"}],
+ *      "stages":   [{"stage", "key", "split", "done", "missing", "failed", "leased", "workers", "per_s", "left_s", "step",
+ *                    "final"}],
+ *      "workers":  [{"worker", "stage", "key", "split", "held", "outputs", "per_s", "silent_s", "compute_s", "wait_s",
+ *                    "wire_s", "other_s"}],
  *      "efforts":  [{"stage", "key", "compute_s", "wait_s", "wire_s", "other_s"}],
  *      "failures": [{"stage", "key", "attempts", "reason"}]}
  *
- * leased, workers, per_s, left_s and the list of workers are known to the process that serves the store only; left_s where there is a
- * rate.  efforts are of all workers that there ever were, failures the first few.
+ * leased, workers, per_s, left_s and the list of workers are known to the process that serves the store only; left_s where there is
+ * a rate.  efforts are of all workers that there ever were, failures the first few.
  */
 #ifndef STORE_STATUS_H
 #define STORE_STATUS_H

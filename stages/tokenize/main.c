@@ -44,26 +44,35 @@ static struct options options_read(int argc, char **argv)
     const struct option_spec specs[] = {
         { 'm', "model", "DIR|FILE", OPTION_TEXT, &options.model, 0, 0,
           "whose tokenizer to use: model directory, tokenizer file or\nGGUF file, or store:NAME of one that the store shares" },
-        { 's', "store", "ENDPOINT", OPTION_TEXT, &options.endpoint, 0, 0, "store to give the prompts to (default VAS_STORE; without: frames on stdout)" },
+        { 's', "store", "ENDPOINT", OPTION_TEXT, &options.endpoint, 0, 0,
+          "store to give the prompts to (default VAS_STORE; without: frames on stdout)" },
         EDGE_KEY_OPTIONS,
         { 0, "format", "NAME", OPTION_TEXT, &options.format, 0, 0,
           "jsonl, text (a text a line), lines (empty ones too),\nhh (HH dialogues) or rollouts\n"
           "(default: text for *.txt, else jsonl); files may be gzipped" },
-        { 0, "field", "NAME", OPTION_TEXT, &options.field, 0, 0, "where a JSON line has its text, or its messages\n(default prompt)" },
+        { 0, "field", "NAME", OPTION_TEXT, &options.field, 0, 0,
+          "where a JSON line has its text, or its messages\n"
+          "(default prompt)" },
         { 0, "chat", "NAME", OPTION_TEXT, &options.chat, 0, 0,
           "how messages become text: llama-2, llama-3, chatml, zephyr\nor hh (default: as the model's own chat template, where it\n"
           "is one of these)" },
-        { 0, "split", "NAME", OPTION_NAME, &options.split, 1, NAME_BYTES, "split of all prompts (default: the line's \"split\", else train)" },
+        { 0, "split", "NAME", OPTION_NAME, &options.split, 1, NAME_BYTES,
+          "split of all prompts (default: the line's \"split\", else train)" },
         { 0, "eval-fraction", "P", OPTION_NUMBER, &options.eval_fraction, 0, 1,
           "share of the prompts that go to split eval, chosen by\ntheir text, where the line names no split (default 0)" },
-        { 0, "max-prompt-tokens", "N", OPTION_INT, &options.max_tokens, 1, 1048576, "leave out longer prompts, and say how many (default: none)" },
-        { 0, "end-token", NULL, OPTION_FLAG, &options.end_token, 0, 0, "end every text with the end token: documents for train --objective lm" },
-        { 0, "policy", "NAME", OPTION_NAME, &options.policy, 1, NAME_BYTES, "rollouts: name of the policy they came from (default stored)" },
-        { 0, "reward", "NAME", OPTION_NAME, &options.reward, 1, NAME_BYTES, "rollouts: name of the reward their scores come from (default stored)" },
+        { 0, "max-prompt-tokens", "N", OPTION_INT, &options.max_tokens, 1, 1048576,
+          "leave out longer prompts, and say how many (default: none)" },
+        { 0, "end-token", NULL, OPTION_FLAG, &options.end_token, 0, 0,
+          "end every text with the end token: documents for train --objective lm" },
+        { 0, "policy", "NAME", OPTION_NAME, &options.policy, 1, NAME_BYTES,
+          "rollouts: name of the policy they came from (default stored)" },
+        { 0, "reward", "NAME", OPTION_NAME, &options.reward, 1, NAME_BYTES,
+          "rollouts: name of the reward their scores come from (default stored)" },
         { 0, NULL, NULL, OPTION_HEADING, NULL, 0, 0, "instead of frames" },
         { 0, "encode", NULL, OPTION_FLAG, &options.encode, 0, 0, "lines of text to JSON arrays of token ids" },
         { 0, "decode", NULL, OPTION_FLAG, &options.decode, 0, 0, "JSON arrays of token ids to text, a line each" },
-        { 0, "train-vocab", "N", OPTION_INT, &options.train_vocab, 258, 1000000, "train a byte-level BPE tokenizer of N ids on the texts" },
+        { 0, "train-vocab", "N", OPTION_INT, &options.train_vocab, 258, 1000000,
+          "train a byte-level BPE tokenizer of N ids on the texts" },
         { 'o', "output", "DIR", OPTION_TEXT, &options.output, 0, 0, "where --train-vocab writes it" },
     };
     static const struct option_usage usage = {
@@ -72,8 +81,8 @@ static struct options options_read(int argc, char **argv)
         .synopsis = "tokenize -m MODEL [-s ENDPOINT] [options] [FILE...]",
         .summary = "Turns texts into prompts: frames for a store or a pipe.",
         .exit_codes = "  0   every line became a prompt\n  64  usage\n  65  a line could not be used (the others were)\n"
-                      "  66  a file is missing\n  69  no store answers\n  74  output could not be written\n  75  stopped before the end\n"
-                      "  77  the store refuses this worker's key\n",
+                      "  66  a file is missing\n  69  no store answers\n  74  output could not be written\n"
+                      "  75  stopped before the end\n  77  the store refuses this worker's key\n",
     };
     int first = options_parse(&usage, specs, COUNT_OF(specs), argc, argv);
     options.files = argv + first;
@@ -301,11 +310,10 @@ static int encode_record(void *context, const struct record *record)
 static int decode_record(void *context, const struct record *record)
 {
     struct liner *liner = context;
-    char name[1100];
-    snprintf(name, sizeof name, "%.1000s line %lld", record->path, (long long)record->line);
-    json_t *array = record->messages != NULL ? json_object() : json_parse(record->prompt, record->prompt_size, name);
+    json_t *array = record->messages != NULL
+        ? json_object() : json_parse_line(record->prompt, record->prompt_size, record->path, (size_t)record->line);
     if (array != NULL && !json_is_array(array))
-        log_error("cannot decode \"%s\": not a JSON array of token ids", name);
+        log_error("cannot decode \"%s\" line %lld: not a JSON array of token ids", record->path, (long long)record->line);
     if (!json_is_array(array)) {
         json_decref(array);
         return EX_DATAERR;
@@ -354,7 +362,7 @@ static int train_tokenizer(const struct options *options)
     struct buffer texts = { 0 };
     int code = read_files(options, collect_record, &texts);
     if (code == EX_OK && directory_make(options->output) != 0)
-        code = EX_CANTCREAT;
+        code = EX_IOERR;
     if (code == EX_OK) {
         struct tokenizer *tokenizer = tokenizer_train(texts.data, texts.size, (size_t)options->train_vocab);
         if (tokenizer_write(tokenizer, options->output) != 0)

@@ -47,8 +47,8 @@ int prompt_make(const struct prompt_style *style, const struct record *record, s
         log_error("cannot use \"%s\" line %lld: %s", record->path, (long long)record->line, reason);
         code = EX_DATAERR;
     } else {
-        tokenizer_encode_around(style->tokenizer, chat.text.data, chat.text.size, ENCODE_MARKUP | (chat.begins ? ENCODE_SPECIAL : 0),
-                                chat.plain, chat.plain_count, ids);
+        tokenizer_encode_around(style->tokenizer, chat.text.data, chat.text.size,
+                                ENCODE_MARKUP | (chat.begins ? ENCODE_SPECIAL : 0), chat.plain, chat.plain_count, ids);
         buffer_append(text, chat.text.data, chat.text.size);
     }
     buffer_append(text, "", 1);

@@ -17,7 +17,8 @@
 enum { LINE_BYTES_MAX = 16 << 20 };
 
 struct reader {
-    const char *path, *field;
+    const char *path;  // "standard input" where it is that
+    const char *field;
     enum reader_format format;
     gzFile file;
     char chunk[1 << 16];  // of the file, read and not yet in a line
@@ -31,7 +32,8 @@ struct reader {
 struct reader *reader_open(const char *path, enum reader_format format, const char *field, int *code)
 {
     errno = 0;
-    gzFile file = strcmp(path, "-") == 0 ? gzdopen(dup(STDIN_FILENO), "rb") : gzopen(path, "rb");
+    bool standard = strcmp(path, "-") == 0;
+    gzFile file = standard ? gzdopen(dup(STDIN_FILENO), "rb") : gzopen(path, "rb");
     if (file == NULL) {
         *code = errno != 0 ? EX_NOINPUT : EX_OSERR;
         log_error("could not open \"%s\": %s", path, errno ? strerror(errno) : "out of memory");
@@ -39,7 +41,7 @@ struct reader *reader_open(const char *path, enum reader_format format, const ch
     }
     gzbuffer(file, 1 << 17);
     struct reader *reader = memory_alloc(1, sizeof *reader);
-    reader->path = path;
+    reader->path = standard ? "standard input" : path;
     reader->field = field;
     reader->format = format;
     reader->file = file;
@@ -136,7 +138,8 @@ static const char *field_text(const json_t *object, const char *field, size_t *s
 /* The text of the record's own field, or messages in its place.  0, or -1 with the field and its trouble. */
 static int prompt_from_json(const struct reader *reader, struct record *record, const char **field, const char **trouble)
 {
-    const json_t *object = reader->object, *value = json_object_get(object, *field), *messages = json_object_get(object, "messages");
+    const json_t *object = reader->object, *value = json_object_get(object, *field);
+    const json_t *messages = json_object_get(object, "messages");
     if (reader->format != READER_HH && (json_is_array(value) || (value == NULL && messages != NULL))) {
         *field = value != NULL ? *field : "messages";
         record->messages = value != NULL ? value : messages;
@@ -195,10 +198,8 @@ static int record_from_json(const struct reader *reader, struct record *record, 
 
 static bool read_json_record(struct reader *reader, struct record *record)
 {
-    char name[1100];
-    snprintf(name, sizeof name, "%.1000s line %lld", reader->path, (long long)reader->line_number);
     json_decref(reader->object);
-    reader->object = json_parse(reader->line.data, reader->line.size, name);
+    reader->object = json_parse_line(reader->line.data, reader->line.size, reader->path, (size_t)reader->line_number);
     if (reader->object == NULL)
         return false;
     const char *field, *trouble = "";

@@ -52,7 +52,8 @@ static const int32_t *states_tokens(struct dataset *dataset, const struct frame_
 {
     const char *key = tokenizer_key(tokenizer), *wanted = target->state_tokenizer[0] ? target->state_tokenizer : target->tokenizer;
     if (strcmp(wanted, key) != 0) {
-        snprintf(reason, 256, "its states are of tokenizer %s, the model's is %s; value-target --value-tokenizer makes them of the model's",
+        snprintf(reason, 256,
+                 "its states are of tokenizer %s, the model's is %s; value-target --value-tokenizer makes them of the model's",
                  wanted, key);
         return NULL;
     }
@@ -83,7 +84,8 @@ int dataset_add_target(struct dataset *dataset, const struct frame_target *targe
     if (tokens == NULL)
         return -1;
     if (T > (size_t)config->position_max) {
-        snprintf(reason, 256, "prompt and response have %zu tokens, the model's context is %lld", T, (long long)config->position_max);
+        snprintf(reason, 256, "prompt and response have %zu tokens, the model's context is %lld", T,
+                 (long long)config->position_max);
         return 1;
     }
     if (T < P || target->targets.count > T - P + 1) {

@@ -24,8 +24,8 @@ void dataset_free(struct dataset *dataset);
 
 /*
  * Targets of a response, each at the position where its state's value is read.  tokenizer is the model's.  0; 1 with a line in
- * reason when prompt and response are longer than position_max; or -1 with one: states of another tokenizer, an id outside the vocabulary,
- * targets that do not fit the response.
+ * reason when prompt and response are longer than position_max; or -1 with one: states of another tokenizer, an id outside the
+ * vocabulary, targets that do not fit the response.
  */
 int dataset_add_target(struct dataset *dataset, const struct frame_target *target, const struct model_config *config,
                        const struct tokenizer *tokenizer, char reason[256]);

@@ -92,7 +92,8 @@ static int give_checkpoint(struct learner *learner, const char *kind, int64_t ne
     char cursor[32];
     snprintf(cursor, sizeof cursor, "%lld", (long long)next_batch);
     trainer_save(learner->trainer, strcmp(kind, "full") == 0, cursor, &content);
-    return edge_give_checkpoint(learner->edge, learner->options.run, trainer_steps(learner->trainer), next_batch, kind, final, &content);
+    return edge_give_checkpoint(learner->edge, learner->options.run, trainer_steps(learner->trainer), next_batch, kind, final,
+                                &content);
 }
 
 static int give_final(struct learner *learner, int64_t next_batch)
@@ -291,9 +292,10 @@ static char *cursor_text(const struct learner *learner, const struct dataset *da
 {
     char key[KEY_SIZE];
     dataset_key(data, key);
-    return memory_printf("data=%s batch=%lld parts=%lld epochs=%lld updates=%lld seed=%llu%s", key, (long long)learner->options.batch,
-                         (long long)learner->settings.parts, (long long)learner->options.epochs, (long long)learner->options.updates,
-                         (unsigned long long)learner->options.seed, learner->settings.products == PRODUCTS_BF16 ? " products=bf16" : "");
+    return memory_printf("data=%s batch=%lld parts=%lld epochs=%lld updates=%lld seed=%llu%s", key,
+                         (long long)learner->options.batch, (long long)learner->settings.parts, (long long)learner->options.epochs,
+                         (long long)learner->options.updates, (unsigned long long)learner->options.seed,
+                         learner->settings.products == PRODUCTS_BF16 ? " products=bf16" : "");
 }
 
 static int save_file(const struct learner *learner, const char *path, const char *cursor)
@@ -406,7 +408,7 @@ static int train_and_export(struct learner *learner, const struct dataset *data,
     if (code != EX_OK)
         return code;
     if (directory_make(output) != 0)
-        return EX_CANTCREAT;
+        return EX_IOERR;
     char *path = memory_printf("%s/checkpoint.safetensors", output);
     char *cursor = cursor_text(learner, data);
     code = resume_from_file(learner, path, cursor) == 0 ? train_data(learner, data, path, cursor) : EX_CONFIG;

@@ -52,40 +52,52 @@ static struct options options_read(int argc, char **argv)
         { 'm', "model", "DIR|FILE", OPTION_TEXT, &options.model, 0, 0,
           "model to start from, store:NAME for one that the store shares;\na value model gets a zero value head" },
         { 'o', "output", "DIR", OPTION_TEXT, &learner->output, 0, 0, "write the trained model here as a Hugging Face directory" },
-        { 's', "store", "ENDPOINT", OPTION_TEXT, &options.endpoint, 0, 0, "store to work for (default VAS_STORE; without: frames on stdin)" },
+        { 's', "store", "ENDPOINT", OPTION_TEXT, &options.endpoint, 0, 0,
+          "store to work for (default VAS_STORE; without: frames on stdin)" },
         EDGE_KEY_OPTIONS,
         { 0, "run", "NAME", OPTION_NAME, &learner->run, 1, NAME_BYTES, "training run in the store" },
-        { 0, "objective", "NAME", OPTION_TEXT, &options.objective, 0, 0, "value, or lm: next-token prediction on documents (default value)" },
-        { 0, "from-scratch", NULL, OPTION_FLAG, &options.from_scratch, 0, 0, "random weights: -m needs only config.json and tokenizer.json" },
+        { 0, "objective", "NAME", OPTION_TEXT, &options.objective, 0, 0,
+          "value, or lm: next-token prediction on documents (default value)" },
+        { 0, "from-scratch", NULL, OPTION_FLAG, &options.from_scratch, 0, 0,
+          "random weights: -m needs only config.json and tokenizer.json" },
         { 0, NULL, NULL, OPTION_HEADING, NULL, 0, 0, "the data" },
         { 0, "batch", "N", OPTION_INT, &learner->batch, 1, 1048576, "rollouts in a batch (default 32)" },
         { 0, "epochs", "N", OPTION_INT, &learner->epochs, 1, 100000, "passes over the rollouts (default 2)" },
         { 0, "updates", "N", OPTION_INT, &learner->updates, 1, 1000, "updates on each batch (default 2; lm: 1)" },
-        { 0, "seed", "N", OPTION_INT, &options.seed, 0, 9007199254740991.0, "of the order of the rollouts and of random weights (default 0)" },
+        { 0, "seed", "N", OPTION_INT, &options.seed, 0, 9007199254740991.0,
+          "of the order of the rollouts and of random weights (default 0)" },
         { 0, NULL, NULL, OPTION_HEADING, NULL, 0, 0, "the optimiser (AdamW)" },
         { 0, "lr", "X", OPTION_NUMBER, &options.learning_rate, 0, 10, "learning rate at its peak (default 1e-3; lm: 3e-3)" },
-        { 0, "warmup", "STEPS", OPTION_INT, &options.trainer.warmup_steps, 0, 1e9, "steps in which the learning rate rises (default 20; lm: 100)" },
+        { 0, "warmup", "STEPS", OPTION_INT, &options.trainer.warmup_steps, 0, 1e9,
+          "steps in which the learning rate rises (default 20; lm: 100)" },
         { 0, "schedule", "NAME", OPTION_TEXT, &options.schedule, 0, 0,
           "cosine: the learning rate falls to a tenth by the last step, or constant\n(default cosine)" },
-        { 0, "weight-decay", "X", OPTION_NUMBER, &options.trainer.weight_decay, 0, 1, "decoupled weight decay (default 0; lm: 0.1)" },
+        { 0, "weight-decay", "X", OPTION_NUMBER, &options.trainer.weight_decay, 0, 1,
+          "decoupled weight decay (default 0; lm: 0.1)" },
         { 0, "clip", "X", OPTION_NUMBER, &options.trainer.clip_norm, 0, 1e9, "largest norm of the gradient, 0: any (default 1)" },
         { 0, "products", "NAME", OPTION_TEXT, &options.products, 0, 0,
           "float32, or bf16: matrices are multiplied as BF16 and summed in float32,\non processors with AMX (default float32)" },
         { 0, NULL, NULL, OPTION_HEADING, NULL, 0, 0, "low-rank adapters (LoRA)" },
         { 0, "lora", "RANK", OPTION_INT, &options.trainer.lora.rank, 1, 65536,
-          "keep the model's weights, train adapters of this rank and the value\nhead; -o DIR holds them merged, DIR/adapter as PEFT reads them" },
-        { 0, "lora-alpha", "A", OPTION_NUMBER, &options.trainer.lora.alpha, 1e-9, 1e9, "the adapters' product counts A / RANK times (default twice the rank)" },
+          "keep the model's weights, train adapters of this rank and the value\n"
+          "head; -o DIR holds them merged, DIR/adapter as PEFT reads them" },
+        { 0, "lora-alpha", "A", OPTION_NUMBER, &options.trainer.lora.alpha, 1e-9, 1e9,
+          "the adapters' product counts A / RANK times (default twice the rank)" },
         { 0, "lora-targets", "LIST", OPTION_TEXT, &options.lora_targets, 0, 0, "of q,k,v,o,gate,up,down (default q,k,v,o)" },
         { 0, "quant", "TYPE", OPTION_TEXT, &options.quant, 0, 0,
-          "round the matrices that --lora keeps to bf16, q8_0, q4_0 or nf4:\nless memory; what -o DIR holds merged is rounded too" },
+          "round the matrices that --lora keeps to bf16, q8_0, q4_0 or nf4:\n"
+          "less memory; what -o DIR holds merged is rounded too" },
         { 0, NULL, NULL, OPTION_HEADING, NULL, 0, 0, "the run" },
         { 0, "recompute", NULL, OPTION_FLAG, &options.trainer.recompute, 0, 0,
-          "hold one layer's activations and compute them again: less memory, more\ntime, the same bytes (default: where there is no memory for all)" },
-        { 0, "refresh", "STEPS", OPTION_INT, &learner->refresh, 1, 1000000, "steps between snapshots for value-target (default 2)" },
+          "hold one layer's activations and compute them again: less memory, more\n"
+          "time, the same bytes (default: where there is no memory for all)" },
+        { 0, "refresh", "STEPS", OPTION_INT, &learner->refresh, 1, 1000000,
+          "steps between snapshots for value-target (default 2)" },
         { 0, "parts", "N", OPTION_INT, &options.trainer.parts, 1, 1048576,
           "parts of a batch whose gradients are added in a tree: as many ranks or\n"
           "fewer give the same bytes (default: the ranks that mpirun starts)" },
-        { 0, "checkpoint-every", "STEPS", OPTION_INT, &learner->checkpoint_every, 1, 1000000, "steps between checkpoints to resume from (default 100)" },
+        { 0, "checkpoint-every", "STEPS", OPTION_INT, &learner->checkpoint_every, 1, 1000000,
+          "steps between checkpoints to resume from (default 100)" },
         { 't', "threads", "N", OPTION_INT, &options.threads, 1, 256, "threads (default: the cores this process may use)" },
     };
     static const struct option_usage usage = {
@@ -93,10 +105,11 @@ static struct options options_read(int argc, char **argv)
         .example = "train -s $VAS_STORE -m model.gguf --run kind -o value/",
         .synopsis = "train -s ENDPOINT -m MODEL --run NAME [-o DIR] [options]\n          train -m MODEL -o DIR [options] < targets",
         .summary = "Trains a value model on lambda-returns, or a language model on documents.",
-        .exit_codes = "  0   the run is complete\n  64  usage\n  65  a model or a frame is bad\n  66  the model is missing\n  69  no store answers, or the processor lacks --products\n"
-                      "  70  the loss is not finite\n  71  this machine has less memory than training takes\n"
-                      "  74  output could not be written\n  75  stopped before the end: the same command resumes\n"
-                      "  77  the store refuses this worker's key\n  78  the run or checkpoint was begun with other settings\n",
+        .exit_codes = "  0   the run is complete\n  64  usage\n  65  a model or a frame is bad\n  66  the model is missing\n"
+                      "  69  no store answers, or the processor lacks --products\n  70  the loss is not finite\n"
+                      "  71  this machine has less memory than training takes\n  74  output could not be written\n"
+                      "  75  stopped before the end: the same command resumes\n  77  the store refuses this worker's key\n"
+                      "  78  the run or checkpoint was begun with other settings\n",
     };
     int first = options_parse(&usage, specs, COUNT_OF(specs), argc, argv);
     if (first < argc)
@@ -171,8 +184,8 @@ static char *settings_text(const struct options *options, const struct trainer_o
                              "batch", (json_int_t)learner->batch, "epochs", (json_int_t)learner->epochs,
                              "updates", (json_int_t)learner->updates, "refresh", (json_int_t)learner->refresh,
                              "seed", (json_int_t)learner->seed, "init", init_key, "learning_rate", trainer->learning_rate,
-                             "schedule", options->schedule, "warmup", (json_int_t)trainer->warmup_steps, "weight_decay", trainer->weight_decay,
-                             "clip", trainer->clip_norm);
+                             "schedule", options->schedule, "warmup", (json_int_t)trainer->warmup_steps, "weight_decay",
+                             trainer->weight_decay, "clip", trainer->clip_norm);
     CHECK(json != NULL);
     if (trainer->parts > 1)
         json_object_set_new(json_object_get(json, "train"), "parts", json_integer(trainer->parts));
@@ -228,13 +241,28 @@ static int ranks_settle(struct options *options, struct ranks *ranks)
     if (options->trainer.parts >= count && options->trainer.parts <= batch)
         return EX_OK;
     if (ranks_index(ranks) == 0 && options->trainer.parts < count)
-        log_error("--parts is %lld, but %lld ranks were started, each of which takes one at least", (long long)options->trainer.parts,
-                  (long long)count);
+        log_error("--parts is %lld, but %lld ranks were started, each of which takes one at least",
+                  (long long)options->trainer.parts, (long long)count);
     else if (ranks_index(ranks) == 0)
         log_error("%lld %s, but a batch has %lld rollouts (--batch)", (long long)options->trainer.parts,
                   parts_given ? "parts (--parts)" : "ranks were started", (long long)batch);
     ranks_close(ranks);
     return EX_USAGE;
+}
+
+/* What training begins with, none where that is random, and its key.  Returns an exit code. */
+static int init_open(const struct options *options, const struct model_config *config, struct pool *pool, struct weights **weights,
+                     char key[KEY_SIZE])
+{
+    snprintf(key, KEY_SIZE, "random");
+    int code = EX_OK;
+    *weights = options->from_scratch ? NULL : weights_open(options->model, &code);
+    if (*weights == NULL)
+        return code;
+    if (weights_check(*weights, config) != 0)
+        return EX_DATAERR;
+    weights_key(*weights, config, pool, key);
+    return EX_OK;
 }
 
 int main(int argc, char **argv)
@@ -253,33 +281,25 @@ int main(int argc, char **argv)
     if (code != EX_OK)
         return code;
     options.learner.model = options.model;
-    struct model_config config;
-    code = config_open(&config, options.model);
-    struct tokenizer *tokenizer = code == EX_OK ? tokenizer_open(options.model, &code) : NULL;
-    if (tokenizer == NULL)
-        return code;
     if (options.trainer.lora.rank > 0 && adapter_is_directory(options.model)) {
         log_error("cannot adapt \"%s\": it is an adapter itself", options.model);
         log_hint("'model export' merges it into a model");
         return EX_DATAERR;
     }
+    struct model_config config;
+    code = config_open(&config, options.model);
+    struct tokenizer *tokenizer = code == EX_OK ? tokenizer_open(options.model, &code) : NULL;
     struct pool *pool = pool_open((size_t)options.threads);
     struct weights *weights = NULL;
-    char init_key[KEY_SIZE] = "random";
-    if (!options.from_scratch) {
-        weights = weights_open(options.model, &code);
-        if (weights == NULL)
-            return code;
-        if (weights_check(weights, &config) != 0)
-            return EX_DATAERR;
-        weights_key(weights, &config, pool, init_key);
+    char init_key[KEY_SIZE];
+    if (tokenizer != NULL)
+        code = init_open(&options, &config, pool, &weights, init_key);
+    if (code == EX_OK) {
+        struct learner learner = { .options = options.learner, .settings = trainer_settings(&options, init_key),
+                                   .config = &config, .weights = weights, .tokenizer = tokenizer, .pool = pool };
+        code = ranks_index(ranks) == 0 ? lead(&options, &learner, init_key) : team_follow(&learner);
+        trainer_close(learner.trainer);
     }
-    struct learner learner = { .options = options.learner, .settings = trainer_settings(&options, init_key), .config = &config,
-                               .weights = weights, .tokenizer = tokenizer, .pool = pool };
-
-    code = ranks_index(ranks) == 0 ? lead(&options, &learner, init_key) : team_follow(&learner);
-
-    trainer_close(learner.trainer);
     pool_close(pool);
     weights_close(weights);
     tokenizer_close(tokenizer);

@@ -3,7 +3,8 @@
  *
  *     OPEN    processor                        the trainer is opened
  *     SHARE                                    trainer_share
- *     STEP    total_steps, examples, tokens    then T (examples), tokens, and for the value objective targets and mask, each (tokens)
+ *     STEP    total_steps, examples, tokens    then T (examples), tokens, and for the value objective targets and mask,
+ *                                              each (tokens)
  *     END
  */
 #include "train/team.h"
@@ -32,7 +33,8 @@ struct order {
 static void processor_name(const struct learner *learner, char name[64])
 {
     const struct product_kernels *products = product_kernels_get(learner->settings.products);
-    snprintf(name, 64, "%s%s %s", openblas_get_corename(), __builtin_cpu_supports("avx2") ? " avx2" : "", products ? products->name : "");
+    snprintf(name, 64, "%s%s %s", openblas_get_corename(), __builtin_cpu_supports("avx2") ? " avx2" : "",
+             products ? products->name : "");
 }
 
 static void give_order(struct learner *learner, struct order order)
@@ -93,7 +95,8 @@ static void send_batch(struct learner *learner, const struct example *examples, 
         tokens += example->T;
     }
     struct ranks *ranks = learner->settings.ranks;
-    give_order(learner, (struct order){ .kind = ORDER_STEP, .total_steps = learner->settings.total_steps, .examples = count, .tokens = tokens });
+    give_order(learner, (struct order){ .kind = ORDER_STEP, .total_steps = learner->settings.total_steps, .examples = count,
+                                        .tokens = tokens });
     ranks_broadcast(ranks, packed.T.data, packed.T.size);
     ranks_broadcast(ranks, packed.tokens.data, packed.tokens.size);
     ranks_broadcast(ranks, packed.targets.data, packed.targets.size);

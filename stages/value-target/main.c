@@ -42,7 +42,8 @@ static struct options options_read(int argc, char **argv)
                                       .refresh = 2 };
     options.endpoint = getenv("VAS_STORE");
     const struct option_spec specs[] = {
-        { 's', "store", "ENDPOINT", OPTION_TEXT, &options.endpoint, 0, 0, "store to work for (default VAS_STORE; without: frames on stdin and stdout)" },
+        { 's', "store", "ENDPOINT", OPTION_TEXT, &options.endpoint, 0, 0,
+          "store to work for (default VAS_STORE; without: frames on stdin and stdout)" },
         EDGE_KEY_OPTIONS,
         { 0, "run", "NAME", OPTION_NAME, &options.run, 1, NAME_BYTES, "training run in the store" },
         { 0, "reward", "NAME", OPTION_NAME, &options.reward, 1, NAME_BYTES, "which reward's scores the run is trained on" },
@@ -51,25 +52,30 @@ static struct options options_read(int argc, char **argv)
         { 0, "lambda", "X", OPTION_NUMBER, &options.lambda, 0, 1,
           "trace decay; 1 is the score itself and needs no values\n(default 0.95; between pipes without -m: 1)" },
         { 0, "gamma", "X", OPTION_NUMBER, &options.gamma, 0, 1, "discount per token (default 1)" },
-        { 0, "refresh", "STEPS", OPTION_INT, &options.refresh, 1, 1000000, "values come from weights at most so many steps old (default 2)" },
+        { 0, "refresh", "STEPS", OPTION_INT, &options.refresh, 1, 1000000,
+          "values come from weights at most so many steps old (default 2)" },
         { 0, "no-terminal-state", NULL, OPTION_FLAG, &options.no_terminal_state, 0, 0,
           "leave the state after the last token untrained, as the\nreference implementation does" },
         { 'm', "model", "DIR", OPTION_TEXT, &options.model, 0, 0, "between pipes: value model whose values are used" },
         { 0, "value-tokenizer", "DIR|FILE", OPTION_TEXT, &options.value_tokenizer, 0, 0,
-          "tokenizer of the value model where it is not the policy's:\nthe states are then those of its own tokens of the same text" },
+          "tokenizer of the value model where it is not the policy's:\n"
+          "the states are then those of its own tokens of the same text" },
         { 0, "quant", "TYPE", OPTION_TEXT, &options.quant_name, 0, 0,
-          "round the value model's matrices to bf16, q8_0, q4_0 or nf4 on\nload: less memory, other values (default: as in the file)" },
+          "round the value model's matrices to bf16, q8_0, q4_0 or nf4 on\n"
+          "load: less memory, other values (default: as in the file)" },
         MODEL_KEEP_PACKED_OPTION(options.keep_packed),
         { 't', "threads", "N", OPTION_INT, &options.threads, 1, 256, "threads (default: the cores this process may use)" },
     };
     static const struct option_usage usage = {
         .program = "vas-value-target",
         .example = "value-target -s $VAS_STORE --run kind --reward vader",
-        .synopsis = "value-target -s ENDPOINT --run NAME --reward NAME [options]\n          value-target [--lambda X -m VALUE] < scored > targets",
+        .synopsis = "value-target -s ENDPOINT --run NAME --reward NAME [options]\n"
+                    "          value-target [--lambda X -m VALUE] < scored > targets",
         .summary = "Computes lambda-returns, the targets that a value model is trained on.",
-        .exit_codes = "  0   the run has all its targets, or the input ended\n  64  usage\n  65  a frame or a model is bad\n  69  no store answers\n"
-                      "  71  the value model needs more memory than there is\n  74  output could not be written\n  75  stopped before the end\n"
-                      "  77  the store refuses this worker's key\n  78  the run was begun with other settings\n",
+        .exit_codes = "  0   the run has all its targets, or the input ended\n  64  usage\n  65  a frame or a model is bad\n"
+                      "  69  no store answers\n  71  the value model needs more memory than there is\n"
+                      "  74  output could not be written\n  75  stopped before the end\n  77  the store refuses this worker's key\n"
+                      "  78  the run was begun with other settings\n",
     };
     int first = options_parse(&usage, specs, COUNT_OF(specs), argc, argv);
     if (first < argc)
@@ -94,8 +100,9 @@ static char *settings_text(const struct options *options, const struct tokenizer
 {
     if (options->endpoint == NULL)
         return NULL;
-    json_t *json = json_pack("{s:s, s:{s:s, s:s, s:s, s:f, s:f, s:I, s:b}}", "run", options->run, "target", "reward", options->reward,
-                             "policy", options->policy, "split", options->split, "lambda", options->lambda, "gamma", options->gamma,
+    json_t *json = json_pack("{s:s, s:{s:s, s:s, s:s, s:f, s:f, s:I, s:b}}", "run", options->run, "target", "reward",
+                             options->reward, "policy", options->policy, "split", options->split, "lambda", options->lambda,
+                             "gamma", options->gamma,
                              "refresh", (json_int_t)options->refresh, "terminal", !options->no_terminal_state);
     CHECK(json != NULL);
     if (options->quant_name != NULL)
@@ -128,7 +135,8 @@ static int snapshot_use(struct snapshot *snapshot, struct edge *edge, const stru
     if (fetched > 0)
         snprintf(reason, 256, "run \"%s\" has no %s", scored->run, name);
     valuer_close(snapshot->valuer);
-    snapshot->valuer = fetched == 0 ? valuer_from_checkpoint(content.data, content.size, name, snapshot->quant, snapshot->pool) : NULL;
+    snapshot->valuer =
+        fetched == 0 ? valuer_from_checkpoint(content.data, content.size, name, snapshot->quant, snapshot->pool) : NULL;
     snapshot->step = scored->step;
     free(content.data);
     return fetched > 0 ? 1 : snapshot->valuer != NULL ? 0 : -1;
@@ -228,7 +236,8 @@ int main(int argc, char **argv)
     if (options.value_tokenizer != NULL && (own = tokenizer_open(options.value_tokenizer, &code)) == NULL)
         return code;
     struct snapshot snapshot = { .pool = pool_open((size_t)options.threads), .quant = options.quant };
-    if (options.model != NULL && (snapshot.valuer = valuer_open(options.model, options.quant, options.keep_packed, snapshot.pool, &code)) == NULL)
+    if (options.model != NULL
+        && (snapshot.valuer = valuer_open(options.model, options.quant, options.keep_packed, snapshot.pool, &code)) == NULL)
         return code;
     char *settings = settings_text(&options, own);
     struct edge *edge = edge_open(&(struct edge_options){ .endpoint = options.endpoint, .stage = "value-target",

@@ -16,7 +16,8 @@
 struct valuer;
 struct weights;
 
-/* From a model directory with a value head, rounded and kept packed as model_open_quantised says.  NULL on failure, logged; *code is then the exit code. */
+/* From a model directory with a value head, rounded and kept packed as model_open_quantised says.  NULL on failure, logged;
+   *code is then the exit code. */
 struct valuer *valuer_open(const char *path, enum tensor_type quant, bool keep_packed, struct pool *pool, int *code);
 /* From a checkpoint's bytes, which may be freed afterwards.  name is for messages. */
 struct valuer *valuer_from_checkpoint(const void *data, size_t size, const char *name, enum tensor_type quant, struct pool *pool);

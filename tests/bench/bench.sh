@@ -3,8 +3,8 @@
 #
 #     tests/bench/bench.sh [--json FILE]
 #
-# Runs sampling.sh, steering.sh, trunk.sh, scaling.sh, small.sh and training.sh, each with its defaults; they say what is measured, and
-# where peers are found.
+# Runs sampling.sh, steering.sh, trunk.sh, scaling.sh, small.sh and training.sh, each with its defaults; they say what is measured,
+# and where peers are found.
 set -eu
 cd "$(dirname "$0")/../.."
 

@@ -73,14 +73,14 @@ static double tokens_per_s(const struct setting *setting, const struct bench_cas
 {
     struct value_model values[VALUE_MODELS_MAX];
     for (size_t i = 0; i < setting->value_count; i++)
-        values[i] = (struct value_model){ .name = "value", .model = setting->values[i], .tokenizer_key = tokenizer_key(setting->tokenizer),
-                                          .beta = 1 };
+        values[i] = (struct value_model){ .name = "value", .model = setting->values[i],
+                                          .tokenizer_key = tokenizer_key(setting->tokenizer), .beta = 1 };
     int code;
     struct generator *generator = generator_open(&(struct generate_options){
         .base_name = "base", .base = setting->base, .tokenizer = setting->tokenizer, .values = values,
         .value_count = what->steered ? setting->value_count : 0,
-        .candidates = what->candidates, .batch = what->serial ? 1 : what->responses, .max_new_tokens = what->response_count, .pool = setting->pool,
-        .context = what->prompt_count + what->response_count,
+        .candidates = what->candidates, .batch = what->serial ? 1 : what->responses, .max_new_tokens = what->response_count,
+        .pool = setting->pool, .context = what->prompt_count + what->response_count,
     }, &code);
     if (generator == NULL)
         exit(code);
@@ -119,18 +119,27 @@ int main(int argc, char **argv)
         { 'm', "model", "DIR|FILE", OPTION_TEXT, &options.model, 0, 0, "base policy" },
         { 0, "tokenizer", "DIR|FILE", OPTION_TEXT, &options.tokenizer, 0, 0, "where the model brings none" },
         { 0, "value", "DIR|FILE", OPTION_LIST, &options.values, 0, 0, "value model, for steer:; may be given several times" },
-        { 0, "trunk", "DIR|FILE", OPTION_TEXT, &options.trunk, 0, 0, "the value models are adapters' directories, all beside this model" },
+        { 0, "trunk", "DIR|FILE", OPTION_TEXT, &options.trunk, 0, 0,
+          "the value models are adapters' directories, all beside this model" },
         { 0, "quant", "TYPE", OPTION_TEXT, &options.quant_name, 0, 0, "round the matrices of all to bf16, q8_0, q4_0 or nf4" },
         { 't', "threads", "N", OPTION_INT, &options.threads, 1, 256, "threads" },
     };
     static const struct option_usage usage = {
         .program = "bench_engine", .example = "bench_engine -m model.gguf -t 2 prompt:512 sample:8:16:64",
-        .synopsis = "bench_engine -m MODEL [options] CASE...", .summary = "Tokens per second, a case a line; the source says which cases.",
-        .exit_codes = "  0   done\n",
+        .synopsis = "bench_engine -m MODEL [options] CASE...",
+        .summary = "Tokens per second, a case a line; the source says which cases.",
+        .exit_codes = "  0   done\n  64  usage\n  65  a model is bad\n  66  a model is missing\n",
     };
     int first = options_parse(&usage, specs, sizeof specs / sizeof *specs, argc, argv), code = EX_OK;
     if (options.model == NULL)
         options_refuse("-m is missing");
+    if (options.values.count > VALUE_MODELS_MAX)
+        options_refuse("--value is given %zu times, at most %d", options.values.count, VALUE_MODELS_MAX);
+    struct bench_case what;
+    for (int i = first; i < argc; i++)
+        if (!case_read(&what, argv[i]) || (what.steered && options.values.count == 0))
+            options_refuse("case \"%s\" is not one of prompt:T, sample:B:P:N, serial:B:P:N, shared:B:P:N, and with --value "
+                           "steer:K:B:P:N", argv[i]);
     enum tensor_type quant = TENSOR_TYPE_COUNT;
     if (options.quant_name != NULL && !model_quant_from_name(options.quant_name, &quant))
         options_refuse("--quant is \"%s\", it must be bf16, q8_0, q4_0 or nf4", options.quant_name);
@@ -142,19 +151,18 @@ int main(int argc, char **argv)
     setting.base = base;
     setting.tokenizer = tokenizer;
     struct model *trunk = options.trunk != NULL ? model_open_quantised(options.trunk, quant, false, setting.pool, &code) : NULL;
-    if (options.values.count > VALUE_MODELS_MAX || (options.trunk != NULL && trunk == NULL))
+    if (options.trunk != NULL && trunk == NULL)
         return code;
     for (; setting.value_count < options.values.count; setting.value_count++) {
         const char *path = options.values.items[setting.value_count];
-        struct model *value = trunk != NULL ? model_open_adapter(path, trunk, &code) : model_open_quantised(path, quant, false, setting.pool, &code);
+        struct model *value = trunk != NULL ? model_open_adapter(path, trunk, &code)
+                                            : model_open_quantised(path, quant, false, setting.pool, &code);
         if (value == NULL)
             return code;
         setting.values[setting.value_count] = value;
     }
     for (int i = first; i < argc; i++) {
-        struct bench_case what;
-        if (!case_read(&what, argv[i]) || (what.steered && setting.value_count == 0))
-            options_refuse("case \"%s\" is not one of prompt:T, sample:B:P:N, serial:B:P:N, shared:B:P:N, steer:K:B:P:N", argv[i]);
+        case_read(&what, argv[i]);
         printf("%s %.2f\n", argv[i], tokens_per_s(&setting, &what));
         fflush(stdout);
     }

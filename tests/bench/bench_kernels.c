@@ -3,8 +3,9 @@
  *
  *     bench_kernels [-t THREADS] [-T TYPE] [KERNELS [N [K]]]      amx, vnni, avx512, avx2 or portable; 2048 2048
  *
- * Times are processor time, of each thread, so that they bear other work on the machine.  Weights are cold: so many copies take turns that the
- * caches hold none of them.  Threads share a matrix by its panels; making the input's form is part of a call.  Prints GB/s of packed bytes at M = 1 and GFLOP/s (2 M N K in a call) for several M, each the best of several rounds.
+ * Times are processor time, of each thread, so that they bear other work on the machine.  Weights are cold: so many copies take
+ * turns that the caches hold none of them.  Threads share a matrix by its panels; making the input's form is part of a call.
+ * Prints GB/s of packed bytes at M = 1 and GFLOP/s (2 M N K in a call) for several M, each the best of several rounds.
  */
 #include <cblas.h>
 #include <stdio.h>

@@ -4,23 +4,28 @@
  *     bench_model [-c] [-t THREADS] [-r ROUNDS] [-d DEPTH] MODEL [WHAT...]
  *
  * WHAT: pN prefill of N tokens; gB one more token of B independent sequences; fB the same of B sequences that share their first 256
- * positions; cK K candidates of one sequence; read: bytes that all threads together read from memory a second.  Sequences begin DEPTH
- * tokens long (32).  Prints the best and the median of the rounds.
+ * positions; cK K candidates of one sequence; read: bytes that all threads together read from memory a second.  Sequences begin
+ * DEPTH tokens long (32).  Prints the best and the median of the rounds.
  * -c counts the threads' processor time, on the average, and not time on the clock: for machines with other work.
  */
+#include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 
-#include "base/check.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "limits.h"
 #include "model/model.h"
 
-enum { ROUNDS_MAX = 1000, READ_BYTES = 256 << 20 };  // each thread reads so many
+enum {
+    ROUNDS_MAX = 1000,
+    READ_BYTES = 256 << 20,  // by each thread
+    LOGITS_ROWS_MAX = 256,
+    TOKENS = MODEL_ROWS_MAX,  // that are read, and again from the first
+};
 
 static clockid_t clock_used = CLOCK_MONOTONIC;
 static size_t threads = 1;
@@ -82,10 +87,28 @@ static int32_t begin(const struct bench *bench, struct cache *cache, size_t T)
     return sequence;
 }
 
+/* N of a WHAT; 0: it is none. */
+static size_t rows_of(const char *what)
+{
+    char *end;
+    size_t n = strchr("pgfc", what[0]) != NULL && isdigit((unsigned char)what[1]) ? strtoul(what + 1, &end, 10) : 0;
+    return n > 0 && *end == '\0' && n <= (what[0] == 'p' || what[0] == 'c' ? MODEL_ROWS_MAX : LOGITS_ROWS_MAX) ? n : 0;
+}
+
+static size_t depth_of(const struct bench *bench, const char *what)
+{
+    return what[0] == 'f' ? 256 : bench->depth;
+}
+
+/* How many positions a sequence of it reaches: each round, and one that is not timed, adds one. */
+static size_t positions_of(const struct bench *bench, const char *what)
+{
+    return what[0] == 'p' ? rows_of(what) : depth_of(bench, what) + bench->rounds + 1;
+}
+
 static void measure(const struct bench *bench, const char *what)
 {
-    size_t n = strtoul(what + 1, NULL, 10), depth = what[0] == 'f' ? 256 : bench->depth, timed = 0;
-    CHECK(n > 0 && n <= MODEL_ROWS_MAX);
+    size_t n = rows_of(what), depth = depth_of(bench, what), timed = 0;
     double taken[ROUNDS_MAX];
     struct cache *cache = cache_open(bench->model, (n + 2) * (depth + bench->rounds + 64));
     int32_t sequence[MODEL_ROWS_MAX];
@@ -105,7 +128,7 @@ static void measure(const struct bench *bench, const char *what)
             sequence[i] = what[0] == 'c' ? first : what[0] == 'f' ? sequence_fork(cache, first) : begin(bench, cache, depth);
         for (size_t round = 0; round <= bench->rounds; round++) {
             for (size_t i = 0; i < n; i++)
-                rows[i] = (struct row){ sequence[i], bench->tokens[(round + i) % 4096], ROW_CACHED };
+                rows[i] = (struct row){ sequence[i], bench->tokens[(round + i) % TOKENS], ROW_CACHED };
             double start = seconds();
             model_forward(bench->model, cache, rows, n, bench->hidden);
             if (what[0] != 'c')
@@ -135,24 +158,38 @@ int main(int argc, char **argv)
         default: return 64;
         }
     }
-    if (optind == argc || bench.rounds == 0 || bench.rounds > ROUNDS_MAX) {
+    if (optind == argc || threads == 0 || bench.rounds == 0 || bench.rounds > ROUNDS_MAX || bench.depth > TOKENS) {
         fprintf(stderr, "usage: bench_model [-c] [-t THREADS] [-r ROUNDS] [-d DEPTH] MODEL [pN|gB|fB|cK|read...]\n");
         return 64;
     }
     log_open("bench_model", 0);
+    for (int i = optind + 1; i < argc; i++) {
+        if (strcmp(argv[i], "read") != 0 && rows_of(argv[i]) == 0) {
+            log_error("\"%s\" is none of read, p or c with 1 to %d, g or f with 1 to %d", argv[i], MODEL_ROWS_MAX, LOGITS_ROWS_MAX);
+            return 64;
+        }
+    }
     struct pool *pool = pool_open(threads);
     double start = seconds();
     struct model *model = model_open(argv[optind], pool, &code);
     if (model == NULL)
         return code;
     printf("load_s %.2f\n", seconds() - start);
+    size_t position_max = (size_t)model_config(model)->position_max;
+    for (int i = optind + 1; i < argc; i++) {
+        if (strcmp(argv[i], "read") != 0 && positions_of(&bench, argv[i]) > position_max) {
+            log_error("%s takes %zu positions, model \"%s\" has %zu", argv[i], positions_of(&bench, argv[i]), argv[optind],
+                      position_max);
+            return 64;
+        }
+    }
     bench.model = model;
     bench.C = (size_t)model_config(model)->channel_count;
     bench.V = (size_t)model_config(model)->vocab_size;
     bench.hidden = memory_alloc_aligned(MODEL_ROWS_MAX * bench.C, sizeof(float));
-    bench.logits = memory_alloc_aligned(256 * bench.V, sizeof(float));
-    bench.tokens = memory_alloc(4096, sizeof *bench.tokens);
-    for (size_t i = 0; i < 4096; i++)
+    bench.logits = memory_alloc_aligned(LOGITS_ROWS_MAX * bench.V, sizeof(float));
+    bench.tokens = memory_alloc(TOKENS, sizeof *bench.tokens);
+    for (size_t i = 0; i < TOKENS; i++)
         bench.tokens[i] = (int32_t)(i * 7919 % bench.V);
     for (int i = optind + 1; i < argc; i++)
         if (strcmp(argv[i], "read") == 0)

@@ -8,9 +8,9 @@
  * tokens; the rates are of whole round trips, committed with synchronous=FULL.  Rates
  * for each second of the store's processor do not depend on what else the machine does.
  *
- * Large: 8 samples of each prompt, all but a hundredth scored.  How long from the start of 'store serve' until a worker of each kind
- * has its first item, or knows that there is none; until a run over all training prompts is planned; how long 'store status' takes;
- * and the memory of both.
+ * Large: 8 samples of each prompt, all but a hundredth scored.  How long from the start of 'store serve' until a worker of each
+ * kind has its first item, or knows that there is none; until a run over all training prompts is planned; how long 'store status'
+ * takes; and the memory of both.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -34,8 +34,8 @@ static char directory[128], path[160], endpoint[192];
 static struct edge *worker_open(const char *stage, const char *settings, enum frame_type takes, bool source)
 {
     int code;
-    struct edge *edge = edge_open(&(struct edge_options){ .endpoint = endpoint, .stage = stage, .settings = settings, .takes = takes,
-                                      .takes_nothing = source, .hold_max = 1024 }, &code);
+    struct edge *edge = edge_open(&(struct edge_options){ .endpoint = endpoint, .stage = stage, .settings = settings,
+                                      .takes = takes, .takes_nothing = source, .hold_max = 1024 }, &code);
     if (edge == NULL)
         exit(code);
     return edge;
@@ -131,8 +131,8 @@ static struct measure measure_start(pid_t store)
 static void measure_print(const struct measure *measure, const char *what, long count)
 {
     double taken_s = clock_s() - measure->start_s, used_s = processor_s(measure->store) - measure->processor_s;
-    printf("%-10s %8ld in %6.2f s  %8.0f/s, %8.0f for each second of the store's processor\n", what, count, taken_s, (double)count / taken_s,
-           (double)count / used_s);
+    printf("%-10s %8ld in %6.2f s  %8.0f/s, %8.0f for each second of the store's processor\n", what, count, taken_s,
+           (double)count / taken_s, (double)count / used_s);
     fflush(stdout);
 }
 
@@ -194,7 +194,8 @@ static void first_item(const char *what, const char *stage, const char *settings
     struct batch batch;
     enum edge_status status = edge_take(edge, &batch, 1, true);
     printf("%-36s welcome %5.2f s, %-14s %5.2f s, missing %lld, store %.0f MB\n", what, welcome_s,
-           status == EDGE_BATCH ? "first item" : "nothing to do", clock_s() - start_s, (long long)edge_missing(edge), memory_max_mb(store));
+           status == EDGE_BATCH ? "first item" : "nothing to do", clock_s() - start_s, (long long)edge_missing(edge),
+           memory_max_mb(store));
     fflush(stdout);
     if (status == EDGE_BATCH)
         edge_done(edge, &batch);
@@ -205,12 +206,15 @@ static void first_item(const char *what, const char *stage, const char *settings
 static void plan_run(void)
 {
     pid_t store = store_start();
-    const char *target = "{\"run\":\"r\",\"target\":{\"reward\":\"w\",\"policy\":\"base\",\"split\":\"train\",\"lambda\":1,\"gamma\":1,\"refresh\":100}}";
+    const char *target = "{\"run\":\"r\","
+                         "\"target\":{\"reward\":\"w\",\"policy\":\"base\",\"split\":\"train\","
+                         "\"lambda\":1,\"gamma\":1,\"refresh\":100}}";
     const char *train = "{\"run\":\"r\",\"train\":{\"batch\":64,\"epochs\":2,\"updates\":1,\"refresh\":100,\"seed\":1}}";
     struct edge *valuer = worker_open("value-target", target, FRAME_scored, false);
     double start_s = clock_s();
     struct edge *trainer = worker_open("train", train, FRAME_target, false);
-    printf("%-36s %5.2f s, missing %lld batches", "a run over all of it is planned", clock_s() - start_s, (long long)edge_missing(trainer));
+    printf("%-36s %5.2f s, missing %lld batches", "a run over all of it is planned", clock_s() - start_s,
+           (long long)edge_missing(trainer));
     struct batch batch;
     start_s = clock_s();
     if (edge_take(valuer, &batch, 1, true) == EDGE_BATCH)
@@ -238,9 +242,12 @@ static void bench_large(long rollouts)
         exit(EX_IOERR);
     printf("made in %.0f s, with %ld rollouts\n", clock_s() - start_s, rollouts);
 
-    first_item("base has all samples", "rollout", "{\"policy\":\"base\",\"spec\":{},\"samples\":8,\"split\":\"train\"}", FRAME_prompt);
-    first_item("base lacks a ninth", "rollout", "{\"policy\":\"base\",\"spec\":{},\"samples\":9,\"split\":\"train\"}", FRAME_prompt);
-    first_item("a policy lacks everything", "rollout", "{\"policy\":\"p\",\"spec\":{},\"samples\":8,\"split\":\"train\"}", FRAME_prompt);
+    first_item("base has all samples", "rollout", "{\"policy\":\"base\",\"spec\":{},\"samples\":8,\"split\":\"train\"}",
+               FRAME_prompt);
+    first_item("base lacks a ninth", "rollout", "{\"policy\":\"base\",\"spec\":{},\"samples\":9,\"split\":\"train\"}",
+               FRAME_prompt);
+    first_item("a policy lacks everything", "rollout", "{\"policy\":\"p\",\"spec\":{},\"samples\":8,\"split\":\"train\"}",
+               FRAME_prompt);
     first_item("w lacks the last hundredth", "reward", "{\"reward\":\"w\",\"spec\":{}}", FRAME_rollout);
     first_item("w lacks it of one policy and split", "reward",
                "{\"reward\":\"w\",\"spec\":{},\"policy\":\"base\",\"split\":\"eval\"}", FRAME_rollout);

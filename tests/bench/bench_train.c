@@ -1,12 +1,14 @@
 /*
- * bench_train.c - positions a second of training a value model: forward, backward, clipping and AdamW, as peer_torch_train.py does it.
+ * bench_train.c - positions a second of training a value model: forward, backward, clipping and AdamW, as peer_torch_train.py does
+ * it.
  *
  *     bench_train [-t THREADS] [-r ROUNDS] [-l RANK] [-q TYPE] [-b] [-a] [-w DIR] MODEL LENGTHS
  *
- * LENGTHS: NxT, a batch of N sequences of T tokens; or a file of numbers, of which 8 after 8 make a batch.  -l: adapters of that rank,
- * alpha 16, on q, k, v and o of frozen weights.  -q: rounded to that type.
+ * LENGTHS: NxT, a batch of N sequences of T tokens; or a file of numbers, of which 8 after 8 make a batch.  -l: adapters of that
+ * rank, alpha 16, on q, k, v and o of frozen weights.  -q: rounded to that type.
  * -b: products in BF16.  -a: activations are recomputed.  -w: writes the weights that training begins with, for the peer.
- * Prints positions a second over all rounds, then the loss of each, that of the round before the first, which is not timed, included.
+ * Prints positions a second over all rounds, then the loss of each, that of the round before the first, which is not timed,
+ * included.
  */
 #include <stdio.h>
 #include <stdlib.h>

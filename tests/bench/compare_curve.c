@@ -6,8 +6,8 @@
  *     build/tests/bench/compare_curve --scale -1 report.json
  *
  * With a reference: at the KL of each of our points the reference's mean is interpolated linearly between its points, which
- * begin at (0, mean of its base); beyond its last point its last slope goes on.  Exit code 0 when no point is below by more than the
- * 95 % interval of the difference and one strength has at least the mean of best-of-16, ours and the reference's.
+ * begin at (0, mean of its base); beyond its last point its last slope goes on.  Exit code 0 when no point is below by more than
+ * the 95 % interval of the difference and one strength has at least the mean of best-of-16, ours and the reference's.
  *
  * Without one: scores are divided by --scale, back to the sign they had; exit code 0 when their mean moves in the direction
  * of the scale with every step of beta, up to the 95 % interval of a difference, and over all by more than that.
@@ -51,7 +51,8 @@ static double number_at(const char *path, const json_t *json, const char *key, c
     if (inner != NULL)
         value = json_object_get(value, inner);
     if (!json_is_number(value)) {
-        log_error("\"%s\" has no number \"%s%s%s\" where one is needed", path, key, inner != NULL ? "." : "", inner != NULL ? inner : "");
+        log_error("\"%s\" has no number \"%s%s%s\" where one is needed", path, key, inner != NULL ? "." : "",
+                  inner != NULL ? inner : "");
         exit(EX_DATAERR);
     }
     return json_number_value(value);
@@ -119,11 +120,14 @@ static void read_reference(struct curve *curve, const char *path, const json_t *
     size_t i;
     *curve_add(path, curve) = (struct point){
         .mean = number_at(path, base, "mean", NULL),
-        .se = number_at(path, reference, "train_rollouts", "std") / sqrt(number_at(path, base, "samples_per_prompt", NULL) * prompts),
+        .se = number_at(path, reference, "train_rollouts", "std") / sqrt(number_at(path, base, "samples_per_prompt",
+                                                                                   NULL) * prompts),
     };
     json_array_foreach(json_object_get(reference, "vas"), i, one)
-        *curve_add(path, curve) = (struct point){ .beta = number_at(path, one, "beta", NULL), .kl = number_at(path, one, "kl", NULL),
-                                                  .mean = number_at(path, one, "mean", NULL), .se = number_at(path, one, "se", NULL) };
+        *curve_add(path, curve) = (struct point){ .beta = number_at(path, one, "beta", NULL),
+                                                  .kl = number_at(path, one, "kl", NULL),
+                                                  .mean = number_at(path, one, "mean", NULL),
+                                                  .se = number_at(path, one, "se", NULL) };
     for (i = 1; i < curve->count; i++) {
         if (!(curve->points[i].kl > curve->points[i - 1].kl)) {
             log_error("\"%s\": KL does not rise from point %zu to %zu", path, i - 1, i);

@@ -43,7 +43,8 @@ bench_config() {
 JSON
 }
 
-# bench_models: $work/base, of 512 channels and 8 layers, and $work/value, of 288 and 6, 32000 tokens, nearly random weights; and $work/stories.jsonl.
+# bench_models: $work/base, of 512 channels and 8 layers, and $work/value, of 288 and 6, 32000 tokens, nearly random weights;
+# and $work/stories.jsonl.
 bench_models() {
     [ -f "$work/value/model.safetensors" ] && return
     awk -v count=100 -v seed=1 -f pipelines/stories.awk >"$work/stories.jsonl"

@@ -116,7 +116,8 @@ int main(int argc, char **argv)
         if (strcmp(argv[1], named[i].name) == 0)
             s = named[i].shape;
     if (is_usage && s.C == 0)
-        sscanf(argv[1], "%" SCNd64 ",%" SCNd64 ",%" SCNd64 ",%" SCNd64 ",%" SCNd64 ",%" SCNd64, &s.C, &s.L, &s.NH, &s.NKV, &s.F, &s.V);
+        sscanf(argv[1], "%" SCNd64 ",%" SCNd64 ",%" SCNd64 ",%" SCNd64 ",%" SCNd64 ",%" SCNd64, &s.C, &s.L, &s.NH, &s.NKV, &s.F,
+               &s.V);
     if (writing.type == TENSOR_TYPE_COUNT || s.V == 0) {
         fprintf(stderr, "usage: make_gguf tinyllama|llama2-7b|C,L,NH,NKV,F,V F32|F16|BF16|Q8_0|Q4_0 FILE [value]\n");
         return 64;

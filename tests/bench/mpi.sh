@@ -3,8 +3,8 @@
 #
 #     tests/bench/mpi.sh [ROUNDS]      (default 5)
 #
-# A language model of 5 million parameters, batches of 16 stories, random weights.  Each round times the ways one after the other, each once with
-# STEPS and once with three times as many steps, so that starting up does not count; the ratios are of the same round.
+# A language model of 5 million parameters, batches of 16 stories, random weights.  Each round times the ways one after the other,
+# each once with STEPS and once with three times as many steps, so that starting up does not count; ratios are of one round.
 set -eu
 cd "$(dirname "$0")/../.."
 rounds=${1:-5}
@@ -63,4 +63,5 @@ spread 5 "2 ranks of 1 thread are faster than 1 rank of 1 thread"
 spread 6 "1 rank of 2 threads"
 spread 7 "2 ranks by the processor time that each takes, as if both had a core of their own"
 sed -n 's/.*waited_s=\([0-9.]*\).*/\1/p' "$work/log" | sort -n | awk '{ x[NR] = $1 } END {
-    printf "of which the leading rank waited for gradients, s in a whole training: median %.2f, %.2f to %.2f\n", x[int((NR + 1) / 2)], x[1], x[NR] }'
+    printf "of which the leading rank waited for gradients, s in a whole training: median %.2f, %.2f to %.2f\n",
+            x[int((NR + 1) / 2)], x[1], x[NR] }'

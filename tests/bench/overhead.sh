@@ -5,9 +5,9 @@
 #                             (default: 64 prompts, 8 samples, 256 tokens, 6 layers: 30 M parameters, 2 epochs, DIR build/overhead)
 #
 # A model that has seen one story samples, is scored with a word list, is the first value model, is trained and steers.
-# Workers count what they do with their time ('store status' shows it).  A part of the run is arithmetic while its main worker computes,
-# or waits for another that does; the rest of it, from the start of its programs to their end, is overhead.  Exits 0 when that is less
-# than 3 % in all.  What the store does meanwhile, beside the workers, is stated as its processor time.
+# Workers count what they do with their time ('store status' shows it).  A part of the run is arithmetic while its main worker
+# computes, or waits for another that does; the rest of it, from the start of its programs to their end, is overhead.  Exits 0 when
+# that is less than 3 % in all.  What the store does meanwhile, beside the workers, is stated as its processor time.
 set -eu
 cd "$(dirname "$0")/../.."
 
@@ -19,8 +19,10 @@ mkdir -p "$work/config"
 work=$(cd "$work" && pwd)
 
 awk -v count=600 -v seed=1 -f pipelines/stories.awk >"$work/stories.jsonl"
-awk -v count="$prompts" -v seed=2 -v prompts=1 -f pipelines/stories.awk | sed 's/"split":"[a-z]*"/"split":"train"/' >"$work/prompts.jsonl"
-awk -v count=$((prompts / 4 + 1)) -v seed=3 -v prompts=1 -f pipelines/stories.awk | sed 's/"split":"[a-z]*"/"split":"eval"/' >>"$work/prompts.jsonl"
+awk -v count="$prompts" -v seed=2 -v prompts=1 -f pipelines/stories.awk |
+    sed 's/"split":"[a-z]*"/"split":"train"/' >"$work/prompts.jsonl"
+awk -v count=$((prompts / 4 + 1)) -v seed=3 -v prompts=1 -f pipelines/stories.awk |
+    sed 's/"split":"[a-z]*"/"split":"eval"/' >>"$work/prompts.jsonl"
 tokenize -q --train-vocab 320 --field text -o "$work/config" "$work/stories.jsonl"
 cat >"$work/config/config.json" <<JSON
 {

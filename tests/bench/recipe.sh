@@ -1,6 +1,6 @@
 #!/bin/sh
-# recipe.sh - the shapes of the method's recipe on one machine: Llama-2-7B in 4 bits steered by TinyLlama-1.1B in 8 bits, and adapters of rank 16
-# trained on TinyLlama over NF4 weights.  Tokens a second, and the most memory that each had resident.
+# recipe.sh - the shapes of the method's recipe on one machine: Llama-2-7B in 4 bits steered by TinyLlama-1.1B in 8 bits, and
+# adapters of rank 16 trained on TinyLlama over NF4 weights.  Tokens a second, and the most memory that each had resident.
 #
 #     tests/bench/recipe.sh [--threads 2] [--work build/bench]
 #
@@ -21,6 +21,7 @@ model() {  # SHAPE TYPE [value]: $file
 model llama2-7b Q4_0
 base=$file
 model tinyllama Q8_0 value
-"$BUILD/tests/bench/bench_engine" -m "$base" --tokenizer "$work/tokenizer" --value "$file" -t "$threads" sample:1:32:16 steer:20:1:32:16
+"$BUILD/tests/bench/bench_engine" -m "$base" --tokenizer "$work/tokenizer" --value "$file" \
+    -t "$threads" sample:1:32:16 steer:20:1:32:16
 model tinyllama BF16
 "$BUILD/tests/bench/bench_train" -t "$threads" -r 1 -l 16 -q nf4 -b -a "$file" 8x256 | sed 's/ .*//; s/^/training: /'

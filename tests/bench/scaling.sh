@@ -3,10 +3,11 @@
 #
 #     tests/bench/scaling.sh [--rounds 3] [--threads 2] [--tokens 64] [--prompts 16] [--work build/vas] [--figures FILE]
 #
-# The base policy is that of steering.sh, in float32.  Workers answer the same prompts out of a store, 4 rollouts each, and leave; their starts
-# count.  The peer of both workers is one of them.
+# The base policy is that of steering.sh, in float32.  Workers answer the same prompts out of a store, 4 rollouts each, and leave;
+# their starts count.  The peer of both workers is one of them.
 #
-# Prints a table (table.awk), and the milliseconds a token costs at each context.  --figures: adds the figures to this file and prints none.
+# Prints a table (table.awk), and the milliseconds a token costs at each context.  --figures:
+# adds the figures to this file and prints none.
 set -eu
 cd "$(dirname "$0")/../.."
 

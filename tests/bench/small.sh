@@ -4,8 +4,9 @@
 #     LLAMA2C=PATH/run.c tests/bench/small.sh [--rounds 5] [--tokens 250] [--threads '1 2'] [--work build/small]
 #                                        [--figures FILE]
 #
-# The models are stories260K, where ../shared/data has it, and the shape of the demo's base policy with random weights.  run.c is compiled
-# with -O3 -march=native -fopenmp, and with -Ofast too; without it only our figures are printed.  Whatever is sampled, at temperature 1.
+# The models are stories260K, where ../shared/data has it, and the shape of the demo's base policy with random weights.  run.c is
+# compiled with -O3 -march=native -fopenmp, and with -Ofast too; without it only our figures are printed.  Whatever is sampled,
+# at temperature 1.
 #
 # Prints a table (table.awk).  --figures: adds the figures to this file and prints none.
 set -eu
@@ -22,7 +23,8 @@ models=demo
 [ ! -f "$data/stories260K.bin" ] || models="stories260K demo"
 if [ -n "${LLAMA2C:-}" ]; then
     for level in O3 Ofast; do
-        ${CC:-gcc} -$level -march=native -fopenmp -w -DLLAMA2C="\"$LLAMA2C\"" -o "$work/llama2c-$level" tests/bench/peer_llama2c.c -lm
+        ${CC:-gcc} -$level -march=native -fopenmp -w -DLLAMA2C="\"$LLAMA2C\"" -o "$work/llama2c-$level" \
+            tests/bench/peer_llama2c.c -lm
     done
 else
     echo "small.sh: LLAMA2C does not name llama2.c's run.c: nothing to compare with" >&2
@@ -42,7 +44,8 @@ for model in $models; do
                 awk -v OFS='\t' -v round=$round -v what="$what" '{ print round, what, "ours", $2 }' >>"$out"
             for level in O3 Ofast; do
                 [ ! -x "$work/llama2c-$level" ] || OMP_NUM_THREADS=$t "$work/llama2c-$level" "$file" "$tokens" 3 |
-                    awk -v OFS='\t' -v round=$round -v what="$what" -v peer="run.c -$level" '{ print round, what, peer, $1 }' >>"$out"
+                    awk -v OFS='\t' -v round=$round -v what="$what" -v peer="run.c -$level" '{ print round, what, peer, $1 }' \
+                        >>"$out"
             done
         done
     done

@@ -3,8 +3,8 @@
 #
 #     tests/bench/startup.sh [--shape tinyllama] [--type BF16] [--threads 2] [--rounds 3] [--tokens 60] [--work build/bench]
 #
-# Prints, a line for each round: seconds to open without, the first time and later, with the model's files in the page cache; tokens a
-# second of one sequence without and with; and MiB of its own that a second worker takes without and with, while another one runs.
+# Prints, a line for each round: seconds to open without, the first time and later, with the model's files in the page cache; tokens
+# a second of one sequence without and with; and MiB of its own that a second worker takes without and with, while another one runs.
 # Weights are random, made once.
 set -eu
 cd "$(dirname "$0")/../.."
@@ -22,7 +22,8 @@ mkfifo "$scratch/in"
 
 # run [--keep-packed]: $open seconds, $rate tokens a second
 run() {
-    decode -v -m "$model" --tokenizer "$work/tokenizer" -t "$threads" --max-new-tokens "$tokens" "$@" 'One day' 2>"$scratch/log" >"$scratch/text"
+    decode -v -m "$model" --tokenizer "$work/tokenizer" -t "$threads" --max-new-tokens "$tokens" "$@" 'One day' 2>"$scratch/log" \
+        >"$scratch/text"
     open=$(sed -n 's/.* loaded model .* seconds=//p' "$scratch/log")
     rate=$(sed -n 's/.* tokens=\([0-9]*\) .* base_s=\([0-9.]*\) .*/\1 \2/p' "$scratch/log" | awk '{ printf "%.1f", $1 / $2 }')
 }

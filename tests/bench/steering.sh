@@ -4,8 +4,8 @@
 #     tests/bench/steering.sh [--rounds 5] [--threads 2] [--tokens 64] [--candidates 20] [--types 'f32 bf16'] [--work build/vas]
 #                             [--figures FILE]
 #
-# A base policy of 512 channels and 8 layers, a value model of 288 and 6, 32000 tokens, random weights: 41.7 M and 6.0 M parameters are
-# read for each token.  Peers are the base policy alone and, where $VAS_PYTHON (default python3) has torch, those of
+# A base policy of 512 channels and 8 layers, a value model of 288 and 6, 32000 tokens, random weights: 41.7 M and 6.0 M parameters
+# are read for each token.  Peers are the base policy alone and, where $VAS_PYTHON (default python3) has torch, those of
 # tests/bench/peer_torch_vas.py; all run one after the other in each round.
 #
 # Prints a table (table.awk).  --figures: adds the figures to this file and prints none.
@@ -34,8 +34,10 @@ for type in $types; do
             awk -v OFS='\t' -v round=$round -v what="$type steered, $candidates candidates" '
                 { print round, what, $1 ~ /^sample/ ? "the base policy alone" : "ours", $2 }' >>"$out"
         [ -z "$peer" ] || [ -z "$torch" ] || [ "$candidates" != 20 ] ||
-            "$python" tests/bench/peer_torch_vas.py "$work/base" "$work/value" "$threads" $torch "$tokens" reference sequential batched |
-            awk -v OFS='\t' -v round=$round -v what="$type steered, $candidates candidates" '{ print round, what, "PyTorch, " $1, $2 }' >>"$out"
+            "$python" tests/bench/peer_torch_vas.py "$work/base" "$work/value" "$threads" $torch "$tokens" \
+                reference sequential batched |
+            awk -v OFS='\t' -v round=$round -v what="$type steered, $candidates candidates" \
+                '{ print round, what, "PyTorch, " $1, $2 }' >>"$out"
     done
 done
 bench_table

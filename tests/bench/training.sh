@@ -1,14 +1,16 @@
 #!/bin/sh
-# training.sh - training of a value model beside PyTorch, on the same weights, batches, threads and minutes: positions a second, and both losses.
+# training.sh - training of a value model beside PyTorch, on the same weights, batches, threads and minutes: positions a second,
+# and both losses.
 #
-#     tests/bench/training.sh [--shape 512,8,8,8,1376,32000] [--lengths '8x256'] [--lora RANK] [--products 'float32 bf16'] [--threads 2]
+#     tests/bench/training.sh [--shape 512,8,8,8,1376,32000] [--lengths '8x256'] [--lora RANK] [--products 'float32 bf16']
+#         [--threads 2]
 #                           [--pairs 5] [--rounds 3] [--work build/bench] [--figures FILE]
 #
-# --shape: tinyllama, or C,L,NH,NKV,F,V.  --lengths: each an NxT, or a file of numbers (lengths.sh), of which 8 after 8 make a batch; PyTorch pads
-# it.  PyTorch is that of $VAS_PYTHON (default python3).  Ours and theirs take turns.
+# --shape: tinyllama, or C,L,NH,NKV,F,V.  --lengths: each an NxT, or a file of numbers (lengths.sh), of which 8 after 8 make a
+# batch; PyTorch pads it.  PyTorch is that of $VAS_PYTHON (default python3).  Ours and theirs take turns.
 #
-# Prints a table (table.awk); of further lengths, how many times the first ones' ratio theirs is; and the losses of the last pair, step by step.
-# --figures: adds the figures to this file and prints none.
+# Prints a table (table.awk); of further lengths, how many times the first ones' ratio theirs is; and the losses of the last pair,
+# step by step.  --figures: adds the figures to this file and prints none.
 set -eu
 cd "$(dirname "$0")/../.."
 

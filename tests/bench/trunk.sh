@@ -1,10 +1,11 @@
 #!/bin/sh
 # trunk.sh - what two value models cost that are adapters of one model: on one trunk, merged and apart, and one of them alone.
 #
-#     tests/bench/trunk.sh [--rounds 5] [--threads 2] [--tokens 32] [--candidates 20] [--quant bf16] [--work build/vas] [--figures FILE]
+#     tests/bench/trunk.sh [--rounds 5] [--threads 2] [--tokens 32] [--candidates 20] [--quant bf16] [--work build/vas]
+#         [--figures FILE]
 #
-# The base policy is that of steering.sh; the value models adapt one of 1024 channels and 12 layers by rank 16, 32000 tokens, nearly random
-# weights: 154 M parameters are read for each token.  The most memory that each run had resident is told on standard error.
+# The base policy is that of steering.sh; the value models adapt one of 1024 channels and 12 layers by rank 16, 32000 tokens, nearly
+# random weights: 154 M parameters are read for each token.  The most memory that each run had resident is told on standard error.
 #
 # Prints a table (table.awk).  --figures: adds the figures to this file and prints none.
 set -eu
@@ -31,7 +32,8 @@ figure() {
     shift
     echo "trunk.sh: $whose, round $round of $rounds" >&2
     "$BUILD/tests/bench/bench_engine" -m "$work/base" "$@" --quant "$quant" -t "$threads" "steer:$candidates:1:32:$tokens" |
-        awk -v OFS='\t' -v round=$round -v whose="$whose" -v what="$quant steered by 2 adapters" '{ print round, what, whose, $2 }' >>"$out"
+        awk -v OFS='\t' -v round=$round -v whose="$whose" \
+            -v what="$quant steered by 2 adapters" '{ print round, what, whose, $2 }' >>"$out"
 }
 round=0
 while [ $round -lt "$rounds" ]; do

@@ -1,6 +1,7 @@
 #!/bin/sh
-# Goal: while workers and the store of a whole pipeline are killed, stopped, cut off and left without disk at random moments, nothing is
-# lost: the store's content and the value model have the bytes of a run that nobody disturbed and that had one worker of each kind.
+# Goal: while workers and the store of a whole pipeline are killed, stopped, cut off and left without disk at random moments,
+# nothing is lost: the store's content and the value model have the bytes of a run that nobody disturbed and that had one worker of
+# each kind.
 #
 #     tests/fault/chaos.sh [--rollouts 320] [--faults 24] [--seed S]
 #
@@ -36,7 +37,8 @@ END_OF_SCORER
 chmod +x "$scratch/scorer"
 
 samples=8
-awk -v count=$((rollouts / samples * 2 + 6 * faults + 200)) -v seed=3 -v prompts=1 -f pipelines/stories.awk | awk '!seen[$0]++' >"$scratch/many.jsonl"
+awk -v count=$((rollouts / samples * 2 + 6 * faults + 200)) -v seed=3 -v prompts=1 -f pipelines/stories.awk |
+    awk '!seen[$0]++' >"$scratch/many.jsonl"
 grep '"train"' "$scratch/many.jsonl" | head -n $((rollouts / samples)) >"$scratch/prompts.jsonl"
 eval_prompts=$((16 + faults / 3))
 grep '"eval"' "$scratch/many.jsonl" | head -n $eval_prompts >>"$scratch/prompts.jsonl"
@@ -69,7 +71,8 @@ calm 2>"$scratch/calm.log" || { not_ok "the undisturbed run: $(tail -n 1 "$scrat
 store_down
 test_pids=
 made=$(store export --db "$scratch/calm.db" | wc -l)
-[ "$made" -ge "$rollouts" ] && ok "an undisturbed run makes $made rollouts" || not_ok "an undisturbed run makes $made rollouts, expected $rollouts"
+[ "$made" -ge "$rollouts" ] && ok "an undisturbed run makes $made rollouts" ||
+    not_ok "an undisturbed run makes $made rollouts, expected $rollouts"
 
 # ---- the schedule: a line "VICTIM KIND SECONDS PAUSE" for each disturbance ----
 
@@ -282,9 +285,11 @@ leave reward1 reward2 store
 # ---- what is left of it ----
 
 [ ! -e "$scratch/bad" ] && ok "nobody ended badly" || not_ok "$(head -n 1 "$scratch/bad")"
-kinds=$(awk '{ kind = $1 ~ /^link/ ? "links " ($2 == "kill" ? "cut" : "stalled") : ($1 == "store" ? "store " : "workers ") $2; n[kind]++ }
+kinds=$(awk '{ whose = $1 ~ /^link/ ? "links" : $1 == "store" ? "store" : "workers"
+    n[whose " " (whose != "links" ? $2 : $2 == "kill" ? "cut" : "stalled")]++ }
     END { for (kind in n) printf "%d %s, ", n[kind], kind }' "$scratch/struck")
-[ "$struck" -ge "$faults" ] && ok "$struck disturbances, seed $seed: ${kinds%, }" || not_ok "only $struck of $faults disturbances, seed $seed"
+[ "$struck" -ge "$faults" ] && ok "$struck disturbances, seed $seed: ${kinds%, }" ||
+    not_ok "only $struck of $faults disturbances, seed $seed"
 store digest --db "$scratch/calm.db" >"$scratch/calm.digest"
 cp "$db" "$scratch/chaos.db"
 store digest --db "$scratch/chaos.db" >"$scratch/chaos.digest"

@@ -8,18 +8,21 @@ tiny_model
 # The same command every time but for the directory; a script of its own, so that it can lead a session.
 cat >"$scratch/align" <<END
 #!/bin/sh
-exec pipelines/align.sh --model "$tiny/base" --prompts "$tiny/prompts.jsonl" --lexicon pipelines/kind.txt --reward kind --work "\$1" \
-    --samples 32 --eval-samples 16 --base-samples 16 --max-new-tokens 96 --betas '2 8' --epochs 2 --batch 32 --checkpoint-every 8
+exec pipelines/align.sh --model "$tiny/base" --prompts "$tiny/prompts.jsonl" --lexicon pipelines/kind.txt --reward kind \
+    --work "\$1" --samples 32 --eval-samples 16 --base-samples 16 --max-new-tokens 96 --betas '2 8' --epochs 2 --batch 32 \
+    --checkpoint-every 8
 END
 
 # Programs that say under which process id they run, since one that has little to do is gone before anybody has looked for it.
 mkdir "$scratch/bin"
 for program in "$BIN"/*; do
-    printf '#!/bin/sh\necho $$ >"%s/pid.%s"\nexec "%s" "$@"\n' "$scratch" "$(basename "$program")" "$program" >"$scratch/bin/$(basename "$program")"
+    printf '#!/bin/sh\necho $$ >"%s/pid.%s"\nexec "%s" "$@"\n' "$scratch" "$(basename "$program")" "$program" \
+        >"$scratch/bin/$(basename "$program")"
     chmod +x "$scratch/bin/$(basename "$program")"
 done
 
-sh "$scratch/align" "$scratch/whole" >"$scratch/whole.log" 2>&1 || { not_ok "the undisturbed run: $(tail -n 1 "$scratch/whole.log")"; exit 1; }
+sh "$scratch/align" "$scratch/whole" >"$scratch/whole.log" 2>&1 ||
+    { not_ok "the undisturbed run: $(tail -n 1 "$scratch/whole.log")"; exit 1; }
 ok "the undisturbed run completes"
 
 kills=0
@@ -49,4 +52,5 @@ check "the same command again completes" sh "$scratch/align" "$scratch/killed"
 store digest --db "$scratch/whole/store.db" >"$scratch/whole.digest"
 store digest --db "$scratch/killed/store.db" >"$scratch/killed.digest"
 same "the store holds the same content" "$scratch/whole.digest" "$scratch/killed.digest"
-same "the value model has the same bytes" "$scratch/whole/value-kind/model.safetensors" "$scratch/killed/value-kind/model.safetensors"
+same "the value model has the same bytes" "$scratch/whole/value-kind/model.safetensors" \
+    "$scratch/killed/value-kind/model.safetensors"

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Goal: workers on other hosts, over a wire that delays, loses and is cut for a while, make the same content as one run on one
-# machine, with models that they fetch from the store; who has no key, a wrong one or an old one gets nothing and says why, and strangers get nothing at all.
+# machine, with models that they fetch from the store; who has no key, a wrong one or an old one gets nothing and says why, and
+# strangers get nothing at all.
 #
 #     tests/fault/network.sh [--long]      --long: a worse wire, cut for 30 s instead of 6
 #
@@ -41,7 +42,8 @@ done
 number=0
 for name in $hosts; do
     number=$((number + 1))
-    ip link add "end$name" netns "${net}wire" type veth peer name eth0 netns "$net$name" 2>"$scratch/err" || skip "no veth here: $(tail -n 1 "$scratch/err")"
+    ip link add "end$name" netns "${net}wire" type veth peer name eth0 netns "$net$name" 2>"$scratch/err" ||
+        skip "no veth here: $(tail -n 1 "$scratch/err")"
     ip -n "${net}wire" link set "end$name" up
     ip -n "$net$name" addr add "10.77.0.$number/24" dev eth0
     ip -n "$net$name" addr add "fd77::$number/64" dev eth0 nodad 2>/dev/null
@@ -137,14 +139,17 @@ done
 cat "$scratch/worker.pub" "$scratch/old.pub" >"$scratch/allow"
 VAS_STORE=tcp://10.77.0.1:7070 VAS_KEY=$scratch/worker VAS_STORE_KEY=$scratch/store.pub
 export VAS_STORE VAS_KEY VAS_STORE_KEY
-start a store store serve --db "$scratch/far.db" --listen "$VAS_STORE" --listen "tcp://[fd77::1]:7070" --key "$scratch/store" --allow "$scratch/allow"
+start a store store serve --db "$scratch/far.db" --listen "$VAS_STORE" --listen "tcp://[fd77::1]:7070" --key "$scratch/store" \
+    --allow "$scratch/allow"
 within "the store" 10 grep -q 'serving .*7070' "$scratch/store.log"
 
 # ---- who gets nothing ----
 
 lexicon=pipelines/kind.txt
-refused "a worker without a key" 77 'wants keys' ip netns exec ${net}b env -u VAS_KEY -u VAS_STORE_KEY tokenize -q -m "$tiny/base" "$tiny/prompts.jsonl"
-refused "a worker with a wrong key" 77 'refuses the key' ip netns exec ${net}b tokenize -q --key "$scratch/other" -m "$tiny/base" "$tiny/prompts.jsonl"
+refused "a worker without a key" 77 'wants keys' ip netns exec ${net}b env -u VAS_KEY -u VAS_STORE_KEY tokenize -q \
+    -m "$tiny/base" "$tiny/prompts.jsonl"
+refused "a worker with a wrong key" 77 'refuses the key' ip netns exec ${net}b tokenize -q --key "$scratch/other" \
+    -m "$tiny/base" "$tiny/prompts.jsonl"
 check "a key that is still allowed" ip netns exec ${net}c reward -q --key "$scratch/old" --name kind --lexicon $lexicon
 start c oldster reward --follow --key "$scratch/old" --name kind --lexicon $lexicon
 within "the worker with the old key" 30 are_here 2
@@ -153,11 +158,13 @@ code=0
 wait $oldster_pid || code=$?
 [ $code = 77 ] && grep -q 'refuses the key' "$scratch/oldster.log" && ok "a worker whose key was taken away" ||
     not_ok "a worker whose key was taken away: code $code: $(tail -n 1 "$scratch/oldster.log")"
-refused "a worker with an old key" 77 'refuses the key' ip netns exec ${net}c reward -q --key "$scratch/old" --name kind --lexicon $lexicon
+refused "a worker with an old key" 77 'refuses the key' ip netns exec ${net}c reward -q --key "$scratch/old" --name kind \
+    --lexicon $lexicon
 start b doubt tokenize --store-key "$scratch/other.pub" -m "$tiny/base" "$tiny/prompts.jsonl"  # waits 30 s for the right store
 within "a worker that expects another store" 25 grep -qs 'does not prove that it has the key' "$scratch/doubt.log"
 start c stranger "${BUILD:-build}/tests/fault/test_strangers" 10.77.0.1 7070
-[ "$(store status --db "$scratch/far.db" --json | grep -o '"done": *[1-9][0-9]*')" = '' ] && ok "they have given nothing" || not_ok "they have given something"
+[ "$(store status --db "$scratch/far.db" --json | grep -o '"done": *[1-9][0-9]*')" = '' ] && ok "they have given nothing" ||
+    not_ok "they have given something"
 
 # ---- the same pipeline, with strangers at the door and the wire cut ----
 
@@ -176,12 +183,14 @@ cut_off=$(at_work)
 sleep $cut_s
 after=$(done_rollouts far)
 kill -USR2 $wire
-[ "$cut_off" -gt 0 ] && ok "the wire was cut for $cut_s s between the store and $cut_off workers, at $after of $rollouts rollouts" ||
+[ "$cut_off" -gt 0 ] && ok "the wire was cut for $cut_s s between the store and $cut_off workers, at $after of $rollouts rollouts" \
+    ||
     not_ok "the cut came too late: nobody was at work"
 pipeline_end far_
 ok "the pipeline ends over a wire with $delay_ms ms, $loss % loss and a cut of $cut_s s"
 if [ $cut_s -ge 20 ]; then
-    grep -q 'connecting again' "$scratch"/far_*.log && grep -q 'is back' "$scratch"/far_*.log && ok "workers noticed the cut" || not_ok "no worker noticed the cut"
+    grep -q 'connecting again' "$scratch"/far_*.log && grep -q 'is back' "$scratch"/far_*.log && ok "workers noticed the cut" ||
+        not_ok "no worker noticed the cut"
     grep -q 'is silent' "$scratch/store.log" && ok "the store noticed the cut" || not_ok "the store did not notice the cut"
 fi
 
@@ -206,7 +215,8 @@ part_arrives() {
 within "the first bytes of the model" 60 part_arrives
 kill -USR1 $wire
 sleep $cut_s
-[ -s "$part" ] && ok "the wire was cut after $(stat -c %s "$part") bytes of the model" || not_ok "the cut came too late for the model"
+[ -s "$part" ] && ok "the wire was cut after $(stat -c %s "$part") bytes of the model" ||
+    not_ok "the cut came too late for the model"
 kill -USR2 $wire
 ended fetch
 same "the model has the same bytes" "$scratch/large/noise.txt" "$VAS_CACHE/models/$large/noise.txt"
@@ -217,7 +227,8 @@ wait $stranger_pid || code=$?
 [ $code = 0 ] && ok "strangers got nothing" || not_ok "strangers got something: $(tail -n 1 "$scratch/stranger.log")"
 code=0
 wait $doubt_pid || code=$?
-[ $code = 77 ] && grep -qs 'does not prove that it has the key' "$scratch/doubt.log" && ok "a store without the key that the worker expects" ||
+[ $code = 77 ] && grep -qs 'does not prove that it has the key' "$scratch/doubt.log" &&
+    ok "a store without the key that the worker expects" ||
     not_ok "a store without the key that the worker expects: code $code: $(tail -n 1 "$scratch/doubt.log")"
 check "a worker over IPv6" ip netns exec ${net}b reward -q -s "tcp://[fd77::1]:7070" --name kind --lexicon $lexicon
 kill $store_pid

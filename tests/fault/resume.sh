@@ -1,6 +1,6 @@
 #!/bin/sh
-# Goal: a training that is stopped or killed again and again, at whatever steps, ends with the bytes of one that was not: weights, targets
-# computed from its snapshots, metrics.  With all weights and with adapters.
+# Goal: a training that is stopped or killed again and again, at whatever steps, ends with the bytes of one that was not: weights,
+# targets computed from its snapshots, metrics.  With all weights and with adapters.
 set -u
 . tests/lib.sh
 tiny_model
@@ -46,7 +46,8 @@ training() {  # training NAME SIGNAL|- OPTIONS...
 
 interrupted() {  # interrupted NAME WHOLE
     steps=$(sed -n 's/.*resumes at step=\([0-9]*\).*/\1/p' "$scratch/$1.err" | sort -nu | wc -l)
-    [ "$steps" -ge 3 ] && ok "$1: resumed at $steps different steps" || not_ok "$1: resumed at $steps different steps, expected some"
+    [ "$steps" -ge 3 ] && ok "$1: resumed at $steps different steps" ||
+        not_ok "$1: resumed at $steps different steps, expected some"
     same "$1: the store has the same content" "$scratch/$2.digest" "$scratch/$1.digest"
     check "$1: the model has the same bytes" diff -r "$scratch/$2" "$scratch/$1"
 }

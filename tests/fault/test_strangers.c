@@ -1,6 +1,6 @@
 /*
- * test_strangers.c - a store among strangers on loopback: they send too much, ask and never read, come in thousands, or have no key.
- * Whatever they do, a worker is served and the store's memory stays within a bound.
+ * test_strangers.c - a store among strangers on loopback: they send too much, ask and never read, come in thousands, or have no
+ * key.  Whatever they do, a worker is served and the store's memory stays within a bound.
  *
  *     test_strangers [ADDRESS PORT]      the strangers without a key only, against a store that wants keys, elsewhere
  *
@@ -102,8 +102,8 @@ static void store_start(bool wants_keys)
         abort();
     store = fork();
     if (store == 0) {
-        execl(program, program, "serve", getenv("VERBOSE") ? "-v" : "-q", "--db", db, "--listen", endpoint, wants_keys ? "--key" : (char *)NULL, key_file, "--allow",
-              allow_file, (char *)NULL);
+        execl(program, program, "serve", getenv("VERBOSE") ? "-v" : "-q", "--db", db, "--listen", endpoint,
+              wants_keys ? "--key" : (char *)NULL, key_file, "--allow", allow_file, (char *)NULL);
         _exit(127);
     }
     int fd = -1;
@@ -141,8 +141,8 @@ static void expect_service(void)
 {
     int code;
     double start_s = clock_s();
-    struct edge *edge = edge_open(&(struct edge_options){ .endpoint = endpoint, .stage = "reward", .takes = FRAME_rollout, .hold_max = 8,
-                                      .settings = "{\"reward\":\"w\",\"spec\":{}}" }, &code);
+    struct edge *edge = edge_open(&(struct edge_options){ .endpoint = endpoint, .stage = "reward", .takes = FRAME_rollout,
+                                      .hold_max = 8, .settings = "{\"reward\":\"w\",\"spec\":{}}" }, &code);
     if (edge == NULL) {
         TEST_FAIL("a worker was not served: code %d", code);
         return;
@@ -288,8 +288,9 @@ static void test_nonsense(void)
 static void give_checkpoint(void)
 {
     int code;
-    struct edge *edge = edge_open(&(struct edge_options){ .endpoint = endpoint, .stage = "train", .takes = FRAME_target, .hold_max = 64,
-                                      .settings = "{\"run\":\"r\",\"train\":{\"batch\":1,\"epochs\":1,\"updates\":1,\"refresh\":1,\"seed\":1}}" }, &code);
+    const char *settings = "{\"run\":\"r\",\"train\":{\"batch\":1,\"epochs\":1,\"updates\":1,\"refresh\":1,\"seed\":1}}";
+    struct edge *edge = edge_open(&(struct edge_options){ .endpoint = endpoint, .stage = "train", .settings = settings,
+                                                          .takes = FRAME_target, .hold_max = 64 }, &code);
     if (edge == NULL) {
         TEST_FAIL("no checkpoint could be given: code %d", code);
         return;
@@ -308,8 +309,8 @@ static void expect_checkpoint(void)
     int64_t step;
     double start_s = clock_s();
     struct buffer content = { 0 };
-    struct edge *edge = edge_open(&(struct edge_options){ .endpoint = endpoint, .stage = "decode", .takes = FRAME_prompt, .hold_max = 1,
-                                      .settings = "{}" }, &code);
+    struct edge *edge = edge_open(&(struct edge_options){ .endpoint = endpoint, .stage = "decode", .takes = FRAME_prompt,
+                                      .hold_max = 1, .settings = "{}" }, &code);
     EXPECT(edge != NULL);
     if (edge == NULL)
         return;
@@ -392,7 +393,8 @@ static void test_ten_thousand_workers(void)
         TEST_SKIP("a process may open only %llu files", (unsigned long long)files.rlim_cur);
     store_start(false);
     int *strangers = memory_alloc(count, sizeof *strangers);
-    struct frame hello = hello_of("reward", "{\"reward\":\"w\",\"spec\":{}}"), want = frame_make(FRAME_want), beat = frame_make(FRAME_beat);
+    struct frame hello = hello_of("reward", "{\"reward\":\"w\",\"spec\":{}}"), want = frame_make(FRAME_want);
+    struct frame beat = frame_make(FRAME_beat);
     want.want.count = 8;
     double start_s = clock_s();
     for (size_t i = 0; i < count; i++) {

@@ -1,4 +1,5 @@
-/* fuzz_chat.c - whatever the messages, every format refuses them with a reason or gives text whose plain spans lie in it, in order. */
+/* fuzz_chat.c - whatever the messages, every format refuses them with a reason or gives text whose plain
+   spans lie in it, in order. */
 #include <stdlib.h>
 #include <string.h>
 

@@ -1,4 +1,5 @@
-/* fuzz_manifest.c - whatever the JSON, it is refused or a list of plain file names within its limits, which survives being written. */
+/* fuzz_manifest.c - whatever the JSON, it is refused or a list of plain file names within its limits,
+   which survives being written. */
 #include <stdlib.h>
 #include <string.h>
 

@@ -31,7 +31,8 @@ static void run_copy(const char *data, size_t size)
 
 static void run_damaged(const char *data, size_t size, uint32_t round)
 {
-    static const uint64_t extremes[] = { 0, 1, 0x7f, 0xff, 0x7fffffff, 0xffffffff, 0x7fffffffffffffff, 0xffffffffffffffff, 1ull << 40 };
+    static const uint64_t extremes[] = { 0, 1, 0x7f, 0xff, 0x7fffffff, 0xffffffff, 0x7fffffffffffffff, 0xffffffffffffffff,
+                                         1ull << 40 };
     uint32_t turn = 0;
     char *copy = memory_alloc(size + 64, 1);
     memcpy(copy, data, size);

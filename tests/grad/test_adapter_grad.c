@@ -80,8 +80,8 @@ static void expect_adapter(const struct parameters *parameters, const struct par
     free(da);
 }
 
-/* Goal: of every target, alone or beside others of its matrix, of ranks below and above what products take at once, with activations kept
-   and made again. */
+/* Goal: of every target, alone or beside others of its matrix, of ranks below and above what products take at once, with
+   activations kept and made again. */
 static void test_chain_rule(void)
 {
     static const struct {
@@ -103,7 +103,8 @@ static void test_chain_rule(void)
         for (size_t p = 0; p < parameters->table_count; p++) {
             const struct parameter *parameter = &parameters->table[p];
             if (parameter->part == PART_WEIGHT)
-                parameter_merged(parameters, parameter, parameter_at(&whole.parameters, parameter->role, PART_WEIGHT, parameter->layer));
+                parameter_merged(parameters, parameter, parameter_at(&whole.parameters, parameter->role, PART_WEIGHT,
+                                                                     parameter->layer));
         }
         double loss = network_loss(&adapted, &rows, 1.0f / M, true, value);
         EXPECT_NEAR(loss, network_loss(&whole, &rows, 1.0f / M, true, value), 1e-4 * loss);

@@ -173,7 +173,8 @@ static void test_post_norms_caps_and_windows(void)
     expect_gradient(config, OBJECTIVE_LM, none);
 }
 
-/* Goal: adapters of all matrices, of some, gated and plain, have the gradients of W + alpha / R B A, and nothing else but the value head has any. */
+/* Goal: adapters of all matrices, of some, gated and plain, have the gradients of W + alpha / R B A,
+   and nothing else but the value head has any. */
 static void test_lora(void)
 {
     struct lora_options lora = { .rank = 3, .alpha = 4.5 };

@@ -126,7 +126,8 @@ static void test_twins(void)
     compare_all("tests/parity/families", true, FAMILY_COUNT);
 }
 
-/* Goal: quantised matrices of all types give the numbers of their dequantised weights, with the kernels that do not round rows to bytes. */
+/* Goal: quantised matrices of all types give the numbers of their dequantised weights,
+   with the kernels that do not round rows to bytes. */
 static void test_quantised(void)
 {
     setenv("VAS_KERNELS", kernels_named("avx512") != NULL ? "avx512" : kernels_named("avx2") != NULL ? "avx2" : "portable", 1);

@@ -17,7 +17,8 @@ static struct buffer bytes_from_hex(const char *hex)
     return bytes;
 }
 
-/* Goal: what Python packed is read as what it meant, keys in any order, and where there is only one way to write it, we write the same. */
+/* Goal: what Python packed is read as what it meant, keys in any order,
+   and where there is only one way to write it, we write the same. */
 static void test_python_frames(void)
 {
     struct arena arena;

@@ -118,7 +118,8 @@ static void test_stories_logprobs(void)
     model_extend(model, cache, sequence_open(cache), ids, T, hidden, NULL);
     model_logits(model, hidden, T, logits);
     for (size_t t = 0; t + 1 < T; t++)
-        EXPECT_NEAR(logprob_from_logits(kernels_get(), logits + t * V, V, ids[t + 1]), json_real_value(json_array_get(expected, t)), 1e-4);
+        EXPECT_NEAR(logprob_from_logits(kernels_get(), logits + t * V, V, ids[t + 1]), json_real_value(json_array_get(expected, t)),
+                    1e-4);
     EXPECT_INT(T, 400);
     cache_close(cache);
     free(logits);

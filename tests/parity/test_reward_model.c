@@ -1,6 +1,6 @@
 /*
- * Scores of reward models against transformers: every way of joining prompt and response, both kinds of network, labels, truncation.
- * tests/parity/hh/ is made by make_hh_models.py.
+ * Scores of reward models against transformers: every way of joining prompt and response, both kinds of network, labels,
+ * truncation.  tests/parity/hh/ is made by make_hh_models.py.
  */
 #include <sysexits.h>
 #include <unistd.h>
@@ -38,7 +38,8 @@ static size_t read_cases(struct scorer_text *texts)
     size_t count = json_array_size(cases);
     for (size_t i = 0; i < count; i++) {
         const json_t *item = json_array_get(cases, i);
-        texts[i] = (struct scorer_text){ json_string_value(json_object_get(item, "prompt")), json_string_value(json_object_get(item, "response")) };
+        texts[i] = (struct scorer_text){ json_string_value(json_object_get(item, "prompt")),
+                                         json_string_value(json_object_get(item, "response")) };
     }
     return count;
 }
@@ -186,8 +187,8 @@ static void test_spec(void)
 {
     struct scorer_options options[] = {
         options_of(decoder, "0", NULL), options_of(decoder, "harmful", "chat:chatml"), options_of(decoder, "1", NULL),
-        options_of(decoder, "1-0", NULL), options_of(decoder, "0", "concat"), options_of(decoder, "0", NULL), options_of(decoder, "0", NULL),
-        options_of(encoder, NULL, "concat"),
+        options_of(decoder, "1-0", NULL), options_of(decoder, "0", "concat"), options_of(decoder, "0", NULL),
+        options_of(decoder, "0", NULL), options_of(encoder, NULL, "concat"),
     };
     options[5].truncate = "refuse";
     options[6].quant = "q8_0";
@@ -223,7 +224,8 @@ static void test_refusals(void)
         { "/nowhere", NULL, NULL, NULL, NULL, EX_NOINPUT, "could not open reward model \"/nowhere\": no such directory\n" },
         { "tests/parity/hh/scores.json", NULL, NULL, NULL, NULL, EX_DATAERR, "not a directory\n" },
         { "tests/parity", NULL, NULL, NULL, NULL, EX_DATAERR, "tests/parity/config.json\"" },
-        { "tests/parity/hh/base", NULL, NULL, NULL, NULL, EX_DATAERR, "it is LlamaForCausalLM, which has no sequence-classification head\n" },
+        { "tests/parity/hh/base", NULL, NULL, NULL, NULL, EX_DATAERR,
+          "it is LlamaForCausalLM, which has no sequence-classification head\n" },
         { decoder, NULL, NULL, NULL, NULL, EX_USAGE, "has several labels: 0 \"harmful\", 1 \"not-harmful\"\n" },
         { decoder, "kind", NULL, NULL, NULL, EX_USAGE, "has no label \"kind\", it has: 0 \"harmful\", 1 \"not-harmful\"\n" },
         { encoder, NULL, "pairs", NULL, NULL, EX_USAGE, "join is \"pairs\"" },
@@ -310,7 +312,8 @@ static void test_not_finite(void)
     // the classifier's bias: float16, {"classifier.bias":{..."data_offsets":[0,2]}} comes first in the data
     uint64_t header_size;
     memcpy(&header_size, content, sizeof header_size);
-    const char *entry = strstr(content + 8, "\"classifier.bias\""), *offsets = entry != NULL ? strstr(entry, "\"data_offsets\":[") : NULL;
+    const char *entry = strstr(content + 8, "\"classifier.bias\""), *offsets = entry != NULL
+        ? strstr(entry, "\"data_offsets\":[") : NULL;
     EXPECT(offsets != NULL);
     if (offsets != NULL) {
         size_t at = strtoul(offsets + strlen("\"data_offsets\":["), NULL, 10);

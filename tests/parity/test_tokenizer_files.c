@@ -1,6 +1,6 @@
 /*
- * test_tokenizer_files.c - tokenizers from the files that people have: *.model, vocab.txt, vocab.json with merges.txt and GGUF, against the
- * sentencepiece package and transformers as make_tokenizer_files.py recorded them, llama.cpp's vectors, and each other.
+ * test_tokenizer_files.c - tokenizers from the files that people have: *.model, vocab.txt, vocab.json with merges.txt and GGUF,
+ * against the sentencepiece package and transformers as make_tokenizer_files.py recorded them, llama.cpp's vectors, and each other.
  */
 #define _GNU_SOURCE
 #include <sysexits.h>
@@ -88,7 +88,8 @@ static void test_decoded(void)
         tokenizer_encode(tokenizer, json_string_value(text), json_string_length(text), ENCODE_SPECIAL, &ids);
         tokenizer_decode(tokenizer, ids.at, ids.count, 0, &back);
         if (strstr(json_string_value(text), "\xe2\x96\x81") == NULL)  // it comes back as a space
-            EXPECT(back.size == json_string_length(text) && memcmp(back.size ? back.data : "", json_string_value(text), back.size) == 0);
+            EXPECT(back.size == json_string_length(text) && memcmp(back.size ? back.data : "", json_string_value(text),
+                                                                   back.size) == 0);
         free(back.data);
         free(ids.at);
     }
@@ -180,7 +181,8 @@ static void write_roberta(const char *directory)
         if (json_is_string(merge))
             buffer_printf(&merges, "%s\n", json_string_value(merge));
         else
-            buffer_printf(&merges, "%s %s\n", json_string_value(json_array_get(merge, 0)), json_string_value(json_array_get(merge, 1)));
+            buffer_printf(&merges, "%s %s\n", json_string_value(json_array_get(merge, 0)),
+                          json_string_value(json_array_get(merge, 1)));
     }
     write_in(directory, "vocab.json", vocabulary, strlen(vocabulary));
     write_in(directory, "merges.txt", merges.data, merges.size);
@@ -244,7 +246,8 @@ static void test_bert_directory(void)
 {
     static const char *const files[] = { "vocab.txt", "tokenizer_config.json" };
     static const char vocabulary[] = "[PAD]\n[UNK]\n[CLS]\n[SEP]\nMia\nmia\n";
-    static const struct { const char *config; int32_t id; } cases[] = { { "{}", 5 }, { "{\"do_lower_case\": false}", 4 }, { "{\"do_lower_case\": true}", 5 } };
+    static const struct { const char *config; int32_t id; } cases[] = { { "{}", 5 }, { "{\"do_lower_case\": false}", 4 },
+                                                                        { "{\"do_lower_case\": true}", 5 } };
     char directory[64];
     test_directory(directory, sizeof directory);
     write_in(directory, "vocab.txt", vocabulary, strlen(vocabulary));

@@ -75,9 +75,10 @@ static void fixture_close(struct fixture *fixture)
 }
 
 /*
- * |actual - expected| <= 1e-4 * largest |expected|, over one weight, and 2e-8 for the rounding of a gradient that is 0: a key's bias
- * without rotation moves all scores alike, so that 0 and PyTorch's rounding of it are both right, and what lies between.  expected is
- * a file with the weight under its family's name; gradient: it holds a gradient, which a norm kept as weight - 1 shares with the weight.
+ * |actual - expected| <= 1e-4 * largest |expected|, over one weight, and 2e-8 for the rounding of a gradient that is 0: a key's
+ * bias without rotation moves all scores alike, so that 0 and PyTorch's rounding of it are both right, and what lies between.
+ * expected is a file with the weight under its family's name; gradient: it holds a gradient, which a norm kept as weight - 1 shares
+ * with the weight.
  */
 static void expect_weight(const struct fixture *fixture, const struct parameter *parameter, const float *actual,
                           const struct weights *expected, bool gradient)
@@ -101,8 +102,8 @@ static void expect_weight(const struct fixture *fixture, const struct parameter 
         if (zero)
             right = fmax(fmin(a, fmax(right, 0.0)), fmin(right, 0.0));
         if (!(fabs(a - right) <= 1e-4 * largest + 2e-8))
-            TEST_FAIL("%s: %s[%zu] is %.9g, PyTorch says %.9g, largest %.3g", fixture->directory, parameter->name, i, a, (double)e[i],
-                      largest);
+            TEST_FAIL("%s: %s[%zu] is %.9g, PyTorch says %.9g, largest %.3g", fixture->directory, parameter->name, i, a,
+                      (double)e[i], largest);
     }
     free(e);
 }

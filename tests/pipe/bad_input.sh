@@ -72,13 +72,19 @@ yes 'One day, Mia the fox ran to the park.' | head -n 60 | tr '\n' ' ' >"$scratc
 refused "a prompt longer than the context" 65 'context' decode -m "$base" "$(cat "$scratch/long.txt")"
 printf '{"prompt": "One day"}\n{"promt": "typo"}\nnonsense\n' >"$scratch/mixed.jsonl"
 tokenize -q -m "$base" "$scratch/mixed.jsonl" >"$scratch/mixed" 2>"$scratch/mixed.err"
-[ $? = 65 ] && [ "$(tap <"$scratch/mixed" | wc -l)" = 1 ] && grep -q 'line 2' "$scratch/mixed.err" && grep -q 'line 3' "$scratch/mixed.err" &&
+[ $? = 65 ] && [ "$(tap <"$scratch/mixed" | wc -l)" = 1 ] && grep -q 'line 2' "$scratch/mixed.err" &&
+    grep -q 'line 3' "$scratch/mixed.err" &&
     ok "bad lines are named and left out, good ones are used" || not_ok "bad lines: $(tr '\n' '|' <"$scratch/mixed.err")"
 
 printf 'One day\n\0two\nthr\0ee\nA fox\n' >"$scratch/nul.txt"
 tokenize -q -m "$base" "$scratch/nul.txt" >"$scratch/nul" 2>"$scratch/nul.err"
-[ $? = 65 ] && [ "$(tap <"$scratch/nul" | wc -l)" = 2 ] && grep -q 'line 2' "$scratch/nul.err" && grep -q 'line 3' "$scratch/nul.err" &&
+[ $? = 65 ] && [ "$(tap <"$scratch/nul" | wc -l)" = 2 ] && grep -q 'line 2' "$scratch/nul.err" &&
+    grep -q 'line 3' "$scratch/nul.err" &&
     ok "a NUL spoils its own line and no other" || not_ok "NULs: $(tr '\n' '|' <"$scratch/nul.err")"
+decode -q -m "$base" --json --max-new-tokens 2 "$scratch/nul.txt" >"$scratch/nul" 2>"$scratch/nul.err"
+[ $? = 65 ] && [ "$(wc -l <"$scratch/nul")" = 2 ] && grep -q 'line 2 of .*: prompt has a NUL' "$scratch/nul.err" &&
+    grep -q 'line 3 of' "$scratch/nul.err" &&
+    ok "for decode too" || not_ok "NULs in decode: $(tr '\n' '|' <"$scratch/nul.err")"
 printf '{"prompt": "One day", "response": " a fox", "score": 1e300}\n' >"$scratch/score.jsonl"
 tokenize -q -m "$base" --format rollouts "$scratch/score.jsonl" >"$scratch/out" 2>"$scratch/err"
 [ $? = 65 ] && grep -q 'line 1: field "score"' "$scratch/err" && ok "a score that no frame can carry" ||
@@ -89,13 +95,17 @@ refused "a name that is not UTF-8" 64 'must be UTF-8' value-target --policy "$(p
 head -c 5000 /dev/urandom >"$scratch/noise"
 printf '\201\241v\001' >>"$scratch/noise"
 rollout -q -m "$base" <"$scratch/noise" >"$scratch/out" 2>"$scratch/err"
-[ $? = 65 ] && [ ! -s "$scratch/out" ] && ok "noise instead of frames" || not_ok "noise instead of frames: $(head -n 1 "$scratch/err")"
-tokenize -q -m "$base" "$tiny/prompts.jsonl" | head -c 3000 | rollout -q -m "$base" -n 1 --max-new-tokens 2 >"$scratch/out" 2>"$scratch/err"
-[ $? = 65 ] && [ -s "$scratch/out" ] && ok "a stream that is cut: what was whole is used" || not_ok "a stream that is cut: $(head -n 1 "$scratch/err")"
+[ $? = 65 ] && [ ! -s "$scratch/out" ] && ok "noise instead of frames" ||
+    not_ok "noise instead of frames: $(head -n 1 "$scratch/err")"
+tokenize -q -m "$base" "$tiny/prompts.jsonl" | head -c 3000 | rollout -q -m "$base" -n 1 --max-new-tokens 2 >"$scratch/out" \
+    2>"$scratch/err"
+[ $? = 65 ] && [ -s "$scratch/out" ] && ok "a stream that is cut: what was whole is used" ||
+    not_ok "a stream that is cut: $(head -n 1 "$scratch/err")"
 
 # Output that cannot be written.
 tokenize -q -m "$base" "$tiny/prompts.jsonl" >/dev/full 2>"$scratch/err"
-[ $? = 74 ] && [ "$(wc -l <"$scratch/err")" = 1 ] && ok "a full disk behind stdout" || not_ok "a full disk behind stdout: $(tr '\n' '|' <"$scratch/err")"
+[ $? = 74 ] && [ "$(wc -l <"$scratch/err")" = 1 ] && ok "a full disk behind stdout" ||
+    not_ok "a full disk behind stdout: $(tr '\n' '|' <"$scratch/err")"
 decode -q -m "$base" --max-new-tokens 4 "One day" >/dev/full 2>"$scratch/err"
 [ $? = 74 ] && ok "a full disk behind decode" || not_ok "a full disk behind decode: $(tr '\n' '|' <"$scratch/err")"
 
@@ -103,4 +113,5 @@ decode -q -m "$base" --max-new-tokens 4 "One day" >/dev/full 2>"$scratch/err"
 tokenize -q -m "$base" "$scratch/mixed.jsonl" 2>/dev/null | rollout -q -m "$base" -n 2 --max-new-tokens 4 >"$scratch/rollouts"
 reward -q --name x --exec 'echo nonsense' <"$scratch/rollouts" >"$scratch/out" 2>"$scratch/err"
 code=$?
-[ $code = 65 ] && [ "$(tap <"$scratch/out" | grep -ac '"type":"scored"')" = 0 ] && ok "a reward command that prints no number" || not_ok "a reward command that prints no number: code $code"
+[ $code = 65 ] && [ "$(tap <"$scratch/out" | grep -ac '"type":"scored"')" = 0 ] && ok "a reward command that prints no number" ||
+    not_ok "a reward command that prints no number: code $code"

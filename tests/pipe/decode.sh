@@ -37,7 +37,8 @@ if [ -f "$data/stories260K/stories260K.gguf" ]; then
     sed 's/.*"logprob":\(-[0-9.]*\),.*/\1/' "$scratch/stories" >"$scratch/sampled-sums"
     sed 's/.*"sum":\(-[0-9.]*\),.*/\1/' "$scratch/scored" | paste "$scratch/sampled-sums" - |
         awk '{ d = $1 - $2; if (d > 1e-4 || d < -1e-4) bad++ } END { exit !(NR == 24 && !bad) }' &&
-        ok "sampled log-probabilities are those that --score gives" || not_ok "log-probabilities: $(head -n 1 "$scratch/sampled-sums") is not $(head -c 80 "$scratch/scored")"
+        ok "sampled log-probabilities are those that --score gives" ||
+        not_ok "log-probabilities: $(head -n 1 "$scratch/sampled-sums") is not $(head -c 80 "$scratch/scored")"
 else
     echo "skip llama2.c's greedy text: $data is not here"
 fi
@@ -57,11 +58,13 @@ cmp -s "$scratch/one" "$scratch/steered" && not_ok "beta 40 gives the base polic
 model export -q -m "$scratch/value" -o "$scratch/value.gguf" --type f32
 decode -q -m "$base" --max-new-tokens 24 --value "$scratch/value.gguf:40" "$scratch/prompts.jsonl" >"$scratch/gguf"
 same "a value model as GGUF steers the same way" "$scratch/steered" "$scratch/gguf"
-decode -q -m "$base" --max-new-tokens 24 --value "$scratch/value" --value "$scratch/value:0" --beta 40 "$scratch/prompts.jsonl" >"$scratch/both"
+decode -q -m "$base" --max-new-tokens 24 --value "$scratch/value" --value "$scratch/value:0" --beta 40 "$scratch/prompts.jsonl" \
+    >"$scratch/both"
 same "--beta is for value models without their own, and a second one with 0 adds nothing" "$scratch/steered" "$scratch/both"
 
 # Tokens left to the base policy: all but the first; or those that a value model which cannot move anything would not change.
-decode -q -m "$base" --max-new-tokens 24 --value "$scratch/value:40" --guide-every 1000 --greedy --json "$scratch/prompts.jsonl" >"$scratch/every"
+decode -q -m "$base" --max-new-tokens 24 --value "$scratch/value:40" --guide-every 1000 --greedy --json "$scratch/prompts.jsonl" \
+    >"$scratch/every"
 decode -q -m "$base" --max-new-tokens 1 --value "$scratch/value:40" --greedy --json "$scratch/prompts.jsonl" >"$scratch/first"
 for answers in every first; do
     sed 's/.*"kl":\([-0-9.e]*\),.*/\1/' "$scratch/$answers" >"$scratch/$answers-kl"
@@ -69,7 +72,8 @@ done
 grep -q . "$scratch/first-kl" || not_ok "--json gave no kl"
 same "with --guide-every 1000 the divergence is the first token's" "$scratch/first-kl" "$scratch/every-kl"
 decode -m "$base" --max-new-tokens 24 --value "$scratch/value:1e-6" --greedy "$scratch/prompts.jsonl" >"$scratch/valued" 2>/dev/null
-decode -m "$base" --max-new-tokens 24 --value "$scratch/value:1e-6" --skip-sure 0.01 --greedy "$scratch/prompts.jsonl" >"$scratch/sure" 2>"$scratch/err"
+decode -m "$base" --max-new-tokens 24 --value "$scratch/value:1e-6" --skip-sure 0.01 --greedy "$scratch/prompts.jsonl" \
+    >"$scratch/sure" 2>"$scratch/err"
 same "greedy text is the same where candidates of sure tokens are not valued" "$scratch/valued" "$scratch/sure"
 steered=$(sed -n 's/.* steered=\([0-9]*\).*/\1/p' "$scratch/err")
 [ "${steered:-0}" -ge 4 ] && [ "$steered" -lt 50 ] && ok "most are not" || not_ok "steered tokens: $(tail -n 1 "$scratch/err")"
@@ -98,9 +102,11 @@ same "decode and rollout sample the same responses" "$scratch/rollout-tokens" "$
 
 # ---- best of N ----
 
-decode -q -m "$base" --best-of 8 --exec "$count_vowels" --scale 0.1 --max-new-tokens 24 --json "$scratch/prompts.jsonl" >"$scratch/best"
+decode -q -m "$base" --best-of 8 --exec "$count_vowels" --scale 0.1 --max-new-tokens 24 --json "$scratch/prompts.jsonl" \
+    >"$scratch/best"
 reward -q --name vowels --exec "$count_vowels" --scale 0.1 <"$scratch/rollouts" | tap | grep '"type":"scored"' |
-    sed 's/.*"score":\([-0-9.e]*\).*/\1/' | awk '{ if ((NR - 1) % 8 == 0 || $1 > best) best = $1 } NR % 8 == 0 { print best + 0 }' >"$scratch/highest"
+    sed 's/.*"score":\([-0-9.e]*\).*/\1/' | awk '{ if ((NR - 1) % 8 == 0 || $1 > best) best = $1 } NR % 8 == 0 { print best + 0 }' \
+    >"$scratch/highest"
 sed 's/.*"score":\([-0-9.e]*\).*/\1/' "$scratch/best" | awk '{ print $1 + 0 }' >"$scratch/best-scores"
 same "--best-of 8 gives the highest of the 8 rollouts' scores" "$scratch/highest" "$scratch/best-scores"
 
@@ -132,7 +138,8 @@ same "a value model from the store steers like its directory" "$scratch/from-run
 step=$(store status --db "$scratch/store.db" --json | sed -n 's/.*"step":\([0-9]*\).*/\1/p')
 decode -q -m "$base" -s "$endpoint" --value "kind@$step:40" --max-new-tokens 24 "$scratch/prompts.jsonl" >"$scratch/from-step"
 same "so does the one of the run's last step" "$scratch/from-run" "$scratch/from-step"
-refused "a step that the store has not kept" 66 'no weights of such a run and step' decode -m "$base" -s "$endpoint" --value kind@999999:1 "One day"
+refused "a step that the store has not kept" 66 'no weights of such a run and step' decode -m "$base" -s "$endpoint" \
+    --value kind@999999:1 "One day"
 refused "a run that the store does not have" 66 'nobody' decode -m "$base" -s "$endpoint" --value nobody:1 "One day"
 
 decode -q -m "$base" -s "$endpoint" --value kind:40 --split train -n 2 --max-new-tokens 24

@@ -24,7 +24,8 @@ done
 tokenize -q -m "$tiny/base" "$scratch/prompts.jsonl" | rollout -q -m "$tiny/base" -n 4 --max-new-tokens 24 |
     reward -q --name kind --lexicon pipelines/kind.txt | value-target -q |
     train -q -m "$tiny/base" --batch 8 --epochs 1 -o "$scratch/value-pipe"
-same "one pipe gives the same value model as files in between" "$scratch/value/model.safetensors" "$scratch/value-pipe/model.safetensors"
+same "one pipe gives the same value model as files in between" "$scratch/value/model.safetensors" \
+    "$scratch/value-pipe/model.safetensors"
 
 # A training between pipes that is stopped, or killed, and started again.
 train_long() {
@@ -51,5 +52,7 @@ same "and gives the same value model, too" "$scratch/whole/model.safetensors" "$
 decode -q -m "$tiny/base" --value "$scratch/value:3" --max-new-tokens 12 "One day, Mia the fox" >"$scratch/text"
 check "the trained value model steers" test -s "$scratch/text"
 
-tokenize -q -m "$tiny/base" "$scratch/prompts.jsonl" | tap --pass 2>"$scratch/seen" | rollout -q -m "$tiny/base" -n 1 --max-new-tokens 2 >/dev/null
-[ "$(wc -l <"$scratch/seen")" = 6 ] && ok "tap --pass stands in the middle of a pipe" || not_ok "tap --pass saw $(wc -l <"$scratch/seen") frames, expected 6"
+tokenize -q -m "$tiny/base" "$scratch/prompts.jsonl" | tap --pass 2>"$scratch/seen" |
+    rollout -q -m "$tiny/base" -n 1 --max-new-tokens 2 >/dev/null
+[ "$(wc -l <"$scratch/seen")" = 6 ] && ok "tap --pass stands in the middle of a pipe" ||
+    not_ok "tap --pass saw $(wc -l <"$scratch/seen") frames, expected 6"

@@ -17,23 +17,28 @@ scored() {
 # ---- the whole path ----
 
 code=0
-pipelines/align.sh -m $hh/base --value-model $hh/value --reward-model $hh/reward --format hh --prompts $hh/dialogues.jsonl --eval-fraction 0.3 \
-    --reward rm --work "$scratch/align" --samples 32 --eval-samples 16 --base-samples 16 --max-new-tokens 24 --betas 30 --epochs 3 --lr 2e-2 \
+pipelines/align.sh -m $hh/base --value-model $hh/value --reward-model $hh/reward --format hh --prompts $hh/dialogues.jsonl \
+    --eval-fraction 0.3 --reward rm --work "$scratch/align" --samples 32 --eval-samples 16 --base-samples 16 \
+    --max-new-tokens 24 --betas 30 --epochs 3 --lr 2e-2 \
     >"$scratch/table" 2>"$scratch/align.err" || code=$?
 [ $code = 0 ] && ok "align.sh completes" || not_ok "align.sh exited with $code: $(tail -n 2 "$scratch/align.err")"
 grep -q 'kind=encoder join=last-turn truncate=left' "$scratch/align/log/reward" && ok "reward says how it joins" ||
     not_ok "reward says how it joins: $(head -n 1 "$scratch/align/log/reward")"
 awk '$1 == "base" { base = $3 } $1 == "rm" { steered = $4 } END { exit !(steered > base) }' "$scratch/table" &&
-    ok "the steered policy scores higher than the base" || not_ok "steered: $(grep -e '^base' -e '^rm' "$scratch/table" | tr '\n' ';')"
+    ok "the steered policy scores higher than the base" ||
+    not_ok "steered: $(grep -e '^base' -e '^rm' "$scratch/table" | tr '\n' ';')"
 
 code=0
 head -n 3 $hh/dialogues.jsonl >"$scratch/few.jsonl"
-pipelines/align.sh -m $hh/base --reward-model $hh/reward --format hh --prompts "$scratch/few.jsonl" --eval-fraction 0.000001 --work "$scratch/few" \
+pipelines/align.sh -m $hh/base --reward-model $hh/reward --format hh --prompts "$scratch/few.jsonl" --eval-fraction 0.000001 \
+    --work "$scratch/few" \
     >"$scratch/few.out" 2>"$scratch/few.err" || code=$?
 [ $code = 65 ] && grep -q 'no prompt is in the split eval' "$scratch/few.err" && grep -q '^hint: ' "$scratch/few.err" &&
-    ok "no eval prompts are noticed before anything is sampled" || not_ok "without eval prompts: code $code: $(tail -n 1 "$scratch/few.err")"
-check "with --eval-fraction 0 it trains only" pipelines/align.sh -m $hh/base --value-model $hh/value --reward-model $hh/chat_reward \
-    --reward-label not-harmful-harmful --format hh --prompts "$scratch/few.jsonl" --eval-fraction 0 --work "$scratch/train" --samples 4 \
+    ok "no eval prompts are noticed before anything is sampled" ||
+    not_ok "without eval prompts: code $code: $(tail -n 1 "$scratch/few.err")"
+check "with --eval-fraction 0 it trains only" pipelines/align.sh -m $hh/base --value-model $hh/value \
+    --reward-model $hh/chat_reward --reward-label not-harmful-harmful --format hh --prompts "$scratch/few.jsonl" \
+    --eval-fraction 0 --work "$scratch/train" --samples 4 \
     --max-new-tokens 8 --epochs 1
 check "and leaves a value model" test -f "$scratch/train/value-reward/model.safetensors"
 
@@ -62,7 +67,8 @@ for name in rm again; do
     store export --db "$scratch/align/store.db" --reward $name | sed 's/"reward":"[a-z]*",//' | sort >"$scratch/$name.jsonl"
 done
 same "the scores are those of a run that was never disturbed" "$scratch/rm.jsonl" "$scratch/again.jsonl"
-refused "the name stands for this join" 78 'has join "last-turn", this worker has "concat"' reward -q --name again --model $hh/reward --join concat
+refused "the name stands for this join" 78 'has join "last-turn", this worker has "concat"' reward -q --name again \
+    --model $hh/reward --join concat
 kill -TERM $server
 wait $server
 unset VAS_STORE
@@ -83,7 +89,8 @@ for label in harmful not-harmful not-harmful-harmful; do
 done
 paste "$scratch/harmful" "$scratch/not-harmful" "$scratch/not-harmful-harmful" |
     awk '{ d = $2 - $1 - $3; if (d > 1e-5 || d < -1e-5) exit 1 } END { exit NR != 24 }' &&
-    ok "a decoder scores every response; A-B is the difference" || not_ok "scores of a decoder: $(head -n 2 "$scratch/not-harmful-harmful")"
+    ok "a decoder scores every response; A-B is the difference" ||
+    not_ok "scores of a decoder: $(head -n 2 "$scratch/not-harmful-harmful")"
 reward -q --name rm --model $hh/reward --quant q8_0 <"$scratch/rollouts" >"$scratch/rounded"
 scored "$scratch/scored" | numbers score >"$scratch/exact"
 scored "$scratch/rounded" | numbers score | paste "$scratch/exact" - |
@@ -91,9 +98,12 @@ scored "$scratch/rounded" | numbers score | paste "$scratch/exact" - |
     ok "--quant rounds a little" || not_ok "--quant: $(scored "$scratch/rounded" | numbers score | head -n 2)"
 
 # The best of four is the one that reward would have found.
-tap <"$scratch/prompts" | grep '"type":"prompt"' | sed 's/.*"prompt":\("\([^"\\]\|\\.\)*"\).*/{"prompt":\1}/' >"$scratch/prompts.jsonl"
-decode -m $hh/base --best-of 4 --max-new-tokens 24 --reward-model $hh/reward --json "$scratch/prompts.jsonl" >"$scratch/best" 2>"$scratch/best.err"
-scored "$scratch/scored" | numbers score | awk '{ if (NR % 4 == 1 || $1 > best) best = $1 } NR % 4 == 0 { print best }' >"$scratch/best.expected"
+tap <"$scratch/prompts" | grep '"type":"prompt"' | sed 's/.*"prompt":\("\([^"\\]\|\\.\)*"\).*/{"prompt":\1}/' \
+    >"$scratch/prompts.jsonl"
+decode -m $hh/base --best-of 4 --max-new-tokens 24 --reward-model $hh/reward --json "$scratch/prompts.jsonl" >"$scratch/best" \
+    2>"$scratch/best.err"
+scored "$scratch/scored" | numbers score | awk '{ if (NR % 4 == 1 || $1 > best) best = $1 } NR % 4 == 0 { print best }' \
+    >"$scratch/best.expected"
 numbers score <"$scratch/best" >"$scratch/best.scores"
 same "decode --best-of takes a reward model" "$scratch/best.expected" "$scratch/best.scores"
 grep -q 'kl' "$scratch/best" "$scratch/best.err" && not_ok "best-of shows a KL that it does not know" || ok "best-of shows no KL"
@@ -114,7 +124,8 @@ refused "a reward model without --best-of" 64 'are for --best-of' decode -m $hh/
 
 dialogues=$data/hh-rlhf/harmless-base-test.jsonl.gz
 if [ -f "$dialogues" ]; then
-    gunzip -c "$dialogues" 2>/dev/null | head -n 60 | tokenize -q -m $hh/base --format hh | rollout -q -m $hh/base -n 1 --max-new-tokens 16 |
+    gunzip -c "$dialogues" 2>/dev/null | head -n 60 | tokenize -q -m $hh/base --format hh |
+        rollout -q -m $hh/base -n 1 --max-new-tokens 16 |
         reward -q --name rm --model $hh/reward >"$scratch/real"
     check "real HH dialogues are scored" test "$(scored "$scratch/real" | numbers score | wc -l)" = 60
 else

@@ -14,7 +14,8 @@ state() {
     find "$1" -name '*.packed*' -exec stat -c '%n %i %s %y %z' {} + | sort
 }
 
-# equal NAME DIR FILE COMMAND...: COMMAND prints FILE's bytes with --keep-packed, twice, and the second time leaves what is kept in DIR alone
+# equal NAME DIR FILE COMMAND...: COMMAND prints FILE's bytes with --keep-packed, twice,
+# and the second time leaves what is kept in DIR alone
 equal() {
     name=$1 directory=$2 expected=$3
     shift 3
@@ -25,11 +26,13 @@ equal() {
     [ -s "$expected" ] || not_ok "$name: nothing to compare with"
     same "$name: the same when it writes the file" "$expected" "$scratch/first"
     same "$name: the same when it maps the file" "$expected" "$scratch/second"
-    if [ -s "$scratch/state-first" ] && cmp -s "$scratch/state-first" "$scratch/state-second" && grep -q 'wrote packed weights' "$scratch/first.err" &&
+    if [ -s "$scratch/state-first" ] && cmp -s "$scratch/state-first" "$scratch/state-second" &&
+        grep -q 'wrote packed weights' "$scratch/first.err" &&
         ! grep -q 'packed weights' "$scratch/second.err"; then
         ok "$name: written once"
     else
-        not_ok "$name: kept $(tr '\n' ' ' <"$scratch/state-first") then $(tr '\n' ' ' <"$scratch/state-second"): $(cat "$scratch/second.err")"
+        kept=$(tr '\n' ' ' <"$scratch/state-first") then=$(tr '\n' ' ' <"$scratch/state-second")
+        not_ok "$name: kept $kept then $then: $(cat "$scratch/second.err")"
     fi
 }
 
@@ -37,14 +40,16 @@ decode -q -m "$model" --json --max-new-tokens 24 "$scratch/prompts.jsonl" >"$scr
 equal "decode" "$model" "$scratch/decoded" decode -m "$model" --json --max-new-tokens 24 "$scratch/prompts.jsonl"
 for quant in bf16 q8_0 q4_0 nf4; do
     decode -q -m "$model" --quant $quant --json --max-new-tokens 24 "$scratch/prompts.jsonl" >"$scratch/decoded-$quant"
-    equal "decode --quant $quant" "$model" "$scratch/decoded-$quant" decode -m "$model" --quant $quant --json --max-new-tokens 24 "$scratch/prompts.jsonl"
+    equal "decode --quant $quant" "$model" "$scratch/decoded-$quant" decode -m "$model" --quant $quant --json \
+        --max-new-tokens 24 "$scratch/prompts.jsonl"
 done
 [ "$(state "$model" | wc -l)" = 5 ] && ok "a file for each rounding" || not_ok "there are $(state "$model" | tr '\n' ' ')"
 mkdir "$scratch/gguf"
 for type in f16 q8_0 q4_0; do
     model export -q -m "$model" -o "$scratch/gguf/$type.gguf" --type $type
     decode -q -m "$scratch/gguf/$type.gguf" --json --max-new-tokens 24 "$scratch/prompts.jsonl" >"$scratch/decoded-gguf"
-    equal "decode of GGUF's $type" "$scratch/gguf" "$scratch/decoded-gguf" decode -m "$scratch/gguf/$type.gguf" --json --max-new-tokens 24 "$scratch/prompts.jsonl"
+    equal "decode of GGUF's $type" "$scratch/gguf" "$scratch/decoded-gguf" decode -m "$scratch/gguf/$type.gguf" --json \
+        --max-new-tokens 24 "$scratch/prompts.jsonl"
 done
 
 # ---- the other programs ----
@@ -61,7 +66,8 @@ frames rollout <"$scratch/rollouts" >"$scratch/expected"
 frames_of_rollout() { run_rollout "$@" | frames rollout; }
 equal "rollout" "$model" "$scratch/expected" frames_of_rollout
 
-reward -q --name length --exec 'while IFS= read -r line; do echo ${#line}; done' --scale 0.01 <"$scratch/rollouts" >"$scratch/scored"
+reward -q --name length --exec 'while IFS= read -r line; do echo ${#line}; done' --scale 0.01 <"$scratch/rollouts" \
+    >"$scratch/scored"
 value=$scratch/value
 value-target -q <"$scratch/scored" | train -q -m "$tiny/base" --batch 4 --epochs 1 --lr 0.01 -o "$value" >/dev/null
 frames_of_value_target() { value-target --lambda 0.5 -m "$value" "$@" <"$scratch/scored" | frames target; }
@@ -77,13 +83,34 @@ done
 
 rm -f "$value"/*.packed
 decode -q -m "$model" --value "$value:30" --value-quant q8_0 --max-new-tokens 24 "$scratch/prompts.jsonl" >"$scratch/steered"
-equal "decode --value" "$value" "$scratch/steered" decode -m "$model" --value "$value:30" --value-quant q8_0 --max-new-tokens 24 "$scratch/prompts.jsonl"
+equal "decode --value" "$value" "$scratch/steered" decode -m "$model" --value "$value:30" --value-quant q8_0 \
+    --max-new-tokens 24 "$scratch/prompts.jsonl"
+
+# Two adapters of one base: its weights are kept once, beside it, and adapters have nothing to keep.
+trunk=$scratch/trunk
+cp -r "$tiny/base" "$trunk"
+value-target -q <"$scratch/scored" >"$scratch/targets"
+for rank in 2 4; do
+    train -q -m "$trunk" --lora $rank --batch 4 --epochs 4 --lr 0.01 -o "$scratch/value-$rank" <"$scratch/targets" >/dev/null
+done
+steer_both() {
+    decode -m "$model" --value "$scratch/value-2/adapter:30" --value "$scratch/value-4/adapter:-20" --max-new-tokens 24 "$@" \
+        "$scratch/prompts.jsonl"
+}
+for quant in '' '--value-quant q8_0'; do
+    steer_both -q $quant >"$scratch/steered"
+    equal "decode of two adapters${quant:+ }$quant" "$trunk" "$scratch/steered" steer_both $quant
+done
+[ "$(state "$trunk" | wc -l)" = 2 ] && [ -z "$(state "$scratch/value-2")$(state "$scratch/value-4")" ] &&
+    ok "the base of two adapters is kept once" ||
+    not_ok "there are $(state "$trunk") $(state "$scratch/value-2") $(state "$scratch/value-4")"
 
 # ---- two workers ----
 
 # held PID FIELD: kB of smaps' field in what the process has mapped of the kept file
 held() {
-    awk -v field="$2:" '/^[0-9a-f]+-/ { kept = /model\.packed$/ } kept && $1 == field { sum += $2 } END { print sum + 0 }' "/proc/$1/smaps"
+    awk -v field="$2:" '/^[0-9a-f]+-/ { kept = /model\.packed$/ } kept && $1 == field { sum += $2 } END { print sum + 0 }' \
+        "/proc/$1/smaps"
 }
 # resident PID: it has all of the weights
 resident() {

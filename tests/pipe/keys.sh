@@ -22,7 +22,8 @@ wait_for() {
 for name in store worker other; do
     check "keygen makes $name" store keygen -o $name
 done
-[ "$(stat -c %a worker)" = 600 ] && ok "a secret key is its owner's" || not_ok "a secret key is its owner's: mode $(stat -c %a worker)"
+[ "$(stat -c %a worker)" = 600 ] && ok "a secret key is its owner's" ||
+    not_ok "a secret key is its owner's: mode $(stat -c %a worker)"
 cp worker before
 refused "keygen keeps what is there" 73 'File exists' store keygen -o worker
 same "the key is the same" worker before
@@ -31,20 +32,25 @@ refused "keygen wants a file" 64 'output is missing' store keygen
 # Goal: without keys, or with keys that are not right, the store does not start where others could reach it.
 cat worker.pub >allow
 refused "a store for others wants keys" 64 'is not a loopback address' store serve --db "$db" --listen tcp://0.0.0.0:1
-refused "all of 127.0.0.0/8 is loopback, what only looks like it is not" 64 'is not a loopback address' store serve --db "$db" --listen tcp://127.0.0.1.example.org:1
+refused "all of 127.0.0.0/8 is loopback, what only looks like it is not" 64 'is not a loopback address' store serve --db "$db" \
+    --listen tcp://127.0.0.1.example.org:1
 refused "a store with a key wants a list" 64 'allow is missing' store serve --db "$db" --listen tcp://0.0.0.0:1 --key store
 refused "keys are for tcp" 64 'is for an endpoint at tcp://' store serve --db "$db" --key store --allow allow
-refused "a list of allowed keys has no secrets" 65 'line 4 is a secret key' store serve --db "$db" --listen tcp://0.0.0.0:1 --key store --allow worker
-refused "a public key is no secret key" 65 'has no line .secret-key' sh -c 'umask 077; cat store.pub >half; exec store serve --db s.db --listen tcp://0.0.0.0:1 --key half --allow allow'
+refused "a list of allowed keys has no secrets" 65 'line 4 is a secret key' store serve --db "$db" --listen tcp://0.0.0.0:1 \
+    --key store --allow worker
+refused "a public key is no secret key" 65 'has no line .secret-key' sh \
+    -c 'umask 077; cat store.pub >half; exec store serve --db s.db --listen tcp://0.0.0.0:1 --key half --allow allow'
 refused "a missing key file" 66 'No such file' store serve --db "$db" --listen tcp://0.0.0.0:1 --key nothing --allow allow
 cp store lent
 chmod 644 lent
-refused "a key that others can read" 77 'its mode is 644, must be 600' store serve --db "$db" --listen tcp://0.0.0.0:1 --key lent --allow allow
+refused "a key that others can read" 77 'its mode is 644, must be 600' store serve --db "$db" --listen tcp://0.0.0.0:1 --key lent \
+    --allow allow
 
 # The port: one that nobody has.
 port=$((20000 + $$ % 20000))
 while :; do
-    store serve --db "$db" --listen "tcp://0.0.0.0:$port" --listen "tcp://[::1]:$port" --listen "ipc://$scratch/sock" --key store --allow allow >serve.log 2>&1 &
+    store serve --db "$db" --listen "tcp://0.0.0.0:$port" --listen "tcp://[::1]:$port" --listen "ipc://$scratch/sock" --key store \
+        --allow allow >serve.log 2>&1 &
     store=$!
     test_pids=$store
     until [ "$(grep -c 'with keys' serve.log)" = 2 ] || ! kill -0 $store 2>/dev/null; do
@@ -62,13 +68,18 @@ here=tcp://127.0.0.1:$port
 
 # Goal: who is not on the list gets nothing, and says why.
 refused "a worker without a key" 77 'wants keys, and this worker has none' tokenize -s $here -m model prompts.jsonl
-refused "a worker with a key that is not allowed" 77 'refuses the key in "other"' tokenize -s $here --key other --store-key store.pub -m model prompts.jsonl
+refused "a worker with a key that is not allowed" 77 'refuses the key in "other"' tokenize -s $here --key other \
+    --store-key store.pub -m model prompts.jsonl
 refused "a worker with half of what it needs" 64 'store-key is missing' tokenize -s $here --key worker -m model prompts.jsonl
-refused "a worker whose key others can read" 77 'must be 600' tokenize -s $here --key lent --store-key store.pub -m model prompts.jsonl
-grep -q 'refused key .* of a worker at 127.0.0.1' serve.log && ok "the store tells of a refused key" || not_ok "the store tells of a refused key: $(tail -n 1 serve.log)"
+refused "a worker whose key others can read" 77 'must be 600' tokenize -s $here --key lent --store-key store.pub \
+    -m model prompts.jsonl
+grep -q 'refused key .* of a worker at 127.0.0.1' serve.log && ok "the store tells of a refused key" ||
+    not_ok "the store tells of a refused key: $(tail -n 1 serve.log)"
 tokenize -q -s $here --key other --store-key store.pub -m model prompts.jsonl 2>/dev/null
-[ "$(grep -c 'refused key' serve.log)" = 1 ] && ok "once for each address" || not_ok "once for each address: $(grep -c 'refused key' serve.log) lines"
-store status --db "$db" --json | grep -q '"stages":\[\]' && ok "nothing of theirs was stored" || not_ok "nothing of theirs was stored: $(store status --db "$db" --json)"
+[ "$(grep -c 'refused key' serve.log)" = 1 ] && ok "once for each address" ||
+    not_ok "once for each address: $(grep -c 'refused key' serve.log) lines"
+store status --db "$db" --json | grep -q '"stages":\[\]' && ok "nothing of theirs was stored" ||
+    not_ok "nothing of theirs was stored: $(store status --db "$db" --json)"
 # A worker cannot know whether the store that it expects is still to come, so it waits, but says so.
 tokenize -s $here --key worker --store-key other.pub -m model prompts.jsonl 2>doubt.log &
 doubt=$!
@@ -81,8 +92,10 @@ test_pids=$store
 # Goal: who is on it works, by options or by the environment, over IPv6 too.
 check "a worker with an allowed key" tokenize -s $here --key worker --store-key store.pub -m model prompts.jsonl
 check "a worker on the store's own machine needs none" tokenize -s "ipc://$scratch/sock" -m model prompts.jsonl
-check "its key in the environment, over IPv6" env VAS_KEY=worker VAS_STORE_KEY=store.pub VAS_STORE="tcp://[::1]:$port" tokenize -m model prompts.jsonl
-store status --db "$db" --json | grep -q '"done":[1-9]' && ok "its prompts are stored" || not_ok "its prompts are stored: $(store status --db "$db" --json)"
+check "its key in the environment, over IPv6" env VAS_KEY=worker VAS_STORE_KEY=store.pub VAS_STORE="tcp://[::1]:$port" tokenize \
+    -m model prompts.jsonl
+store status --db "$db" --json | grep -q '"done":[1-9]' && ok "its prompts are stored" ||
+    not_ok "its prompts are stored: $(store status --db "$db" --json)"
 check "whoever is on it may ask how the store is" store status -s $here --key worker --store-key store.pub
 
 # Goal: the list changes and the store goes on: a new key works at once, an old one loses even the connection that it has.
@@ -117,7 +130,8 @@ test_pids=$store
 check "a key from a directory" reward --name kind --lexicon "$lexicon"
 check "another one" reward --key other --name kind --lexicon "$lexicon"
 rm keys/other.pub
-wait_for "a key that was taken out of the directory" sh -c '! reward -q --key other --name kind --lexicon "$0" 2>gone.log' "$lexicon"
+wait_for "a key that was taken out of the directory" sh -c '! reward -q --key other --name kind --lexicon "$0" 2>gone.log' \
+    "$lexicon"
 kill $store
 wait $store
 store serve --db "$db" --listen "$here" 2>open.log &

@@ -22,7 +22,8 @@ done
 decode -q -m "$base" --kv-type f16 --json --max-new-tokens 24 --batch 1 -t 1 "$scratch/prompts.jsonl" >"$scratch/one"
 decode -q -m "$base" --kv-type f16 --json --max-new-tokens 24 "$scratch/prompts.jsonl" >"$scratch/many"
 same "--kv-type f16: a batch of 1 and a batch of 32 give the same responses" "$scratch/one" "$scratch/many"
-[ "$(sort -u "$scratch/keys" | wc -l)" = 5 ] && ok "each rounding has a key of its own" || not_ok "keys are $(tr '\n' ' ' <"$scratch/keys")"
+[ "$(sort -u "$scratch/keys" | wc -l)" = 5 ] && ok "each rounding has a key of its own" ||
+    not_ok "keys are $(tr '\n' ' ' <"$scratch/keys")"
 
 # ---- value models ----
 
@@ -30,11 +31,14 @@ tokenize -q -m "$base" "$scratch/prompts.jsonl" | rollout -q -m "$base" -n 2 --m
     reward -q --name length --exec 'while IFS= read -r line; do echo ${#line}; done' --scale 0.01 >"$scratch/scored"
 value-target -q <"$scratch/scored" | train -q -m "$base" --batch 4 --epochs 1 --lr 0.01 -o "$scratch/value" >/dev/null
 value-target -q --lambda 0.5 -m "$scratch/value" <"$scratch/scored" | tap | grep '"type":"target"' >"$scratch/targets"
-value-target -q --lambda 0.5 -m "$scratch/value" --quant q4_0 <"$scratch/scored" | tap | grep '"type":"target"' >"$scratch/targets-q4"
+value-target -q --lambda 0.5 -m "$scratch/value" --quant q4_0 <"$scratch/scored" | tap |
+    grep '"type":"target"' >"$scratch/targets-q4"
 [ "$(wc -l <"$scratch/targets-q4")" = 12 ] && ! cmp -s "$scratch/targets" "$scratch/targets-q4" &&
-    ok "value-target --quant: other values" || not_ok "value-target --quant gave $(wc -l <"$scratch/targets-q4") targets, or the same"
+    ok "value-target --quant: other values" ||
+    not_ok "value-target --quant gave $(wc -l <"$scratch/targets-q4") targets, or the same"
 decode -q -m "$base" --value "$scratch/value:30" --max-new-tokens 24 "$scratch/prompts.jsonl" >"$scratch/steered"
-decode -q -m "$base" --value "$scratch/value:30" --value-quant nf4 --max-new-tokens 24 "$scratch/prompts.jsonl" >"$scratch/steered-nf4"
+decode -q -m "$base" --value "$scratch/value:30" --value-quant nf4 --max-new-tokens 24 "$scratch/prompts.jsonl" \
+    >"$scratch/steered-nf4"
 [ "$(wc -l <"$scratch/steered-nf4")" = 6 ] && ! cmp -s "$scratch/steered" "$scratch/steered-nf4" &&
     ok "decode --value-quant: other steering" || not_ok "decode --value-quant changed nothing"
 
@@ -57,9 +61,11 @@ fi
 
 # ---- what cannot be ----
 
-refused "a rounding that decode does not know" 64 '--quant is "q5_k", it must be bf16, q8_0, q4_0 or nf4' decode -m "$base" --quant q5_k ''
+refused "a rounding that decode does not know" 64 '--quant is "q5_k", it must be bf16, q8_0, q4_0 or nf4' decode -m "$base" \
+    --quant q5_k ''
 refused "a rounding of value models that it does not know" 64 '--value-quant is "f16"' decode -m "$base" --value-quant f16 ''
-refused "keys and values that decode cannot hold" 64 '--kv-type is "q8_0", it must be f32 or f16' decode -m "$base" --kv-type q8_0 ''
+refused "keys and values that decode cannot hold" 64 '--kv-type is "q8_0", it must be f32 or f16' decode -m "$base" \
+    --kv-type q8_0 ''
 refused "a rounding that rollout does not know" 64 '--quant is ""' rollout -m "$base" --quant ''
 refused "a rounding that value-target does not know" 64 '--quant is "q4"' value-target --lambda 0.5 -m "$scratch/value" --quant q4
 cp -r "$base" "$scratch/classifier"
@@ -70,7 +76,8 @@ refused "a sequence classifier as base policy" 65 'a base policy needs a languag
 refused "a tokenizer that is missing" 66 'no-such' decode -m "$base" --tokenizer "$scratch/no-such" ''
 
 # A llama2.c file of 1 TiB, nearly all of it a hole: C 65536, F 8, 1 layer, 512 heads of 128 sharing 1, V 4194304, 16 positions.
-for number in '\000\000\001\000' '\010\000\000\000' '\001\000\000\000' '\000\002\000\000' '\001\000\000\000' '\000\000\100\000' '\020\000\000\000'; do
+for number in '\000\000\001\000' '\010\000\000\000' '\001\000\000\000' '\000\002\000\000' '\001\000\000\000' '\000\000\100\000' \
+    '\020\000\000\000'; do
     printf "$number"
 done >"$scratch/large.bin"
 C=65536 F=8 V=4194304 KV=128 P=16

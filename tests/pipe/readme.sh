@@ -15,7 +15,8 @@ cp -r "$tiny/base" "$here/demo/base"
 ln -s "$root/pipelines" "$here/pipelines"
 gzip -c tests/parity/hh/dialogues.jsonl >"$here/harmless-base.jsonl.gz"
 
-# In the middle of a pipe a failure would stay unseen, so each program but the store, which is killed, runs in a script that notes it.
+# In the middle of a pipe a failure would stay unseen, so each program but the store, which is killed,
+# runs in a script that notes it.
 for program in "$BIN"/*; do
     name=$(basename "$program")
     if [ "$name" = store ]; then
@@ -44,7 +45,8 @@ example() {
     shift
     : >"$scratch/failures"
     example_code=0
-    README_TEST=$scratch PATH=$scratch/bin:$PATH MAKEFLAGS=n timeout 300 "$@" >"$scratch/out" 2>"$scratch/err" </dev/null || example_code=$?
+    README_TEST=$scratch PATH=$scratch/bin:$PATH MAKEFLAGS=n timeout 300 "$@" >"$scratch/out" 2>"$scratch/err" </dev/null ||
+        example_code=$?
     tries=0
     while test_pids=$(started_here) && [ -n "$test_pids" ] && [ $tries -lt 50 ]; do
         sleep 0.1
@@ -86,7 +88,8 @@ done
 sed -e :line -e '/\\$/{N;s/\\\n *//;b line' -e '}' README.md | sed -n '/^```console$/,/^```$/s/^\$ //p' |
     grep -E '^pipelines/(align|replay)\.sh ' >"$scratch/commands"
 while IFS= read -r line <&3; do
-    small=$(printf '%s\n' "$line" | sed "s|--model Llama-2-7b-hf|--model $hh/base|; s|--value-model TinyLlama-1.1B|--value-model $hh/value|
+    small=$(printf '%s\n' "$line" | sed "s|--model Llama-2-7b-hf|--model $hh/base|
+        s|--value-model TinyLlama-1.1B|--value-model $hh/value|
         s|reward-model-deberta-v3-large-v2|$hh/reward|; s|harmless-base.jsonl.gz|$here/&|
         s|TinyLlama-1.1B|$here/demo/base|; s| prompts.jsonl| $here/demo/prompts.jsonl|
         s| ./my_scorer| $here/my_scorer|; s|--work run|--work $here/run|")
@@ -116,5 +119,6 @@ missing=
 while IFS='|' read -r program option; do
     $program --help 2>/dev/null | grep -qE -e "^ +(-[a-zA-Z], +)?$option( |,|\$)" || missing="$missing, $program $option"
 done <"$scratch/options"
-[ "$(wc -l <"$scratch/options")" -ge 30 ] && [ -z "$missing" ] && ok "readme: $(wc -l <"$scratch/options") options of the command reference" ||
+[ "$(wc -l <"$scratch/options")" -ge 30 ] && [ -z "$missing" ] &&
+    ok "readme: $(wc -l <"$scratch/options") options of the command reference" ||
     not_ok "readme: of $(wc -l <"$scratch/options") options in the command reference --help lacks:${missing#,}"

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Goal: a value model whose tokenizer is not the base policy's is trained on the text and steers through it, between pipes and from a
-# store; without the option that allows it every stage refuses it by name.
+# Goal: a value model whose tokenizer is not the base policy's is trained on the text and steers through it, between pipes and from
+# a store; without the option that allows it every stage refuses it by name.
 set -u
 . tests/lib.sh
 tiny_model
@@ -25,7 +25,8 @@ states=$(tap <"$scratch/own-targets" | head -n 1 | grep -c '"state_tokenizer": *
 check "states of its own tokens do" \
     sh -c "train -q -m '$scratch/other' --from-scratch --batch 16 --epochs 8 -o '$scratch/value' <'$scratch/own-targets'"
 
-refused "it does not steer without its tokenizer" 65 'has tokenizer' decode -q -m "$tiny/base" --value "$scratch/value:5" "One day, Mia"
+refused "it does not steer without its tokenizer" 65 'has tokenizer' decode -q -m "$tiny/base" \
+    --value "$scratch/value:5" "One day, Mia"
 decode -q -m "$tiny/base" --value "$scratch/value:5" --value-tokenizer "$scratch/other" --json -n 4 --max-new-tokens 24 \
     "$scratch/prompts.jsonl" >"$scratch/steered"
 [ "$(wc -l <"$scratch/steered")" = 64 ] && ok "it steers with it" || not_ok "it gave $(wc -l <"$scratch/steered") of 64 responses"
@@ -50,6 +51,8 @@ targets=$!
 check "a run with states of its own trains from a store" \
     train -q -s "$endpoint" -m "$scratch/other" --from-scratch --run own --batch 16 --epochs 1 -o "$scratch/value-run"
 wait $targets && ok "value-target ends with it" || not_ok "value-target failed"
-decode -q -s "$endpoint" -m "$tiny/base" --value own:5 --value-tokenizer "$scratch/other" --max-new-tokens 8 "One day, Mia" >"$scratch/from-run"
-decode -q -m "$tiny/base" --value "$scratch/value-run:5" --value-tokenizer "$scratch/other" --max-new-tokens 8 "One day, Mia" >"$scratch/from-directory"
+decode -q -s "$endpoint" -m "$tiny/base" --value own:5 --value-tokenizer "$scratch/other" --max-new-tokens 8 "One day, Mia" \
+    >"$scratch/from-run"
+decode -q -m "$tiny/base" --value "$scratch/value-run:5" --value-tokenizer "$scratch/other" --max-new-tokens 8 "One day, Mia" \
+    >"$scratch/from-directory"
 same "the run steers like its directory" "$scratch/from-run" "$scratch/from-directory"

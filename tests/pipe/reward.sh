@@ -49,7 +49,8 @@ grep -q 'not finite: line 7 is "nan"' "$scratch/odd.err" && ok "its reason names
 code=0
 reward -q --name none --exec /nowhere/scorer <"$scratch/rollouts" >"$scratch/none" 2>"$scratch/none.err" || code=$?
 check "a command that cannot be run makes it 69" test "$code" = 69
-grep -q 'not found' "$scratch/none.err" && ok "the shell's words are shown" || not_ok "the shell's words are shown: $(cat "$scratch/none.err")"
+grep -q 'not found' "$scratch/none.err" && ok "the shell's words are shown" ||
+    not_ok "the shell's words are shown: $(cat "$scratch/none.err")"
 
 # A signal while the command hangs: what has no score is left, and the command ends.
 reward -q --name slow --exec 'echo $$ >'"$scratch/pid"'; exec sleep 600' <"$scratch/rollouts" >"$scratch/slow" &

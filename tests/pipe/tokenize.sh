@@ -16,7 +16,8 @@ expect() {
         not_ok "$expect_name: $expect_found frames match, expected $expect_count: $(head -c 300 "$scratch/frames")"
 }
 
-printf '%s\n' '{"prompt": "One day", "split": "eval"}' '{"prompt": "Once"}' '' '{"prompt": "caf\u00e9 \ud83d\ude00"}' >"$scratch/a.jsonl"
+printf '%s\n' '{"prompt": "One day", "split": "eval"}' '{"prompt": "Once"}' '' '{"prompt": "caf\u00e9 \ud83d\ude00"}' \
+    >"$scratch/a.jsonl"
 expect "JSON lines, an empty one skipped" 3 '"type":"prompt"' "$scratch/a.jsonl"
 expect "a line's own split" 1 '"split":"eval"' "$scratch/a.jsonl"
 expect "--split goes before it" 3 '"split":"test"' --split test "$scratch/a.jsonl"
@@ -30,20 +31,23 @@ expect "a gzipped file" 3 '"type":"prompt"' "$scratch/a.jsonl.gz"
 expect "several files" 5 '"type":"prompt"' "$scratch/a.jsonl" "$scratch/c.txt"
 
 printf '%s\n' '{"chosen": "\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant: d", "rejected": "x"}' >"$scratch/hh.jsonl"
-expect "an HH dialogue up to the last turn" 1 '"prompt":"\\n\\nHuman: a\\n\\nAssistant: b\\n\\nHuman: c\\n\\nAssistant:"' --format hh "$scratch/hh.jsonl"
+expect "an HH dialogue up to the last turn" 1 '"prompt":"\\n\\nHuman: a\\n\\nAssistant: b\\n\\nHuman: c\\n\\nAssistant:"' \
+    --format hh "$scratch/hh.jsonl"
 if [ -d "$data/hh-rlhf" ]; then
     expect "the real HH dialogues" 2312 '"type":"prompt"' --format hh "$data/hh-rlhf/harmless-base-test.jsonl.gz"
 else
     echo "skip the real HH dialogues: $data is not here"
 fi
 
-printf '%s\n' '{"prompt": "One day", "response": " Mia ran.", "score": 0.5}' '{"prompt": "Once", "response": " Tom sat."}' >"$scratch/d.jsonl"
+printf '%s\n' '{"prompt": "One day", "response": " Mia ran.", "score": 0.5}' '{"prompt": "Once", "response": " Tom sat."}' \
+    >"$scratch/d.jsonl"
 expect "stored rollouts with a score" 1 '"type":"scored".*"reward":"stored","score":0.5' --format rollouts "$scratch/d.jsonl"
 expect "each is a rollout" 2 '"type":"rollout"' --format rollouts "$scratch/d.jsonl"
 
 tokenize -q -m "$base" --eval-fraction 0.25 "$tiny/stories.jsonl" --field text | tap >"$scratch/frames"
 evals=$(grep -c '"split":"eval"' "$scratch/frames")
-[ "$evals" -gt 110 ] && [ "$evals" -lt 190 ] && ok "a quarter of 600 texts is held out: $evals" || not_ok "held out $evals of 600, expected about 150"
+[ "$evals" -gt 110 ] && [ "$evals" -lt 190 ] && ok "a quarter of 600 texts is held out: $evals" ||
+    not_ok "held out $evals of 600, expected about 150"
 expect "documents end with the end token" 1 '"prompt_tokens":\[0,.*,0\]' --end-token "$scratch/b.jsonl" --field text
 
 printf '%s\n' 'One day, Mia ran.' '' '  spaces  ' 'tab	café 😀 "quotes" \n' >"$scratch/lines"
@@ -57,12 +61,16 @@ cat >"$scratch/chat.jsonl" <<'JSON'
 {"prompt": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "<|im_end|> stays text"}], "split": "eval"}
 {"prompt": "Once"}
 JSON
-expect "messages in the format that --chat names" 1 '"prompt":"<|im_start|>user\\nOne day<|im_end|>\\n<|im_start|>assistant\\nMia ran.<|im_end|>\\n<|im_start|>user\\nThen?<|im_end|>\\n<|im_start|>assistant\\n"' --chat chatml "$scratch/chat.jsonl"
+expect "messages in the format that --chat names" 1 \
+    '"prompt":"<|im_start|>user\\nOne day<|im_end|>\\n<|im_start|>assistant\\nMia ran.<|im_end|>\\n<|im_start|>user\\nThen?<|im_end|>\\n<|im_start|>assistant\\n"' \
+    --chat chatml "$scratch/chat.jsonl"
 expect "a list of messages as prompt, with its split" 1 '"split":"eval"' --chat chatml "$scratch/chat.jsonl"
 expect "lines with and without messages" 3 '"type":"prompt"' --chat chatml "$scratch/chat.jsonl"
 head -n 1 "$scratch/chat.jsonl" >"$scratch/one.jsonl"
-expect "llama-2 with the begin token as its template writes it" 1 '"prompt":"<s>\[INST\] One day \[/INST\] Mia ran. </s><s>\[INST\] Then? \[/INST\]"' --chat llama-2 "$scratch/one.jsonl"
-expect "HH dialogues from messages" 1 '"prompt":"\\n\\nHuman: One day\\n\\nAssistant: Mia ran.\\n\\nHuman: Then?\\n\\nAssistant:"' --chat hh "$scratch/one.jsonl"
+expect "llama-2 with the begin token as its template writes it" 1 \
+    '"prompt":"<s>\[INST\] One day \[/INST\] Mia ran. </s><s>\[INST\] Then? \[/INST\]"' --chat llama-2 "$scratch/one.jsonl"
+expect "HH dialogues from messages" 1 '"prompt":"\\n\\nHuman: One day\\n\\nAssistant: Mia ran.\\n\\nHuman: Then?\\n\\nAssistant:"' \
+    --chat hh "$scratch/one.jsonl"
 
 # A model whose template is known: its own format without --chat, its own system message.
 mkdir "$scratch/model"
@@ -71,11 +79,14 @@ cat >"$scratch/model/tokenizer_config.json" <<'JSON'
 {"chat_template": "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nBe kind.<|im_end|>\n' }}{% endif %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"}
 JSON
 tokenize -q -m "$scratch/model" "$scratch/one.jsonl" | tap >"$scratch/frames"
-grep -q '"prompt":"<|im_start|>system\\nBe kind.<|im_end|>\\n<|im_start|>user\\nOne day<|im_end|>' "$scratch/frames" && ok "the model's own chat template" ||
+grep -q '"prompt":"<|im_start|>system\\nBe kind.<|im_end|>\\n<|im_start|>user\\nOne day<|im_end|>' "$scratch/frames" &&
+    ok "the model's own chat template" ||
     not_ok "the model's own chat template: $(head -c 300 "$scratch/frames")"
 
-refused "messages without a chat format" 64 'line 1: it has messages, and the model names no chat format that is known' tokenize -m "$base" --encode --format jsonl "$scratch/one.jsonl"
-refused "an unknown chat format" 64 '--chat is "llama", must be llama-2, llama-3, chatml, zephyr or hh' tokenize -m "$base" --chat llama "$scratch/one.jsonl"
+refused "messages without a chat format" 64 'line 1: it has messages, and the model names no chat format that is known' tokenize \
+    -m "$base" --encode --format jsonl "$scratch/one.jsonl"
+refused "an unknown chat format" 64 '--chat is "llama", must be llama-2, llama-3, chatml, zephyr or hh' tokenize -m "$base" \
+    --chat llama "$scratch/one.jsonl"
 
 # bad NAME PATTERN LINE: the line is left out, named, and the others are used
 bad() {
@@ -85,8 +96,10 @@ bad() {
     [ "$bad_code" = 65 ] && grep -q "line 2: $2" "$scratch/err" && [ "$(wc -l <"$scratch/ids")" = 1 ] && ok "$1" ||
         not_ok "$1: code $bad_code, $(head -n 1 "$scratch/err")"
 }
-bad "two users in a row" 'message 2: messages must alternate' '{"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]}'
-bad "a role that nobody has" 'message 1: the role is not system, user or assistant but tool' '{"messages": [{"role": "tool", "content": "a"}]}'
+bad "two users in a row" 'message 2: messages must alternate' \
+    '{"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]}'
+bad "a role that nobody has" 'message 1: the role is not system, user or assistant but tool' \
+    '{"messages": [{"role": "tool", "content": "a"}]}'
 bad "content that is no text" 'message 1: "content" is no text' '{"messages": [{"role": "user", "content": 3}]}'
 bad "no messages" 'the messages are no list of at least one' '{"messages": []}'
 bad "messages that are no list" 'field "messages" is not a list' '{"messages": "a"}'
@@ -101,7 +114,8 @@ back() {
         return
     fi
     printf '%s\n' 'one day mia ran to the old garden' 'she was happy' >"$scratch/words"
-    tokenize -m "$data/$2" --encode <"$scratch/words" >"$scratch/ids" && tokenize -m "$data/$2" --decode <"$scratch/ids" >"$scratch/back"
+    tokenize -m "$data/$2" --encode <"$scratch/words" >"$scratch/ids" &&
+        tokenize -m "$data/$2" --decode <"$scratch/ids" >"$scratch/back"
     same "$1" "$scratch/words" "$scratch/back"
 }
 back "a SentencePiece model there and back" tokenizers/llama2/tokenizer.model
@@ -111,7 +125,8 @@ back "BERT's vocab.txt there and back" tokenizers/bert-uncased/vocab.txt
 back "vocab.json and merges.txt there and back" tokenizers/gpt2
 back "WordPiece in GGUF there and back" tokenizer-vectors/ggml-vocab-bert-bge.gguf
 mkdir "$scratch/empty"
-refused "a directory without a tokenizer" 66 'none of tokenizer.json, vocab.json, tokenizer.model and vocab.txt is there' tokenize -m "$scratch/empty" --encode
+refused "a directory without a tokenizer" 66 'none of tokenizer.json, vocab.json, tokenizer.model and vocab.txt is there' tokenize \
+    -m "$scratch/empty" --encode
 printf 'nonsense' >"$scratch/x.model"
 refused "a file that is no SentencePiece model" 65 'no SentencePiece model' tokenize -m "$scratch/x.model" --encode
 : >"$scratch/y.model"

@@ -1,12 +1,13 @@
 #!/bin/sh
-# Goal: the reward worker in Python gives the scores that `reward --exec` gives by the same rule, also when the store and the worker are
-# killed on the way; a name that means something else is refused to it as to everybody.
+# Goal: the reward worker in Python gives the scores that `reward --exec` gives by the same rule, also when the store and the worker
+# are killed on the way; a name that means something else is refused to it as to everybody.
 set -u
 . tests/lib.sh
 
 python=
 for candidate in python3 "${VAS_PYTHON:-}"; do
-    [ -n "$candidate" ] && "$candidate" -c 'import sys, zmq, msgpack; assert sys.version_info >= (3, 10)' 2>/dev/null && python=$candidate
+    [ -n "$candidate" ] && "$candidate" -c 'import sys, zmq, msgpack; assert sys.version_info >= (3, 10)' 2>/dev/null &&
+        python=$candidate
 done
 if [ -z "$python" ]; then
     echo "skip a worker in Python: needs Python 3.10 with pyzmq and msgpack (VAS_PYTHON names another python3)"
@@ -31,7 +32,8 @@ scores() {  # scores REWARD
     store export --db "$db" --policy base --reward "$1" | sed "s/\"$1\"/REWARD/" | sort
 }
 scores exec >"$scratch/exec"
-[ "$(grep -c REWARD "$scratch/exec")" = 384 ] && ok "reward --exec scores 384 rollouts" || not_ok "reward --exec scores $(grep -c REWARD "$scratch/exec") rollouts"
+[ "$(grep -c REWARD "$scratch/exec")" = 384 ] && ok "reward --exec scores 384 rollouts" ||
+    not_ok "reward --exec scores $(grep -c REWARD "$scratch/exec") rollouts"
 
 check "the worker ends when all is scored" timeout 120 "$python" pipelines/reward_worker.py "$VAS_STORE" whole
 scores whole >"$scratch/whole"
@@ -70,15 +72,18 @@ wait $store_pid 2>/dev/null
 store_up "$db"
 code=0
 wait $worker || code=$?
-[ $code = 0 ] && ok "it ends well although it and the store were killed" || not_ok "killed with the store, it ended with $code: $(tail -n 1 "$scratch/log")"
+[ $code = 0 ] && ok "it ends well although it and the store were killed" ||
+    not_ok "killed with the store, it ended with $code: $(tail -n 1 "$scratch/log")"
 scores killed >"$scratch/killed"
 same "its scores are the same after kills" "$scratch/exec" "$scratch/killed"
 
 store_down
 
-store keygen -q -o "$scratch/store.key" && store keygen -q -o "$scratch/worker.key" && mkdir "$scratch/allowed" && cp "$scratch/worker.key.pub" "$scratch/allowed"
+store keygen -q -o "$scratch/store.key" && store keygen -q -o "$scratch/worker.key" && mkdir "$scratch/allowed" &&
+    cp "$scratch/worker.key.pub" "$scratch/allowed"
 port=$((20000 + $$ % 10000))
-store serve --db "$db" --listen "ipc://$db.sock" --listen "tcp://127.0.0.1:$port" --key "$scratch/store.key" --allow "$scratch/allowed" 2>"$db.log" &
+store serve --db "$db" --listen "ipc://$db.sock" --listen "tcp://127.0.0.1:$port" --key "$scratch/store.key" \
+    --allow "$scratch/allowed" 2>"$db.log" &
 store_pid=$!
 test_pids=$store_pid
 wait_for "$db.sock"

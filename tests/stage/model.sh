@@ -42,8 +42,10 @@ header='{"odd":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}} '
 } >"$scratch/odd/model.safetensors"
 code=0
 model inspect "$scratch/odd" >"$scratch/odd-facts" 2>"$scratch/odd-err" || code=$?
-[ $code = 65 ] && grep -q '^understood  *0 of 1 tensors; not "odd"$' "$scratch/odd-facts" && grep -q 'is missing' "$scratch/odd-err" &&
-    ok "a tensor that is not understood, and one that is missing, are named" || not_ok "inspect of an odd file exited with $code: $(cat "$scratch/odd-err")"
+[ $code = 65 ] && grep -q '^understood  *0 of 1 tensors; not "odd"$' "$scratch/odd-facts" &&
+    grep -q 'is missing' "$scratch/odd-err" &&
+    ok "a tensor that is not understood, and one that is missing, are named" ||
+    not_ok "inspect of an odd file exited with $code: $(cat "$scratch/odd-err")"
 
 refused "a model must be named" 64 'model is missing' model inspect
 refused "one that is not there" 66 'nowhere' model inspect "$scratch/nowhere"

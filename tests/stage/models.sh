@@ -170,7 +170,8 @@ check a_part_that_is_too_long_is_fetched_again settled
 
 # Goal: a full disk (here: a limit on file sizes) is one line and code 74, and what has arrived is kept.
 rm -rf "$VAS_CACHE/models/$large"
-(ulimit -f 40000; refused a_full_disk 74 'could not write .*noise.txt.part" after [0-9]* bytes: File too large' tokenize -q -s "$endpoint" -m store:large --encode) |
+(ulimit -f 40000; refused a_full_disk 74 'could not write .*noise.txt.part" after [0-9]* bytes: File too large' tokenize -q \
+    -s "$endpoint" -m store:large --encode) |
     tee "$work/full"
 grep -q '^ok' "$work/full" || test_failed=1
 reached=$(stat -c %s "$part")
@@ -182,8 +183,10 @@ check after_a_full_disk_it_is_the_same settled
 rm -rf "$VAS_CACHE/models/$large"
 cp -p "$work/large/noise.txt" "$work/kept"
 printf XYZ | dd of="$work/large/noise.txt" bs=1 seek=30000000 conv=notrunc 2>/dev/null
-refused a_changed_file_is_not_given_out 66 'has changed since it was shared: share the model again' tokenize -q -s "$endpoint" -m store:large --encode
+refused a_changed_file_is_not_given_out 66 'has changed since it was shared: share the model again' tokenize -q -s "$endpoint" \
+    -m store:large --encode
 touch -r "$work/kept" "$work/large/noise.txt"
-refused wrong_bytes_are_refused 65 'the bytes of file "noise.txt" do not have the SHA-256' tokenize -q -s "$endpoint" -m store:large --encode
+refused wrong_bytes_are_refused 65 'the bytes of file "noise.txt" do not have the SHA-256' tokenize -q -s "$endpoint" \
+    -m store:large --encode
 check wrong_bytes_are_never_seen test ! -e "$VAS_CACHE/models/$large/noise.txt"
 stop_store TERM

@@ -39,15 +39,19 @@ same "they train the same bytes" "$scratch/one/model.safetensors" "$scratch/two/
 same "and say the same of every step" "$scratch/one/metrics.jsonl" "$scratch/two/metrics.jsonl"
 check "one process in one part" value train -q -t 1 -o "$scratch/whole"
 if paste -d' ' "$scratch/whole/metrics.jsonl" "$scratch/two/metrics.jsonl" | sed 's/"loss":/ /g; s/,/ /g' | awk '
-    { a = $3; b = ""; for (i = 4; i <= NF; i++) if ($i ~ /"step"/) b = $(i + 1); d = a > b ? a - b : b - a; if (b == "" || d > 1e-3 * a) exit 1 }
+    { a = $3; b = ""
+      for (i = 4; i <= NF; i++) if ($i ~ /"step"/) b = $(i + 1)
+      d = a > b ? a - b : b - a
+      if (b == "" || d > 1e-3 * a) exit 1 }
     END { if (NR < 20) exit 1 }'; then
     ok "which differ from those of one part by rounding only"
 else
-    not_ok "losses of one part and of two ranks differ: $(tail -n 1 "$scratch/whole/metrics.jsonl") $(tail -n 1 "$scratch/two/metrics.jsonl")"
+    not_ok "losses of one part and of two ranks differ: $(tail -q -n 1 "$scratch/whole/metrics.jsonl" "$scratch/two/metrics.jsonl")"
 fi
 check "adapters in five parts" value train -q -t 1 --parts 5 --lora 4 -o "$scratch/lora_one"
 check "and by three ranks" value mpi_train 3 --parts 5 --lora 4 -o "$scratch/lora_three"
-same "are the same bytes" "$scratch/lora_one/adapter/adapter_model.safetensors" "$scratch/lora_three/adapter/adapter_model.safetensors"
+same "are the same bytes" "$scratch/lora_one/adapter/adapter_model.safetensors" \
+    "$scratch/lora_three/adapter/adapter_model.safetensors"
 head -n 100 "$tiny/stories.jsonl" | tokenize -q -m "$tiny/config" --field text --end-token >"$scratch/documents"
 language() {  # ARGUMENTS
     "$@" -m "$tiny/config" --from-scratch --objective lm --batch 16 --epochs 1 <"$scratch/documents"
@@ -59,7 +63,8 @@ same "is the same bytes" "$scratch/lm_one/model.safetensors" "$scratch/lm_two/mo
 # A model whose layers are summed one by one, and a last batch of one document, of which one rank has nothing.
 mkdir "$scratch/wide"
 cp "$tiny/config"/tokenizer* "$scratch/wide/"
-sed 's/"hidden_size": 32/"hidden_size": 192/; s/"intermediate_size": 64/"intermediate_size": 512/' "$tiny/config/config.json" >"$scratch/wide/config.json"
+sed 's/"hidden_size": 32/"hidden_size": 192/; s/"intermediate_size": 64/"intermediate_size": 512/' "$tiny/config/config.json" \
+    >"$scratch/wide/config.json"
 head -n 9 "$tiny/stories.jsonl" | tokenize -q -m "$scratch/wide" --field text --end-token >"$scratch/few"
 wide() {  # ARGUMENTS
     "$@" -m "$scratch/wide" --from-scratch --objective lm --batch 4 --epochs 2 <"$scratch/few"
@@ -73,13 +78,15 @@ said() {  # NAME CODE PATTERN COMMAND...: mpirun adds lines of its own, so those
     shift 3
     code=0
     "$@" </dev/null >/dev/null 2>"$scratch/said" || code=$?
-    if [ $code = "$said_code" ] && [ "$(grep -c '^vas-train' "$scratch/said")" = 1 ] && grep -q "^vas-train.*$said_pattern" "$scratch/said"; then
+    if [ $code = "$said_code" ] && [ "$(grep -c '^vas-train' "$scratch/said")" = 1 ] &&
+        grep -q "^vas-train.*$said_pattern" "$scratch/said"; then
         ok "$said_name"
     else
         not_ok "$said_name: code $code, expected $said_code: $(grep '^vas-train' "$scratch/said" | tr '\n' '|')"
     fi
 }
-said "more ranks than rollouts in a batch" 64 '3 ranks were started, but a batch has 2 rollouts' mpi_train 3 -m "$model" --batch 2 -o "$scratch/none"
+said "more ranks than rollouts in a batch" 64 '3 ranks were started, but a batch has 2 rollouts' mpi_train 3 -m "$model" --batch 2 \
+    -o "$scratch/none"
 said "fewer parts than ranks" 64 'parts is 1, but 2 ranks' mpi_train 2 -m "$model" --parts 1 -o "$scratch/none"
 
 # ---- killed ----

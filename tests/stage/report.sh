@@ -23,7 +23,8 @@ page_is_whole() {  # page_is_whole NAME: the page ends, is UTF-8, has no script 
         not_ok "$1: the page does not end"
     elif ! iconv -f UTF-8 -t UTF-8 "$scratch/page.html" >/dev/null 2>&1; then
         not_ok "$1: the page is not UTF-8"
-    elif grep -q '<script\|<img\|onerror="\|http://\|https://' "$scratch/page.html" || [ "$(tr -d '\t\n\040-\377' <"$scratch/page.html" | wc -c)" != 0 ]; then
+    elif grep -q '<script\|<img\|onerror="\|http://\|https://' "$scratch/page.html" ||
+        [ "$(tr -d '\t\n\040-\377' <"$scratch/page.html" | wc -c)" != 0 ]; then
         not_ok "$1: the page has what it must not have"
     else
         ok "$1"
@@ -43,7 +44,8 @@ page_is_whole "its page is whole"
 awk 'BEGIN {
     split("1 2 3 4 0 0 0 0 -1 1 -1 1", score, " ")
     for (i = 0; i < 12; i++)
-        printf "{\"prompt\":\"One day %s\",\"response\":\"went number %d.\",\"score\":%d,\"split\":\"eval\"}\n", substr("ABC", int(i / 4) + 1, 1), i, score[i + 1]
+        printf "{\"prompt\":\"One day %s\",\"response\":\"went number %d.\",\"score\":%d,\"split\":\"eval\"}\n",
+            substr("ABC", int(i / 4) + 1, 1), i, score[i + 1]
 }' >"$scratch/rollouts.jsonl"
 tokenize -q -m "$tiny/base" --format rollouts --policy old --reward hand "$scratch/rollouts.jsonl"
 check "imported rollouts can be reported" report_page
@@ -87,7 +89,8 @@ page_is_whole "their page is whole"
 says "a policy without scores is named" '^without any score: long 5$' "$scratch/text"
 says "samples stand side by side" '^\[base: .*\[long 30: ' "$scratch/text"
 says "the page has the points" 'β 30' "$scratch/page.html"
-awk '/^base/ { b = NR } /^best of 2/ { n = NR } /^long 2 / { s = NR } /^long 30/ { t = NR } END { exit !(b && b < n && n < s && s < t) }' "$scratch/text" &&
+awk '/^base/ { b = NR } /^best of 2/ { n = NR } /^long 2 / { s = NR } /^long 30/ { t = NR }
+    END { exit !(b && b < n && n < s && s < t) }' "$scratch/text" &&
     ok "base, best of n, steered by KL" || not_ok "base, best of n, steered by KL: $(cut -c1-20 "$scratch/text" | tr '\n' '|')"
 
 # The same means from the exported rollouts.

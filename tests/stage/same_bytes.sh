@@ -1,6 +1,6 @@
 #!/bin/sh
-# Goal: rollouts, scores, targets, checkpoints and steered responses have the same bytes whatever the number of workers, their batch, their
-# threads and the order in which they start; with each set of kernels.
+# Goal: rollouts, scores, targets, checkpoints and steered responses have the same bytes whatever the number of workers, their
+# batch, their threads and the order in which they start; with each set of kernels.
 set -u
 . tests/lib.sh
 tiny_model
@@ -75,7 +75,8 @@ turn() {  # the n-th order of the stages
 }
 
 pipeline one 1 1 1 rollout reward targets train
-[ -e "$scratch/one/model.safetensors" ] && ok "one worker of each kind gives a value model" || not_ok "one worker of each kind: $(tail -n 1 "$scratch/log")"
+[ -e "$scratch/one/model.safetensors" ] && ok "one worker of each kind gives a value model" ||
+    not_ok "one worker of each kind: $(tail -n 1 "$scratch/log")"
 n=0
 for workers in 1 2 4 8; do
     for batch in 1 7 32; do
@@ -93,6 +94,8 @@ for kernels in avx2 portable; do
     export VAS_KERNELS
     pipeline "$kernels-one" 1 1 1 $(turn 1)
     pipeline "$kernels-four" 4 32 2 $(turn 2)
-    same "$kernels kernels: 1 worker, batch 1, 1 thread; 4 workers, batch 32, 2 threads" "$scratch/$kernels-one.digest" "$scratch/$kernels-four.digest"
+    same "$kernels kernels: 1 worker, batch 1, 1 thread; 4 workers, batch 32, 2 threads" "$scratch/$kernels-one.digest" \
+        "$scratch/$kernels-four.digest"
 done
-if cat "$scratch"/*.wrong 2>/dev/null; then not_ok "all workers end well: $(tail -n 1 "$scratch/log")"; else ok "all workers end well"; fi
+if cat "$scratch"/*.wrong 2>/dev/null; then not_ok "all workers end well: $(tail -n 1 "$scratch/log")"; else ok \
+    "all workers end well"; fi

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Goal: Slurm on two nodes runs the whole of align.sh, with keys; workers, the training and the store that are killed come back, and the store holds
-# what an undisturbed run on one machine gives.
+# Goal: Slurm on two nodes runs the whole of align.sh, with keys; workers, the training and the store that are killed come back, and
+# the store holds what an undisturbed run on one machine gives.
 set -u
 . tests/lib.sh
 if [ "$(id -u)" != 0 ]; then
@@ -47,7 +47,8 @@ head -c 1024 /dev/urandom >"$scratch/munge/key"
 chmod 400 "$scratch/munge/key"
 owner=$(id -u munge 2>/dev/null || echo 0)
 chown -R "$owner" "$scratch/munge"
-daemon munged setpriv --reuid "$owner" --clear-groups munged --foreground --socket="$scratch/munge/socket" --key-file="$scratch/munge/key" \
+daemon munged setpriv --reuid "$owner" --clear-groups munged --foreground --socket="$scratch/munge/socket" \
+    --key-file="$scratch/munge/key" \
     --pid-file="$scratch/munge/pid" --log-file="$scratch/munge/log" --seed-file="$scratch/munge/seed"
 host=$(hostname -s) port=$((20000 + $$ % 10000))
 cat >"$scratch/slurm.conf" <<END_CONF
@@ -88,7 +89,8 @@ if [ $tries = 60 ]; then
     for log in munged slurmctld slurmd1; do
         tail -n 3 "$scratch/$log.out" | sed "s/^/$log: /" >&2
     done
-    echo "skip slurm: its daemons do not start here: $(tail -q -n 1 "$scratch/munged.out" "$scratch/slurmctld.out" "$scratch/slurmd1.out" | tr '\n' '|')"
+    said=$(tail -q -n 1 "$scratch/munged.out" "$scratch/slurmctld.out" "$scratch/slurmd1.out" | tr '\n' '|')
+    echo "skip slurm: its daemons do not start here: $said"
     exit 0
 fi
 ok "two nodes are there"
@@ -99,7 +101,8 @@ run() {  # SCRIPT WORK OPTIONS...
     script=$1 work=$2
     shift 2
     "$script" --model "$tiny/base" --prompts "$tiny/prompts.jsonl" --lexicon pipelines/kind.txt --reward kind --work "$work" \
-        --samples 24 --eval-samples 4 --base-samples 4 --max-new-tokens 64 --betas '2 8' --epochs 1 --batch 16 --checkpoint-every 4 "$@"
+        --samples 24 --eval-samples 4 --base-samples 4 --max-new-tokens 64 --betas '2 8' --epochs 1 --batch 16 \
+        --checkpoint-every 4 "$@"
 }
 check "the same on one machine" run pipelines/align.sh "$scratch/local"
 
@@ -147,7 +150,8 @@ done
 code=0
 wait $submitted || code=$?
 test_pids=
-[ $code = 0 ] && ok "the jobs end well" || not_ok "the last job says $code: $(tail -qn 1 "$scratch"/shared/log/end "$scratch/submit.out" | tr '\n' '|')"
+[ $code = 0 ] && ok "the jobs end well" ||
+    not_ok "the last job says $code: $(tail -qn 1 "$scratch"/shared/log/end "$scratch/submit.out" | tr '\n' '|')"
 killed=$(ls -m "$scratch/killed")
 [ "$killed" = "rollout, store, train" ] && ok "and those that were killed: $killed" || not_ok "only these were killed: $killed"
 again=$(cat "$scratch"/shared/log/* | grep -c 'queued again')
@@ -158,4 +162,5 @@ for name in local shared; do
     store digest --db "$scratch/$name/store.db" >"$scratch/$name.digest"
 done
 same "the store holds the same content" "$scratch/local.digest" "$scratch/shared.digest"
-same "the value model has the same bytes" "$scratch/local/value-kind/model.safetensors" "$scratch/shared/value-kind/model.safetensors"
+same "the value model has the same bytes" "$scratch/local/value-kind/model.safetensors" \
+    "$scratch/shared/value-kind/model.safetensors"

@@ -56,7 +56,8 @@ verdict store_checks_the_length_of_a_socket_path "$code" 64 'a socket.s may have
 echo 'this is a text and no database' >"$work/text"
 run serve --db "$work/text"
 verdict store_refuses_a_text "$code" 65 'is not a store: it is no SQLite database'
-[ "$(cat "$work/text")" = 'this is a text and no database' ] && echo 'ok store_leaves_other_files' || echo 'not ok store_leaves_other_files: changed'
+[ "$(cat "$work/text")" = 'this is a text and no database' ] && echo 'ok store_leaves_other_files' ||
+    echo 'not ok store_leaves_other_files: changed'
 run status --db "$work/nothing"
 verdict store_misses_a_file "$code" 66 'No such file'
 
@@ -66,16 +67,21 @@ run serve --db "$work/s.db"
 verdict store_is_one_process "$code" 69 'is served by another process already'
 [ "$(wc -l <"$work/err")" = 1 ] && echo 'ok store_says_it_in_one_line' || echo 'not ok store_says_it_in_one_line: more'
 run serve --db "$work/other.db" --listen "ipc://$work/s.db.sock"
-if [ "$code" = 124 ]; then echo 'not ok store_keeps_its_socket: another store took it'; else verdict store_keeps_its_socket "$code" 69 'is served by another process already'; fi
+if [ "$code" = 124 ]; then echo 'not ok store_keeps_its_socket: another store took it'; else verdict store_keeps_its_socket \
+    "$code" 69 'is served by another process already'; fi
 kill -0 "$server" && [ -S "$work/s.db.sock" ] && echo 'ok store_goes_on' || echo 'not ok store_goes_on: it ended'
 run status --db "$work/s.db" --json
-[ "$code" = 0 ] && grep -q '"served":true,"stages":\[\],"workers":\[\]' "$work/out" && echo 'ok store_status_of_who_serves' || echo "not ok store_status_of_who_serves: $(cat "$work/out" "$work/err")"
+[ "$code" = 0 ] && grep -q '"served":true,"stages":\[\],"workers":\[\]' "$work/out" && echo 'ok store_status_of_who_serves' ||
+    echo "not ok store_status_of_who_serves: $(cat "$work/out" "$work/err")"
 run status -s "ipc://$work/s.db.sock"
-[ "$code" = 0 ] && grep -q '^stage .* leased ' "$work/out" && echo 'ok store_status_without_the_file' || echo "not ok store_status_without_the_file: $(cat "$work/out" "$work/err")"
+[ "$code" = 0 ] && grep -q '^stage .* leased ' "$work/out" && echo 'ok store_status_without_the_file' ||
+    echo "not ok store_status_without_the_file: $(cat "$work/out" "$work/err")"
 run status --db "$work/s.db" -s "ipc://$work/nobody.sock"
-[ "$code" = 0 ] && grep -q '^nobody serves' "$work/out" && echo 'ok store_status_of_the_file_alone' || echo "not ok store_status_of_the_file_alone: $(cat "$work/out" "$work/err")"
+[ "$code" = 0 ] && grep -q '^nobody serves' "$work/out" && echo 'ok store_status_of_the_file_alone' ||
+    echo "not ok store_status_of_the_file_alone: $(cat "$work/out" "$work/err")"
 timeout 3 "$bin/store" status --db "$work/s.db" --watch 0.2 >"$work/out" 2>"$work/err"
-[ "$(grep -c '^stage ' "$work/out")" -gt 1 ] && ! grep -q '\[H' "$work/out" && echo 'ok store_status_watches' || echo "not ok store_status_watches: $(cat "$work/out" "$work/err")"
+[ "$(grep -c '^stage ' "$work/out")" -gt 1 ] && ! grep -q '\[H' "$work/out" && echo 'ok store_status_watches' ||
+    echo "not ok store_status_watches: $(cat "$work/out" "$work/err")"
 run status --db "$work/s.db" --watch soon
 verdict store_status_watches_for_seconds "$code" 64 'is given "soon"'
 stop
@@ -100,10 +106,29 @@ else
     echo 'skip store_refuses_newer_versions: sqlite3 is not installed'
 fi
 
-# Goal: while the disk is full (here: a limit on file sizes) the store goes on and says so once; when there is room again all prompts arrive.
+# Goal: who may not write beside a store that nobody serves reads it all the same, whatever its name.
+mkdir "$work/its #1"
+cp "$work/s.db" "$work/its #1/100%?.db"
+chmod 555 "$work/its #1"
+chmod 755 "$work"
+as_nobody=
+[ "$(id -u)" != 0 ] || as_nobody='setpriv --reuid=65534 --clear-groups'
+if $as_nobody test -x "$bin/store"; then
+    code=0
+    timeout 10 $as_nobody "$bin/store" status --db "$work/its #1/100%?.db" --json >"$work/out" 2>"$work/err" </dev/null || code=$?
+    verdict store_reads_what_it_cannot_write "$code" 0 '"served":false' "$work/out"
+else
+    echo 'skip store_reads_what_it_cannot_write: needs setpriv, and programs that others may run'
+fi
+chmod 755 "$work/its #1"
+
+# Goal: while the disk is full (here: a limit on file sizes) the store goes on and says so once;
+# when there is room again all prompts arrive.
 rm -f "$work"/s.db*
-awk 'BEGIN { for (i = 0; i < 4000; i++) printf "{\"prompt\": \"Prompt number %d, long enough to fill some pages of the file.\"}\n", i }' >"$work/prompts.jsonl"
-model=$(ls tests/parity/tokenizer*/tokenizer.json ../shared/data/stories260K/stories260K.gguf "${VAS_TEST_DATA:-/nonexistent}/stories260K/stories260K.gguf" 2>/dev/null | head -n 1)
+awk 'BEGIN { for (i = 0; i < 4000; i++)
+    printf "{\"prompt\": \"Prompt number %d, long enough to fill some pages of the file.\"}\n", i }' >"$work/prompts.jsonl"
+model=$(ls tests/parity/tokenizer*/tokenizer.json ../shared/data/stories260K/stories260K.gguf \
+    "${VAS_TEST_DATA:-/nonexistent}/stories260K/stories260K.gguf" 2>/dev/null | head -n 1)
 if [ -z "$model" ] || ! command -v prlimit >/dev/null; then
     echo 'skip store_survives_a_full_disk: needs a tokenizer and prlimit'
     exit 0
@@ -160,4 +185,5 @@ stop
 run digest --db "$work/s.db"
 digest=$(cat "$work/out")
 run digest --db "$work/copy.db"
-if [ -n "$digest" ] && [ "$digest" = "$(cat "$work/out")" ]; then echo 'ok store_goes_on_from_a_backup'; else echo "not ok store_goes_on_from_a_backup: $digest, $(cat "$work/out")"; fi
+if [ -n "$digest" ] && [ "$digest" = "$(cat "$work/out")" ]; then echo 'ok store_goes_on_from_a_backup'; else echo \
+    "not ok store_goes_on_from_a_backup: $digest, $(cat "$work/out")"; fi

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Goal: in a live pipeline the reward, lambda, the sampling options, the base policy and the value model are changed by starting a worker
-# with another key; old and new live side by side, both complete, and the store holds what it holds when all of it is done one after the
-# other.  A worker that means something else by a name is refused at once.
+# Goal: in a live pipeline the reward, lambda, the sampling options, the base policy and the value model are changed by starting a
+# worker with another key; old and new live side by side, both complete, and the store holds what it holds when all of it is done
+# one after the other.  A worker that means something else by a name is refused at once.
 set -u
 . tests/lib.sh
 tiny_model
@@ -26,8 +26,10 @@ learn() {  # learn PLACE RUN REWARD LAMBDA
 
 store_up "$scratch/quiet.db"
 { tokenize -m "$tiny/base" "$scratch/prompts.jsonl" && $sample && $score && learn quiet kind kind 0.95 && $steer kind:5 &&
-    $score_unkind && learn quiet unkind unkind 0.95 && learn quiet short kind 0.5 && $sample_hot && $sample_rounded && $steer unkind:5 &&
-    $score && $score_unkind; } 2>"$scratch/quiet.err" && ok "one after the other completes" || not_ok "one after the other: $(tail -n 1 "$scratch/quiet.err")"
+    $score_unkind && learn quiet unkind unkind 0.95 && learn quiet short kind 0.5 && $sample_hot && $sample_rounded &&
+    $steer unkind:5 &&
+    $score && $score_unkind; } 2>"$scratch/quiet.err" && ok "one after the other completes" ||
+    not_ok "one after the other: $(tail -n 1 "$scratch/quiet.err")"
 store_down
 test_pids=
 
@@ -87,14 +89,17 @@ done
 
 refused "other sampling options" 78 'policy "base" has temperature 1, this worker has 0.5' $sample --temperature 0.5
 refused "another base policy" 78 'policy "base" has model ' rollout -m "$scratch/rounded.gguf" -n 4 --max-new-tokens 24
-refused "another scale of a reward" 78 'reward "unkind" has scale -1, this worker has 2' reward --name unkind --lexicon pipelines/kind.txt --scale 2
+refused "another scale of a reward" 78 'reward "unkind" has scale -1, this worker has 2' reward --name unkind \
+    --lexicon pipelines/kind.txt --scale 2
 refused "another lexicon" 78 'reward "kind" has ' reward --name kind --lexicon "$scratch/other.txt"
 refused "another lambda" 78 'run "kind" has lambda 0.95, this worker has 0.5' value-target --run kind --reward kind --lambda 0.5
-refused "the rewards of another run" 78 'run "kind" has reward "kind", this worker has "unkind"' value-target --run kind --reward unkind
+refused "the rewards of another run" 78 'run "kind" has reward "kind", this worker has "unkind"' value-target --run kind \
+    --reward unkind
 refused "another learning rate" 78 'run "kind" has learning_rate' train -m "$tiny/base" --run kind --batch 8 --epochs 2 --lr 0.5
 refused "another model to start from" 78 'run "kind" has init' train -m "$scratch/live-short" --run kind --batch 8 --epochs 2
 refused "another value model" 78 'policy "vas kind:5" has values\[0\].model ' $steer "$scratch/live-unkind:5" --policy 'vas kind:5'
-refused "another strength" 78 'policy "vas kind:5" has values\[0\].beta 5, this worker has 4' $steer "$scratch/live-kind:4" --policy 'vas kind:5'
+refused "another strength" 78 'policy "vas kind:5" has values\[0\].beta 5, this worker has 4' $steer "$scratch/live-kind:4" \
+    --policy 'vas kind:5'
 kill -0 $followers $new && ok "nobody minds the refused" || not_ok "some workers have left"
 
 kill -TERM $followers $new

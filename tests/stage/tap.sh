@@ -43,7 +43,8 @@ expect tap_cut_says_where grep -q 'ends inside the frame at byte [0-9]*, after [
 echo '{"prompt":"Once"}' | "$bin/tap" >"$work/none" 2>"$work/error"
 expect tap_nonsense_exits_65 test $? = 65
 expect tap_nonsense_says_where grep -q 'at byte 0 is not a frame' "$work/error"
-{ printf '\203\241v\001\244type\244beat\244held\377'; cat tests/fuzz/corpus/frame/bye_1.frame; } | "$bin/tap" >"$work/one" 2>"$work/error"
+{ printf '\203\241v\001\244type\244beat\244held\377'; cat tests/fuzz/corpus/frame/bye_1.frame; } |
+    "$bin/tap" >"$work/one" 2>"$work/error"
 expect tap_limit_exits_65 test $? = 65
 expect tap_limit_says_what grep -q 'frame at byte 0: beat frame: field "held" is -1, must be from 0 to' "$work/error"
 expect tap_limit_goes_on grep -qx '{"type":"bye"}' "$work/one"

@@ -204,7 +204,9 @@ static void give_checkpoint(char worker, const char *kind, int64_t step, int64_t
 
 #define BASE "{\"policy\": \"base\", \"spec\": {\"tokenizer\": \"T\", \"temperature\": 1}, \"samples\": 2, \"split\": \"train\"}"
 #define REWARD "{\"reward\": \"w\", \"spec\": {\"kind\": \"test\"}}"
-#define TARGET "{\"run\": \"r\", \"target\": {\"reward\": \"w\", \"policy\": \"base\", \"split\": \"train\", \"lambda\": 0.95, \"gamma\": 1, \"refresh\": 1}}"
+#define TARGET \
+    "{\"run\": \"r\", \"target\": {\"reward\": \"w\", \"policy\": \"base\", \"split\": \"train\"," \
+    " \"lambda\": 0.95, \"gamma\": 1, \"refresh\": 1}}"
 #define TRAIN "{\"run\": \"r\", \"train\": {\"batch\": 2, \"epochs\": 1, \"updates\": 2, \"refresh\": 1, \"seed\": 7}}"
 
 static void store_prompts(int count)
@@ -344,8 +346,10 @@ static void test_status(void)
 static void test_status_is_tame(void)
 {
     struct buffer text = { 0 };
-    json_t *status = json_pack("{s:s, s:b, s:[{s:s, s:s, s:I}], s:[], s:[], s:[{s:s, s:s, s:s}]}", "db", "s.db", "served", 0, "stages", "stage",
-                               "reward", "key", "w\x1b[2J", "failed", (json_int_t)12, "workers", "efforts", "failures", "stage", "reward", "key", "w",
+    json_t *status = json_pack("{s:s, s:b, s:[{s:s, s:s, s:I}], s:[], s:[], s:[{s:s, s:s, s:s}]}", "db", "s.db", "served", 0,
+                               "stages", "stage",
+                               "reward", "key", "w\x1b[2J", "failed", (json_int_t)12, "workers", "efforts", "failures", "stage",
+                               "reward", "key", "w",
                                "reason", "one\ntwo \xc2\x9b");
     EXPECT(status_is_sound(status));
     status_print(&text, status);
@@ -354,7 +358,8 @@ static void test_status_is_tame(void)
     EXPECT(strstr(text.data, "one?two ??\ngave up: 11 more\n") != NULL);
     json_decref(status);
     free(text.data);
-    status = json_pack("{s:s, s:[{s:i, s:s}], s:[], s:[], s:[]}", "db", "s.db", "stages", "stage", 1, "key", "w", "workers", "efforts", "failures");
+    status = json_pack("{s:s, s:[{s:i, s:s}], s:[], s:[], s:[]}", "db", "s.db", "stages", "stage", 1, "key", "w", "workers",
+                       "efforts", "failures");
     EXPECT(!status_is_sound(status));
     json_decref(status);
 }
@@ -388,8 +393,10 @@ static void test_strangers_and_nonsense(void)
     EXPECT_INT(count_replies('y', FRAME_refusal), 1);
     struct frame *refusal = reply('z', FRAME_refusal, 0);
     EXPECT_INT(refusal->refusal.fatal, 1);
-    EXPECT_TEXT(refusal->refusal.reason, "field \"stage\" is \"cook\", must be tokenize, rollout, reward, value-target, train, decode or fetch");
-    EXPECT_TEXT(reply('q', FRAME_refusal, 0)->refusal.reason, "setting \"reward\" of stage \"reward\" must be a text of 1 to 128 bytes");
+    EXPECT_TEXT(refusal->refusal.reason,
+                "field \"stage\" is \"cook\", must be tokenize, rollout, reward, value-target, train, decode or fetch");
+    EXPECT_TEXT(reply('q', FRAME_refusal, 0)->refusal.reason,
+                "setting \"reward\" of stage \"reward\" must be a text of 1 to 128 bytes");
     close_desk();
 }
 
@@ -399,7 +406,8 @@ static void test_pinning(void)
     open_desk();
     store_prompts(1);
     hello('a', "rollout", BASE);
-    hello('b', "rollout", "{\"policy\": \"base\", \"spec\": {\"tokenizer\": \"T\", \"temperature\": 0.7}, \"samples\": 2, \"split\": \"train\"}");
+    hello('b', "rollout", "{\"policy\": \"base\", \"spec\": {\"tokenizer\": \"T\", \"temperature\": 0.7}, \"samples\": 2,"
+          " \"split\": \"train\"}");
     hello('c', "rollout", "{\"policy\": \"other\", \"spec\": {\"tokenizer\": \"U\"}, \"samples\": 2, \"split\": \"train\"}");
     turn();
     EXPECT_INT(count_replies('a', FRAME_welcome), 1);
@@ -450,7 +458,8 @@ static void test_fetch_worker(void)
     close_desk();
 }
 
-/* Goal: a worker that asks for more pieces than it reads is refused the rest, gets those that fit into a turn, and the others later. */
+/* Goal: a worker that asks for more pieces than it reads is refused the rest,
+   gets those that fit into a turn, and the others later. */
 static void test_pieces_are_bounded(void)
 {
     char path[96];
@@ -586,7 +595,8 @@ static void test_silence(void)
     close_desk();
 }
 
-/* Goal: an item whose worker vanishes four times is given up with a reason; the last two times it is alone, so what was held beside it is not condemned. */
+/* Goal: an item whose worker vanishes four times is given up with a reason; the last two times it is alone,
+   so what was held beside it is not condemned. */
 static void test_deadly_item(void)
 {
     open_desk();
@@ -758,7 +768,8 @@ static void make_scored(int count)
     turn();
 }
 
-/* Goal: a whole run: targets wait for the snapshot they need, train gets whole batches in order, both end when the last checkpoint is there. */
+/* Goal: a whole run: targets wait for the snapshot they need, train gets whole batches in order,
+   both end when the last checkpoint is there. */
 static void test_training_run(void)
 {
     open_desk();
@@ -908,7 +919,8 @@ static void test_refused_outputs(void)
     want('a', 1);
     turn();
     struct frame frame = frame_make(FRAME_rollout);
-    frame.rollout = (struct frame_rollout){ .prompt_key = "nobody", .tokenizer = "T", .split = "train", .prompt = "x", .prompt_tokens = { tokens, 3 },
+    frame.rollout = (struct frame_rollout){ .prompt_key = "nobody", .tokenizer = "T", .split = "train", .prompt = "x",
+                                            .prompt_tokens = { tokens, 3 },
         .policy = "base", .response = "yes", .response_tokens = { tokens, 3 }, .kl = NAN, .output = 9,
         .item = reply('a', FRAME_prompt, 0)->prompt.item };
     say('a', &frame);

@@ -115,7 +115,8 @@ static void fixture_close(struct fixture *fixture)
 
 static struct value_model value_of(const struct fixture *fixture, const struct model *model, double beta)
 {
-    return (struct value_model){ .name = "value", .model = model, .tokenizer_key = tokenizer_key(fixture->tokenizer), .beta = beta };
+    return (struct value_model){ .name = "value", .model = model, .tokenizer_key = tokenizer_key(fixture->tokenizer),
+                                 .beta = beta };
 }
 
 static struct generate_options options_of(const struct fixture *fixture, const struct value_model *values, size_t count)
@@ -231,8 +232,8 @@ static void check_batch_order_threads(bool one_trunk, size_t guide_every, double
         EXPECT(!first_outcomes[j].failed && first_outcomes[j].count >= 1 && first_outcomes[j].kl > 0);
 }
 
-/* Goal: the same bytes whatever the batch, the order of the jobs and the threads, with two value models, of their own weights or of one
-   trunk. */
+/* Goal: the same bytes whatever the batch, the order of the jobs and the threads, with two value models, of their own weights or of
+   one trunk. */
 static void test_batch_order_threads(void)
 {
     check_batch_order_threads(false, 1, 0, 0.8);
@@ -416,7 +417,8 @@ static void witness_token(void *context, const struct token_event *event)
 static struct witness check_against_fresh_passes(bool one_trunk, size_t guide_every, double skip_sure, double beta)
 {
     struct fixture fixture = fixture_open(2);
-    const struct model *first = one_trunk ? fixture.adapted[0] : fixture.value, *second = one_trunk ? fixture.adapted[1] : fixture.other;
+    const struct model *first = one_trunk ? fixture.adapted[0] : fixture.value;
+    const struct model *second = one_trunk ? fixture.adapted[1] : fixture.other;
     struct value_model values[] = { value_of(&fixture, first, beta), value_of(&fixture, second, 0.5 * beta) };
     static struct witness witness;
     witness = (struct witness){ .fixture = &fixture, .values = values, .guide_every = guide_every, .skip_sure = skip_sure,
@@ -557,7 +559,8 @@ static void story_close(struct story *story)
 /* Mean KL of 16 responses to the empty prompt; stopped: how many ended by themselves. */
 static double story_kl(const struct story *story, double beta, size_t length, size_t *stopped)
 {
-    struct value_model value = { .name = "value", .model = story->value, .tokenizer_key = tokenizer_key(story->tokenizer), .beta = beta };
+    struct value_model value = { .name = "value", .model = story->value, .tokenizer_key = tokenizer_key(story->tokenizer),
+                                 .beta = beta };
     struct generate_options options = {
         .base_name = "stories260K", .base = story->base, .tokenizer = story->tokenizer, .values = &value, .value_count = 1,
         .candidates = 20, .batch = 16, .max_new_tokens = length, .context = 512, .pool = story->pool,

@@ -38,8 +38,9 @@ static int32_t mix(const char *key, int64_t sample)
 static struct edge *worker_open(const char *stage, const char *settings, enum frame_type takes, bool source, size_t hold)
 {
     int code;
-    struct edge *edge = edge_open(&(struct edge_options){ .endpoint = endpoint, .stage = stage, .settings = settings, .takes = takes,
-                                      .takes_nothing = source, .hold_max = hold, .follow = strcmp(stage, "reward") == 0
+    struct edge *edge = edge_open(&(struct edge_options){ .endpoint = endpoint, .stage = stage, .settings = settings,
+                                      .takes = takes, .takes_nothing = source, .hold_max = hold,
+                                      .follow = strcmp(stage, "reward") == 0
                                       || strcmp(stage, "rollout") == 0 }, &code);
     if (edge == NULL)
         exit(code);
@@ -134,7 +135,8 @@ static int train_on(struct edge *edge, struct model *model, const struct frame_t
 {
     if (target->batch != *next)
         return 0;
-    model->content = model->content * 6364136223846793005u + (uint64_t)(target->targets.at[0] * 1000) + (uint64_t)mix(target->prompt_key, target->sample);
+    model->content = model->content * 6364136223846793005u + (uint64_t)(target->targets.at[0] * 1000)
+        + (uint64_t)mix(target->prompt_key, target->sample);
     if (++*filled < target->batch_size)
         return 0;
     *filled = 0;
@@ -154,7 +156,8 @@ static int train_on(struct edge *edge, struct model *model, const struct frame_t
 
 static int run_train(void)
 {
-    struct edge *edge = worker_open("train", "{\"run\":\"r\",\"train\":{\"batch\":16,\"epochs\":2,\"updates\":1,\"refresh\":2,\"seed\":5}}",
+    struct edge *edge = worker_open("train",
+                                    "{\"run\":\"r\",\"train\":{\"batch\":16,\"epochs\":2,\"updates\":1,\"refresh\":2,\"seed\":5}}",
                                     FRAME_target, false, 2 * BATCH);
     struct model model = { .content = 1 };
     int64_t filled = 0, next = 0, found;

@@ -10,7 +10,8 @@
 #include "../check.h"
 #include "../unit/tiny_model.h"
 
-static const char base_text[] = "One day, Mia the fox ran to the park. The caf\303\251 was open.\n\nTom had a red ball and a big dog.\n\n";
+static const char base_text[] = "One day, Mia the fox ran to the park. The caf\303\251 was open.\n\n"
+    "Tom had a red ball and a big dog.\n\n";
 static const char value_text[] = "The dog ran. The fox ran, and the ball ran too. Parking there, open caf\303\251s there.\n\n";
 
 enum { K = 6, STEPS = 24, TEXTS = 5 };
@@ -87,7 +88,8 @@ static bool same_bits(float a, float b)
     return (isnan(a) && isnan(b)) || memcmp(&a, &b, sizeof a) == 0;
 }
 
-static const char *const prompts[TEXTS] = { "Mia the fox", "The dog ran to the caf\303\251.", "T", "Mia the fox", "One day, a big red ball." };
+static const char *const prompts[TEXTS] = { "Mia the fox", "The dog ran to the caf\303\251.", "T", "Mia the fox",
+                                            "One day, a big red ball." };
 
 /* Several texts grow side by side; every value is that of a fresh pass, with much room in the cache and with little. */
 static void test_against_fresh_passes(void)
@@ -140,7 +142,8 @@ static void test_small_cache(void)
     int32_t tokens[MANY][ROUNDS];
     size_t different = 0;
     for (size_t i = 0; i < MANY; i++) {
-        snprintf(many[i], sizeof many[i], "%zu: The dog ran to the caf\303\251 and the fox ran, and the ball ran too, to the park and there", i);
+        snprintf(many[i], sizeof many[i],
+                 "%zu: The dog ran to the caf\303\251 and the fox ran, and the ball ran too, to the park and there", i);
         texts[i] = value_text_open(values, many[i], false);
     }
     for (size_t round = 0; round < ROUNDS; round++) {

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Goal: a run leaves out the rollouts that its model has no room for; adapters are trained, stopped, killed, resumed, and read as a model.
+# Goal: a run leaves out the rollouts that its model has no room for; adapters are trained, stopped, killed, resumed,
+# and read as a model.
 set -u
 . tests/lib.sh
 tiny_model
@@ -10,7 +11,8 @@ head -n 12 "$tiny/prompts.jsonl" >"$scratch/prompts.jsonl"
 db=$scratch/s.db
 store_up "$db"
 tokenize -q -m "$tiny/base" --split train "$scratch/prompts.jsonl" &&
-    rollout -q -m "$tiny/base" -n 4 --split train --max-new-tokens 24 && reward -q --name kind --lexicon pipelines/kind.txt --split train
+    rollout -q -m "$tiny/base" -n 4 --split train --max-new-tokens 24 &&
+    reward -q --name kind --lexicon pipelines/kind.txt --split train
 check "rollouts are scored" test -f "$db"
 
 # The context lets about half of them in.
@@ -28,25 +30,33 @@ short_run() {  # NAME LAMBDA: value-target and train together; what train said i
 }
 short_run whole_returns 1
 left_out=$(sed -n 's/.*left_out=\([0-9]*\).*/\1/p' "$scratch/whole_returns.err")
-[ $code = 0 ] && ok "a run with rollouts that are too long ends well" || not_ok "a run with rollouts that are too long says $code: $(tail -n 1 "$scratch/whole_returns.err")"
-[ "${left_out:-0}" -gt 0 ] && [ "$left_out" -lt 48 ] && ok "it says how many were left out" || not_ok "it says that '$left_out' of 48 were left out"
+[ $code = 0 ] && ok "a run with rollouts that are too long ends well" ||
+    not_ok "a run with rollouts that are too long says $code: $(tail -n 1 "$scratch/whole_returns.err")"
+[ "${left_out:-0}" -gt 0 ] && [ "$left_out" -lt 48 ] && ok "it says how many were left out" ||
+    not_ok "it says that '$left_out' of 48 were left out"
 check "and gives a value model" test -s "$scratch/whole_returns/model.safetensors"
 if command -v sqlite3 >/dev/null; then
-    last_rate=$(sqlite3 "$db" "SELECT json_extract(numbers, '$.learning_rate') FROM metric WHERE subject = 'whole_returns' ORDER BY step DESC LIMIT 1")
-    [ "$(printf '%.6f' "$last_rate")" = 0.000100 ] && ok "its learning rate falls to a tenth" || not_ok "its last learning rate is $last_rate"
+    last_rate=$(sqlite3 "$db" "SELECT json_extract(numbers, '$.learning_rate') FROM metric WHERE subject = 'whole_returns'
+        ORDER BY step DESC LIMIT 1")
+    [ "$(printf '%.6f' "$last_rate")" = 0.000100 ] && ok "its learning rate falls to a tenth" ||
+        not_ok "its last learning rate is $last_rate"
 else
     echo "skip its learning rate falls to a tenth: there is no sqlite3 program"
 fi
 short_run lambda_returns 0.9
-[ $code = 0 ] && ok "so does one whose targets need values" || not_ok "with lambda 0.9 it says $code: $(tail -n 1 "$scratch/lambda_returns.err")"
+[ $code = 0 ] && ok "so does one whose targets need values" ||
+    not_ok "with lambda 0.9 it says $code: $(tail -n 1 "$scratch/lambda_returns.err")"
 failed=$(store status --db "$db" | awk '$1 == "value-target" && $2 == "lambda_returns" { print $5 }')
-[ "$failed" = "$left_out" ] && ok "which keeps the same rollouts as failures" || not_ok "which keeps $failed failures, expected $left_out"
+[ "$failed" = "$left_out" ] && ok "which keeps the same rollouts as failures" ||
+    not_ok "which keeps $failed failures, expected $left_out"
 
 # No room for any of the last batch, nor for any rollout at all: the run still ends.
 sed 's/"max_position_embeddings": *[0-9]*/"max_position_embeddings": 12/' "$tiny/base/config.json" >"$scratch/short/config.json"
 short_run nothing_fits 1
-[ $code = 0 ] && ok "a run in which no rollout fits ends" || not_ok "a run in which no rollout fits says $code: $(tail -n 1 "$scratch/nothing_fits.err")"
-grep -q 'left_out=48' "$scratch/nothing_fits.err" && ok "and says that all 48 were left out" || not_ok "and says $(tail -n 1 "$scratch/nothing_fits.err")"
+[ $code = 0 ] && ok "a run in which no rollout fits ends" ||
+    not_ok "a run in which no rollout fits says $code: $(tail -n 1 "$scratch/nothing_fits.err")"
+grep -q 'left_out=48' "$scratch/nothing_fits.err" && ok "and says that all 48 were left out" ||
+    not_ok "and says $(tail -n 1 "$scratch/nothing_fits.err")"
 store_down
 
 # ---- adapters ----
@@ -67,11 +77,13 @@ interrupt() {  # NAME SIGNAL: once some steps have been made; the exit code is i
 }
 train_lora whole
 interrupt stopped TERM
-[ $code = 75 ] && ok "a training of adapters that is stopped says 75" || not_ok "a training of adapters that is stopped says $code, expected 75"
+[ $code = 75 ] && ok "a training of adapters that is stopped says 75" ||
+    not_ok "a training of adapters that is stopped says $code, expected 75"
 refused "its checkpoint is no other rank's" 78 'was trained with lora "rank=4' \
     sh -c "train -q -m $tiny/base --batch 8 --epochs 60 --checkpoint-every 5 --lora 2 -o $scratch/stopped <$scratch/targets"
 check "it can be started again" train_lora stopped
-same "and gives the same adapters" "$scratch/whole/adapter/adapter_model.safetensors" "$scratch/stopped/adapter/adapter_model.safetensors"
+same "and gives the same adapters" "$scratch/whole/adapter/adapter_model.safetensors" \
+    "$scratch/stopped/adapter/adapter_model.safetensors"
 interrupt killed KILL
 check "a training of adapters that was killed can be started again" train_lora killed
 same "and gives the same merged model" "$scratch/whole/model.safetensors" "$scratch/killed/model.safetensors"
@@ -83,17 +95,20 @@ decode -q -m "$tiny/base" --value "$scratch/whole/adapter:3" --max-new-tokens 12
 check "and steers" test -s "$scratch/text"
 
 # Two adapters of one base share its weights: the values are those of the merged models.
-check "a second adapter of the base is trained" sh -c "train -q -m $tiny/base --batch 8 --epochs 20 --lora 2 --lr 3e-3 -o $scratch/second <$scratch/targets"
+check "a second adapter of the base is trained" sh \
+    -c "train -q -m $tiny/base --batch 8 --epochs 20 --lora 2 --lr 3e-3 -o $scratch/second <$scratch/targets"
 steer_both() {  # NAME DIRECTORY DIRECTORY OPTION...: into $scratch/NAME
     both_name=$1 both_first=$2 both_second=$3
     shift 3
-    decode -q -m "$tiny/base" --value "$both_first:3" --value "$both_second:-2" --greedy --max-new-tokens 12 "$@" "$scratch/prompts.jsonl" >"$scratch/$both_name"
+    decode -q -m "$tiny/base" --value "$both_first:3" --value "$both_second:-2" --greedy \
+        --max-new-tokens 12 "$@" "$scratch/prompts.jsonl" >"$scratch/$both_name"
 }
 steer_both of_merged "$scratch/whole" "$scratch/second"
 steer_both of_trunk "$scratch/whole/adapter" "$scratch/second/adapter" -v 2>"$scratch/of_trunk.err"
 check "two adapters of one base steer" test -s "$scratch/of_trunk"
 same "as their merged models do" "$scratch/of_merged" "$scratch/of_trunk"
-[ "$(grep -c 'opened adapter.*trunk=' "$scratch/of_trunk.err")" = 2 ] && [ "$(sed -n 's/.*opened adapter.*trunk=\([0-9a-f]*\).*/\1/p' "$scratch/of_trunk.err" | sort -u | wc -l)" = 1 ] &&
+[ "$(grep -c 'opened adapter.*trunk=' "$scratch/of_trunk.err")" = 2 ] &&
+    [ "$(sed -n 's/.*opened adapter.*trunk=\([0-9a-f]*\).*/\1/p' "$scratch/of_trunk.err" | sort -u | wc -l)" = 1 ] &&
     ok "on one trunk" || not_ok "on other than one trunk: $(grep opened "$scratch/of_trunk.err")"
 steer_both one_thread "$scratch/whole/adapter" "$scratch/second/adapter" --value-quant q8_0 --batch 1 -t 1
 steer_both three_threads "$scratch/whole/adapter" "$scratch/second/adapter" --value-quant q8_0 --batch 32 -t 3

@@ -17,8 +17,9 @@ static int big_store_fill(struct db *db, int64_t prompts, int64_t samples)
         db_query(db, "INSERT INTO policy VALUES (1, 'base', '{}', 'T', 0)", ""),
         db_query(db, "INSERT INTO sampling VALUES (1, 'train', ?1), (1, 'eval', ?1)", "i", samples),
         db_query(db, "INSERT INTO reward VALUES (1, 'w', '{}')", ""),
-        db_query(db, NUMBERS "INSERT INTO prompt SELECT n, 'p' || n, 'T', iif(n % 10, 'train', 'eval'), 'x', 1, x'01000000' FROM number", "i", prompts),
-        db_query(db, NUMBERS "INSERT INTO rollout SELECT n, 1, (n - 1) / ?2 + 1, (n - 1) % ?2, 1, NULL, 2, x'0100000002000000', NULL, 'ab' FROM number",
+        db_query(db, NUMBERS "INSERT INTO prompt SELECT n, 'p' || n, 'T', iif(n % 10, 'train', 'eval'), 'x', 1, x'01000000'"
+        " FROM number", "i", prompts), db_query(db, NUMBERS "INSERT INTO rollout SELECT n, 1, (n - 1) / ?2 + 1, (n - 1) % ?2, 1,"
+                                                " NULL, 2, x'0100000002000000', NULL, 'ab' FROM number",
                  "ii", prompts * samples, samples),
         db_query(db, NUMBERS "INSERT INTO score SELECT 1, n, n % 100 FROM number", "i", prompts * samples * 99 / 100),
     };

@@ -30,14 +30,17 @@ static inline void random_adapter(const char *directory, const char *base, const
             if (!adapter_module(config, roles[i], l, &module))
                 continue;
             CHECK(count < sizeof parts / sizeof *parts);
-            parts[count] = (struct adapter_part){ roles[i], l, random_floats(rank * module.K, 1 / sqrt((double)module.K), seed, (uint32_t)(2 * count)),
-                                                  random_floats(module.rows * rank, 0.3 / sqrt((double)rank), seed, (uint32_t)(2 * count + 1)) };
+            parts[count] = (struct adapter_part){ roles[i], l, random_floats(rank * module.K, 1 / sqrt((double)module.K), seed,
+                                                  (uint32_t)(2 * count)),
+                                                  random_floats(module.rows * rank, 0.3 / sqrt((double)rank), seed,
+                                                                (uint32_t)(2 * count + 1)) };
             count++;
         }
     }
     float *head = random_floats(C, 1 / sqrt((double)C), seed, UINT32_MAX), bias = 0.25f;
-    CHECK(adapter_export(&(struct adapter_out){ .parts = parts, .part_count = count, .rank = rank, .alpha = 2.0 * (double)rank, .base = base,
-                                                .config = config, .value_weight = head, .value_bias = &bias }, directory) == 0);
+    CHECK(adapter_export(&(struct adapter_out){ .parts = parts, .part_count = count, .rank = rank, .alpha = 2.0 * (double)rank,
+                                                .base = base, .config = config, .value_weight = head, .value_bias = &bias },
+                                                directory) == 0);
     for (size_t i = 0; i < count; i++) {
         free((void *)parts[i].a);
         free((void *)parts[i].b);

@@ -1,6 +1,6 @@
 /*
- * test_adapted.c - models of one trunk with adapters beside its matrices: they are the merged models, rounded trunks keep adapters exact,
- * and a row's numbers are the same to the bit beside rows of any other adapter, with any number of threads.
+ * test_adapted.c - models of one trunk with adapters beside its matrices: they are the merged models, rounded trunks keep adapters
+ * exact, and a row's numbers are the same to the bit beside rows of any other adapter, with any number of threads.
  */
 #include "../check.h"
 
@@ -41,7 +41,8 @@ static void directory_remove(const char *directory)
 static float *values_of(const struct model *model)
 {
     int32_t tokens[T];
-    float *hidden = memory_alloc(T * (size_t)model_config(model)->channel_count, sizeof *hidden), *values = memory_alloc(T, sizeof *values);
+    float *hidden = memory_alloc(T * (size_t)model_config(model)->channel_count, sizeof *hidden);
+    float *values = memory_alloc(T, sizeof *values);
     struct cache *cache = cache_open(model, T);
     tokens_fill(tokens, model_config(model));
     model_extend(model, cache, sequence_open(cache), tokens, T, hidden, NULL);
@@ -62,7 +63,8 @@ static double far_apart(const float *a, const float *b)
 /* Both adapters of a base beside the weights of trunk, and merged into the float32 base that their directories name. */
 static void expect_as_merged(const char *base, const struct model_config *config, const struct model *trunk, struct pool *pool)
 {
-    /* Both sum the same K + R products, of about 1, in other orders and with other roundings: some 1e-6 a layer, in values of about 1. */
+    /* Both sum the same K + R products, of about 1, in other orders and with other roundings: some 1e-6 a
+       layer, in values of about 1. */
     const double rounding = 5e-5;
     int code;
     char directory[64];
@@ -155,8 +157,8 @@ static void write_rounded(const char *directory, const struct buffer *file, enum
 }
 
 /*
- * Goal: beside a rounded trunk the sum is W_q x + scale B A x: that of a float32 model with the rounded numbers and the product of B and A added
- * in plain C.  Kernels that round x too are another matter, so the portable ones compute.
+ * Goal: beside a rounded trunk the sum is W_q x + scale B A x: that of a float32 model with the rounded numbers and the product of
+ * B and A added in plain C.  Kernels that round x too are another matter, so the portable ones compute.
  */
 static void test_rounded_trunk(void)
 {
@@ -190,7 +192,7 @@ enum { MODELS = 4, ROWS_MAX = 70 };
 
 struct mixed {
     struct model *trunk, *adapters[2];
-    const struct model *models[MODELS];  // a batch has rows of each, in this order: two adapters, the trunk, the first adapter again
+    const struct model *models[MODELS];  // a batch has rows of each: two adapters, the trunk, the first adapter again
 };
 
 static struct mixed mixed_open(const char *directory, enum tensor_type quant, struct pool *pool)
@@ -243,7 +245,8 @@ static float *mixed_run(const struct mixed *mixed, size_t first, size_t models, 
     return hidden;
 }
 
-/* Goal: with 1 to 4 threads, rows of every adapter and of the bare trunk in one batch give the bits that they give alone, in forks too. */
+/* Goal: with 1 to 4 threads, rows of every adapter and of the bare trunk in one batch give the bits that
+   they give alone, in forks too. */
 static void test_batches_and_threads(void)
 {
     static const enum tensor_type quants[] = { TENSOR_TYPE_COUNT, TENSOR_BF16, TENSOR_Q8_0 };

@@ -63,8 +63,8 @@ static void expect_unmerged_logits(const char *directory, struct pool *pool)
 
 /*
  * Goal: PEFT's adapters as models: single modules, all linear ones with a stabilised scale, a head that was trained whole,
- * transposed and fused modules, and ranks and alphas by pattern.  Their base is found from the adapter's own directory.  Unmerged they
- * compute the same; one that holds a whole head cannot be used so, and says it.
+ * transposed and fused modules, and ranks and alphas by pattern.  Their base is found from the adapter's own directory.  Unmerged
+ * they compute the same; one that holds a whole head cannot be used so, and says it.
  */
 static void test_peft_agrees(void)
 {
@@ -105,7 +105,8 @@ static void trainer_run(struct trainer *trainer, enum objective objective)
 }
 
 /* Trains adapters on a base, writes them to directory, and expects the key of the merged weights from it. */
-static void expect_own_adapter(const char *base, enum objective objective, const char *targets, const char *directory, struct pool *pool)
+static void expect_own_adapter(const char *base, enum objective objective, const char *targets, const char *directory,
+                               struct pool *pool)
 {
     int code;
     struct model_config config;
@@ -147,7 +148,8 @@ static void test_own_adapters(void)
         const char *base, *targets;
     } cases[] = {
         { "tests/parity/train/llama", "q,k,v,o,gate,up,down" }, { "tests/parity/train/mistral", "q,v" },
-        { "tests/parity/train/qwen2", "o,down" }, { "tests/parity/train/qwen3", "k" }, { "tests/parity/train/gemma2", "q,k,v,o,up" },
+        { "tests/parity/train/qwen2", "o,down" }, { "tests/parity/train/qwen3", "k" },
+        { "tests/parity/train/gemma2", "q,k,v,o,up" },
         { "tests/parity/train/phi3", "q,v,up,down" }, { "tests/parity/train/gpt2", "k,v,o,up,down" },
     };
     struct pool *pool = pool_open(1);
@@ -210,7 +212,8 @@ static void test_refuses(void)
         { "{" BASE ", \"peft_type\": \"IA3\"}", "peft_type must be", EX_DATAERR },
         { "{" BASE ", \"peft_type\": \"LORA\", \"r\": 2}", "lora_alpha must be a number", EX_DATAERR },
         { "{" BASE ", \"peft_type\": \"LORA\", \"lora_alpha\": 2, \"use_dora\": true}", "use_dora is not supported", EX_DATAERR },
-        { "{" BASE ", \"peft_type\": \"LORA\", \"lora_alpha\": 2, \"alpha_pattern\": {\"q.*\": 1}}", "alpha_pattern must", EX_DATAERR },
+        { "{" BASE ", \"peft_type\": \"LORA\", \"lora_alpha\": 2, \"alpha_pattern\": {\"q.*\": 1}}", "alpha_pattern must",
+          EX_DATAERR },
     };
     static const float zeros[256];
     const struct tensor_out good[] = {
@@ -243,7 +246,8 @@ static void test_refuses(void)
         write_adapter(directory, config, bad, 2);
         expect_refused(directory, EX_DATAERR, tensors[i].expected);
     }
-    const struct tensor_out strange[] = { good[0], good[1], { "base_model.model.model.layers.9.mlp.up_proj.lora_A.weight", 2, { 2, 12 }, zeros } };
+    const struct tensor_out strange[] = { good[0], good[1], { "base_model.model.model.layers.9.mlp.up_proj.lora_A.weight", 2,
+                                                              { 2, 12 }, zeros } };
     write_adapter(directory, config, strange, 3);
     expect_refused(directory, EX_DATAERR, "layers.9.mlp.up_proj.lora_A.weight\" belongs to no weight");
 

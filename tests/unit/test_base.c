@@ -5,6 +5,7 @@
 #include <sodium.h>
 #include <stdint.h>
 #include <sys/wait.h>
+#include <sysexits.h>
 #include <unistd.h>
 
 #include "base/digest.h"
@@ -211,6 +212,35 @@ static void test_file_write(void)
     EXPECT_INT(rmdir(directory), 0);  // nothing was left beside it
 }
 
+/* Goal: who reads a mapped file that somebody has cut short leaves with one line and code 74. */
+static void test_file_cut_short(void)
+{
+    char directory[64], path[80], content[10000] = { 1 };
+    test_directory(directory, sizeof directory);
+    snprintf(path, sizeof path, "%s/a", directory);
+    EXPECT_INT(file_write(path, content, sizeof content), 0);
+    int said[2], status = 0;
+    EXPECT_INT(pipe(said), 0);
+    pid_t child = fork();
+    if (child == 0) {
+        dup2(said[1], STDERR_FILENO);
+        struct file_map map;
+        bool mapped = file_map(&map, path) == EX_OK && truncate(path, 10) == 0;
+        _exit(mapped ? ((const volatile unsigned char *)map.data)[9000] : 1);
+    }
+    close(said[1]);
+    EXPECT_INT(waitpid(child, &status, 0), child);
+    EXPECT(WIFEXITED(status));
+    EXPECT_INT(WEXITSTATUS(status), EX_IOERR);
+    char line[200];
+    ssize_t size = read(said[0], line, sizeof line - 1);
+    line[size > 0 ? size : 0] = '\0';
+    EXPECT(strstr(line, ": a mapped file was cut short, or its disk is full\n") != NULL);
+    close(said[0]);
+    unlink(path);
+    EXPECT_INT(rmdir(directory), 0);
+}
+
 /* Goal: of processes that write the same file at once each writes it whole. */
 static void test_file_write_together(void)
 {
@@ -313,7 +343,8 @@ static void test_effort(void)
     EXPECT(after[EFFORT_WIRE] - before[EFFORT_WIRE] >= 0.01);
     EXPECT_NEAR(after[EFFORT_WAIT], before[EFFORT_WAIT], 0);
     EXPECT(all >= 0.05 && all <= taken_s);
-    effort_text(text, sizeof text, (double[]){ [EFFORT_COMPUTE] = 9, [EFFORT_WAIT] = 0.5, [EFFORT_WIRE] = 0.25, [EFFORT_OTHER] = 0.25 });
+    effort_text(text, sizeof text, (double[]){ [EFFORT_COMPUTE] = 9, [EFFORT_WAIT] = 0.5, [EFFORT_WIRE] = 0.25,
+                                               [EFFORT_OTHER] = 0.25 });
     EXPECT_TEXT(text, "10.0 s: compute 90.0 %, wait 5.0 %, wire 2.5 %, other 2.5 %");
 }
 
@@ -328,6 +359,7 @@ int main(void)
     RUN(test_pool);
     RUN(test_pool_short_loops);
     RUN(test_file_write);
+    RUN(test_file_cut_short);
     RUN(test_file_write_together);
     RUN(test_map);
     RUN(test_utf8);

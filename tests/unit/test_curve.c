@@ -79,7 +79,8 @@ static int keys_in(const char *text, char *reason)
     return curve_list(text, count_key, &count, reason) == 0 ? count : -1;
 }
 
-/* Goal: a list is any number of key files after each other, with comments, in any spacing; what is wrong in it is named by its line. */
+/* Goal: a list is any number of key files after each other, with comments, in any spacing;
+   what is wrong in it is named by its line. */
 static void test_list(void)
 {
 #define KEY "Yne@$w-vo<fVvi]a<NY6T1ed:M$fCG*[IaLV{hID"  // the Z85 key of ZeroMQ's documentation

@@ -257,7 +257,8 @@ static void hub_answer_read(const struct frame_read *read)
     struct frame frame = frame_make(FRAME_piece);
     frame.piece.sha256 = read->sha256;
     frame.piece.offset = read->offset;
-    frame.piece.data = (struct bytes){ (const unsigned char *)hub.checkpoint + read->offset, left < (size_t)read->size ? left : (size_t)read->size };
+    frame.piece.data = (struct bytes){ (const unsigned char *)hub.checkpoint + read->offset, left < (size_t)read->size
+                                       ? left : (size_t)read->size };
     hub.read_ahead_max = read->offset > hub.read_ahead_max ? read->offset : hub.read_ahead_max;
     if (hub.vanish) {
         if (++hub.pieces_sent == 16)
@@ -818,7 +819,8 @@ static void test_lying_store(void)
     EXPECT_INT(system(command), 0);
 }
 
-/* Goal: a checkpoint larger than what an edge keeps unacknowledged is stored whole while the stage computes, though the store is restarted. */
+/* Goal: a checkpoint larger than what an edge keeps unacknowledged is stored whole while the stage computes,
+   though the store is restarted. */
 static void test_give_checkpoint(void)
 {
     enum { SIZE = (OUTPUTS_BYTES_MAX + (9 << 20)) | 1 };
@@ -841,7 +843,8 @@ static void test_give_checkpoint(void)
     free(expected);
 }
 
-/* Goal: a stage that has nothing more to do is not at its end before its checkpoint is stored, and hears of one that was refused. */
+/* Goal: a stage that has nothing more to do is not at its end before its checkpoint is stored,
+   and hears of one that was refused. */
 static void test_give_checkpoints(void)
 {
     struct buffer first = { 0 }, second = { 0 }, third = { 0 };

@@ -338,7 +338,8 @@ static void test_published(void)
 {
     static const struct { int64_t parameters; const char *text; } published[] = {
         /* gpt2 */
-        { 124439808, "{\"activation_function\": \"gelu_new\", \"architectures\": [\"GPT2LMHeadModel\"], \"layer_norm_epsilon\": 1e-05,"
+        { 124439808, "{\"activation_function\": \"gelu_new\", \"architectures\": [\"GPT2LMHeadModel\"], \"layer_norm_epsilon\":"
+          " 1e-05,"
           "\"model_type\": \"gpt2\", \"n_ctx\": 1024, \"n_embd\": 768, \"n_head\": 12, \"n_layer\": 12, \"n_positions\": 1024,"
           "\"summary_activation\": null, \"summary_type\": \"cls_index\", \"vocab_size\": 50257}" },
         /* TinyLlama 1.1B */
@@ -351,7 +352,8 @@ static void test_published(void)
           "\"hidden_size\": 4096, \"intermediate_size\": 14336, \"max_position_embeddings\": 131072, \"mlp_bias\": false,"
           "\"model_type\": \"llama\", \"num_attention_heads\": 32, \"num_hidden_layers\": 32, \"num_key_value_heads\": 8,"
           "\"rms_norm_eps\": 1e-05, \"rope_scaling\": {\"factor\": 8.0, \"high_freq_factor\": 4.0, \"low_freq_factor\": 1.0,"
-          "\"original_max_position_embeddings\": 8192, \"rope_type\": \"llama3\"}, \"rope_theta\": 500000.0, \"vocab_size\": 128256}" },
+          "\"original_max_position_embeddings\": 8192, \"rope_type\": \"llama3\"}, \"rope_theta\": 500000.0, \"vocab_size\":"
+          " 128256}" },
         /* Mistral 7B v0.1 */
         { 7241732096, "{\"architectures\": [\"MistralForCausalLM\"], \"hidden_act\": \"silu\", \"hidden_size\": 4096,"
           "\"intermediate_size\": 14336, \"max_position_embeddings\": 32768, \"model_type\": \"mistral\","

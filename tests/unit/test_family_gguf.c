@@ -270,7 +270,8 @@ static void test_messages(void)
     EXPECT_TEXT(stderr_release(), "test_family_gguf: model \"made\": qwen2.expert_count is 8, only 0 is supported\n");
     stderr_hold();
     EXPECT_INT(READ(&config, "llama", TENSOR("rope_freqs.weight", 0, 3)), -1);
-    EXPECT_TEXT(stderr_release(), "test_family_gguf: model \"made\": tensor \"rope_freqs.weight\" has 3 elements of type F32, it must "
+    EXPECT_TEXT(stderr_release(),
+                "test_family_gguf: model \"made\": tensor \"rope_freqs.weight\" has 3 elements of type F32, it must "
                                   "have half a head size, 2 of at most 256, of type F32\n");
 }
 

@@ -42,7 +42,8 @@ static bool gives_text(struct join join, const char *prompt, const char *respons
     struct join_input input;
     char reason[256];
     struct token_list expected = ids_of(join.tokenizer, text, ENCODE_MARKUP);
-    bool same = join_encode(&join, &(struct scorer_text){ prompt, response }, &input, reason) == 0 && same_ids(&input.ids, &expected);
+    bool same = join_encode(&join, &(struct scorer_text){ prompt, response }, &input, reason) == 0
+        && same_ids(&input.ids, &expected);
     join_input_free(&input);
     free(expected.at);
     join_free(&join);
@@ -68,9 +69,11 @@ static bool gives_pair(struct join join, const char *prompt, const char *respons
 /* Goal: the names that are read, and one line with a hint for others. */
 static void test_names(void)
 {
-    static const char *const good[] = { "pair", "last-turn", "concat", "chat:chatml", "chat:hh", "{response}", "{prompt}\\n{response}",
+    static const char *const good[] = { "pair", "last-turn", "concat", "chat:chatml", "chat:hh", "{response}", "{prompt}\\n"
+                                        "{response}",
                                         "{response} answers {prompt}" };
-    static const char *const bad[] = { "", "pairs", "chat:", "chat:none", "{prompt}", "{response}{response}", "{prompt}{prompt}{response}" };
+    static const char *const bad[] = { "", "pairs", "chat:", "chat:none", "{prompt}", "{response}{response}",
+                                       "{prompt}{prompt}{response}" };
     for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) {
         struct join join;
         EXPECT_INT(join_init(&join, good[i]), 0);
@@ -98,7 +101,8 @@ static const char *messages_of(const char *prompt)
     size_t size = (size_t)snprintf(out, sizeof out, "%s", messages == NULL ? "none" : "");
     for (size_t i = 0; i < json_array_size(messages); i++) {
         const json_t *message = json_array_get(messages, i);
-        size += (size_t)snprintf(out + size, sizeof out - size, "%s%s:%s", i > 0 ? "|" : "", json_string_value(json_object_get(message, "role")),
+        size += (size_t)snprintf(out + size, sizeof out - size, "%s%s:%s", i > 0 ? "|" : "",
+                                 json_string_value(json_object_get(message, "role")),
                                  json_string_value(json_object_get(message, "content")));
     }
     json_decref(messages);
@@ -110,9 +114,11 @@ static const char *messages_of(const char *prompt)
 static void test_dialogues(void)
 {
     EXPECT_TEXT(messages_of("\n\nHuman: hi\n\nAssistant:"), "user:hi");
-    EXPECT_TEXT(messages_of("\n\nHuman: a\n\nHuman:b\n\nAssistant: c\n\nd\n\nHuman: e?\n\nAssistant: "), "user:a\nb|assistant:c\n\nd|user:e?");
+    EXPECT_TEXT(messages_of("\n\nHuman: a\n\nHuman:b\n\nAssistant: c\n\nd\n\nHuman: e?\n\nAssistant: "), "user:a\nb|assistant:c\n\n"
+                "d|user:e?");
     EXPECT_TEXT(messages_of("<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"), "user:hi");
-    EXPECT_TEXT(messages_of("<|im_start|>system\nbe kind<|im_end|>\n<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\nb<|im_end|>\n"
+    EXPECT_TEXT(messages_of("<|im_start|>system\nbe kind<|im_end|>\n<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n"
+                            "b<|im_end|>\n"
                             "<|im_start|>user\nc<|im_end|>\n<|im_start|>assistant\n"), "system:be kind|user:a|assistant:b|user:c");
     EXPECT_TEXT(messages_of("<|user|>\na</s>\n<|assistant|>\n"), "user:a");
 
@@ -129,7 +135,8 @@ static void test_dialogues_as_rendered(void)
 {
     static const char *const dialogues[] = {
         "[{\"role\":\"user\",\"content\":\"a b\"}]",
-        "[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":\"b\\n\\nc\"},{\"role\":\"user\",\"content\":\"d?\"}]",
+        "[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":\"b\\n\\n"
+        "c\"},{\"role\":\"user\",\"content\":\"d?\"}]",
         "[{\"role\":\"system\",\"content\":\"be kind\"},{\"role\":\"user\",\"content\":\"a\"}]",
     };
     struct join join = join_of("concat", pair_tokenizer, 0);
@@ -201,7 +208,8 @@ static void test_texts(void)
     EXPECT(gives_text(join_of("chat:chatml", chat_tokenizer, 0), "What now?", " Go on.",
                       "<|im_start|>user\nWhat now?<|im_end|>\n<|im_start|>assistant\n Go on.<|im_end|>\n"));
     // a dialogue is rendered anew, and the space that HH puts before an answer is no part of it
-    EXPECT(gives_text(join_of("chat:chatml", chat_tokenizer, 0), "\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant:", " Go on.",
+    EXPECT(gives_text(join_of("chat:chatml", chat_tokenizer, 0), "\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant:",
+                      " Go on.",
                       "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\nb<|im_end|>\n<|im_start|>user\nc<|im_end|>\n"
                       "<|im_start|>assistant\nGo on.<|im_end|>\n"));
     EXPECT(gives_text(join_of("chat:hh", chat_tokenizer, 0), "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n", "b",
@@ -294,7 +302,8 @@ static void test_truncate_left(void)
 static void test_truncate_text_left(void)
 {
     struct token_list response_ids = ids_of(chat_tokenizer, response, 0), all = { 0 };
-    tokenizer_encode(chat_tokenizer, "I'm angry about learning to swim. What now?Of course! It is best to be patient.", 79, 0, &all);
+    tokenizer_encode(chat_tokenizer, "I'm angry about learning to swim. What now?Of course! It is best to be patient.", 79, 0,
+                     &all);
     struct join join = join_of("concat", chat_tokenizer, response_ids.count + 2);
     struct join_input input;
     char reason[256] = "";

@@ -17,8 +17,8 @@ static const char *const names[] = { "portable", "avx2", "avx512", "vnni", "amx"
         for (const struct kernels *k = kernels_named(names[k##_i]), *k##_once = k; k##_once != NULL; k##_once = NULL)
 
 /* Some panels only, from x as it is. */
-static void linear(const struct kernels *k, float *y, size_t y_stride, const float *x, size_t M, const struct packed *w, size_t panel,
-                   size_t panels)
+static void linear(const struct kernels *k, float *y, size_t y_stride, const float *x, size_t M, const struct packed *w,
+                   size_t panel, size_t panels)
 {
     enum input_form form = k->input[w->type];
     void *input = memory_alloc_aligned(input_bytes(form, M, w->K), 1);
@@ -105,7 +105,8 @@ static void expect_bits(const float *actual, const float *expected, size_t count
 /* M, N, K: one, odd, whole panels, more than a block of K. */
 static const size_t shapes[][3] = {
     { 1, 1, 1 }, { 1, 16, 8 }, { 2, 17, 3 }, { 3, 33, 64 }, { 5, 64, 7 }, { 6, 48, 31 }, { 7, 100, 65 },
-    { 13, 80, 96 }, { 25, 150, 37 }, { 9, 40, 1100 }, { 16, 64, 32 }, { 32, 33, 64 }, { 37, 70, 600 }, { 70, 20, 1030 }, { 33, 17, 8229 }, { 20, 16, 9001 },
+    { 13, 80, 96 }, { 25, 150, 37 }, { 9, 40, 1100 }, { 16, 64, 32 }, { 32, 33, 64 }, { 37, 70, 600 }, { 70, 20, 1030 },
+    { 33, 17, 8229 }, { 20, 16, 9001 },
 };
 
 static void linear_against_reference(enum tensor_type type)
@@ -155,11 +156,13 @@ static void test_linear_f16(void)
 static void test_linear_all_of_f16(void)
 {
     enum { M = 37, N = 35, K = 331 };
-    float *x = normals(M * K), *weight = memory_alloc(N * K, sizeof *weight), *y = memory_alloc(M * N, sizeof *y), *one = memory_alloc(N, sizeof *one);
+    float *x = normals(M * K), *weight = memory_alloc(N * K, sizeof *weight), *y = memory_alloc(M * N, sizeof *y);
+    float *one = memory_alloc(N, sizeof *one);
     uint16_t *halves = memory_alloc(N * K, sizeof *halves);
     for (size_t i = 0; i < N * K; i++) {
         halves[i] = (uint16_t)(bits_of(normal()) >> 3);
-        halves[i] = (halves[i] & 0x7c00) > 0x4400 || i % 7 == 0 ? halves[i] & 0x83ff : halves[i];  // up to 8; every seventh is subnormal
+        /* Up to 8; every seventh is subnormal. */
+        halves[i] = (halves[i] & 0x7c00) > 0x4400 || i % 7 == 0 ? halves[i] & 0x83ff : halves[i];
         weight[i] = float_from_f16(halves[i]);
     }
     struct packed packed;
@@ -235,14 +238,16 @@ static const struct {
     size_t count;
     size_t offsets[2];
 } halves_of[TENSOR_TYPE_COUNT] = {
-    [TENSOR_Q4_1] = { 2, { 0, 2 } }, [TENSOR_Q5_0] = { 1, { 0 } }, [TENSOR_Q5_1] = { 2, { 0, 2 } }, [TENSOR_Q2_K] = { 2, { 80, 82 } },
-    [TENSOR_Q3_K] = { 1, { 108 } }, [TENSOR_Q4_K] = { 2, { 0, 2 } }, [TENSOR_Q5_K] = { 2, { 0, 2 } }, [TENSOR_Q6_K] = { 1, { 208 } },
+    [TENSOR_Q4_1] = { 2, { 0, 2 } }, [TENSOR_Q5_0] = { 1, { 0 } }, [TENSOR_Q5_1] = { 2, { 0, 2 } },
+    [TENSOR_Q2_K] = { 2, { 80, 82 } },
+    [TENSOR_Q3_K] = { 1, { 108 } }, [TENSOR_Q4_K] = { 2, { 0, 2 } }, [TENSOR_Q5_K] = { 2, { 0, 2 } },
+    [TENSOR_Q6_K] = { 1, { 208 } },
     [TENSOR_IQ4_NL] = { 1, { 0 } },
 };
 
 /*
- * Blocks of random bytes as in a file, at an odd address, their F16s ordinary numbers; or normal numbers rounded on load.  kept, unless it is
- * NULL, receives the rows as in a file.
+ * Blocks of random bytes as in a file, at an odd address, their F16s ordinary numbers; or normal numbers rounded on load.  kept,
+ * unless it is NULL, receives the rows as in a file.
  */
 static struct packed quantised_random(enum tensor_type type, size_t N, size_t K, unsigned char *kept)
 {
@@ -254,7 +259,8 @@ static struct packed quantised_random(enum tensor_type type, size_t N, size_t K,
         rows[i] = (unsigned char)(bits_of(normal()) >> 5);
     for (size_t i = 0; i < blocks * halves_of[type].count; i++) {
         uint16_t half = f16_from_short(short_normal() / 16.0f);
-        memcpy(rows + i / halves_of[type].count * format->block_bytes + halves_of[type].offsets[i % halves_of[type].count], &half, 2);
+        memcpy(rows + i / halves_of[type].count * format->block_bytes + halves_of[type].offsets[i % halves_of[type].count], &half,
+               2);
     }
     struct packed packed;
     packed_init(&packed, type, N, K);
@@ -290,7 +296,8 @@ static struct packed packed_f32_from(const struct packed *packed, float *rows)
 
 /* M, N and K in blocks, and elements less than that where K may be any number. */
 static const size_t quantised_shapes[][4] = {
-    { 1, 1, 1, 0 }, { 1, 17, 1, 31 }, { 2, 16, 2, 0 }, { 7, 100, 3, 1 }, { 1, 133, 5, 7 }, { 40, 33, 2, 30 }, { 5, 150, 9, 0 }, { 19, 48, 17, 9 },
+    { 1, 1, 1, 0 }, { 1, 17, 1, 31 }, { 2, 16, 2, 0 }, { 7, 100, 3, 1 }, { 1, 133, 5, 7 }, { 40, 33, 2, 30 }, { 5, 150, 9, 0 },
+        { 19, 48, 17, 9 },
 };
 
 /* Panel by panel, single rows, then three at a time. */
@@ -394,8 +401,8 @@ static float bytes_product(enum tensor_type type, const float *x, const unsigned
 }
 
 /*
- * Goal: where rows are rounded to bytes, products are to the bit what the definition says, for any number of rows and any split of panels, within
- * half a step of each element of the product with the rows as they were, and write nothing else.
+ * Goal: where rows are rounded to bytes, products are to the bit what the definition says, for any number of rows and any split of
+ * panels, within half a step of each element of the product with the rows as they were, and write nothing else.
  */
 static void test_linear_of_bytes(void)
 {
@@ -455,7 +462,8 @@ static void test_hostile_rows(void)
         float *x = normals(M * K), *weight = memory_alloc(N * K, sizeof *weight), y[M * N], clean[M * N];
         for (size_t j = 0; j < N * K; j++)
             weight[j] = short_normal();
-        struct packed packed = types[i] <= TENSOR_BF16 ? packed_from(weight, types[i], N, K) : quantised_random(types[i], N, K, NULL);
+        struct packed packed = types[i] <= TENSOR_BF16 ? packed_from(weight, types[i], N, K) : quantised_random(types[i], N, K,
+                                                                                                                NULL);
         FOR_KERNELS(k) {
             kernels_linear(k, clean, N, x, M, &packed);
             float kept[2] = { x[K + 7], x[3 * K + 250] };
@@ -718,7 +726,8 @@ static void test_attention_over_pages(void)
                     double sum = (double)start[g * VP * PANEL + c];
                     for (size_t t = 0; t < T; t++)
                         sum += (double)scores[g * stride + t]
-                               * (double)((const float *)values.base)[(size_t)pages[t / PANEL] * floats + (c / PANEL * PANEL + t % PANEL) * PANEL + c % PANEL];
+                               * (double)((const float *)values.base)[(size_t)pages[t / PANEL] * floats
+                                                                      + (c / PANEL * PANEL + t % PANEL) * PANEL + c % PANEL];
                     EXPECT_NEAR(out[g * VP * PANEL + c], sum, 1e-3);
                 }
             }
@@ -745,7 +754,8 @@ static void test_attention_over_f16_pages(void)
             halves[e] = f16_from_short(data[e] = short_normal());
         float *scores[2], *out[2];
         struct page_list keys[] = { { data, elements, pages, TENSOR_F32 }, { halves, elements, pages, TENSOR_F16 } };
-        struct page_list values[] = { { data + HS * PANEL, elements, pages, TENSOR_F32 }, { halves + HS * PANEL, elements, pages, TENSOR_F16 } };
+        struct page_list values[] = { { data + HS * PANEL, elements, pages, TENSOR_F32 },
+                                      { halves + HS * PANEL, elements, pages, TENSOR_F16 } };
         FOR_KERNELS(k) {
             for (size_t f = 0; f < 2; f++) {
                 scores[f] = memory_alloc(G * stride, sizeof(float));
@@ -904,7 +914,8 @@ static double exp_of(const struct kernels *k, float x)
     return k->exp_sum(NULL, &x, 1, 0.0f, 1.0f);
 }
 
-/* Goal: the first place above a bound is found in every length, NaN is above nothing, and the highest of what holds a NaN is NaN. */
+/* Goal: the first place above a bound is found in every length, NaN is above nothing,
+   and the highest of what holds a NaN is NaN. */
 static void test_highest_and_first_above(void)
 {
     for (size_t i = 0; i < COUNT_OF(lengths); i++) {

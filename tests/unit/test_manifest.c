@@ -109,7 +109,8 @@ static int read_text(struct manifest *manifest, const char *text)
 static void test_round_trip(void)
 {
     static const char text[] = "[{\"name\":\"a b.json\",\"sha256\":\"" ABC "\",\"size\":0},"
-                               "{\"changed_ns\":1700000000123456789,\"name\":\"b.safetensors\",\"sha256\":\"" ABC "\",\"size\":17592186044416}]";
+                               "{\"changed_ns\":1700000000123456789,\"name\":\"b.safetensors\",\"sha256\":\"" ABC
+                                "\",\"size\":17592186044416}]";
     struct manifest manifest;
     EXPECT_INT(read_text(&manifest, text), 0);
     EXPECT_INT(manifest.size, 17592186044416);
@@ -137,10 +138,13 @@ static void test_hostile(void)
         { ONE("\"\\u00e9\"", "3", ABC), "not a plain file name" }, { ONE("7", "3", ABC), "not a plain file name" },
         { ONE("\"a\"", "-1", ABC), "has no size from 0 to" }, { ONE("\"a\"", "17592186044417", ABC), "has no size from 0 to" },
         { ONE("\"a\"", "1.5", ABC), "has no size from 0 to" }, { ONE("\"a\"", "\"3\"", ABC), "has no size from 0 to" },
-        { ONE("\"a\"", "3", "ABC"), "has no SHA-256" }, { ONE("\"a\"", "3", "../../../../../../../../../../../../../../../../../../../../../x"), "has no SHA-256" },
+        { ONE("\"a\"", "3", "ABC"), "has no SHA-256" },
+        { ONE("\"a\"", "3", "../../../../../../../../../../../../../../../../../../../../../x"), "has no SHA-256" },
         { "[{\"name\": \"a\", \"size\": 3}]", "has no SHA-256" },
-        { "[{\"name\": \"b\", \"size\": 3, \"sha256\": \"" ABC "\"}, {\"name\": \"a\", \"size\": 3, \"sha256\": \"" ABC "\"}]", "stands after \"b\"" },
-        { "[{\"name\": \"a\", \"size\": 3, \"sha256\": \"" ABC "\"}, {\"name\": \"a\", \"size\": 3, \"sha256\": \"" ABC "\"}]", "stands after \"a\"" },
+        { "[{\"name\": \"b\", \"size\": 3, \"sha256\": \"" ABC "\"}, {\"name\": \"a\", \"size\": 3, \"sha256\": \"" ABC "\"}]",
+          "stands after \"b\"" },
+        { "[{\"name\": \"a\", \"size\": 3, \"sha256\": \"" ABC "\"}, {\"name\": \"a\", \"size\": 3, \"sha256\": \"" ABC "\"}]",
+          "stands after \"a\"" },
     };
     struct manifest manifest;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {

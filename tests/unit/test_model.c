@@ -144,7 +144,8 @@ static void test_extend_over_its_own_chunks(void)
     int32_t text[LONG];
     for (int32_t t = 0; t < LONG; t++)
         text[t] = t * t % 61;
-    float *whole = memory_alloc(LONG * C, sizeof *whole), *last = memory_alloc(C, sizeof *last), *step = memory_alloc(C, sizeof *step);
+    float *whole = memory_alloc(LONG * C, sizeof *whole), *last = memory_alloc(C, sizeof *last);
+    float *step = memory_alloc(C, sizeof *step);
     struct cache *cache = cache_open(model, 3 * (LONG + CACHE_PAGE_POSITIONS));
     model_extend(model, cache, sequence_open(cache), text, LONG, whole, NULL);
     int32_t silent = sequence_open(cache), single = sequence_open(cache);
@@ -287,8 +288,8 @@ static float *hidden_of_last(const struct model *model, const int32_t *text, siz
 }
 
 /*
- * Goal: in one layer with a window of w, a row's numbers are those of the w tokens that end with it (rotary positions are relative);
- * the token before them changes no bit and the first of them does, wherever the borders of pages lie.
+ * Goal: in one layer with a window of w, a row's numbers are those of the w tokens that end with it (rotary positions are
+ * relative); the token before them changes no bit and the first of them does, wherever the borders of pages lie.
  */
 static void test_window_borders(void)
 {
@@ -365,8 +366,8 @@ static void test_window_in_trees(void)
 }
 
 /*
- * Goal: rows of sequences with a common prefix, which read its pages together, have the bits that each has in a cache of its own; some
- * differ from the first token on, some within a page, and each has candidates beside the natural row.
+ * Goal: rows of sequences with a common prefix, which read its pages together, have the bits that each has in a cache of its own;
+ * some differ from the first token on, some within a page, and each has candidates beside the natural row.
  */
 static void test_common_prefix(void)
 {
@@ -432,7 +433,8 @@ static struct batches batches_run(const struct model *model)
 {
     static const size_t counts[BATCHES] = { 1, 7, 20, 40, ROWS };
     size_t C = channels(model), V = (size_t)model_config(model)->vocab_size;
-    struct batches batches = { memory_alloc(2 * BATCHES * ROWS * C, sizeof(float)), memory_alloc(2 * BATCHES * ROWS * V, sizeof(float)) };
+    struct batches batches = { memory_alloc(2 * BATCHES * ROWS * C, sizeof(float)),
+                               memory_alloc(2 * BATCHES * ROWS * V, sizeof(float)) };
     struct cache *cache = cache_open(model, 2000);
     int32_t s = sequence_open(cache);
     model_extend(model, cache, s, tokens, T, NULL, NULL);
@@ -448,7 +450,8 @@ static struct batches batches_run(const struct model *model)
     return batches;
 }
 
-/* Goal: 1, 2, 3 and 4 threads give the same bits for one row, few rows and many, and for logits, in float32 and rounded; again and again. */
+/* Goal: 1, 2, 3 and 4 threads give the same bits for one row, few rows and many, and for logits,
+   in float32 and rounded; again and again. */
 static void test_any_number_of_threads(void)
 {
     enum { TIMES = 4 };
@@ -559,7 +562,8 @@ static void test_heads(void)
         struct buffer file = tiny_safetensors(&configs[i], 7);
         struct weights *weights = weights_from_memory(file.data, file.size, "tiny");
         size_t C = channels(model), V = (size_t)configs[i].vocab_size;
-        float *hidden = hidden_of_all(model), *logits = memory_alloc(T * V, sizeof *logits), *values = memory_alloc(T, sizeof *values);
+        float *hidden = hidden_of_all(model), *logits = memory_alloc(T * V, sizeof *logits);
+        float *values = memory_alloc(T, sizeof *values);
         float *head = memory_alloc(V * C, sizeof *head), *value_head = memory_alloc(C, sizeof *value_head), bias, alone[61];
         const struct tensor *tensor = weights_find(weights, i ? "model.embed_tokens.weight" : "lm_head.weight");
         tensor_read(tensor, 0, V * C, head);
@@ -644,7 +648,8 @@ static void test_scores_and_caps(void)
 static void test_open(void)
 {
     struct pool *pool = pool_open(1);
-    struct model *a = tiny_model(&tiny_config, 8, pool), *b = tiny_model(&tiny_config, 8, pool), *c = tiny_model(&tiny_config, 9, pool);
+    struct model *a = tiny_model(&tiny_config, 8, pool), *b = tiny_model(&tiny_config, 8, pool);
+    struct model *c = tiny_model(&tiny_config, 9, pool);
     EXPECT_TEXT(model_key(b), model_key(a));
     EXPECT(strcmp(model_key(c), model_key(a)) != 0);
     model_close(c);

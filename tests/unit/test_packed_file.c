@@ -88,7 +88,8 @@ static char *decoder_answer(const char *path, enum tensor_type quant, bool keep_
     struct model *model = model_open_quantised(path, quant, keep_packed, pool, &code);
     if (model == NULL)
         return memory_text("");
-    size_t C = (size_t)model_config(model)->channel_count, V = (size_t)model_config(model)->vocab_size, N = model_label_count(model);
+    size_t C = (size_t)model_config(model)->channel_count, V = (size_t)model_config(model)->vocab_size;
+    size_t N = model_label_count(model);
     size_t count = C > V ? C : V;
     count = N > count ? N : count;
     float hidden[TOKENS * 512], *numbers = memory_alloc(TOKENS * count, sizeof *numbers);
@@ -135,8 +136,10 @@ static char *encoder_answer(const char *path, enum tensor_type quant, bool keep_
 
 typedef char *answer_function(const char *path, enum tensor_type quant, bool keep_packed);
 
-/* Opens the model and holds what it computes against the answer that is expected.  Returns what it said; valid until the next call. */
-static const char *expect_answer(answer_function *answer_of, const char *path, enum tensor_type quant, const char *expected, const char *when)
+/* Opens the model and holds what it computes against the answer that is expected.  Returns what it said;
+   valid until the next call. */
+static const char *expect_answer(answer_function *answer_of, const char *path, enum tensor_type quant, const char *expected,
+                                 const char *when)
 {
     stderr_hold();
     char *answer = answer_of(path, quant, true);
@@ -169,7 +172,8 @@ static void expect_kept(answer_function *answer_of, const char *path, const char
 
 static void expect_family_kept(answer_function *answer_of, const char *parent, const char *name)
 {
-    char *from = memory_printf("%s/%s", parent, name), *directory = directory_copy(from, name), *gguf = memory_printf("%s/model.gguf", from);
+    char *from = memory_printf("%s/%s", parent, name), *directory = directory_copy(from, name);
+    char *gguf = memory_printf("%s/model.gguf", from);
     for (size_t q = 0; q < COUNT_OF(quants); q++) {
         enum tensor_type quant = quants[q];
         const char *type = quant != TENSOR_TYPE_COUNT ? tensor_formats[quant].name : "";
@@ -218,9 +222,10 @@ static void test_encoders(void)
 
 /* ---- files that do not hold ---- */
 
-/* Puts content in the kept file's place.  The model must answer as before, say why it does not use the file, and write whole again. */
-static void expect_written_anew(const char *directory, const char *expected, const char *content, size_t size, const struct buffer *whole,
-                                const char *when)
+/* Puts content in the kept file's place.  The model must answer as before,
+   say why it does not use the file, and write whole again. */
+static void expect_written_anew(const char *directory, const char *expected, const char *content, size_t size,
+                                const struct buffer *whole, const char *when)
 {
     char *kept = memory_printf("%s/model.packed", directory);
     CHECK(file_write(kept, content, size) == 0);
@@ -283,7 +288,8 @@ static void test_other_weights(void)
     CHECK(utimensat(AT_FDCWD, file, (const struct timespec[]){ before.st_atim, before.st_mtim }, 0) == 0);
     char *second = decoder_answer(directory, TENSOR_TYPE_COUNT, false);
     EXPECT(strcmp(first, second) != 0);
-    const char *said = expect_answer(decoder_answer, directory, TENSOR_TYPE_COUNT, second, "with other weights of the same size and time");
+    const char *said = expect_answer(decoder_answer, directory, TENSOR_TYPE_COUNT, second,
+                                     "with other weights of the same size and time");
     EXPECT(strstr(said, "is of other weights or another program") != NULL);
 
     size_t size;
@@ -315,7 +321,8 @@ static void expect_without(const char *directory, const char *expected, const ch
     char *kept = memory_printf("%s/model.packed", directory);
     struct identity before = identity_of(kept);
     const char *said = expect_answer(decoder_answer, directory, TENSOR_TYPE_COUNT, expected, line), *hint = strchr(said, '\n');
-    if (strncmp(said, "vas: ", 5) != 0 || strstr(said, line) == NULL || hint == NULL || strncmp(hint, "\nhint: going on without it", 26) != 0
+    if (strncmp(said, "vas: ", 5) != 0 || strstr(said, line) == NULL || hint == NULL
+        || strncmp(hint, "\nhint: going on without it", 26) != 0
         || strchr(hint + 1, '\n') != strrchr(said, '\n'))
         TEST_FAIL("expected \"%s\" and a hint: %s", line, said);
     EXPECT(identity_of(kept).inode == before.inode);

@@ -1,4 +1,5 @@
-/* Goal: every kernel of product.h agrees with the naive sum, on awkward shapes, and a row's bits do not depend on the rows beside it. */
+/* Goal: every kernel of product.h agrees with the naive sum, on awkward shapes,
+   and a row's bits do not depend on the rows beside it. */
 #include "learn/product.h"
 
 #include <math.h>
@@ -30,7 +31,8 @@ static double rounded(float x, enum products products)
 
 static struct right pack(const struct product_kernels *kernels, const float *source, size_t P, size_t J, bool from_columns)
 {
-    struct right right = { .P = P, .J = J, .from_columns = from_columns, .data = memory_alloc_aligned(right_floats(P, J), sizeof(float)) };
+    struct right right = { .P = P, .J = J, .from_columns = from_columns,
+                           .data = memory_alloc_aligned(right_floats(P, J), sizeof(float)) };
     const size_t width = from_columns ? P : J;
     memset(right.data, 0xff, right_floats(P, J) * sizeof(float));  // not a number, wherever packing leaves it
     for (size_t first = 0; first < right_source_rows(&right); first += PACK_ROWS)
@@ -42,7 +44,8 @@ static void test_shape(enum products products, size_t I, size_t J, size_t P, boo
 {
     const struct product_kernels *kernels = product_kernels_get(products);
     const size_t stride = J + 3, width = (transposed ? I : P) + 2;
-    float *a = normals((transposed ? P : I) * width, 1), *source = normals(P * J, 2), *c = normals(I * stride, 3), *before = normals(I * stride, 3);
+    float *a = normals((transposed ? P : I) * width, 1), *source = normals(P * J, 2), *c = normals(I * stride, 3);
+    float *before = normals(I * stride, 3);
     struct right b = pack(kernels, source, P, J, from_columns);
     kernels->multiply(c, stride, (struct left){ a, width, transposed }, I, &b, add);
     for (size_t i = 0; i < I; i++) {
@@ -55,14 +58,16 @@ static void test_shape(enum products products, size_t I, size_t J, size_t P, boo
                 size += fabs(product);
             }
             if (!(fabs((double)c[i * stride + j] - expected) <= 1e-6 * size))
-                TEST_FAIL("%s I=%zu J=%zu P=%zu %s%s%s: c[%zu, %zu] is %g, expected %g", kernels->name, I, J, P, from_columns ? "columns" : "rows",
-                          transposed ? " transposed" : "", add ? " add" : "", i, j, (double)c[i * stride + j], expected);
+                TEST_FAIL("%s I=%zu J=%zu P=%zu %s%s%s: c[%zu, %zu] is %g, expected %g", kernels->name, I, J, P,
+                          from_columns ? "columns" : "rows", transposed ? " transposed" : "", add ? " add" : "", i, j,
+                          (double)c[i * stride + j], expected);
         }
     }
     // the last row alone
     float *alone = normals(I * stride, 3);
     const size_t last = I - 1;
-    kernels->multiply(alone + last * stride, stride, (struct left){ a + (transposed ? last : last * width), width, transposed }, 1, &b, add);
+    kernels->multiply(alone + last * stride, stride, (struct left){ a + (transposed ? last : last * width), width, transposed }, 1,
+                      &b, add);
     EXPECT(strcmp(kernels->name, "blas") == 0 || memcmp(alone + last * stride, c + last * stride, J * sizeof *c) == 0);
     free(alone);
     free(a), free(source), free(c), free(before), free(b.data);
@@ -71,7 +76,8 @@ static void test_shape(enum products products, size_t I, size_t J, size_t P, boo
 static void test_products(enum products products)
 {
     static const size_t shapes[][3] = {
-        { 1, 1, 1 }, { 3, 5, 7 }, { 12, 32, 256 }, { 13, 33, 257 }, { 31, 16, 31 }, { 33, 17, 64 }, { 256, 70, 600 }, { 47, 96, 1030 },
+        { 1, 1, 1 }, { 3, 5, 7 }, { 12, 32, 256 }, { 13, 33, 257 }, { 31, 16, 31 }, { 33, 17, 64 }, { 256, 70, 600 },
+            { 47, 96, 1030 },
     };
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
         for (int form = 0; form < 8; form++)

@@ -154,8 +154,8 @@ static float *answer(const struct model *model, size_t chunk)
     return out;
 }
 
-/* Products of float32 agree but for their rounding, of rows in two BF16 to some 16 bits; rows rounded to bytes are off by a 250th of
-   their largest in each matrix. */
+/* Products of float32 agree but for their rounding, of rows in two BF16 to some 16 bits; rows rounded to bytes are off by a 250th
+   of their largest in each matrix. */
 static void expect_close(const struct model *actual, const struct model *expected)
 {
     static const double tolerances[] = { [INPUT_FLOATS] = 2e-5, [INPUT_HALVES] = 2e-4, [INPUT_BYTES] = 0.07 };
@@ -177,7 +177,8 @@ static void expect_close(const struct model *actual, const struct model *expecte
 
 /*
  * Goal: a GGUF file with blocks of every type computes, within the rounding of products, what their numbers do as float32, with
- * every set of kernels and in chunks of any size; the blocks stay blocks, and q, k and v share a matrix where their types are alike.
+ * every set of kernels and in chunks of any size; the blocks stay blocks, and q, k and v share a matrix where their types are
+ * alike.
  */
 static void test_gguf_blocks(void)
 {

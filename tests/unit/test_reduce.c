@@ -35,11 +35,13 @@ static void tree_sum(float *out, size_t first, size_t last)
         out[i] += second[i];
 }
 
-/* Goal: by hand, five parts are ((0 1) 2) (3 4): of two ranks the first has three parts; of three the second has part 2 and the third has two. */
+/* Goal: by hand, five parts are ((0 1) 2) (3 4): of two ranks the first has three parts;
+   of three the second has part 2 and the third has two. */
 static void test_spans_by_hand(void)
 {
     const struct { size_t ranks, rank, first, last; } expected[] = {
-        { 1, 0, 0, 5 }, { 2, 0, 0, 3 }, { 2, 1, 3, 5 }, { 3, 0, 0, 2 }, { 3, 1, 2, 3 }, { 3, 2, 3, 5 }, { 5, 2, 2, 3 }, { 5, 4, 4, 5 },
+        { 1, 0, 0, 5 }, { 2, 0, 0, 3 }, { 2, 1, 3, 5 }, { 3, 0, 0, 2 }, { 3, 1, 2, 3 }, { 3, 2, 3, 5 }, { 5, 2, 2, 3 },
+            { 5, 4, 4, 5 },
     };
     for (size_t i = 0; i < sizeof expected / sizeof *expected; i++) {
         const struct sum_span span = sum_span_of(5, expected[i].ranks, expected[i].rank);
@@ -51,7 +53,8 @@ static void test_spans_by_hand(void)
         EXPECT_INT(sum_closing((struct sum_span){ 0, 5 }, part), closing[part]);
 }
 
-/* Goal: ranks that add their own parts, and then each other's sums, give the bytes of one that adds all, for every number of both. */
+/* Goal: ranks that add their own parts, and then each other's sums,
+   give the bytes of one that adds all, for every number of both. */
 static void test_ranks_do_not_show(void)
 {
     enum { STRIDE = 16 };

@@ -56,7 +56,8 @@ static void test_ticks(void)
             count = svg_ticks(ticks, &scale, 6);
             EXPECT(2 <= count && count <= SVG_TICKS_MAX);
             for (size_t i = 0; i < count; i++)
-                EXPECT(scale.low * (1 + 1e-9) <= ticks[i] && ticks[i] <= scale.high * (1 + 1e-9) && (i == 0 || ticks[i - 1] < ticks[i]));
+                EXPECT(scale.low * (1 + 1e-9) <= ticks[i] && ticks[i] <= scale.high * (1 + 1e-9)
+                       && (i == 0 || ticks[i - 1] < ticks[i]));
         }
     }
 }

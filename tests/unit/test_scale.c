@@ -42,24 +42,29 @@ static void check_counts(struct db *db)
     EXPECT_INT(count_of(db, DIFFERENCE("SELECT split, block, tokenizer, prompts FROM prompt_count",
                                        "SELECT split, id / 4096, tokenizer, count(*) FROM prompt GROUP BY 1, 2, 3")), 0);
     EXPECT_INT(count_of(db, DIFFERENCE("SELECT policy, split, block, sample, rollouts FROM sample_count WHERE rollouts > 0",
-                                       "SELECT policy, split, prompt / 4096, sample, count(*) FROM rollout JOIN prompt ON prompt.id = prompt"
-                                       " GROUP BY 1, 2, 3, 4")), 0);
-    EXPECT_INT(count_of(db, DIFFERENCE("SELECT policy, split, block, sample, failed FROM sample_count WHERE failed > 0",
-                                       "SELECT policy, split, prompt / 4096, sample, count(*) FROM failure JOIN prompt ON prompt.id = prompt"
-                                       " WHERE policy IS NOT NULL GROUP BY 1, 2, 3, 4")), 0);
-    EXPECT_INT(count_of(db, DIFFERENCE("SELECT block, policy, split, rollouts FROM rollout_count",
-                                       "SELECT r.id / 4096, policy, split, count(*) FROM rollout r JOIN prompt ON prompt.id = prompt GROUP BY 1, 2, 3")), 0);
-    EXPECT_INT(count_of(db, DIFFERENCE("SELECT reward, block, policy, split, scores FROM score_count WHERE scores > 0",
-                                       "SELECT reward, r.id / 4096, policy, split, count(*) FROM score JOIN rollout r ON r.id = rollout"
+                                       "SELECT policy, split, prompt / 4096, sample, count(*) FROM rollout"
                                        " JOIN prompt ON prompt.id = prompt GROUP BY 1, 2, 3, 4")), 0);
+    EXPECT_INT(count_of(db, DIFFERENCE("SELECT policy, split, block, sample, failed FROM sample_count WHERE failed > 0",
+                                       "SELECT policy, split, prompt / 4096, sample, count(*) FROM failure"
+                                       " JOIN prompt ON prompt.id = prompt WHERE policy IS NOT NULL GROUP BY 1, 2, 3, 4")), 0);
+    EXPECT_INT(count_of(db, DIFFERENCE("SELECT block, policy, split, rollouts FROM rollout_count",
+                                       "SELECT r.id / 4096, policy, split, count(*) FROM rollout r"
+                                       " JOIN prompt ON prompt.id = prompt GROUP BY 1, 2, 3")), 0);
+    EXPECT_INT(count_of(db, DIFFERENCE("SELECT reward, block, policy, split, scores FROM score_count WHERE scores > 0",
+                                       "SELECT reward, r.id / 4096, policy, split, count(*) FROM score"
+                                       " JOIN rollout r ON r.id = rollout JOIN prompt ON prompt.id = prompt GROUP BY 1, 2, 3, 4")),
+                                       0);
     EXPECT_INT(count_of(db, DIFFERENCE("SELECT reward, block, policy, split, failed FROM score_count WHERE failed > 0",
-                                       "SELECT reward, r.id / 4096, r.policy, split, count(*) FROM failure f JOIN rollout r ON r.id = rollout"
-                                       " JOIN prompt ON prompt.id = r.prompt WHERE reward IS NOT NULL GROUP BY 1, 2, 3, 4")), 0);
-    EXPECT_INT(count_of(db, DIFFERENCE("SELECT run, targets FROM target_count WHERE targets > 0", "SELECT run, count(*) FROM target GROUP BY 1")), 0);
+                                       "SELECT reward, r.id / 4096, r.policy, split, count(*) FROM failure f"
+                                       " JOIN rollout r ON r.id = rollout JOIN prompt ON prompt.id = r.prompt"
+                                       " WHERE reward IS NOT NULL GROUP BY 1, 2, 3, 4")), 0);
+    EXPECT_INT(count_of(db, DIFFERENCE("SELECT run, targets FROM target_count WHERE targets > 0", "SELECT run, count(*) FROM target"
+                                       " GROUP BY 1")), 0);
     EXPECT_INT(count_of(db, DIFFERENCE("SELECT run, failed FROM target_count WHERE failed > 0",
                                        "SELECT run, count(*) FROM failure WHERE run IS NOT NULL GROUP BY 1")), 0);
-    EXPECT_INT(count_of(db, "SELECT count(*) FROM failure f WHERE EXISTS (SELECT 1 FROM rollout r WHERE r.policy = f.policy AND r.prompt = f.prompt"
-                            " AND r.sample = f.sample) OR EXISTS (SELECT 1 FROM score s WHERE s.reward = f.reward AND s.rollout = f.rollout)"), 0);
+    EXPECT_INT(count_of(db, "SELECT count(*) FROM failure f WHERE EXISTS (SELECT 1 FROM rollout r WHERE r.policy = f.policy"
+                            " AND r.prompt = f.prompt AND r.sample = f.sample) OR EXISTS (SELECT 1 FROM score s"
+                            " WHERE s.reward = f.reward AND s.rollout = f.rollout)"), 0);
 }
 
 static void execute(struct db *db, const char *text)
@@ -67,20 +72,24 @@ static void execute(struct db *db, const char *text)
     sqlite3_exec(sqlite3_db_handle(db_query(db, "SELECT 1", "")), text, NULL, NULL, NULL);
 }
 
-/* A row somewhere in two blocks, of two policies, splits and rewards: an output or a failure, of which the store may have either. */
+/* A row somewhere in two blocks, of two policies, splits and rewards: an output or a failure,
+   of which the store may have either. */
 static void random_row(struct db *db, uint32_t i)
 {
     uint32_t random[4];
     philox4x32(random, (uint32_t[]){ i, 0, 0, 0 }, (uint32_t[]){ 1, 2 });
     int64_t policy = 1 + random[0] % 2, prompt = 4090 + random[1] % 12, sample = random[2] % 3, reward = 1 + random[3] % 2;
-    int64_t rollout = db_int(db, db_query(db, "SELECT id FROM rollout WHERE policy = ?1 AND prompt = ?2 AND sample = ?3", "iii", policy, prompt, sample), 0);
+    int64_t rollout = db_int(db, db_query(db, "SELECT id FROM rollout WHERE policy = ?1 AND prompt = ?2 AND sample = ?3", "iii",
+                                          policy, prompt, sample), 0);
     switch (random[3] / 2 % 6) {
     case 0:
-        db_run(db, db_query(db, "INSERT INTO rollout SELECT NULL, ?1, ?2, ?3, 1, NULL, 1, x'01000000', NULL, '' WHERE true ON CONFLICT DO NOTHING",
+        db_run(db, db_query(db, "INSERT INTO rollout SELECT NULL, ?1, ?2, ?3, 1, NULL, 1, x'01000000', NULL, '' WHERE true"
+                            " ON CONFLICT DO NOTHING",
                             "iii", policy, prompt, sample));
         break;
     case 1:
-        put_failure(db, &(struct failure_key){ .stage = "rollout", .policy = policy, .prompt = prompt, .sample = sample }, 3, "why", 0);
+        put_failure(db, &(struct failure_key){ .stage = "rollout", .policy = policy, .prompt = prompt, .sample = sample }, 3, "why",
+                    0);
         break;
     case 2:
         db_run(db, db_query(db, "INSERT INTO score SELECT ?1, ?2, 1.0 WHERE ?2 > 0 ON CONFLICT DO NOTHING", "ii", reward, rollout));
@@ -90,12 +99,13 @@ static void random_row(struct db *db, uint32_t i)
             put_failure(db, &(struct failure_key){ .stage = "reward", .reward = reward, .rollout = rollout }, 3, "why", 0);
         break;
     case 4:
-        db_run(db, db_query(db, "INSERT INTO target SELECT NULL, ?1, ?2, ?3, -1, 0, x'', 1, x'00000000' WHERE ?3 > 0 ON CONFLICT DO NOTHING", "iii",
-                            (int64_t)1, sample, rollout));
+        db_run(db, db_query(db, "INSERT INTO target SELECT NULL, ?1, ?2, ?3, -1, 0, x'', 1, x'00000000' WHERE ?3 > 0"
+                            " ON CONFLICT DO NOTHING", "iii", (int64_t)1, sample, rollout));
         break;
     default:
         if (rollout > 0)
-            put_failure(db, &(struct failure_key){ .stage = "value-target", .run = 1, .batch = sample, .rollout = rollout }, 3, "why", 0);
+            put_failure(db, &(struct failure_key){ .stage = "value-target", .run = 1, .batch = sample, .rollout = rollout }, 3,
+                        "why", 0);
     }
 }
 
@@ -147,8 +157,8 @@ static void test_an_old_store_is_counted(void)
         "INSERT INTO target SELECT NULL, 1, id % 4, id, -1, 0, x'', 1, x'00000000' FROM rollout WHERE id % 3 = 0;"
         "INSERT INTO failure SELECT NULL, 'reward', NULL, NULL, NULL, 1, id, NULL, NULL, 3, 'why', 0 FROM rollout WHERE id % 2;"
         "INSERT INTO failure SELECT NULL, 'rollout', 1, id, 1, NULL, NULL, NULL, NULL, 3, 'why', 0 FROM prompt;"
-        "INSERT INTO failure SELECT NULL, 'value-target', NULL, NULL, NULL, NULL, id, 1, id % 4, 3, 'why', 0 FROM rollout WHERE id % 4", NULL, NULL, NULL),
-        SQLITE_OK);
+        "INSERT INTO failure SELECT NULL, 'value-target', NULL, NULL, NULL, NULL, id, 1, id % 4, 3, 'why', 0 FROM rollout"
+        " WHERE id % 4", NULL, NULL, NULL), SQLITE_OK);
     sqlite3_close(old);
     EXPECT(db_open(path, DB_READ, &code) == NULL);
     db = db_open(path, DB_SERVE, &code);
@@ -173,7 +183,8 @@ static int step_count(void *steps)
 static int64_t run_pin(struct db *db)
 {
     char reason[STORE_REASON_BYTES];
-    json_t *target = json_pack("{s:s, s:s, s:s, s:i, s:i}", "reward", "w", "policy", "base", "split", "train", "lambda", 1, "refresh", 1);
+    json_t *target = json_pack("{s:s, s:s, s:s, s:i, s:i}", "reward", "w", "policy", "base", "split", "train", "lambda", 1,
+                               "refresh", 1);
     json_t *train = json_pack("{s:i, s:i, s:i, s:i, s:i}", "batch", 16, "epochs", 2, "updates", 1, "refresh", 1, "seed", 1);
     pin_run(db, "r", "target", target, reason);
     int64_t run = pin_run(db, "r", "train", train, reason);
@@ -182,7 +193,8 @@ static int64_t run_pin(struct db *db)
     return run;
 }
 
-/* Goal: with 100,000 rollouts no question of a worker that comes, of a worker that wants items, or of status reads the rows that are done. */
+/* Goal: with 100,000 rollouts no question of a worker that comes, of a worker that wants items,
+   or of status reads the rows that are done. */
 static void test_effort_does_not_grow(void)
 {
     enum { PROMPTS = 25000, SAMPLES = 4, ROLLOUTS = PROMPTS * SAMPLES, SCORED = ROLLOUTS * 99 / 100, PIECE = 256 };
@@ -192,7 +204,12 @@ static void test_effort_does_not_grow(void)
     EXPECT_INT(big_store_fill(db, PROMPTS, SAMPLES), 0);
     int64_t steps = 0, run = run_pin(db);
     sqlite3_progress_handler(sqlite3_db_handle(db_query(db, "SELECT 1", "")), EVERY, step_count, &steps);
-#define EFFORT_BELOW(limit) do { if (steps > (limit)) TEST_FAIL("%lld steps, at most %d", (long long)steps, limit); steps = 0; } while (0)
+#define EFFORT_BELOW(limit) \
+    do { \
+        if (steps > (limit)) \
+            TEST_FAIL("%lld steps, at most %d", (long long)steps, limit); \
+        steps = 0; \
+    } while (0)
 
     struct work_samples complete = { .policy = 1, .samples = SAMPLES, .split = "train" };
     EXPECT_INT(work_samples_count(db, &complete), 0);
@@ -274,13 +291,15 @@ static bool write_meanwhile(void *context, int64_t done, int64_t total)
     struct meanwhile *meanwhile = context;
     EXPECT(done <= total);
     db_begin(meanwhile->db);
-    db_run(meanwhile->db, db_query(meanwhile->db, "INSERT INTO prompt SELECT NULL, 'new' || ?1, 'T', 'train', hex(zeroblob(5000)), 1, x'01000000'", "i",
+    db_run(meanwhile->db, db_query(meanwhile->db, "INSERT INTO prompt"
+                                   " SELECT NULL, 'new' || ?1, 'T', 'train', hex(zeroblob(5000)), 1, x'01000000'", "i",
                                    ++meanwhile->calls));
     EXPECT_INT(db_commit(meanwhile->db), 0);
     return meanwhile->calls != meanwhile->stop_at;
 }
 
-/* Goal: a copy that is made while the store is written to is the store as it was when the copy began, and a store that can be served. */
+/* Goal: a copy that is made while the store is written to is the store as it was when the copy began,
+   and a store that can be served. */
 static void test_backup_of_a_store_that_is_served(void)
 {
     int code;

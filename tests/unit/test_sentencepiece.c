@@ -243,9 +243,11 @@ static void test_broken_wire(void)
         free(message);
     }
     expect_refused(with_bytes("\x0a\x02\x0a\x05", 4), "no SentencePiece model: after 12 pieces, a piece ends inside a field");
-    expect_refused(with_bytes("\x0a\x02\x10\x05", 4), "no SentencePiece model: after 12 pieces, a piece has a field of another wire type than SentencePiece's");
+    expect_refused(with_bytes("\x0a\x02\x10\x05", 4),
+                   "no SentencePiece model: after 12 pieces, a piece has a field of another wire type than SentencePiece's");
     expect_refused(with_bytes("\x12\x01\x18", 3), "no SentencePiece model: after 12 pieces, trainer_spec ends inside a number");
-    expect_refused(with_bytes("\x1a\x02\x12\x01", 4), "no SentencePiece model: after 12 pieces, normalizer_spec ends inside a field");
+    expect_refused(with_bytes("\x1a\x02\x12\x01", 4),
+                   "no SentencePiece model: after 12 pieces, normalizer_spec ends inside a field");
 }
 
 /* Goal: a file that is well-formed and no tokenizer of ours says why. */

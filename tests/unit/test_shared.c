@@ -1,4 +1,5 @@
-/* test_shared.c - models that the store shares: found by name and digest, read from where they lie, refused once they have changed. */
+/* test_shared.c - models that the store shares: found by name and digest, read from where they lie,
+   refused once they have changed. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -40,7 +41,8 @@ static void close_store(void)
 /* A model directory with two files. */
 static void make_model(const char *name, const char *config, const char *weights)
 {
-    if (directory_make(path_of(name)) != 0 || file_write(path_of(arena_printf(&arena, "%s/config.json", name)), config, strlen(config)) != 0
+    if (directory_make(path_of(name)) != 0 || file_write(path_of(arena_printf(&arena, "%s/config.json", name)), config,
+                                                         strlen(config)) != 0
         || file_write(path_of(arena_printf(&arena, "%s/model.safetensors", name)), weights, strlen(weights)) != 0)
         abort();
 }
@@ -102,7 +104,8 @@ static void test_found_and_read(void)
     close_store();
 }
 
-/* Goal: a file that was written since it was shared is not given out, unless the same bytes lie elsewhere too; shared again it is. */
+/* Goal: a file that was written since it was shared is not given out,
+   unless the same bytes lie elsewhere too; shared again it is. */
 static void test_changed(void)
 {
     struct manifest first, second, again;

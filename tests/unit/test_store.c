@@ -82,7 +82,8 @@ static enum put_status score_put(struct db *db, const char *key, int64_t sample,
     return put_score(db, &frame.scored, reward, reason);
 }
 
-/* Goal: a tensor whose length differs from its count, an unknown reference, and a second row of a key are refused by the schema itself. */
+/* Goal: a tensor whose length differs from its count, an unknown reference,
+   and a second row of a key are refused by the schema itself. */
 static void test_schema_refuses(void)
 {
     struct db *db = fresh_open();
@@ -181,7 +182,8 @@ static void test_pins(void)
     EXPECT_TEXT(reason, "policy \"base\" has values[0].beta 2, this worker has 3");
     EXPECT_INT(policy_pin(db, "base", "{\"temperature\": 1, \"values\": [{\"beta\": 2}]}", reason), 0);
     EXPECT_TEXT(reason, "policy \"base\" has tokenizer \"T\", this worker has none");
-    EXPECT_INT(policy_pin(db, "base", "{\"temperature\": 1, \"values\": [{\"beta\": 2}], \"tokenizer\": \"T\", \"top_p\": 1}", reason), 0);
+    EXPECT_INT(policy_pin(db, "base", "{\"temperature\": 1, \"values\": [{\"beta\": 2}], \"tokenizer\": \"T\", \"top_p\": 1}",
+                          reason), 0);
     EXPECT_TEXT(reason, "policy \"base\" has no top_p, this worker has 1");
 
     json_t *target = json("{\"lambda\": 0.95, \"reward\": \"w\", \"policy\": \"base\", \"split\": \"train\", \"refresh\": 2}");
@@ -238,7 +240,8 @@ static void test_outputs(void)
     fresh_close(db);
 }
 
-/* Goal: missing samples come in prompt order, those of a prompt together, present and failed ones left out, in pieces of any size. */
+/* Goal: missing samples come in prompt order, those of a prompt together,
+   present and failed ones left out, in pieces of any size. */
 static void test_missing_samples(void)
 {
     char reason[STORE_REASON_BYTES];
@@ -399,8 +402,8 @@ static void test_plan_of_imported(void)
 
 static int64_t keep_weights = CHECKPOINT_KEEP_WEIGHTS;
 
-static enum put_status checkpoint_give(struct db *db, int64_t run, const char *kind, int64_t step, const char *content, size_t offset,
-                                       size_t size, bool final, char *reason)
+static enum put_status checkpoint_give(struct db *db, int64_t run, const char *kind, int64_t step, const char *content,
+                                       size_t offset, size_t size, bool final, char *reason)
 {
     struct frame frame = frame_make(FRAME_checkpoint);
     struct digest digest;
@@ -476,8 +479,10 @@ static void test_checkpoint_retention(void)
         EXPECT_INT(checkpoint_give(db, run, "weights", step, "content", 0, 7, step == 2, reason), PUT_NEW);
         EXPECT_INT(checkpoint_give(db, run, "full", step, "content", 0, 7, false, reason), PUT_NEW);
     }
-    EXPECT_INT(count_of(db, "SELECT group_concat(step, '') FROM (SELECT step FROM checkpoint WHERE kind = 'weights' ORDER BY step)"), 26810);
-    EXPECT_INT(count_of(db, "SELECT group_concat(step, '') FROM (SELECT step FROM checkpoint WHERE kind = 'full' ORDER BY step)"), 810);
+    EXPECT_INT(count_of(db, "SELECT group_concat(step, '') FROM (SELECT step FROM checkpoint WHERE kind = 'weights'"
+                        " ORDER BY step)"), 26810);
+    EXPECT_INT(count_of(db, "SELECT group_concat(step, '') FROM (SELECT step FROM checkpoint WHERE kind = 'full' ORDER BY step)"),
+               810);
     EXPECT_INT(count_of(db, "SELECT count(*) FROM checkpoint_chunk"), 6);
     EXPECT_INT(checkpoint_give(db, run, "weights", 4, "content", 0, 7, false, reason), PUT_HAD);  // older than what is kept
     EXPECT_INT(checkpoint_has(db, run, "weights", 4), 0);

@@ -29,10 +29,12 @@
     "{\"type\":\"Replace\",\"pattern\":{\"String\":\" \"},\"content\":\"\xe2\x96\x81\"}]}"
 #define SMALL_TEMPLATE                                                                                                  \
     "\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"<s>\",\"type_id\":0}}," \
-    "{\"Sequence\":{\"id\":\"A\",\"type_id\":0}}],\"pair\":[],\"special_tokens\":{\"<s>\":{\"id\":\"<s>\",\"ids\":[1],\"tokens\":[\"<s>\"]}}}"
+    "{\"Sequence\":{\"id\":\"A\",\"type_id\":0}}],\"pair\":[],"                                                         \
+    "\"special_tokens\":{\"<s>\":{\"id\":\"<s>\",\"ids\":[1],\"tokens\":[\"<s>\"]}}}"
 #define SMALL_DECODER                                                                                                   \
-    "\"decoder\":{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Replace\",\"pattern\":{\"String\":\"\xe2\x96\x81\"},"  \
-    "\"content\":\" \"},{\"type\":\"ByteFallback\"},{\"type\":\"Fuse\"},{\"type\":\"Strip\",\"content\":\" \",\"start\":1,\"stop\":0}]}"
+    "\"decoder\":{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Replace\",\"pattern\":{\"String\":\"\xe2\x96\x81\"}," \
+    "\"content\":\" \"},{\"type\":\"ByteFallback\"},{\"type\":\"Fuse\"},"                                               \
+    "{\"type\":\"Strip\",\"content\":\" \",\"start\":1,\"stop\":0}]}"
 #define SMALL "{" SMALL_MODEL "," SMALL_ADDED "," SMALL_NORMALIZER "," SMALL_TEMPLATE "," SMALL_DECODER "}"
 
 static struct tokenizer *from_text(const char *text)
@@ -236,16 +238,23 @@ static void test_refusals(void)
         "{\"model\":{\"type\":\"BPE\"," LETTERS ",\"merges\":[],\"end_of_word_suffix\":1}," SMALL_DECODER "}",
         "{\"model\":{\"type\":\"BPE\"," LETTERS ",\"merges\":[],\"unk_token\":\"?\"}," SMALL_DECODER "}",
         "{" SMALL_MODEL ",\"normalizer\":{\"type\":\"Precompiled\"}," SMALL_DECODER "}",
-        "{" SMALL_MODEL ",\"normalizer\":{\"type\":\"Replace\",\"pattern\":{\"Regex\":\"a*\"},\"content\":\"b\"}," SMALL_DECODER "}",
+        "{" SMALL_MODEL
+        ",\"normalizer\":{\"type\":\"Replace\",\"pattern\":{\"Regex\":\"a*\"},\"content\":\"b\"}," SMALL_DECODER "}",
         "{" SMALL_MODEL ",\"normalizer\":{\"type\":\"Replace\",\"pattern\":{\"String\":\"\"},\"content\":\"b\"}," SMALL_DECODER "}",
         "{" SMALL_MODEL ",\"pre_tokenizer\":{\"type\":\"UnicodeScripts\"}," SMALL_DECODER "}",
-        "{" SMALL_MODEL ",\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"(\"},\"behavior\":\"Isolated\"}," SMALL_DECODER "}",
-        "{" SMALL_MODEL ",\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"[a&&b]\"},\"behavior\":\"Isolated\"}," SMALL_DECODER "}",
-        "{" SMALL_MODEL ",\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"a\"},\"behavior\":\"Sideways\"}," SMALL_DECODER "}",
+        "{" SMALL_MODEL
+        ",\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"(\"},\"behavior\":\"Isolated\"}," SMALL_DECODER "}",
+        "{" SMALL_MODEL
+        ",\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"[a&&b]\"},\"behavior\":\"Isolated\"}," SMALL_DECODER "}",
+        "{" SMALL_MODEL
+        ",\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"a\"},\"behavior\":\"Sideways\"}," SMALL_DECODER "}",
         "{" SMALL_MODEL ",\"pre_tokenizer\":{\"type\":\"Metaspace\",\"replacement\":\"__\"}," SMALL_DECODER "}",
-        "{" SMALL_MODEL ",\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"ByteLevel\"},{\"type\":\"ByteLevel\"}]}," SMALL_DECODER "}",
+        "{" SMALL_MODEL
+        ",\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"ByteLevel\"},{\"type\":\"ByteLevel\"}]},"
+        SMALL_DECODER "}",
         "{" SMALL_MODEL ",\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[]}," SMALL_DECODER "}",
-        "{" SMALL_MODEL ",\"post_processor\":{\"type\":\"RobertaProcessing\",\"cls\":[\"x\",99],\"sep\":[\"y\",1]}," SMALL_DECODER "}",
+        "{" SMALL_MODEL
+        ",\"post_processor\":{\"type\":\"RobertaProcessing\",\"cls\":[\"x\",99],\"sep\":[\"y\",1]}," SMALL_DECODER "}",
         "{" SMALL_MODEL ",\"added_tokens\":[{\"id\":5,\"content\":\"<s>\"}]," SMALL_DECODER "}",
         "{" SMALL_MODEL ",\"added_tokens\":[{\"id\":99999999999,\"content\":\"x\"}]," SMALL_DECODER "}",
         "{" SMALL_MODEL ",\"decoder\":{\"type\":\"CTC\"}}",
@@ -266,7 +275,8 @@ static void test_refusals(void)
 /* Goal: the key changes with whatever changes ids, and with nothing else. */
 static void test_key(void)
 {
-    struct tokenizer *plain = from_text(SMALL), *again = from_text("{" SMALL_DECODER "," SMALL_TEMPLATE "," SMALL_NORMALIZER "," SMALL_ADDED
+    struct tokenizer *plain = from_text(SMALL);
+    struct tokenizer *again = from_text("{" SMALL_DECODER "," SMALL_TEMPLATE "," SMALL_NORMALIZER "," SMALL_ADDED
                                                                   "," SMALL_MODEL "}");
     EXPECT_TEXT(tokenizer_key(again), tokenizer_key(plain));
     static const char *const others[] = {

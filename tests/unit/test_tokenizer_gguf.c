@@ -1,4 +1,5 @@
-/* test_tokenizer_gguf.c - the tokenizer kinds of GGUF on small files: every pre-tokenizer's name, WordPiece, Unigram, and what is wrong. */
+/* test_tokenizer_gguf.c - the tokenizer kinds of GGUF on small files: every pre-tokenizer's name, WordPiece,
+   Unigram, and what is wrong. */
 #include "../check.h"
 #include "base/log.h"
 #include "gguf_builder.h"
@@ -78,9 +79,12 @@ static struct buffer byte_level(const char *pre)
 static void test_pre_names(void)
 {
     static const char *const names[] = {
-        "gpt-2", "phi-2", "mpt", "olmo", "jais", "gigachat", "exaone4", "granite-docling", "roberta-bpe", "jina-v2-code", "default", "falcon",
-        "starcoder", "refact", "command-r", "smollm", "minerva-7b", "llama3", "llama-bpe", "lfm2", "pixtral", "dbrx", "glm4", "qwen2",
-        "deepseek-r1-qwen", "megrez", "grok-2", "qwen35", "seed-coder", "bailingmoe", "deepseek-v3", "hunyuan-dense", "deepseek-coder", "bloom",
+        "gpt-2", "phi-2", "mpt", "olmo", "jais", "gigachat", "exaone4", "granite-docling", "roberta-bpe", "jina-v2-code", "default",
+        "falcon",
+        "starcoder", "refact", "command-r", "smollm", "minerva-7b", "llama3", "llama-bpe", "lfm2", "pixtral", "dbrx", "glm4",
+        "qwen2",
+        "deepseek-r1-qwen", "megrez", "grok-2", "qwen35", "seed-coder", "bailingmoe", "deepseek-v3", "hunyuan-dense",
+        "deepseek-coder", "bloom",
         "poro-chat", "viking", "tekken", "gpt-4o", "llama4", "minimax-m2",
     };
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
@@ -100,7 +104,8 @@ static void test_pre_names(void)
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         stderr_hold();
         EXPECT(open_file(byte_level(bad[i])) == NULL);
-        char *line = memory_printf("%s: cannot use tokenizer \"test\": the pre-tokenizer \"%s\" is not known\n", log_program(), bad[i]);
+        char *line = memory_printf("%s: cannot use tokenizer \"test\": the pre-tokenizer \"%s\" is not known\n", log_program(),
+                                   bad[i]);
         EXPECT_TEXT(stderr_release(), line);
         free(line);
     }
@@ -175,7 +180,8 @@ static struct buffer unigram(struct unigram_file options)
     if (options.scores)
         put_numbers(&file, KEY("scores"), GGUF_F32, scores, 6);
     if (options.charsmap)
-        put_numbers(&file, KEY("precompiled_charsmap"), options.charsmap_type, "\xff\xff\xff\xff", options.charsmap_type == GGUF_I8 ? 4 : 1);
+        put_numbers(&file, KEY("precompiled_charsmap"), options.charsmap_type, "\xff\xff\xff\xff", options.charsmap_type == GGUF_I8
+                    ? 4 : 1);
     return file;
 }
 

@@ -454,7 +454,8 @@ static void test_lora_changes_its_targets(void)
         if (!weight_present(&config, role))
             continue;
         weight_name(role, 1, name);
-        const bool changes = role == WEIGHT_Q || role == WEIGHT_V || role == WEIGHT_DOWN || role == WEIGHT_VALUE || role == WEIGHT_VALUE_BIAS;
+        const bool changes = role == WEIGHT_Q || role == WEIGHT_V || role == WEIGHT_DOWN || role == WEIGHT_VALUE
+            || role == WEIGHT_VALUE_BIAS;
         EXPECT(same_tensor(weights, fresh, name));
         if (same_tensor(weights, trained, name) == changes)
             TEST_FAIL("%s %s", name, changes ? "is as before" : "has changed");
@@ -476,7 +477,8 @@ static void test_lora_resumes_to_the_bit(void)
     for (enum objective objective = OBJECTIVE_VALUE; objective <= OBJECTIVE_LM; objective++) {
         struct buffer base = random_model(objective, pool), expected = { 0 }, middle = { 0 }, actual = { 0 };
         struct weights *weights = weights_from_memory(base.data, base.size, "base");
-        struct trainer *whole = trainer_adapting(objective, weights, 4, "k", pool), *first = trainer_adapting(objective, weights, 4, "k", pool);
+        struct trainer *whole = trainer_adapting(objective, weights, 4, "k", pool);
+        struct trainer *first = trainer_adapting(objective, weights, 4, "k", pool);
         steps_run(whole, &batch, 5);
         trainer_save(whole, true, NULL, &expected);
         steps_run(first, &batch, 3);
@@ -503,13 +505,15 @@ static void test_lora_resumes_to_the_bit(void)
     pool_close(pool);
 }
 
-/* Goal: a checkpoint of adapters is refused by another rank, on another base, and by a training of all weights, and the other way round. */
+/* Goal: a checkpoint of adapters is refused by another rank, on another base, and by a training of all weights,
+   and the other way round. */
 static void test_lora_load_refuses(void)
 {
     struct pool *pool = pool_open(1);
     struct buffer base = random_model(OBJECTIVE_VALUE, pool), adapted = { 0 }, full = { 0 };
     struct weights *weights = weights_from_memory(base.data, base.size, "base");
-    struct trainer *trainer = trainer_adapting(OBJECTIVE_VALUE, weights, 4, "one", pool), *all = trainer_fresh(OBJECTIVE_VALUE, pool, 200);
+    struct trainer *trainer = trainer_adapting(OBJECTIVE_VALUE, weights, 4, "one", pool);
+    struct trainer *all = trainer_fresh(OBJECTIVE_VALUE, pool, 200);
     struct trainer *rank = trainer_adapting(OBJECTIVE_VALUE, weights, 2, "one", pool);
     struct trainer *other = trainer_adapting(OBJECTIVE_VALUE, weights, 4, "two", pool);
     trainer_save(trainer, true, NULL, &adapted);
@@ -541,7 +545,8 @@ static void test_lora_learns(void)
     struct trainer_options options = trainer_defaults(OBJECTIVE_VALUE);
     options.learning_rate = 3e-3;
     options.warmup_steps = 10;
-    options.lora = (struct lora_options){ .rank = config.channel_count, .alpha = 2.0 * (double)config.channel_count, .base_key = "k" };
+    options.lora = (struct lora_options){ .rank = config.channel_count, .alpha = 2.0 * (double)config.channel_count,
+                                          .base_key = "k" };
     EXPECT_INT(lora_targets_read("q,k,v,o,gate,up,down", &options.lora.targets), 0);
     struct trainer *trainer = trainer_open(&options, &config, weights, "", pool, &code);
     struct step_metrics metrics;
@@ -611,7 +616,8 @@ static void test_rounded_base_is_its_numbers(void)
         struct buffer of_blocks = trained(&options, weights, pool);
         options.lora.base_type = TENSOR_F32;
         struct buffer of_floats = trained(&options, rounded, pool);
-        struct weights *a = weights_from_memory(of_blocks.data, of_blocks.size, "blocks"), *b = weights_from_memory(of_floats.data, of_floats.size, "floats");
+        struct weights *a = weights_from_memory(of_blocks.data, of_blocks.size, "blocks");
+        struct weights *b = weights_from_memory(of_floats.data, of_floats.size, "floats");
         EXPECT(same_tensor(a, b, "model.layers.0.self_attn.q_proj.lora_A.weight"));
         EXPECT(same_tensor(a, b, "model.layers.1.self_attn.o_proj.lora_B.weight"));
         EXPECT(same_tensor(a, b, "v_head.summary.weight"));

@@ -271,7 +271,8 @@ static void test_header_size_lies(void)
 /* Goal: a weight of a type that we do not compute with is refused by name; a buffer of such a type does not matter. */
 static void test_other_types(void)
 {
-    struct buffer file = raw_file("{\"model.embed_tokens.weight\":{\"dtype\":\"F64\",\"shape\":[5,4],\"data_offsets\":[0,160]}}", 160);
+    struct buffer file = raw_file("{\"model.embed_tokens.weight\":{\"dtype\":\"F64\",\"shape\":[5,4],\"data_offsets\":[0,160]}}",
+                                  160);
     struct weights *weights = weights_from_memory(file.data, file.size, "made");
     EXPECT(weights != NULL && weights_count(weights) == 0);
     stderr_hold();

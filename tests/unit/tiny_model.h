@@ -51,7 +51,8 @@ static inline struct buffer tiny_safetensors(const struct model_config *config, 
 }
 
 /* quant: TENSOR_TYPE_COUNT for float32. */
-static inline struct model *tiny_model_quantised(const struct model_config *config, uint64_t seed, enum tensor_type quant, struct pool *pool)
+static inline struct model *tiny_model_quantised(const struct model_config *config, uint64_t seed, enum tensor_type quant,
+                                                 struct pool *pool)
 {
     int code;
     struct buffer file = tiny_safetensors(config, seed);
