@@ -15,8 +15,11 @@
 #include "learn/product.h"
 #include "learn/vector.h"
 
-/* Queries that are taken together: a multiple of TILE_ROWS, small beside T so that little above the diagonal is computed. */
-enum { TILE_ROWS = 6, QUERY_BLOCK = 24 };
+/*
+ * Queries that are taken together: small beside T so that little above the diagonal is computed.  In float32 a multiple of TILE_ROWS; in BF16
+ * more, since keys and values are rounded anew for each block.
+ */
+enum { TILE_ROWS = 6, QUERY_BLOCK = 24, QUERY_BLOCK_BF16 = 64 };
 
 /* ---- c = a b on small matrices ---- */
 
@@ -116,8 +119,9 @@ struct attention {
     float scale, cap;
     float *k_columns, *v_columns;     // (HS, TP)
     float *k_rows, *v_rows, *dk, *dv; // (T, HSP)
-    float *q_block, *d_block;         // (QUERY_BLOCK, HSP)
-    float *p, *dp;                    // (QUERY_BLOCK, TP)
+    size_t block;                     // queries that are taken together
+    float *q_block, *d_block;         // (block, HSP)
+    float *p, *dp;                    // (block, TP)
     product_small *product;
 };
 
@@ -131,7 +135,7 @@ static size_t columns_stride(size_t T)
 size_t attention_scratch_count(size_t T, struct attention_shape shape)
 {
     size_t TP = columns_stride(T), HSP = lanes_round_up(shape.HS);
-    return 2 * shape.HS * TP + 4 * TP * HSP + 2 * QUERY_BLOCK * HSP + 2 * QUERY_BLOCK * TP;
+    return 2 * shape.HS * TP + 4 * TP * HSP + 2 * QUERY_BLOCK_BF16 * (HSP + TP);
 }
 
 static struct attention attention_layout(size_t T, size_t g, struct attention_shape shape, float *scratch)
@@ -143,13 +147,14 @@ static struct attention attention_layout(size_t T, size_t g, struct attention_sh
         .NH = shape.NH, .heads = heads, .head = g * heads,
         .k_offset = (shape.NH + g) * HS, .v_offset = (shape.NH + shape.NKV + g) * HS,
         .window = shape.window > 0 && shape.window < T ? shape.window : T, .scale = shape.scale, .cap = shape.cap,
-        .product = product_small_get(),
+        .block = shape.products == PRODUCTS_BF16 ? QUERY_BLOCK_BF16 : QUERY_BLOCK,
+        .product = product_small_get(shape.products),
     };
     if (a.product == NULL)
         a.product = product_vectors;
     float **parts[] = { &a.k_columns, &a.v_columns, &a.k_rows, &a.v_rows, &a.dk, &a.dv, &a.p, &a.dp, &a.q_block, &a.d_block };
     size_t counts[] = { HS * a.TP, HS * a.TP, a.TP * a.HSP, a.TP * a.HSP, a.TP * a.HSP, a.TP * a.HSP,
-                        QUERY_BLOCK * a.TP, QUERY_BLOCK * a.TP, QUERY_BLOCK * a.HSP, QUERY_BLOCK * a.HSP };
+                        a.block * a.TP, a.block * a.TP, a.block * a.HSP, a.block * a.HSP };
     for (size_t i = 0; i < COUNT_OF(parts); i++) {
         *parts[i] = scratch;
         scratch += counts[i];
@@ -238,7 +243,7 @@ INLINE void forward_block(float *out, float *lse, const float *qkv, const struct
     const struct left q = { qkv + t * a->stride + h * a->HS, a->stride, false };
     a->product(a->p, a->TP, q, rows, a->k_columns + first, a->TP, a->HS, columns, false);
     const float scale = scores_cap(a->p, a, rows, columns);
-    float sum[QUERY_BLOCK];
+    float sum[QUERY_BLOCK_BF16];
     for (size_t i = 0; i < rows; i++)
         sum[i] = softmax_row(a->p + i * a->TP, keys_unseen(a, t + i, first), t + i + 1 - first, columns, scale,
                              lse + (t + i) * a->NH + h);
@@ -258,8 +263,8 @@ CLONES void attention_forward(float *out, float *lse, const float *qkv, size_t T
     pack_columns(a.k_columns, qkv + a.k_offset, a.stride, T, a.HS, a.TP);
     pack_rows(a.v_rows, qkv + a.v_offset, a.stride, T, a.HS, a.HSP);
     for (size_t h = a.head; h < a.head + a.heads; h++)
-        for (size_t t = 0; t < T; t += QUERY_BLOCK)
-            forward_block(out, lse, qkv, &a, h, t, T - t < QUERY_BLOCK ? T - t : QUERY_BLOCK);
+        for (size_t t = 0; t < T; t += a.block)
+            forward_block(out, lse, qkv, &a, h, t, T - t < a.block ? T - t : a.block);
 }
 
 /* ---- backward ---- */
@@ -330,8 +335,8 @@ CLONES void attention_backward(float *dqkv, const float *dout, const float *out,
     memset(a.dk, 0, T * a.HSP * sizeof *a.dk);
     memset(a.dv, 0, T * a.HSP * sizeof *a.dv);
     for (size_t h = a.head; h < a.head + a.heads; h++)
-        for (size_t t = 0; t < T; t += QUERY_BLOCK)
-            backward_block(dqkv, dout, out, lse, qkv, &a, h, t, T - t < QUERY_BLOCK ? T - t : QUERY_BLOCK);
+        for (size_t t = 0; t < T; t += a.block)
+            backward_block(dqkv, dout, out, lse, qkv, &a, h, t, T - t < a.block ? T - t : a.block);
     unpack_rows(dqkv + a.k_offset, a.dk, a.stride, T, a.HS, a.HSP);
     unpack_rows(dqkv + a.v_offset, a.dv, a.stride, T, a.HS, a.HSP);
 }

@@ -234,5 +234,35 @@ static void multiply(float *c, size_t c_stride, struct left a, size_t I, const s
     _tile_release();
 }
 
-const struct product_kernels product_amx = { "amx-bf16", pack, multiply };
+/* Steps [p, p + steps) of up to 32 columns of b as a panel. */
+static struct panel pack_panel(float *data, const float *b, size_t b_stride, size_t steps, size_t columns)
+{
+    const struct right right = { .P = steps, .J = columns, .data = data };
+    for (size_t p = 0; p < steps; p += PACK_ROWS)
+        pack_rows(&right, p, b + p * b_stride, b_stride, at_most(steps - p, PACK_ROWS));
+    return (struct panel){ .at = words_of(&right), .pairs = pairs_of(steps), .next = (const char *)(b + PRODUCT_PANEL) };
+}
+
+void product_small_amx(float *c, size_t c_stride, struct left a, size_t I, const float *b, size_t b_stride, size_t P, size_t J, bool add)
+{
+    _Alignas(64) uint32_t packed[PRODUCT_ROWS_MAX * PAIRS];
+    _Alignas(64) float panel[PAIRS * PRODUCT_PANEL];
+    tiles_begin();
+    for (size_t i = 0; i < I; i += PRODUCT_ROWS_MAX) {
+        const size_t rows = at_most(I - i, PRODUCT_ROWS_MAX);
+        const struct left a_i = { a.at + i * (a.transposed ? 1 : a.stride), a.stride, a.transposed };
+        for (size_t p = 0; p < P; p += 2 * PAIRS) {
+            const size_t steps = at_most(P - p, 2 * PAIRS);
+            (a.transposed ? pack_left_transposed : pack_left)(packed, a_i, rows, P, p / 2, pairs_of(steps));
+            for (size_t j = 0; j < J; j += PRODUCT_PANEL) {
+                const size_t columns = at_most(J - j, PRODUCT_PANEL);
+                multiply_panel(c + i * c_stride + j, c_stride, rows, columns, packed,
+                               pack_panel(panel, b + p * b_stride + j, b_stride, steps, columns), add || p > 0);
+            }
+        }
+    }
+    _tile_release();
+}
+
+const struct product_kernels product_amx = { "amx-bf16", PRODUCTS_BF16, pack, multiply };
 #endif

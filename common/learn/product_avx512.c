@@ -203,5 +203,5 @@ void product_small_avx512(float *c, size_t c_stride, struct left a, size_t I, co
     }
 }
 
-const struct product_kernels product_avx512 = { "avx512", pack, multiply };
+const struct product_kernels product_avx512 = { "avx512", PRODUCTS_FLOAT32, pack, multiply };
 #endif
