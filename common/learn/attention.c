@@ -77,10 +77,20 @@ CLONES static void product_vectors(float *c, size_t c_stride, struct left a, siz
 
 /* ---- packing ---- */
 
+/* Rows of qkv, out and their gradients are too far apart for the processor to see that the next will be wanted. */
+INLINE void fetch_row(const float *x, size_t HS, const int write)
+{
+    for (size_t i = 0; i < HS; i += 64 / sizeof *x)
+        __builtin_prefetch(x + i, write);
+}
+
+enum { FETCH_AHEAD = 16 };  // rows
+
 /* y: (T, HSP) from x: (T, HS) with rows x_stride apart; the padding is 0. */
 INLINE void pack_rows(float *y, const float *x, size_t x_stride, size_t T, size_t HS, size_t HSP)
 {
     for (size_t t = 0; t < T; t++) {
+        fetch_row(x + (t + FETCH_AHEAD < T ? t + FETCH_AHEAD : T - 1) * x_stride, HS, 0);
         for (size_t i = 0; i < HS; i += LANES) {
             lanes part;
             lanes_load(&part, x + t * x_stride + i, HS - i);
@@ -92,18 +102,46 @@ INLINE void pack_rows(float *y, const float *x, size_t x_stride, size_t T, size_
 /* x: (T, HS) with rows x_stride apart, from y: (T, HSP). */
 INLINE void unpack_rows(float *x, const float *y, size_t x_stride, size_t T, size_t HS, size_t HSP)
 {
-    for (size_t t = 0; t < T; t++)
+    for (size_t t = 0; t < (T < FETCH_AHEAD ? T : FETCH_AHEAD); t++)
+        fetch_row(x + t * x_stride, HS, 1);
+    for (size_t t = 0; t < T; t++) {
+        fetch_row(x + (t + FETCH_AHEAD < T ? t + FETCH_AHEAD : T - 1) * x_stride, HS, 1);
         for (size_t i = 0; i < HS; i += LANES)
             lanes_store(x + t * x_stride + i, (const lanes *)(y + t * HSP + i), HS - i);
+    }
 }
 
-/* y: (HS, TP) from x: (T, HS) with rows x_stride apart; the padding is 0. */
-INLINE void pack_columns(float *y, const float *x, size_t x_stride, size_t T, size_t HS, size_t TP)
+/* Three times the upper half of the rows is shuffled into the lower, as cards are. */
+INLINE void transpose_8(lanes r[LANES])
 {
-    for (size_t i = 0; i < HS; i++) {
-        for (size_t t = 0; t < T; t++)
-            y[i * TP + t] = x[t * x_stride + i];
-        memset(y + i * TP + T, 0, (TP - T) * sizeof *y);
+#pragma GCC unroll 3
+    for (size_t stage = 0; stage < 3; stage++) {
+        lanes t[LANES];
+#pragma GCC unroll 4
+        for (size_t i = 0; i < LANES / 2; i++) {
+            t[2 * i] = __builtin_shufflevector(r[i], r[i + LANES / 2], 0, 8, 1, 9, 2, 10, 3, 11);
+            t[2 * i + 1] = __builtin_shufflevector(r[i], r[i + LANES / 2], 4, 12, 5, 13, 6, 14, 7, 15);
+        }
+        memcpy(r, t, sizeof t);
+    }
+}
+
+/* y: (HS, TP) from packed rows x: (T, HSP), behind which there is room to TP; the padding is 0. */
+INLINE void pack_columns(float *y, float *x, size_t T, size_t HS, size_t HSP, size_t TP)
+{
+    memset(x + T * HSP, 0, (TP - T) * HSP * sizeof *x);
+    for (size_t t = 0; t < TP; t += LANES) {
+        for (size_t i = 0; i < HSP; i += LANES) {
+            lanes block[LANES];
+#pragma GCC unroll 8
+            for (size_t k = 0; k < LANES; k++)
+                block[k] = *(lanes *)(x + (t + k) * HSP + i);
+            transpose_8(block);
+#pragma GCC unroll 8
+            for (size_t k = 0; k < LANES; k++)
+                if (i + k < HS)
+                    *(lanes *)(y + (i + k) * TP + t) = block[k];
+        }
     }
 }
 
@@ -260,7 +298,8 @@ CLONES void attention_forward(float *out, float *lse, const float *qkv, size_t T
                               float *scratch)
 {
     const struct attention a = attention_layout(T, g, shape, scratch);
-    pack_columns(a.k_columns, qkv + a.k_offset, a.stride, T, a.HS, a.TP);
+    pack_rows(a.k_rows, qkv + a.k_offset, a.stride, T, a.HS, a.HSP);
+    pack_columns(a.k_columns, a.k_rows, T, a.HS, a.HSP, a.TP);
     pack_rows(a.v_rows, qkv + a.v_offset, a.stride, T, a.HS, a.HSP);
     for (size_t h = a.head; h < a.head + a.heads; h++)
         for (size_t t = 0; t < T; t += a.block)
@@ -304,6 +343,8 @@ INLINE void backward_block(float *dqkv, const float *dout, const float *out, con
     const float *q_t = qkv + t * a->stride + h * a->HS;             // (rows, HS), stride a->stride
     const float *dout_t = dout + t * a->out_stride + h * a->HS;     // (rows, HS), stride a->out_stride
     const float *out_t = out + t * a->out_stride + h * a->HS;
+    for (size_t i = 0; i < rows; i++)
+        fetch_row(out_t + i * a->out_stride, a->HS, 0);
     pack_rows(a->q_block, q_t, a->stride, rows, a->HS, a->HSP);
     pack_rows(a->d_block, dout_t, a->out_stride, rows, a->HS, a->HSP);
     const struct left q = { a->q_block, a->HSP, false }, d = { a->d_block, a->HSP, false };
@@ -329,9 +370,10 @@ CLONES void attention_backward(float *dqkv, const float *dout, const float *out,
                                size_t T, size_t g, struct attention_shape shape, float *scratch)
 {
     const struct attention a = attention_layout(T, g, shape, scratch);
-    pack_columns(a.k_columns, qkv + a.k_offset, a.stride, T, a.HS, a.TP);
-    pack_columns(a.v_columns, qkv + a.v_offset, a.stride, T, a.HS, a.TP);
     pack_rows(a.k_rows, qkv + a.k_offset, a.stride, T, a.HS, a.HSP);
+    pack_columns(a.k_columns, a.k_rows, T, a.HS, a.HSP, a.TP);
+    pack_rows(a.v_rows, qkv + a.v_offset, a.stride, T, a.HS, a.HSP);
+    pack_columns(a.v_columns, a.v_rows, T, a.HS, a.HSP, a.TP);
     memset(a.dk, 0, T * a.HSP * sizeof *a.dk);
     memset(a.dv, 0, T * a.HSP * sizeof *a.dv);
     for (size_t h = a.head; h < a.head + a.heads; h++)
