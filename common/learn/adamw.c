@@ -7,8 +7,6 @@
 #include "base/memory.h"
 #include "learn/vector.h"
 
-enum { BLOCK = 8192 };  // floats: four arrays of it fit the second-level cache
-
 void adamw_init(struct adamw *adamw, const struct adamw_options *options, size_t count, struct pool *pool)
 {
     *adamw = (struct adamw){ .options = *options, .pool = pool, .count = count };
@@ -26,12 +24,12 @@ void adamw_free(struct adamw *adamw)
 
 void adamw_cover(struct adamw *adamw, size_t first, size_t count, bool decayed)
 {
-    size_t more = (count + BLOCK - 1) / BLOCK;
+    size_t more = (count + ADAMW_BLOCK - 1) / ADAMW_BLOCK;
     adamw->blocks = memory_grow(adamw->blocks, adamw->block_count + more, sizeof *adamw->blocks);
     adamw->squares = memory_grow(adamw->squares, adamw->block_count + more, sizeof *adamw->squares);
-    for (size_t end = first + count; first < end; first += BLOCK)
+    for (size_t end = first + count; first < end; first += ADAMW_BLOCK)
         adamw->blocks[adamw->block_count++] =
-            (struct adamw_block){ first, end - first < BLOCK ? end - first : BLOCK, decayed };
+            (struct adamw_block){ first, end - first < ADAMW_BLOCK ? end - first : ADAMW_BLOCK, decayed, 0 };
 }
 
 /* ---- norm ---- */
@@ -41,20 +39,24 @@ struct norm {
     const float *gradients;
 };
 
+CLONES static double square_sum(const float *x, size_t count)
+{
+    double sum[4] = { 0 };
+    size_t i = 0;
+    for (; i + 4 <= count; i += 4)
+        for (size_t lane = 0; lane < 4; lane++)
+            sum[lane] += (double)x[i + lane] * (double)x[i + lane];
+    for (; i < count; i++)
+        sum[0] += (double)x[i] * (double)x[i];
+    return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+}
+
 static void norm_block(void *context, size_t task, size_t thread)
 {
     (void)thread;
     const struct norm *norm = context;
     const struct adamw_block *block = &norm->adamw->blocks[task];
-    const float *gradient = norm->gradients + block->first;
-    double sum[4] = { 0 };
-    size_t i = 0;
-    for (; i + 4 <= block->count; i += 4)
-        for (size_t lane = 0; lane < 4; lane++)
-            sum[lane] += (double)gradient[i + lane] * (double)gradient[i + lane];
-    for (; i < block->count; i++)
-        sum[0] += (double)gradient[i] * (double)gradient[i];
-    norm->adamw->squares[task] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+    norm->adamw->squares[task] = square_sum(norm->gradients + block->first, block->count);
 }
 
 double adamw_norm(struct adamw *adamw, const float *gradients)
@@ -80,8 +82,11 @@ struct step {
 /*
  * m = beta1 m + (1 - beta1) g,  v = beta2 v + (1 - beta2) g^2
  * parameter = (1 - lr decay) parameter - lr (m / (1 - beta1^step)) / (sqrt(v / (1 - beta2^step)) + epsilon)
+ *
+ * Adds the bits of m and v to moments.
  */
-INLINE void step_lanes(float *parameter, float *m, float *v, const float *gradient, size_t n, const struct step *step, float keep)
+INLINE void step_lanes(float *parameter, float *m, float *v, const float *gradient, size_t n, const struct step *step, float keep,
+                       lane_bits *moments)
 {
     const float beta1 = (float)step->adamw->options.beta1, beta2 = (float)step->adamw->options.beta2;
     const float epsilon = (float)step->adamw->options.epsilon;
@@ -93,6 +98,7 @@ INLINE void step_lanes(float *parameter, float *m, float *v, const float *gradie
     g_i *= step->gradient_scale;
     m_i = m_i * beta1 + g_i * (1.0f - beta1);
     v_i = v_i * beta2 + g_i * g_i * (1.0f - beta2);
+    *moments |= (lane_bits)m_i | (lane_bits)v_i;
     lanes root;
     for (size_t lane = 0; lane < LANES; lane++)
         root[lane] = sqrtf(v_i[lane]);
@@ -102,14 +108,48 @@ INLINE void step_lanes(float *parameter, float *m, float *v, const float *gradie
     lanes_store(v, &v_i, n);
 }
 
-CLONES static void step_range(const struct step *step, const struct adamw_block *block)
+INLINE bool bits_are_zero(const lane_bits *bits)
+{
+    const lane_bits zero = { 0 };
+    return memcmp(bits, &zero, sizeof zero) == 0;
+}
+
+INLINE bool all_are_zero(const float *x, size_t count)
+{
+    lane_bits bits = { 0 };
+    for (size_t i = 0; i < count; i += LANES) {
+        lanes x_i;
+        lanes_load(&x_i, x + i, count - i);
+        bits |= (lane_bits)x_i;
+    }
+    return bits_are_zero(&bits);
+}
+
+/* Returns whether all moments are 0 then. */
+INLINE bool step_chunk(const struct step *step, size_t first, size_t count, float keep, bool resting)
+{
+    float *parameter = step->parameters + first;
+    if (resting && all_are_zero(step->gradients + first, count)) {
+        for (size_t i = 0; i < count && keep != 1.0f; i++)
+            parameter[i] *= keep;
+        return true;
+    }
+    float *m = step->adamw->m + first, *v = step->adamw->v + first;
+    lane_bits moments = { 0 };
+    for (size_t i = 0; i < count; i += LANES)
+        step_lanes(parameter + i, m + i, v + i, step->gradients + first + i, count - i, step, keep, &moments);
+    return bits_are_zero(&moments);
+}
+
+CLONES static void step_range(const struct step *step, struct adamw_block *block)
 {
     const float keep = block->decayed ? step->keep : 1.0f;
-    for (size_t i = 0; i < block->count; i += LANES) {
-        size_t at = block->first + i;
-        step_lanes(step->parameters + at, step->adamw->m + at, step->adamw->v + at, step->gradients + at, block->count - i,
-                   step, keep);
+    uint32_t resting = 0;
+    for (size_t chunk = 0, i = 0; i < block->count; chunk++, i += ADAMW_CHUNK) {
+        const size_t count = block->count - i < ADAMW_CHUNK ? block->count - i : ADAMW_CHUNK;
+        resting |= (uint32_t)step_chunk(step, block->first + i, count, keep, block->resting >> chunk & 1) << chunk;
     }
+    block->resting = resting;
 }
 
 static void step_block(void *context, size_t task, size_t thread)
@@ -117,6 +157,12 @@ static void step_block(void *context, size_t task, size_t thread)
     (void)thread;
     const struct step *step = context;
     step_range(step, &step->adamw->blocks[task]);
+}
+
+void adamw_moments_changed(struct adamw *adamw)
+{
+    for (size_t i = 0; i < adamw->block_count; i++)
+        adamw->blocks[i].resting = 0;
 }
 
 void adamw_step(struct adamw *adamw, float *parameters, const float *gradients, double gradient_scale,

@@ -15,8 +15,11 @@
 #include "learn/product.h"
 #include "learn/vector.h"
 
-/* Queries that are taken together: a multiple of TILE_ROWS, small beside T so that little above the diagonal is computed. */
-enum { TILE_ROWS = 6, QUERY_BLOCK = 24 };
+/*
+ * Queries that are taken together: small beside T so that little above the diagonal is computed.  In float32 a multiple of TILE_ROWS; in BF16
+ * more, since keys and values are rounded anew for each block.
+ */
+enum { TILE_ROWS = 6, QUERY_BLOCK = 24, QUERY_BLOCK_BF16 = 64 };
 
 /* ---- c = a b on small matrices ---- */
 
@@ -74,10 +77,20 @@ CLONES static void product_vectors(float *c, size_t c_stride, struct left a, siz
 
 /* ---- packing ---- */
 
+/* Rows of qkv, out and their gradients are too far apart for the processor to see that the next will be wanted. */
+INLINE void fetch_row(const float *x, size_t HS, const int write)
+{
+    for (size_t i = 0; i < HS; i += 64 / sizeof *x)
+        __builtin_prefetch(x + i, write);
+}
+
+enum { FETCH_AHEAD = 16 };  // rows
+
 /* y: (T, HSP) from x: (T, HS) with rows x_stride apart; the padding is 0. */
 INLINE void pack_rows(float *y, const float *x, size_t x_stride, size_t T, size_t HS, size_t HSP)
 {
     for (size_t t = 0; t < T; t++) {
+        fetch_row(x + (t + FETCH_AHEAD < T ? t + FETCH_AHEAD : T - 1) * x_stride, HS, 0);
         for (size_t i = 0; i < HS; i += LANES) {
             lanes part;
             lanes_load(&part, x + t * x_stride + i, HS - i);
@@ -89,18 +102,46 @@ INLINE void pack_rows(float *y, const float *x, size_t x_stride, size_t T, size_
 /* x: (T, HS) with rows x_stride apart, from y: (T, HSP). */
 INLINE void unpack_rows(float *x, const float *y, size_t x_stride, size_t T, size_t HS, size_t HSP)
 {
-    for (size_t t = 0; t < T; t++)
+    for (size_t t = 0; t < (T < FETCH_AHEAD ? T : FETCH_AHEAD); t++)
+        fetch_row(x + t * x_stride, HS, 1);
+    for (size_t t = 0; t < T; t++) {
+        fetch_row(x + (t + FETCH_AHEAD < T ? t + FETCH_AHEAD : T - 1) * x_stride, HS, 1);
         for (size_t i = 0; i < HS; i += LANES)
             lanes_store(x + t * x_stride + i, (const lanes *)(y + t * HSP + i), HS - i);
+    }
 }
 
-/* y: (HS, TP) from x: (T, HS) with rows x_stride apart; the padding is 0. */
-INLINE void pack_columns(float *y, const float *x, size_t x_stride, size_t T, size_t HS, size_t TP)
+/* Three times the upper half of the rows is shuffled into the lower, as cards are. */
+INLINE void transpose_8(lanes r[LANES])
 {
-    for (size_t i = 0; i < HS; i++) {
-        for (size_t t = 0; t < T; t++)
-            y[i * TP + t] = x[t * x_stride + i];
-        memset(y + i * TP + T, 0, (TP - T) * sizeof *y);
+#pragma GCC unroll 3
+    for (size_t stage = 0; stage < 3; stage++) {
+        lanes t[LANES];
+#pragma GCC unroll 4
+        for (size_t i = 0; i < LANES / 2; i++) {
+            t[2 * i] = __builtin_shufflevector(r[i], r[i + LANES / 2], 0, 8, 1, 9, 2, 10, 3, 11);
+            t[2 * i + 1] = __builtin_shufflevector(r[i], r[i + LANES / 2], 4, 12, 5, 13, 6, 14, 7, 15);
+        }
+        memcpy(r, t, sizeof t);
+    }
+}
+
+/* y: (HS, TP) from packed rows x: (T, HSP), behind which there is room to TP; the padding is 0. */
+INLINE void pack_columns(float *y, float *x, size_t T, size_t HS, size_t HSP, size_t TP)
+{
+    memset(x + T * HSP, 0, (TP - T) * HSP * sizeof *x);
+    for (size_t t = 0; t < TP; t += LANES) {
+        for (size_t i = 0; i < HSP; i += LANES) {
+            lanes block[LANES];
+#pragma GCC unroll 8
+            for (size_t k = 0; k < LANES; k++)
+                block[k] = *(lanes *)(x + (t + k) * HSP + i);
+            transpose_8(block);
+#pragma GCC unroll 8
+            for (size_t k = 0; k < LANES; k++)
+                if (i + k < HS)
+                    *(lanes *)(y + (i + k) * TP + t) = block[k];
+        }
     }
 }
 
@@ -116,8 +157,9 @@ struct attention {
     float scale, cap;
     float *k_columns, *v_columns;     // (HS, TP)
     float *k_rows, *v_rows, *dk, *dv; // (T, HSP)
-    float *q_block, *d_block;         // (QUERY_BLOCK, HSP)
-    float *p, *dp;                    // (QUERY_BLOCK, TP)
+    size_t block;                     // queries that are taken together
+    float *q_block, *d_block;         // (block, HSP)
+    float *p, *dp;                    // (block, TP)
     product_small *product;
 };
 
@@ -131,7 +173,7 @@ static size_t columns_stride(size_t T)
 size_t attention_scratch_count(size_t T, struct attention_shape shape)
 {
     size_t TP = columns_stride(T), HSP = lanes_round_up(shape.HS);
-    return 2 * shape.HS * TP + 4 * TP * HSP + 2 * QUERY_BLOCK * HSP + 2 * QUERY_BLOCK * TP;
+    return 2 * shape.HS * TP + 4 * TP * HSP + 2 * QUERY_BLOCK_BF16 * (HSP + TP);
 }
 
 static struct attention attention_layout(size_t T, size_t g, struct attention_shape shape, float *scratch)
@@ -143,13 +185,14 @@ static struct attention attention_layout(size_t T, size_t g, struct attention_sh
         .NH = shape.NH, .heads = heads, .head = g * heads,
         .k_offset = (shape.NH + g) * HS, .v_offset = (shape.NH + shape.NKV + g) * HS,
         .window = shape.window > 0 && shape.window < T ? shape.window : T, .scale = shape.scale, .cap = shape.cap,
-        .product = product_small_get(),
+        .block = shape.products == PRODUCTS_BF16 ? QUERY_BLOCK_BF16 : QUERY_BLOCK,
+        .product = product_small_get(shape.products),
     };
     if (a.product == NULL)
         a.product = product_vectors;
     float **parts[] = { &a.k_columns, &a.v_columns, &a.k_rows, &a.v_rows, &a.dk, &a.dv, &a.p, &a.dp, &a.q_block, &a.d_block };
     size_t counts[] = { HS * a.TP, HS * a.TP, a.TP * a.HSP, a.TP * a.HSP, a.TP * a.HSP, a.TP * a.HSP,
-                        QUERY_BLOCK * a.TP, QUERY_BLOCK * a.TP, QUERY_BLOCK * a.HSP, QUERY_BLOCK * a.HSP };
+                        a.block * a.TP, a.block * a.TP, a.block * a.HSP, a.block * a.HSP };
     for (size_t i = 0; i < COUNT_OF(parts); i++) {
         *parts[i] = scratch;
         scratch += counts[i];
@@ -238,7 +281,7 @@ INLINE void forward_block(float *out, float *lse, const float *qkv, const struct
     const struct left q = { qkv + t * a->stride + h * a->HS, a->stride, false };
     a->product(a->p, a->TP, q, rows, a->k_columns + first, a->TP, a->HS, columns, false);
     const float scale = scores_cap(a->p, a, rows, columns);
-    float sum[QUERY_BLOCK];
+    float sum[QUERY_BLOCK_BF16];
     for (size_t i = 0; i < rows; i++)
         sum[i] = softmax_row(a->p + i * a->TP, keys_unseen(a, t + i, first), t + i + 1 - first, columns, scale,
                              lse + (t + i) * a->NH + h);
@@ -255,11 +298,12 @@ CLONES void attention_forward(float *out, float *lse, const float *qkv, size_t T
                               float *scratch)
 {
     const struct attention a = attention_layout(T, g, shape, scratch);
-    pack_columns(a.k_columns, qkv + a.k_offset, a.stride, T, a.HS, a.TP);
+    pack_rows(a.k_rows, qkv + a.k_offset, a.stride, T, a.HS, a.HSP);
+    pack_columns(a.k_columns, a.k_rows, T, a.HS, a.HSP, a.TP);
     pack_rows(a.v_rows, qkv + a.v_offset, a.stride, T, a.HS, a.HSP);
     for (size_t h = a.head; h < a.head + a.heads; h++)
-        for (size_t t = 0; t < T; t += QUERY_BLOCK)
-            forward_block(out, lse, qkv, &a, h, t, T - t < QUERY_BLOCK ? T - t : QUERY_BLOCK);
+        for (size_t t = 0; t < T; t += a.block)
+            forward_block(out, lse, qkv, &a, h, t, T - t < a.block ? T - t : a.block);
 }
 
 /* ---- backward ---- */
@@ -299,6 +343,8 @@ INLINE void backward_block(float *dqkv, const float *dout, const float *out, con
     const float *q_t = qkv + t * a->stride + h * a->HS;             // (rows, HS), stride a->stride
     const float *dout_t = dout + t * a->out_stride + h * a->HS;     // (rows, HS), stride a->out_stride
     const float *out_t = out + t * a->out_stride + h * a->HS;
+    for (size_t i = 0; i < rows; i++)
+        fetch_row(out_t + i * a->out_stride, a->HS, 0);
     pack_rows(a->q_block, q_t, a->stride, rows, a->HS, a->HSP);
     pack_rows(a->d_block, dout_t, a->out_stride, rows, a->HS, a->HSP);
     const struct left q = { a->q_block, a->HSP, false }, d = { a->d_block, a->HSP, false };
@@ -324,14 +370,15 @@ CLONES void attention_backward(float *dqkv, const float *dout, const float *out,
                                size_t T, size_t g, struct attention_shape shape, float *scratch)
 {
     const struct attention a = attention_layout(T, g, shape, scratch);
-    pack_columns(a.k_columns, qkv + a.k_offset, a.stride, T, a.HS, a.TP);
-    pack_columns(a.v_columns, qkv + a.v_offset, a.stride, T, a.HS, a.TP);
     pack_rows(a.k_rows, qkv + a.k_offset, a.stride, T, a.HS, a.HSP);
+    pack_columns(a.k_columns, a.k_rows, T, a.HS, a.HSP, a.TP);
+    pack_rows(a.v_rows, qkv + a.v_offset, a.stride, T, a.HS, a.HSP);
+    pack_columns(a.v_columns, a.v_rows, T, a.HS, a.HSP, a.TP);
     memset(a.dk, 0, T * a.HSP * sizeof *a.dk);
     memset(a.dv, 0, T * a.HSP * sizeof *a.dv);
     for (size_t h = a.head; h < a.head + a.heads; h++)
-        for (size_t t = 0; t < T; t += QUERY_BLOCK)
-            backward_block(dqkv, dout, out, lse, qkv, &a, h, t, T - t < QUERY_BLOCK ? T - t : QUERY_BLOCK);
+        for (size_t t = 0; t < T; t += a.block)
+            backward_block(dqkv, dout, out, lse, qkv, &a, h, t, T - t < a.block ? T - t : a.block);
     unpack_rows(dqkv + a.k_offset, a.dk, a.stride, T, a.HS, a.HSP);
     unpack_rows(dqkv + a.v_offset, a.dv, a.stride, T, a.HS, a.HSP);
 }

@@ -12,14 +12,17 @@
 
 #include <stddef.h>
 
+#include "learn/product.h"
+
 struct attention_shape {
     size_t NH, NKV, HS;
     size_t window;  // a position sees itself and the window - 1 before it; 0: all
     float scale;    // of the scores q . k
     float cap;      // scaled scores become cap * tanh(score / cap); 0: none
+    enum products products;  // BF16: also of probabilities and their gradients; softmax stays in float32
 };
 
-/* Floats of scratch that a call for a sequence of T positions needs, 64-byte aligned. */
+/* Floats of scratch that a call for a sequence of T positions needs, whatever its products, 64-byte aligned. */
 size_t attention_scratch_count(size_t T, struct attention_shape shape);
 
 /* Fills the heads of out and lse that belong to key/value head g. */

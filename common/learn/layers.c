@@ -22,6 +22,7 @@ static struct attention_shape attention_shape_of(const struct pass *pass)
     return (struct attention_shape){
         .NH = pass->s.NH, .NKV = pass->s.NKV, .HS = pass->s.HS, .window = (size_t)config_window(config, (int64_t)pass->l),
         .scale = scale != 0.0 ? (float)scale : 1.0f / sqrtf((float)pass->s.HS), .cap = (float)config->attention_cap,
+        .products = pass->network->products->kind,
     };
 }
 

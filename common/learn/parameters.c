@@ -239,11 +239,6 @@ size_t parameters_elements(const struct parameters *parameters)
     return elements;
 }
 
-void parameters_zero_gradients(struct parameters *parameters)
-{
-    memset(parameters->gradients, 0, parameters->trained_count * sizeof *parameters->gradients);
-}
-
 void parameter_merged(const struct parameters *parameters, const struct parameter *parameter, float *out)
 {
     if (parameter->type != TENSOR_F32)

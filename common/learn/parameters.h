@@ -46,7 +46,7 @@ struct parameters {
     size_t rounded_bytes;
     float *floats;                   // (count)
     unsigned char *rounded;          // (rounded_bytes)
-    float *gradients;                // (trained_count), sums since parameters_zero_gradients
+    float *gradients;                // (trained_count), sums since they were last set to 0
 };
 
 /* Lays out the table, without floats. */
@@ -79,8 +79,6 @@ void parameters_randomise_lora(struct parameters *parameters, uint64_t seed);
 
 /* Of all weights and parts, rounded or not. */
 size_t parameters_elements(const struct parameters *parameters);
-
-void parameters_zero_gradients(struct parameters *parameters);
 
 /* A weight with its parts added: W + alpha / R B A.  out: its shape. */
 void parameter_merged(const struct parameters *parameters, const struct parameter *parameter, float *out);

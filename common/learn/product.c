@@ -24,7 +24,7 @@ static void blas_multiply(float *c, size_t c_stride, struct left a, size_t rows,
                 add ? 1.0f : 0.0f, c, (int)c_stride);
 }
 
-static const struct product_kernels product_blas = { "blas", blas_pack, blas_multiply };
+static const struct product_kernels product_blas = { "blas", PRODUCTS_FLOAT32, blas_pack, blas_multiply };
 
 /* ---- the choice ---- */
 
@@ -49,9 +49,11 @@ const struct product_kernels *product_kernels_get(enum products products)
     return products == PRODUCTS_FLOAT32 ? &product_blas : NULL;
 }
 
-product_small *product_small_get(void)
+product_small *product_small_get(enum products products)
 {
 #if defined __x86_64__
+    if (products == PRODUCTS_BF16)
+        return product_kernels_get(PRODUCTS_BF16) != NULL ? product_small_amx : NULL;
     if (has_avx512())
         return product_small_avx512;
 #endif

@@ -44,6 +44,7 @@ struct left {
 
 struct product_kernels {
     const char *name;  // "blas", "avx512", "amx-bf16"
+    enum products kind;
     /* Source rows [first, first + PACK_ROWS), or fewer at the end; first is a multiple of PACK_ROWS.  rows: the first of them. */
     void (*pack)(const struct right *right, size_t first, const float *rows, size_t stride);
     /* I <= PRODUCT_ROWS_MAX; add: to what c holds. */
@@ -53,11 +54,11 @@ struct product_kernels {
 /* The fastest that this processor (or VAS_KERNELS) has; NULL where it has none. */
 const struct product_kernels *product_kernels_get(enum products products);
 
-/* c (I, J) = a (I, P) b (P, J), or that added to c, in float32, where b is too small to be packed: its rows lie b_stride apart. */
+/* c (I, J) = a (I, P) b (P, J), or that added to c, where b is used once: its rows lie b_stride apart as they are.  I of any size. */
 typedef void product_small(float *c, size_t c_stride, struct left a, size_t I, const float *b, size_t b_stride, size_t P, size_t J,
                            bool add);
 
-/* NULL where this processor has nothing faster than plain vectors. */
-product_small *product_small_get(void);
+/* NULL where this processor has nothing faster than plain vectors, in float32, or no products in BF16. */
+product_small *product_small_get(enum products products);
 
 #endif

@@ -3,8 +3,8 @@
  *
  * Words are pairs of BF16, of steps 2 q and 2 q + 1; P is filled up with zeros to whole tiles of 16 pairs.  b is packed as panels
  * (pairs, PRODUCT_PANEL), two tiles side by side; a, in every call, as tiles of 16 rows by 16 pairs.  32 rows by one panel are summed in
- * four tiles over at most PAIRS, whose part of the panel stays in the first-level cache while all rows pass by and the part that comes next
- * is fetched; then come the next pairs, up to DEPTH, while what the panel's columns of c hold is near.
+ * four tiles over at most PAIRS, as many as let a stay in the second-level cache: what c holds is far away, and taken up again for every
+ * block of pairs.  The panel that comes next is fetched meanwhile.
  */
 #if defined __x86_64__
 #include <immintrin.h>
@@ -18,7 +18,7 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-enum { TILE = 16, TILE_WORDS = TILE * TILE, PAIRS = 256, DEPTH = 4 * PAIRS };
+enum { TILE = 16, TILE_WORDS = TILE * TILE, PAIRS = 768, SMALL_PAIRS = 256 };
 
 static size_t pairs_of(size_t P)
 {
@@ -96,7 +96,7 @@ static void pack(const struct right *right, size_t first, const float *rows, siz
         pack_rows(right, first, rows, stride, count);
 }
 
-/* ---- packing a: pairs [q, q + pairs) of all rows, tiles of 16 rows one behind the other ---- */
+/* ---- packing a: pairs [q, q + pairs) of all rows, tiles of 16 rows one behind the other; a is read as it lies ---- */
 
 static void pack_left(uint32_t *packed, struct left a, size_t I, size_t P, size_t q, size_t pairs)
 {
@@ -111,9 +111,9 @@ static void pack_left(uint32_t *packed, struct left a, size_t I, size_t P, size_
 
 static void pack_left_transposed(uint32_t *packed, struct left a, size_t I, size_t P, size_t q, size_t pairs)
 {
-    for (size_t i = 0; i < I; i += TILE) {
-        const __mmask16 rows = mask_of(I - i);
-        for (size_t s = 0; s < pairs; s += TILE, packed += TILE_WORDS) {
+    for (size_t s = 0; s < pairs; s += TILE) {
+        for (size_t i = 0; i < I; i += TILE) {
+            const __mmask16 rows = mask_of(I - i);
             __m512i words[TILE];
             for (size_t k = 0; k < TILE; k++) {
                 const size_t p = 2 * (q + s + k);
@@ -121,7 +121,7 @@ static void pack_left_transposed(uint32_t *packed, struct left a, size_t I, size
             }
             transpose_16(words);
             for (size_t r = 0; r < TILE; r++)
-                _mm512_store_si512(packed + r * TILE, words[r]);
+                _mm512_store_si512(packed + i * pairs + (s + r) * TILE, words[r]);
         }
     }
 }
@@ -144,13 +144,13 @@ struct panel {
     size_t lines;
 };
 
-/* c (32, 32) from two rows of tiles of a and a panel; the 32 rows below are fetched meanwhile, since tiles wait long for what is far away. */
-INLINE void four_tiles(float *c, size_t c_stride, const uint32_t *upper, const uint32_t *lower, struct panel panel, bool add)
+/* c (32, 32) from two rows of tiles of a and a panel; what follows at c_next is fetched meanwhile: tiles wait long for what is far away. */
+INLINE void four_tiles(float *c, size_t c_stride, const float *c_next, const uint32_t *upper, const uint32_t *lower, struct panel panel,
+                       bool add)
 {
     const uint32_t *b = panel.at;
     const size_t stride = c_stride * sizeof *c;
     float *c_lower = c + TILE * c_stride;
-    const float *c_next = c_lower + TILE * c_stride;
     const size_t rows_each = (2 * TILE * TILE + panel.pairs - 1) / panel.pairs;
     if (add) {
         _tile_loadd(0, c, stride);
@@ -192,7 +192,7 @@ static void four_tiles_edge(float *c, size_t c_stride, size_t rows, size_t colum
     _Alignas(64) float part[2 * TILE][PRODUCT_PANEL] = { 0 };
     for (size_t r = 0; r < rows && add; r++)
         memcpy(part[r], c + r * c_stride, columns * sizeof *c);
-    four_tiles(part[0], PRODUCT_PANEL, upper, lower, panel, true);
+    four_tiles(part[0], PRODUCT_PANEL, part[0], upper, lower, panel, true);
     for (size_t r = 0; r < rows; r++)
         memcpy(c + r * c_stride, part[r], columns * sizeof *c);
 }
@@ -206,33 +206,66 @@ static void multiply_panel(float *c, size_t c_stride, size_t I, size_t columns, 
         const uint32_t *upper = packed + i * panel.pairs, *lower = i + TILE < I ? upper + TILE * panel.pairs : upper;
         const size_t rows = at_most(I - i, 2 * TILE);
         if (rows == 2 * TILE && columns == PRODUCT_PANEL)
-            four_tiles(c + i * c_stride, c_stride, upper, lower, panel, add);
+            four_tiles(c + i * c_stride, c_stride, i + rows < I ? c + (i + rows) * c_stride : c + PRODUCT_PANEL, upper, lower, panel, add);
         else
             four_tiles_edge(c + i * c_stride, c_stride, rows, columns, upper, lower, panel, add);
     }
 }
 
+/* Blocks of pairs, all alike but the last, of at most PAIRS. */
+static size_t block_pairs(size_t all)
+{
+    const size_t blocks = (all + PAIRS - 1) / PAIRS;
+    return (all / TILE + blocks - 1) / blocks * TILE;
+}
+
 static void multiply(float *c, size_t c_stride, struct left a, size_t I, const struct right *b, bool add)
 {
-    _Alignas(64) uint32_t packed[DEPTH / PAIRS][PRODUCT_ROWS_MAX * PAIRS];
-    const size_t all = pairs_of(b->P);
+    _Alignas(64) uint32_t packed[PRODUCT_ROWS_MAX * PAIRS];
+    const size_t all = pairs_of(b->P), each = block_pairs(all);
     CHECK(I <= PRODUCT_ROWS_MAX);
     tiles_begin();
-    for (size_t first = 0; first < all; first += DEPTH) {
-        const size_t end = first + at_most(all - first, DEPTH);
-        for (size_t q = first; q < end; q += PAIRS)
-            (a.transposed ? pack_left_transposed : pack_left)(packed[(q - first) / PAIRS], a, I, b->P, q, at_most(end - q, PAIRS));
+    for (size_t q = 0; q < all; q += each) {
+        const size_t pairs = at_most(all - q, each);
+        (a.transposed ? pack_left_transposed : pack_left)(packed, a, I, b->P, q, pairs);
         for (size_t j = 0; j < b->J; j += PRODUCT_PANEL) {
-            const uint32_t *words = words_of(b) + j * all;
-            for (size_t q = first; q < end; q += PAIRS) {
-                const uint32_t *next = q + PAIRS < end ? words + (q + PAIRS) * PRODUCT_PANEL : words + (all + first) * PRODUCT_PANEL;
-                const struct panel panel = { .at = words + q * PRODUCT_PANEL, .pairs = at_most(end - q, PAIRS), .next = (const char *)next };
-                multiply_panel(c + j, c_stride, I, at_most(b->J - j, PRODUCT_PANEL), packed[(q - first) / PAIRS], panel, add || q > 0);
+            const uint32_t *words = words_of(b) + j * all + q * PRODUCT_PANEL;
+            const struct panel panel = { .at = words, .pairs = pairs, .next = (const char *)(words + all * PRODUCT_PANEL) };
+            multiply_panel(c + j, c_stride, I, at_most(b->J - j, PRODUCT_PANEL), packed, panel, add || q > 0);
+        }
+    }
+    _tile_release();
+}
+
+/* Steps [p, p + steps) of up to 32 columns of b as a panel. */
+static struct panel pack_panel(float *data, const float *b, size_t b_stride, size_t steps, size_t columns)
+{
+    const struct right right = { .P = steps, .J = columns, .data = data };
+    for (size_t p = 0; p < steps; p += PACK_ROWS)
+        pack_rows(&right, p, b + p * b_stride, b_stride, at_most(steps - p, PACK_ROWS));
+    return (struct panel){ .at = words_of(&right), .pairs = pairs_of(steps), .next = (const char *)(b + PRODUCT_PANEL) };
+}
+
+void product_small_amx(float *c, size_t c_stride, struct left a, size_t I, const float *b, size_t b_stride, size_t P, size_t J, bool add)
+{
+    _Alignas(64) uint32_t packed[PRODUCT_ROWS_MAX * SMALL_PAIRS];
+    _Alignas(64) float panel[SMALL_PAIRS * PRODUCT_PANEL];
+    tiles_begin();
+    for (size_t i = 0; i < I; i += PRODUCT_ROWS_MAX) {
+        const size_t rows = at_most(I - i, PRODUCT_ROWS_MAX);
+        const struct left a_i = { a.at + i * (a.transposed ? 1 : a.stride), a.stride, a.transposed };
+        for (size_t p = 0; p < P; p += 2 * SMALL_PAIRS) {
+            const size_t steps = at_most(P - p, 2 * SMALL_PAIRS);
+            (a.transposed ? pack_left_transposed : pack_left)(packed, a_i, rows, P, p / 2, pairs_of(steps));
+            for (size_t j = 0; j < J; j += PRODUCT_PANEL) {
+                const size_t columns = at_most(J - j, PRODUCT_PANEL);
+                multiply_panel(c + i * c_stride + j, c_stride, rows, columns, packed,
+                               pack_panel(panel, b + p * b_stride + j, b_stride, steps, columns), add || p > 0);
             }
         }
     }
     _tile_release();
 }
 
-const struct product_kernels product_amx = { "amx-bf16", pack, multiply };
+const struct product_kernels product_amx = { "amx-bf16", PRODUCTS_BF16, pack, multiply };
 #endif

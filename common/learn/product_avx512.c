@@ -15,7 +15,7 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-enum { ROWS = 12, FEW_ROWS = 4, STEPS = 128, DEPTH = 2 * STEPS };
+enum { ROWS = 12, FEW_ROWS = 4, STEPS = 128, DEPTH = 4 * STEPS };
 
 INLINE __mmask16 mask_of(size_t count)
 {
@@ -154,16 +154,20 @@ static void pack_block(float *block, struct left a, size_t i, size_t rows, size_
     }
 }
 
-static void pack_block_transposed(float *block, struct left a, size_t i, size_t rows, size_t p, size_t steps)
+/* In the order in which a lies. */
+static void pack_left_transposed(float *packed, struct left a, size_t I, size_t p, size_t steps)
 {
-    for (size_t s = 0; s < steps; s++)
-        _mm512_mask_storeu_ps(block + s * ROWS, EACH_ROW, _mm512_maskz_loadu_ps(mask_of(rows), a.at + (p + s) * a.stride + i));
+    for (size_t s = 0; s < steps; s++) {
+        const float *a_p = a.at + (p + s) * a.stride;  // (I)
+        for (size_t i = 0; i < I; i += ROWS)
+            _mm512_mask_storeu_ps(packed + i * steps + s * ROWS, EACH_ROW, _mm512_maskz_loadu_ps(mask_of(I - i), a_p + i));
+    }
 }
 
 static void pack_left(float *packed, struct left a, size_t I, size_t p, size_t steps)
 {
     for (size_t i = 0; i < I; i += ROWS, packed += ROWS * steps)
-        (a.transposed ? pack_block_transposed : pack_block)(packed, a, i, at_most(I - i, ROWS), p, steps);
+        pack_block(packed, a, i, at_most(I - i, ROWS), p, steps);
 }
 
 /* ---- multiplying ---- */
@@ -175,7 +179,7 @@ static void multiply(float *c, size_t c_stride, struct left a, size_t I, const s
     for (size_t p = 0; p < b->P; p += DEPTH) {
         const size_t end = p + at_most(b->P - p, DEPTH);
         for (size_t q = p; q < end; q += STEPS)
-            pack_left(packed[(q - p) / STEPS], a, I, q, at_most(end - q, STEPS));
+            (a.transposed ? pack_left_transposed : pack_left)(packed[(q - p) / STEPS], a, I, q, at_most(end - q, STEPS));
         for (size_t j = 0; j < b->J; j += PRODUCT_PANEL) {
             const float *panel = b->data + j * b->P;
             for (size_t q = p; q < end; q += STEPS) {
@@ -203,5 +207,5 @@ void product_small_avx512(float *c, size_t c_stride, struct left a, size_t I, co
     }
 }
 
-const struct product_kernels product_avx512 = { "avx512", pack, multiply };
+const struct product_kernels product_avx512 = { "avx512", PRODUCTS_FLOAT32, pack, multiply };
 #endif

@@ -2,12 +2,13 @@
 #include "learn/reduce.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/memory.h"
 #include "learn/activations.h"
 
 enum {
-    ADD_BLOCK = 1 << 16,   // floats that one task adds
+    ADD_BLOCK = 1 << 16,   // floats that one task adds or zeroes
     SUM_MIN = 1 << 18,     // floats that are worth a message: 1 MiB
 };
 
@@ -51,13 +52,20 @@ size_t reduce_size_bytes(const struct parameters *parameters, size_t parts, cons
     return (sum_waiting_max(span.last - span.first) * parameters->trained_count + ranks_sum_room(ranks, parameters->trained_count)) * sizeof(float);
 }
 
+static void zero_block(void *context, size_t block, size_t thread)
+{
+    (void)thread;
+    const struct parameters *parameters = context;
+    memset(parameters->gradients + block * ADD_BLOCK, 0, block_size(parameters->trained_count, ADD_BLOCK, block) * sizeof(float));
+}
+
 void reduce_part(struct reduce *reduce, size_t part)
 {
     reduce->part = part;
     reduce->closing = sum_closing(reduce->span, part);
     reduce->ready = reduce->parameters->trained_count;
     reduce->bounds_begun = 0;
-    parameters_zero_gradients(reduce->parameters);
+    pool_run(reduce->pool, blocks_of(reduce->parameters->trained_count, ADD_BLOCK), zero_block, reduce->parameters);
 }
 
 struct addition {

@@ -248,6 +248,7 @@ int trainer_load(struct trainer *trainer, const struct weights *checkpoint, cons
             tensor_read(weights_find(checkpoint, moment_name(moment, parameter, moment_of)), 0, parameter->count,
                         moments[moment] + parameter->first);
     }
+    adamw_moments_changed(&trainer->adamw);
     trainer->steps = steps;
     return 0;
 }

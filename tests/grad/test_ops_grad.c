@@ -485,11 +485,51 @@ static void test_attention(void)
     }
 }
 
+/* The largest difference between a and b, over the largest of a. */
+static double difference(const float *a, const float *b, size_t count)
+{
+    double most = 0.0, largest = 0.0;
+    for (size_t i = 0; i < count; i++) {
+        most = fmax(most, fabs((double)a[i] - (double)b[i]));
+        largest = fmax(largest, fabs((double)a[i]));
+    }
+    return most / largest;
+}
+
+/* Goal: with products in BF16 attention and its gradients are those of float32 but for the rounding, across blocks of queries. */
+static void test_attention_bf16(void)
+{
+    const size_t lengths[] = { 1, 64, 150, 300 }, windows[] = { 0, 0, 70, 0 };
+    if (product_kernels_get(PRODUCTS_BF16) == NULL) {
+        TEST_SKIP("this processor has no products in BF16");
+        return;
+    }
+    for (size_t i = 0; i < 4; i++) {
+        struct attention_shape shape = { 2, 1, 20, windows[i], 0.2f, 0, PRODUCTS_FLOAT32 };
+        const size_t T = lengths[i], count = T * 4 * 20, out_count = T * 2 * 20;
+        float *qkv = random_floats(count, 0), *dout = random_floats(out_count, 1), *scratch = random_floats(attention_scratch_count(T, shape), 4);
+        float *out[2], *dqkv[2], *lse = memory_alloc(T * 2, sizeof *lse);
+        for (int bf16 = 0; bf16 < 2; bf16++) {
+            shape.products = bf16 ? PRODUCTS_BF16 : PRODUCTS_FLOAT32;
+            out[bf16] = random_floats(out_count, 2);
+            dqkv[bf16] = random_floats(count, 3);
+            attention_forward(out[bf16], lse, qkv, T, 0, shape, scratch);
+            attention_backward(dqkv[bf16], dout, out[bf16], lse, qkv, T, 0, shape, scratch);
+        }
+        const double of_out = difference(out[0], out[1], out_count), of_dqkv = difference(dqkv[0], dqkv[1], count);
+        if (!(of_out > 0.0 && of_out < 0.01 && of_dqkv > 0.0 && of_dqkv < 0.02))  // BF16 rounds by up to 0.004
+            TEST_FAIL("T=%zu: BF16 is off float32 by %g, its gradients by %g of the largest", T, of_out, of_dqkv);
+        for (int bf16 = 0; bf16 < 2; bf16++)
+            free(out[bf16]), free(dqkv[bf16]);
+        free(qkv), free(dout), free(scratch), free(lse);
+    }
+}
+
 /* Goal: an enormous key at the last position is not felt by the positions before it, to the bit. */
-static void test_attention_is_causal(void)
+static void expect_causal(enum products products)
 {
     enum { T = 43, HS = 10 };
-    const struct attention_shape shape = { 1, 1, HS, 0, 0.3f, 0 };
+    const struct attention_shape shape = { 1, 1, HS, 0, 0.3f, 0, products };
     float *x = random_floats(T * 3 * HS, 0), *scratch = random_floats(attention_scratch_count(T, shape), 4);
     float before[T * HS], after[T * HS], lse[T];
     attention_forward(before, lse, x, T, 0, shape, scratch);
@@ -499,6 +539,13 @@ static void test_attention_is_causal(void)
     EXPECT(memcmp(before, after, (T - 1) * HS * sizeof *before) == 0);
     EXPECT(memcmp(before + (T - 1) * HS, after + (T - 1) * HS, HS * sizeof *before) != 0);
     free(x), free(scratch);
+}
+
+static void test_attention_is_causal(void)
+{
+    expect_causal(PRODUCTS_FLOAT32);
+    if (product_kernels_get(PRODUCTS_BF16) != NULL)
+        expect_causal(PRODUCTS_BF16);
 }
 
 int main(void)
@@ -514,6 +561,7 @@ int main(void)
     RUN(test_value_head);
     RUN(test_cross_entropy);
     RUN(test_attention);
+    RUN(test_attention_bf16);
     RUN(test_attention_is_causal);
     return tests_end();
 }

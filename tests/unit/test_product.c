@@ -73,6 +73,29 @@ static void test_shape(enum products products, size_t I, size_t J, size_t P, boo
     free(a), free(source), free(c), free(before), free(b.data);
 }
 
+/* The same from b as it is, its rows a little apart. */
+static void test_small_shape(enum products products, size_t I, size_t J, size_t P, bool transposed, bool add)
+{
+    product_small *small = product_small_get(products);
+    const size_t stride = J + 3, width = (transposed ? I : P) + 2, b_stride = J + 5;
+    float *a = normals((transposed ? P : I) * width, 1), *b = normals(P * b_stride, 2), *c = normals(I * stride, 3), *before = normals(I * stride, 3);
+    small(c, stride, (struct left){ a, width, transposed }, I, b, b_stride, P, J, add);
+    for (size_t i = 0; i < I; i++) {
+        for (size_t j = 0; j < stride; j++) {
+            double expected = j >= J || add ? (double)before[i * stride + j] : 0.0, size = fabs(expected);
+            for (size_t p = 0; p < P && j < J; p++) {
+                const double product = rounded(a[transposed ? p * width + i : i * width + p], products) * rounded(b[p * b_stride + j], products);
+                expected += product;
+                size += fabs(product);
+            }
+            if (!(fabs((double)c[i * stride + j] - expected) <= 1e-6 * size))
+                TEST_FAIL("small %d I=%zu J=%zu P=%zu%s%s: c[%zu, %zu] is %g, expected %g", (int)products, I, J, P,
+                          transposed ? " transposed" : "", add ? " add" : "", i, j, (double)c[i * stride + j], expected);
+        }
+    }
+    free(a), free(b), free(c), free(before);
+}
+
 static void test_products(enum products products)
 {
     static const size_t shapes[][3] = {
@@ -82,6 +105,9 @@ static void test_products(enum products products)
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
         for (int form = 0; form < 8; form++)
             test_shape(products, shapes[i][0], shapes[i][1], shapes[i][2], form & 1, form & 2, form & 4);
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes && product_small_get(products) != NULL; i++)
+        for (int form = 0; form < 4; form++)
+            test_small_shape(products, shapes[i][0] + shapes[i][0] / 256 * 50, shapes[i][1], shapes[i][2], form & 1, form & 2);
 }
 
 static void test_float32(void)
