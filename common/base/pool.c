@@ -1,9 +1,9 @@
 /*
  * pool.c - see pool.h.
  *
- * Workers spin briefly for the next loop, then sleep: loops of a forward pass follow each other within microseconds, and an idle stage
- * must not keep a core busy.  A thread may lose its core to other processes at any time, or share one with the thread that it waits
- * for: so nobody waits for a worker that has not come to a loop, and who spins soon lets others run.
+ * Workers spin briefly for the next loop, then sleep: loops of a forward pass follow each other within microseconds, and an idle
+ * stage must not keep a core busy.  A thread may lose its core to other processes at any time, or share one with the thread that it
+ * waits for: so nobody waits for a worker that has not come to a loop, and who spins soon lets others run.
  */
 #define _GNU_SOURCE
 #include "base/pool.h"

@@ -106,7 +106,8 @@ static size_t scratch_count(const struct parameters *parameters, size_t T)
     const struct sizes s = sizes_from(parameters);
     const struct attention_shape shape = { .NH = s.NH, .NKV = s.NKV, .HS = s.HS };
     const size_t widest = most(most(s.C, s.R), most(s.A, s.F));
-    const size_t rows = parameters->rounded_bytes > 0 || s.R > 0 ? PACK_ROWS * widest : 0;  // of a rounded matrix as floats, or of adapters
+    /* Of a rounded matrix as floats, or of adapters. */
+    const size_t rows = parameters->rounded_bytes > 0 || s.R > 0 ? PACK_ROWS * widest : 0;
     const size_t gradient = s.R > 0 ? (ADAPTER_ROWS + PRODUCT_ROWS_MAX) * ADAPTER_COLUMNS : 0;
     return blocks_of(most(attention_scratch_count(T, shape), most(rows, gradient)), ALIGNED) * ALIGNED;
 }

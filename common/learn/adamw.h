@@ -5,8 +5,8 @@
  * share, each wholly decayed or not.  The square of the norm is added up in double, block after block, so no bit
  * depends on the number of threads.
  *
- * Where a gradient and both moments are 0 a step changes nothing but by decay: of an embedding whose tokens have not been met it reads the
- * gradient only.
+ * Where a gradient and both moments are 0 a step changes nothing but by decay: of an embedding whose tokens have not been met it
+ * reads the gradient only.
  */
 #ifndef LEARN_ADAMW_H
 #define LEARN_ADAMW_H

@@ -23,7 +23,8 @@ static const float *adapter_part(const struct pass *pass, const struct linear_pa
 static float *down_row(const struct pass *pass, const struct linear *linear, size_t l, size_t m)
 {
     const size_t rows = pass->a->recompute ? pass->M : pass->s.L * pass->M;
-    return pass->a->lora_down + (linear->adapter_first * rows + kept_row(pass->a, pass->M, l, m) * linear->adapter_count) * pass->s.R;
+    return pass->a->lora_down + (linear->adapter_first * rows + kept_row(pass->a, pass->M, l, m) * linear->adapter_count)
+        * pass->s.R;
 }
 
 /* scale dy B of row m, like down_row. */
@@ -51,7 +52,8 @@ void adapters_place(struct pass *pass, bool forward)
             const size_t rows = linear->parts[p].rows;
             if (linear->parts[p].adapter == SIZE_MAX)
                 continue;
-            pass->b_packed[i][p] = (struct right){ .P = forward ? R : rows, .J = forward ? rows : R, .from_columns = forward, .data = data };
+            pass->b_packed[i][p] = (struct right){ .P = forward ? R : rows, .J = forward ? rows : R, .from_columns = forward,
+                                                   .data = data };
             data += right_floats(rows, R);
         }
     }
@@ -124,8 +126,8 @@ void adapters_forward(const struct pass *pass, enum linear_name name, size_t l, 
         const struct linear_part *part = &linear->parts[p];
         if (part->adapter != SIZE_MAX)
             pass->network->products->multiply(y + part->first, linear->N,
-                                              (struct left){ down_row(pass, linear, l, m) + part->adapter * R, width, false }, count,
-                                              &pass->b_packed[name][p], true);
+                                              (struct left){ down_row(pass, linear, l, m) + part->adapter * R, width, false },
+                                              count, &pass->b_packed[name][p], true);
     }
 }
 
@@ -140,8 +142,8 @@ void adapters_backward(const struct pass *pass, enum linear_name name, float *dx
     for (size_t p = 0; p < linear->part_count; p++) {
         const struct linear_part *part = &linear->parts[p];
         if (part->adapter != SIZE_MAX)
-            pass->network->products->multiply(up + part->adapter * R, width, (struct left){ dy + part->first, linear->N, false }, count,
-                                              &pass->b_packed[name][p], false);
+            pass->network->products->multiply(up + part->adapter * R, width, (struct left){ dy + part->first, linear->N, false },
+                                              count, &pass->b_packed[name][p], false);
     }
     if (dx != NULL)
         pass->network->products->multiply(dx, linear->K, (struct left){ up, width, false }, count, &pass->a_packed[name], true);
@@ -161,7 +163,8 @@ size_t adapters_gradient_tasks(const struct pass *pass, enum linear_name name)
 }
 
 /* Columns of rows [m, m + ADAPTER_ROWS), or fewer at the end, for a product that sums over rows. */
-static struct right columns_packed(const struct pass *pass, const float *columns, size_t stride, size_t width, size_t m, float *data)
+static struct right columns_packed(const struct pass *pass, const float *columns, size_t stride, size_t width, size_t m,
+                                   float *data)
 {
     const struct right right = { .P = block_size(pass->M, ADAPTER_ROWS, m / ADAPTER_ROWS), .J = width, .data = data };
     for (size_t p = 0; p < right.P; p += PACK_ROWS)
@@ -189,9 +192,10 @@ static void a_gradient(const struct pass *pass, const struct linear *linear, con
     }
 }
 
-/* dB += scale dy^T down, outputs [n, n + ADAPTER_COLUMNS) of one target; summed transposed, so that what is thin is the left matrix. */
-static void b_gradient(const struct pass *pass, const struct linear *linear, const struct linear_part *part, const float *dy, size_t n,
-                       float *scratch)
+/* dB += scale dy^T down, outputs [n, n + ADAPTER_COLUMNS) of one target; summed transposed,
+   so that what is thin is the left matrix. */
+static void b_gradient(const struct pass *pass, const struct linear *linear, const struct linear_part *part, const float *dy,
+                       size_t n, float *scratch)
 {
     const size_t R = pass->s.R, stride = linear->adapter_count * R, width = at_most(part->rows - n, ADAPTER_COLUMNS);
     float *db = gradient_at(&pass->network->parameters, part->role, PART_B, (int64_t)pass->l) + n * R, scale = scale_of(pass);

@@ -16,8 +16,8 @@
 #include "learn/vector.h"
 
 /*
- * Queries that are taken together: small beside T so that little above the diagonal is computed.  In float32 a multiple of TILE_ROWS; in BF16
- * more, since keys and values are rounded anew for each block.
+ * Queries that are taken together: small beside T so that little above the diagonal is computed.  In float32 a multiple of
+ * TILE_ROWS; in BF16 more, since keys and values are rounded anew for each block.
  */
 enum { TILE_ROWS = 6, QUERY_BLOCK = 24, QUERY_BLOCK_BF16 = 64 };
 

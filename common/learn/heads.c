@@ -35,7 +35,8 @@ static double value_loss(const struct pass *pass, float *value)
         dbias += (double)a->dvalue[i];
     }
     if (pass->backward) {
-        value_head_backward(a->dchosen, gradient_at(parameters, WEIGHT_VALUE, PART_WEIGHT, 0), a->dvalue, a->chosen, weight, counted, C);
+        value_head_backward(a->dchosen, gradient_at(parameters, WEIGHT_VALUE, PART_WEIGHT, 0), a->dvalue, a->chosen, weight,
+                            counted, C);
         *gradient_at(parameters, WEIGHT_VALUE_BIAS, PART_WEIGHT, 0) += (float)dbias;
     }
     return loss;

@@ -98,7 +98,8 @@ static void pack_weights(void *context, size_t task, size_t thread)
     const size_t l = packed_layer(pass, name), n = task * PACK_ROWS;
     if (l == SIZE_MAX)
         return;
-    const float *rows = weight_rows(pass, linear, l, n, block_size(linear->N, PACK_ROWS, task), pass->a->scratch + thread * pass->a->scratch_count);
+    const float *rows = weight_rows(pass, linear, l, n, block_size(linear->N, PACK_ROWS, task),
+                                    pass->a->scratch + thread * pass->a->scratch_count);
     pass->network->products->pack(&pass->weight[name], n, rows, linear->K);
 }
 
@@ -107,7 +108,8 @@ static void linear_rows(const struct pass *pass, enum linear_name name, size_t l
                         enum op_store store)
 {
     const struct linear *linear = &pass->network->linears[name];
-    pass->network->products->multiply(y, linear->N, (struct left){ x, linear->K, false }, count, &pass->weight[name], store == OP_ADD);
+    pass->network->products->multiply(y, linear->N, (struct left){ x, linear->K, false }, count, &pass->weight[name],
+                                      store == OP_ADD);
     const float *bias = weight_of(pass, linear->bias, l);
     if (bias != NULL)
         bias_forward(y, bias, count, linear->N);
@@ -214,7 +216,8 @@ static void embed_rows(const struct pass *pass, size_t m, size_t count)
 {
     const double scale = pass->config->embedding_scale;
     float *x = pass->a->x + m * pass->s.C;
-    embedding_forward(x, weight_of(pass, WEIGHT_EMBEDDING, 0), pass->rows->token + m, scale != 0.0 ? (float)scale : 1.0f, count, pass->s.C);
+    embedding_forward(x, weight_of(pass, WEIGHT_EMBEDDING, 0), pass->rows->token + m, scale != 0.0 ? (float)scale : 1.0f, count,
+                      pass->s.C);
     if (pass->config->learned_positions)
         position_forward(x, weight_of(pass, WEIGHT_POSITION, 0), pass->rows->position + m, count, pass->s.C);
 }
@@ -273,7 +276,8 @@ static void forward_feed_forward(const struct pass *pass, size_t l, size_t m, si
                a->rstd_attn_post, m, count);
     norm_rows(pass, WEIGHT_FF_NORM, l, a->norm_ff + row * s.C, a->rstd_ff + row, mid, count);
     linear_rows(pass, LINEAR_GATE_UP, l, a->gate_up + row * s.G, a->norm_ff + row * s.C, m, count, OP_SET);
-    const bool adapted = pass->network->linears[LINEAR_DOWN].adapter_count > 0, only_kept = pass->again && !pass->config->post_norms;
+    const bool adapted = pass->network->linears[LINEAR_DOWN].adapter_count > 0;
+    const bool only_kept = pass->again && !pass->config->post_norms;
     if (!only_kept || adapted)
         activate(pass, a->act + m * s.F, a->gate_up + row * s.G, count);
     if (only_kept) {
@@ -382,7 +386,8 @@ static void backward_feed_forward(void *context, size_t block, size_t thread)
     const size_t m = block * pass->block, count = block_size(pass->M, pass->block, block);
     const size_t row = kept_row(a, pass->M, pass->l, m);
     float *dnext = a->dx_next + m * s.C, *dmid = a->dmid + m * s.C, *dnorm = a->dnorm + m * s.C;
-    float *dff_out = branch_gradient(pass, dnext, a->dff_out + m * s.C), *dattn_out = branch_gradient(pass, dmid, a->dattn_out + m * s.C);
+    float *dff_out = branch_gradient(pass, dnext, a->dff_out + m * s.C);
+    float *dattn_out = branch_gradient(pass, dmid, a->dattn_out + m * s.C);
     const float *gate_up = a->gate_up + row * s.G;
     float *act = a->act + m * s.F, *dact = a->dact + m * s.F, *dgate_up = a->dgate_up + m * s.G;
 
@@ -397,7 +402,8 @@ static void backward_feed_forward(void *context, size_t block, size_t thread)
     memcpy(dmid, dnext, count * s.C * sizeof *dmid);
     norm_rows_backward(pass, WEIGHT_FF_NORM, block, dmid, dnorm, a->mid + row * s.C, a->rstd_ff + row, count);
     // forward was: mid = x + post(attn o^T)
-    branch_norm_backward(pass, WEIGHT_ATTN_POST_NORM, block, dattn_out, dmid, a->attn_out + row * s.C, a->rstd_attn_post + row, count);
+    branch_norm_backward(pass, WEIGHT_ATTN_POST_NORM, block, dattn_out, dmid, a->attn_out + row * s.C, a->rstd_attn_post + row,
+                         count);
     linear_rows_backward(pass, LINEAR_O, a->dattn + m * s.A, dattn_out, m, count);
 }
 
@@ -503,7 +509,8 @@ static void linear_gradient(const struct pass *pass, enum linear_name name, size
     float *dweight = gradient_at(parameters, linear->parts[0].role, PART_WEIGHT, (int64_t)pass->l);
     float *dbias = gradient_at(parameters, linear->bias, PART_WEIGHT, (int64_t)pass->l);
     if (dweight != NULL)
-        pass->network->products->multiply(dweight + n * K, K, (struct left){ product.dy + n, N, true }, count, &pass->input[name], true);
+        pass->network->products->multiply(dweight + n * K, K, (struct left){ product.dy + n, N, true }, count, &pass->input[name],
+                                          true);
     if (dbias != NULL)
         bias_backward(dbias + n, product.dy + n, N, pass->M, count);
 }

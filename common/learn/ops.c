@@ -338,7 +338,8 @@ CLONES void plain_forward(float *act, const float *up, enum activation activatio
         activate(act + m * F, up + m * F, NULL, F, activation);
 }
 
-CLONES void plain_backward(float *dup, float *act, const float *dact, const float *up, enum activation activation, size_t M, size_t F)
+CLONES void plain_backward(float *dup, float *act, const float *dact, const float *up, enum activation activation, size_t M,
+                           size_t F)
 {
     for (size_t m = 0; m < M; m++)
         activate_backward(dup + m * F, NULL, act + m * F, dact + m * F, up + m * F, NULL, F, activation);
@@ -429,7 +430,8 @@ CLONES void cross_entropy_forward(float *loss, const float *logits, const int32_
     }
 }
 
-CLONES void cross_entropy_backward(float *logits, const float *loss, const int32_t *next, float scale, float cap, size_t M, size_t V)
+CLONES void cross_entropy_backward(float *logits, const float *loss, const int32_t *next, float scale, float cap, size_t M,
+                                   size_t V)
 {
     const float per_cap = cap > 0.0f ? 1.0f / cap : 0.0f;
     for (size_t m = 0; m < M; m++) {

@@ -18,7 +18,8 @@ static size_t first_index(enum weight_role role, int64_t layer)
     return (size_t)layer * WEIGHT_ROLE_COUNT + (size_t)role;
 }
 
-static void parameter_add(struct parameters *parameters, enum weight_role role, enum parameter_part part, int64_t layer, bool trained)
+static void parameter_add(struct parameters *parameters, enum weight_role role, enum parameter_part part, int64_t layer,
+                          bool trained)
 {
     struct parameter *parameter = &parameters->table[parameters->table_count++];
     *parameter = (struct parameter){
@@ -36,7 +37,8 @@ static void parameter_add(struct parameters *parameters, enum weight_role role, 
     }
     for (size_t i = 0; i < parameter->rank; i++)
         parameter->count *= (size_t)parameter->shape[i];
-    if (!trained && part == PART_WEIGHT && parameter->rank == 2 && weight_specs[role].per_layer && parameters->lora.base_type != TENSOR_F32) {
+    if (!trained && part == PART_WEIGHT && parameter->rank == 2 && weight_specs[role].per_layer
+        && parameters->lora.base_type != TENSOR_F32) {
         parameter->type = parameters->lora.base_type;
         parameter->first = parameters->rounded_bytes;
         parameters->rounded_bytes += (size_t)parameter->shape[0] * tensor_row_bytes(parameter->type, (size_t)parameter->shape[1]);

@@ -54,7 +54,8 @@ struct product_kernels {
 /* The fastest that this processor (or VAS_KERNELS) has; NULL where it has none. */
 const struct product_kernels *product_kernels_get(enum products products);
 
-/* c (I, J) = a (I, P) b (P, J), or that added to c, where b is used once: its rows lie b_stride apart as they are.  I of any size. */
+/* c (I, J) = a (I, P) b (P, J), or that added to c,
+   where b is used once: its rows lie b_stride apart as they are.  I of any size. */
 typedef void product_small(float *c, size_t c_stride, struct left a, size_t I, const float *b, size_t b_stride, size_t P, size_t J,
                            bool add);
 

@@ -2,9 +2,9 @@
  * product_amx.c - products of BF16 by AMX tiles, sums in float32.
  *
  * Words are pairs of BF16, of steps 2 q and 2 q + 1; P is filled up with zeros to whole tiles of 16 pairs.  b is packed as panels
- * (pairs, PRODUCT_PANEL), two tiles side by side; a, in every call, as tiles of 16 rows by 16 pairs.  32 rows by one panel are summed in
- * four tiles over at most PAIRS, as many as let a stay in the second-level cache: what c holds is far away, and taken up again for every
- * block of pairs.  The panel that comes next is fetched meanwhile.
+ * (pairs, PRODUCT_PANEL), two tiles side by side; a, in every call, as tiles of 16 rows by 16 pairs.  32 rows by one panel are
+ * summed in four tiles over at most PAIRS, as many as let a stay in the second-level cache: what c holds is far away, and taken up
+ * again for every block of pairs.  The panel that comes next is fetched meanwhile.
  */
 #if defined __x86_64__
 #include <immintrin.h>
@@ -104,7 +104,8 @@ static void pack_left(uint32_t *packed, struct left a, size_t I, size_t P, size_
         for (size_t s = 0; s < pairs; s += TILE, packed += TILE_WORDS) {
             const size_t p = 2 * (q + s), left = P - p;
             for (size_t r = 0; r < TILE; r++)
-                _mm512_store_si512(packed + r * TILE, i + r < I ? pairs_along(a.at + (i + r) * a.stride + p, left) : _mm512_setzero_si512());
+                _mm512_store_si512(packed + r * TILE,
+                                   i + r < I ? pairs_along(a.at + (i + r) * a.stride + p, left) : _mm512_setzero_si512());
         }
     }
 }
@@ -144,9 +145,10 @@ struct panel {
     size_t lines;
 };
 
-/* c (32, 32) from two rows of tiles of a and a panel; what follows at c_next is fetched meanwhile: tiles wait long for what is far away. */
-INLINE void four_tiles(float *c, size_t c_stride, const float *c_next, const uint32_t *upper, const uint32_t *lower, struct panel panel,
-                       bool add)
+/* c (32, 32) from two rows of tiles of a and a panel;
+   what follows at c_next is fetched meanwhile: tiles wait long for what is far away. */
+INLINE void four_tiles(float *c, size_t c_stride, const float *c_next, const uint32_t *upper, const uint32_t *lower,
+                       struct panel panel, bool add)
 {
     const uint32_t *b = panel.at;
     const size_t stride = c_stride * sizeof *c;
@@ -198,7 +200,8 @@ static void four_tiles_edge(float *c, size_t c_stride, size_t rows, size_t colum
 }
 
 /* Columns [j, j + 32) of c, from pairs of a that lie packed. */
-static void multiply_panel(float *c, size_t c_stride, size_t I, size_t columns, const uint32_t *packed, struct panel panel, bool add)
+static void multiply_panel(float *c, size_t c_stride, size_t I, size_t columns, const uint32_t *packed, struct panel panel,
+                           bool add)
 {
     const size_t tile_rows = (I + 2 * TILE - 1) / (2 * TILE);
     panel.lines = (2 * TILE + tile_rows - 1) / tile_rows;
@@ -206,7 +209,8 @@ static void multiply_panel(float *c, size_t c_stride, size_t I, size_t columns, 
         const uint32_t *upper = packed + i * panel.pairs, *lower = i + TILE < I ? upper + TILE * panel.pairs : upper;
         const size_t rows = at_most(I - i, 2 * TILE);
         if (rows == 2 * TILE && columns == PRODUCT_PANEL)
-            four_tiles(c + i * c_stride, c_stride, i + rows < I ? c + (i + rows) * c_stride : c + PRODUCT_PANEL, upper, lower, panel, add);
+            four_tiles(c + i * c_stride, c_stride, i + rows < I ? c + (i + rows) * c_stride : c + PRODUCT_PANEL, upper, lower,
+                       panel, add);
         else
             four_tiles_edge(c + i * c_stride, c_stride, rows, columns, upper, lower, panel, add);
     }
@@ -246,7 +250,8 @@ static struct panel pack_panel(float *data, const float *b, size_t b_stride, siz
     return (struct panel){ .at = words_of(&right), .pairs = pairs_of(steps), .next = (const char *)(b + PRODUCT_PANEL) };
 }
 
-void product_small_amx(float *c, size_t c_stride, struct left a, size_t I, const float *b, size_t b_stride, size_t P, size_t J, bool add)
+void product_small_amx(float *c, size_t c_stride, struct left a, size_t I, const float *b, size_t b_stride, size_t P, size_t J,
+                       bool add)
 {
     _Alignas(64) uint32_t packed[PRODUCT_ROWS_MAX * SMALL_PAIRS];
     _Alignas(64) float panel[SMALL_PAIRS * PRODUCT_PANEL];

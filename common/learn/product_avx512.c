@@ -1,9 +1,9 @@
 /*
  * product_avx512.c - float32 products by AVX-512.
  *
- * b is packed as panels (P, PRODUCT_PANEL); a, in every call, as blocks of 12 rows.  12 rows by one panel are summed in registers over at
- * most STEPS of p, whose part of the panel stays in the first-level cache while all rows pass by; then come the next steps, up to DEPTH,
- * while what the panel's columns of c hold is near.
+ * b is packed as panels (P, PRODUCT_PANEL); a, in every call, as blocks of 12 rows.  12 rows by one panel are summed in registers
+ * over at most STEPS of p, whose part of the panel stays in the first-level cache while all rows pass by; then come the next steps,
+ * up to DEPTH, while what the panel's columns of c hold is near.
  */
 #if defined __x86_64__
 #include <immintrin.h>
@@ -37,7 +37,8 @@ static void pack_columns(float *panel, const float *columns, size_t stride, size
             __m512i words[16];
             const __mmask16 steps = mask_of(P - p);
             for (size_t j = 0; j < 16; j++)
-                words[j] = half + j < count ? _mm512_maskz_loadu_epi32(steps, columns + (half + j) * stride + p) : _mm512_setzero_si512();
+                words[j] = half + j < count ? _mm512_maskz_loadu_epi32(steps, columns + (half + j) * stride + p)
+                                            : _mm512_setzero_si512();
             transpose_16(words);
             for (size_t i = 0; i < at_most(P - p, 16); i++)
                 _mm512_store_si512(panel + (p + i) * PRODUCT_PANEL + half, words[i]);
@@ -80,7 +81,8 @@ struct columns {
 
 static struct columns columns_at(float *c, size_t stride, size_t count, bool add)
 {
-    return (struct columns){ .c = c, .stride = stride, .low = mask_of(count), .high = count > 16 ? mask_of(count - 16) : 0, .add = add };
+    return (struct columns){ .c = c, .stride = stride, .low = mask_of(count), .high = count > 16 ? mask_of(count - 16) : 0,
+                             .add = add };
 }
 
 /* b: steps rows of 32 columns, or, unless whole, of those that c has. */
@@ -147,7 +149,8 @@ static void pack_block(float *block, struct left a, size_t i, size_t rows, size_
     for (size_t s = 0; s < steps; s += 16) {
         __m512i words[16];
         for (size_t r = 0; r < 16; r++)
-            words[r] = r < rows ? _mm512_maskz_loadu_epi32(mask_of(steps - s), a.at + (i + r) * a.stride + p + s) : _mm512_setzero_si512();
+            words[r] = r < rows ? _mm512_maskz_loadu_epi32(mask_of(steps - s), a.at + (i + r) * a.stride + p + s)
+                                : _mm512_setzero_si512();
         transpose_16(words);
         for (size_t k = 0; k < at_most(steps - s, 16); k++)
             _mm512_mask_storeu_epi32(block + (s + k) * ROWS, EACH_ROW, words[k]);
@@ -193,7 +196,8 @@ static void multiply(float *c, size_t c_stride, struct left a, size_t I, const s
     }
 }
 
-void product_small_avx512(float *c, size_t c_stride, struct left a, size_t I, const float *b, size_t b_stride, size_t P, size_t J, bool add)
+void product_small_avx512(float *c, size_t c_stride, struct left a, size_t I, const float *b, size_t b_stride, size_t P, size_t J,
+                          bool add)
 {
     const size_t row = a.transposed ? 1 : a.stride, step = a.transposed ? a.stride : 1;
     for (size_t j = 0; j < J; j += PRODUCT_PANEL) {

@@ -3,8 +3,8 @@
  *
  * A sum in three steps: every rank sends every other the slice that this one adds up; each adds its slice's rows in the order of
  * sum_tree.h, where MPI_Allreduce leaves the order to the library; and all send their sums to all.  That moves as few bytes as a
- * ring does.  MPI advances only inside its functions, so sums move on where ranks_sum_advance is called, which is after every layer of
- * the backward pass.
+ * ring does.  MPI advances only inside its functions, so sums move on where ranks_sum_advance is called, which is after every layer
+ * of the backward pass.
  */
 #include "learn/ranks.h"
 
@@ -202,7 +202,8 @@ static void sum_gather(struct ranks *ranks, struct sum *sum)
     const int mine = sum->slice_count[ranks->index];
     sum_rows(sum->rows, sum->slice, (size_t)ranks->count, (size_t)mine);
     sum->state = SUM_GATHERING;
-    MPI_Iallgatherv(sum->rows, mine, MPI_FLOAT, sum->data, sum->slice_count, sum->slice_first, MPI_FLOAT, ranks->gather, &sum->request);
+    MPI_Iallgatherv(sum->rows, mine, MPI_FLOAT, sum->data, sum->slice_count, sum->slice_first, MPI_FLOAT, ranks->gather,
+                    &sum->request);
 }
 
 void ranks_sum_begin(struct ranks *ranks, float *data, size_t count)

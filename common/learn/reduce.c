@@ -30,7 +30,8 @@ void reduce_init(struct reduce *reduce, struct parameters *parameters, size_t pa
 {
     const struct sum_span span = sum_span_of(parts, ranks_count(ranks), ranks_index(ranks));
     *reduce = (struct reduce){
-        .parameters = parameters, .ranks = ranks, .pool = pool, .span = span, .waiting_max = sum_waiting_max(span.last - span.first),
+        .parameters = parameters, .ranks = ranks, .pool = pool, .span = span,
+        .waiting_max = sum_waiting_max(span.last - span.first),
     };
     reduce->waiting = memory_alloc(reduce->waiting_max + 1, sizeof *reduce->waiting);
     for (size_t i = 0; i < reduce->waiting_max; i++)
@@ -49,7 +50,8 @@ void reduce_free(struct reduce *reduce)
 size_t reduce_size_bytes(const struct parameters *parameters, size_t parts, const struct ranks *ranks)
 {
     const struct sum_span span = sum_span_of(parts, ranks_count(ranks), ranks_index(ranks));
-    return (sum_waiting_max(span.last - span.first) * parameters->trained_count + ranks_sum_room(ranks, parameters->trained_count)) * sizeof(float);
+    return (sum_waiting_max(span.last - span.first) * parameters->trained_count + ranks_sum_room(ranks, parameters->trained_count))
+        * sizeof(float);
 }
 
 static void zero_block(void *context, size_t block, size_t thread)

@@ -108,7 +108,8 @@ static void round_rows(void *context, size_t task, size_t thread)
     free(rows);
 }
 
-static void parameter_read(const struct parameters *parameters, const struct parameter *parameter, const struct tensor *tensor, struct pool *pool)
+static void parameter_read(const struct parameters *parameters, const struct parameter *parameter, const struct tensor *tensor,
+                           struct pool *pool)
 {
     struct rounding rounding = { parameters, parameter, tensor };
     if (parameter->type != TENSOR_F32)
@@ -141,13 +142,15 @@ static int parameters_read(struct parameters *parameters, const struct weights *
     return 0;
 }
 
-/* States what training takes, with *recompute or, where that is more than there is, with it set.  False, logged, when there is not so much. */
-static bool memory_suffices(const struct trainer_options *options, const struct parameters *parameters, size_t threads, bool *recompute)
+/* States what training takes, with *recompute or, where that is more than there is, with it set.
+   False, logged, when there is not so much. */
+static bool memory_suffices(const struct trainer_options *options, const struct parameters *parameters, size_t threads,
+                            bool *recompute)
 {
-    const size_t weights = parameters->count * sizeof(float) + parameters->rounded_bytes, trained = parameters->trained_count * sizeof(float);
-    const size_t longest = (size_t)(options->micro_batch_tokens < parameters->config.position_max ? options->micro_batch_tokens
-                                                                                                  : parameters->config.position_max);
-    const size_t M = (size_t)options->micro_batch_tokens;
+    const size_t weights = parameters->count * sizeof(float) + parameters->rounded_bytes;
+    const size_t trained = parameters->trained_count * sizeof(float);
+    const size_t M = (size_t)options->micro_batch_tokens, positions = (size_t)parameters->config.position_max;
+    const size_t longest = M < positions ? M : positions;
     const size_t gradients = trained + reduce_size_bytes(parameters, (size_t)options->parts, options->ranks);
     const char *bound;
     const size_t room = room_bytes(&bound) / ranks_here(options->ranks);
@@ -157,8 +160,9 @@ static bool memory_suffices(const struct trainer_options *options, const struct 
         activations = activations_size_bytes(parameters, *recompute, M, longest, threads);
     }
     const size_t total = weights + gradients + 2 * trained + activations;
-    log_event("training takes total_mib=%zu weights_mib=%zu gradients_mib=%zu moments_mib=%zu activations_mib=%zu (of %lld tokens%s) "
-              "trained=%zu of parameters=%zu", (total >> 20) + 1, weights >> 20, gradients >> 20, 2 * trained >> 20, activations >> 20,
+    log_event("training takes total_mib=%zu weights_mib=%zu gradients_mib=%zu moments_mib=%zu activations_mib=%zu "
+              "(of %lld tokens%s) trained=%zu of parameters=%zu",
+              (total >> 20) + 1, weights >> 20, gradients >> 20, 2 * trained >> 20, activations >> 20,
               (long long)options->micro_batch_tokens, *recompute ? ", of one layer" : "", parameters->trained_count,
               parameters_elements(parameters));
     if (total <= room)
@@ -188,7 +192,8 @@ static void optimiser_init(struct trainer *trainer)
     const struct adamw_options adamw = { options->beta1, options->beta2, options->epsilon, options->weight_decay };
     adamw_init(&trainer->adamw, &adamw, parameters->trained_count, trainer->network.pool);
     for (size_t i = 0; i < parameters->table_count && parameters->table[i].trained; i++)
-        adamw_cover(&trainer->adamw, parameters->table[i].first, parameters->table[i].count, parameter_decays(&parameters->table[i]));
+        adamw_cover(&trainer->adamw, parameters->table[i].first, parameters->table[i].count,
+                    parameter_decays(&parameters->table[i]));
 }
 
 /* What can be refused before anything large is allocated; settles what is to be recomputed.  EX_OK, or the exit code. */
@@ -226,7 +231,8 @@ struct trainer *trainer_open(const struct trainer_options *options, const struct
     }
     trainer->tokenizer_key = memory_text(tokenizer_key != NULL ? tokenizer_key : "");
     arena_init(&trainer->arena, "training batch", SIZE_MAX / 2);
-    network_init(&trainer->network, config, options->objective, &options->lora, options->products, trainer->options.recompute, pool);
+    network_init(&trainer->network, config, options->objective, &options->lora, options->products, trainer->options.recompute,
+                 pool);
     reduce_init(&trainer->reduce, parameters, (size_t)options->parts, options->ranks, pool);
     optimiser_init(trainer);
     if (weights == NULL) {
@@ -469,7 +475,8 @@ static double batch_loss(struct trainer *trainer, const struct example *examples
     for (size_t p = mine.first; p < mine.last; p++) {
         if (backward)
             reduce_part(&trainer->reduce, p);
-        losses[p] = part_loss(trainer, &part[p], (float)(1.0 / (double)counted), backward, valued ? fit.value + part[p].counted_first : NULL);
+        losses[p] = part_loss(trainer, &part[p], (float)(1.0 / (double)counted), backward,
+                              valued ? fit.value + part[p].counted_first : NULL);
         if (backward)
             reduce_part_end(&trainer->reduce);
     }

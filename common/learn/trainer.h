@@ -1,5 +1,6 @@
 /*
- * trainer.h - one network being trained: forward, backward, AdamW, checkpoints; all in float32 but, on request, products of matrices.
+ * trainer.h - one network being trained: forward, backward, AdamW, checkpoints; all in float32 but, on request, products of
+ * matrices.
  *
  * Value models: loss = mean over counted states of 0.5 * (V(s) - target)^2.
  * Language models: loss = mean over counted positions of -log p(next token).

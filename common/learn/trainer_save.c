@@ -167,8 +167,8 @@ static const struct tensor *tensor_for(const struct weights *checkpoint, const s
     }
     if (tensor->rank == parameter->rank && memcmp(tensor->shape, parameter->shape, tensor->rank * sizeof *tensor->shape) == 0)
         return tensor;
-    log_error("checkpoint \"%s\": tensor \"%s\" has rank %zu and shape (%lld, %lld), the model needs rank %zu and (%lld, %lld)", name,
-              tensor_name, tensor->rank, (long long)(tensor->rank > 0 ? tensor->shape[0] : 1),
+    log_error("checkpoint \"%s\": tensor \"%s\" has rank %zu and shape (%lld, %lld), the model needs rank %zu and (%lld, %lld)",
+              name, tensor_name, tensor->rank, (long long)(tensor->rank > 0 ? tensor->shape[0] : 1),
               (long long)(tensor->rank > 1 ? tensor->shape[1] : 1), parameter->rank, (long long)parameter->shape[0],
               (long long)(parameter->rank > 1 ? parameter->shape[1] : 1));
     return NULL;
@@ -182,7 +182,8 @@ static bool same_lora(const struct trainer *trainer, const struct weights *check
     char *expected = lora_text(lora);
     bool same = strcmp(text != NULL ? text : "none", expected) == 0;
     if (!same)
-        log_error("checkpoint \"%s\" was trained with lora \"%s\", this training has \"%s\"", name, text != NULL ? text : "none", expected);
+        log_error("checkpoint \"%s\" was trained with lora \"%s\", this training has \"%s\"", name, text != NULL ? text : "none",
+                  expected);
     free(expected);
     if (same && lora->rank > 0 && (base == NULL || strcmp(base, lora->base_key) != 0)) {
         log_error("checkpoint \"%s\" adapts the model with key \"%.40s\", this one has \"%s\"", name, base != NULL ? base : "",

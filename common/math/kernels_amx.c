@@ -80,11 +80,11 @@ INLINE void bytes_multiply(int32_t *out, const unsigned char *rows, const unsign
 }
 
 /*
- * R rows, of which the last may be garbage, by a panel.  group: the rows from the block's first step on.  y: (lanes), resume adds to what
- * it holds.
+ * R rows, of which the last may be garbage, by a panel.  group: the rows from the block's first step on.  y: (lanes), resume adds
+ * to what it holds.
  */
-INLINE void bytes_run(float *y, size_t y_stride, const unsigned char *group, size_t lanes, const struct bytes_block *block, size_t steps,
-                      bool resume, size_t R, size_t groups, bool has_m)
+INLINE void bytes_run(float *y, size_t y_stride, const unsigned char *group, size_t lanes, const struct bytes_block *block,
+                      size_t steps, bool resume, size_t R, size_t groups, bool has_m)
 {
     _Alignas(64) int32_t products[2][PANEL * PANEL];
     __m512 sum[PANEL];
@@ -169,7 +169,8 @@ static void bytes_panels(float *y, size_t y_stride, const unsigned char *input, 
     }
 }
 
-static void bytes_linear(float *y, size_t y_stride, const unsigned char *input, size_t M, const struct packed *w, size_t panel, size_t panels)
+static void bytes_linear(float *y, size_t y_stride, const unsigned char *input, size_t M, const struct packed *w, size_t panel,
+                         size_t panels)
 {
     size_t end = panel + panels, P;
     for (struct extent extent = { 0 }; extent_next(&extent, M, input_steps(w->K), BYTES_STEP_BYTES); ) {

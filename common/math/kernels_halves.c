@@ -8,9 +8,9 @@
 #include "math/kernels_vector.h"
 
 /*
- * A block of steps of few rows, 16 KiB of 2 groups, stays in the L1 cache while the panels of a chunk pass by.  Of many rows blocks are
- * longer, and the chunk's weights stay in the L2 cache while rows pass by.  F16 is split on the way, which takes longer than all else:
- * for few rows in one go over all steps, for many once for all of them.
+ * A block of steps of few rows, 16 KiB of 2 groups, stays in the L1 cache while the panels of a chunk pass by.  Of many rows blocks
+ * are longer, and the chunk's weights stay in the L2 cache while rows pass by.  F16 is split on the way, which takes longer than
+ * all else: for few rows in one go over all steps, for many once for all of them.
  */
 enum { PANELS_MAX = 4, CHUNK_PANELS = 32, BLOCK_OF_FEW = 4, BLOCK_OF_MANY = 16, BLOCK_SPLIT = 4, HIGH_BITS = (int)0xffff0000 };
 
@@ -24,8 +24,7 @@ INLINE __m512 high_part(__m512 x)
 /* The upper halves of a's and b's elements, in turn. */
 INLINE __m512i upper_halves(__m512 a, __m512 b)
 {
-    const __m512i up = _mm512_set_epi32(0x0f0e0f0e, 0x0b0a0b0a, 0x07060706, 0x03020302, 0x0f0e0f0e, 0x0b0a0b0a, 0x07060706, 0x03020302,
-                                        0x0f0e0f0e, 0x0b0a0b0a, 0x07060706, 0x03020302, 0x0f0e0f0e, 0x0b0a0b0a, 0x07060706, 0x03020302);
+    const __m512i up = _mm512_set4_epi32(0x0f0e0f0e, 0x0b0a0b0a, 0x07060706, 0x03020302);
     return _mm512_mask_shuffle_epi8(_mm512_castps_si512(b), 0x3333333333333333, _mm512_castps_si512(a), up);
 }
 
@@ -45,8 +44,8 @@ INLINE const unsigned char *f16_step(unsigned char padded[TILE_BYTES], const uns
 }
 
 /*
- * A block of steps of up to PANELS_MAX panels.  Of F16 they are split on the way into two tiles of BF16, the high parts and the low parts,
- * each while the tiles are busy with the step before it.
+ * A block of steps of up to PANELS_MAX panels.  Of F16 they are split on the way into two tiles of BF16, the high parts and the low
+ * parts, each while the tiles are busy with the step before it.
  */
 struct weights {
     const unsigned char *at;    // the block's first step
@@ -190,7 +189,8 @@ static __attribute__((noinline)) void row_f16(float *y, const unsigned char *x, 
     row_typed(y, x, w, panel, panels, TENSOR_F16);
 }
 
-static __attribute__((noinline)) void row_bf16(float *y, const unsigned char *x, const struct packed *w, size_t panel, size_t panels)
+static __attribute__((noinline)) void row_bf16(float *y, const unsigned char *x, const struct packed *w, size_t panel,
+                                               size_t panels)
 {
     row_typed(y, x, w, panel, panels, TENSOR_BF16);
 }
@@ -364,8 +364,8 @@ INLINE void rows_by(float *y, size_t y_stride, const struct halves *x, const str
 }
 
 /* 1, 2 or (of one group) 4 panels.  y: their first output; they have N, all but of a single panel. */
-static void rows_run(float *y, size_t y_stride, const struct halves *x, const struct weights *weights, size_t panels, size_t N, size_t steps,
-                     bool resume)
+static void rows_run(float *y, size_t y_stride, const struct halves *x, const struct weights *weights, size_t panels, size_t N,
+                     size_t steps, bool resume)
 {
     float partial[2 * PANEL][PANEL], *out = N < PANEL ? partial[0] : y;
     size_t rows = x->lanes[0] + x->lanes[1], stride = N < PANEL ? PANEL : y_stride;
@@ -411,13 +411,14 @@ static void chunk_run(const struct chunk *chunk, float *y, size_t y_stride, cons
 }
 
 /* M > 1 rows. */
-static void rows_linear(float *y, size_t y_stride, const unsigned char *input, size_t M, const struct packed *w, size_t panel, size_t panels,
-                        unsigned char *splits)
+static void rows_linear(float *y, size_t y_stride, const unsigned char *input, size_t M, const struct packed *w, size_t panel,
+                        size_t panels, unsigned char *splits)
 {
     size_t steps = input_steps(w->K), end = panel + panels;
     bool few = M <= 2 * PANEL;
     size_t block = splits != NULL ? (few ? steps : BLOCK_SPLIT) : few ? BLOCK_OF_FEW : BLOCK_OF_MANY;
-    struct chunk chunk = { .w = w, .splits = splits, .kept = few ? 2 : BLOCK_SPLIT, .kept_panels = few ? PANELS_MAX : CHUNK_PANELS };
+    struct chunk chunk = { .w = w, .splits = splits, .kept = few ? 2 : BLOCK_SPLIT,
+                           .kept_panels = few ? PANELS_MAX : CHUNK_PANELS };
     struct halves configured = { 0 };
     for (chunk.panel = panel; chunk.panel < end; chunk.panel = chunk.end) {
         chunk.end = end - chunk.panel < CHUNK_PANELS ? end : chunk.panel + CHUNK_PANELS;
@@ -440,14 +441,15 @@ static void rows_linear(float *y, size_t y_stride, const unsigned char *input, s
     _tile_release();
 }
 
-static __attribute__((noinline)) void rows_linear_split(float *y, size_t y_stride, const unsigned char *input, size_t M, const struct packed *w,
-                                                        size_t panel, size_t panels)
+static __attribute__((noinline)) void rows_linear_split(float *y, size_t y_stride, const unsigned char *input, size_t M,
+                                                        const struct packed *w, size_t panel, size_t panels)
 {
     _Alignas(64) unsigned char splits[CHUNK_PANELS * BLOCK_SPLIT * 2 * TILE_BYTES];
     rows_linear(y, y_stride, input, M, w, panel, panels, splits);
 }
 
-void halves_linear(float *y, size_t y_stride, const unsigned char *input, size_t M, const struct packed *w, size_t panel, size_t panels)
+void halves_linear(float *y, size_t y_stride, const unsigned char *input, size_t M, const struct packed *w, size_t panel,
+                   size_t panels)
 {
     if (M == 1) {
         enum { DENORMALS_ARE_ZERO = 0x8040 };  // and results that would be are, as in tiles

@@ -50,8 +50,8 @@ INLINE vec weight_load(enum tensor_type type, const void *panel, size_t k, size_
 }
 
 /*
- * y[r, p] (+)= sum over k of x[r, k] * panel[p][k], R rows by P panels in registers; resume adds to what y holds.  R, P and type are
- * constants where this is expanded.
+ * y[r, p] (+)= sum over k of x[r, k] * panel[p][k], R rows by P panels in registers; resume adds to what y holds.  R, P and type
+ * are constants where this is expanded.
  */
 INLINE void tile_run(float *y, size_t y_stride, const float *x, size_t x_stride, enum tensor_type type,
                      const void *const *panel, size_t K, bool resume, size_t R, size_t P)

@@ -121,7 +121,8 @@ INLINE void units_run(enum tensor_type type, float *y, size_t y_stride, const un
                     if (code_bias(type) != 0) {
                         int32_t minus_sum;
                         memcpy(&minus_sum, &field[(FIELD_MINUS_SUM + which) * lanes + r], sizeof minus_sum);
-                        products = _mm512_slli_epi32(_mm512_set1_epi32(minus_sum), (unsigned)__builtin_ctz((unsigned)code_bias(type)));
+                        products = _mm512_slli_epi32(_mm512_set1_epi32(minus_sum),
+                                                     (unsigned)__builtin_ctz((unsigned)code_bias(type)));
                     }
                     UNROLL for (size_t j = g * 8 / groups; j < (g + 1) * 8 / groups; j++)
                         products = _mm512_dpbusd_epi32(products, codes[j], four_codes(row, j));

@@ -34,8 +34,8 @@ size_t attention_floats(const struct model *model, size_t position_limit)
 /*
  * ---- asking ahead ----
  *
- * Between two passes of a model another one's weights go through the caches, so that pages lie far away.  Few lines are read of each, which
- * the processor does not guess.
+ * Between two passes of a model another one's weights go through the caches, so that pages lie far away.  Few lines are read of
+ * each, which the processor does not guess.
  */
 
 enum { LINE_BYTES = 64 };
@@ -234,7 +234,8 @@ static void attention_page(struct attention *attention, size_t r, size_t R, cons
     const struct kernels *kernels = attention->pass->model->kernels;
     struct page_list keys = { attention->keys.base, attention->keys.stride, &slot->page, attention->keys.type };
     size_t G = attention->G;
-    kernels->attend_scores(attention->lanes + r * G * PANEL, PANEL, attention->q + r * G * attention->HS, R * G, attention->HS, &keys, 1);
+    kernels->attend_scores(attention->lanes + r * G * PANEL, PANEL, attention->q + r * G * attention->HS, R * G, attention->HS,
+                           &keys, 1);
 }
 
 /* Of rows [m, m + R) that lie outside natural slots, the scores of their own pages. */
@@ -309,8 +310,9 @@ static void attention_scores_from(struct attention *attention, size_t m, size_t 
     size_t G = attention->G;
     keys.pages = row_pages(attention->pass, m) + first / PANEL;
     if (reach > first)
-        kernels->attend_scores(attention->scores + r * G * attention->stride + first, attention->stride, attention->q + r * G * attention->HS,
-                               R * G, attention->HS, &keys, (reach - first + PANEL - 1) / PANEL);
+        kernels->attend_scores(attention->scores + r * G * attention->stride + first, attention->stride,
+                               attention->q + r * G * attention->HS, R * G, attention->HS, &keys,
+                               (reach - first + PANEL - 1) / PANEL);
 }
 
 void rows_attend(const struct pass *pass, size_t l, size_t m, size_t R, size_t h, size_t thread)
@@ -326,8 +328,8 @@ void rows_attend(const struct pass *pass, size_t l, size_t m, size_t R, size_t h
         common = natural < common ? natural : common;
         memcpy(attention.q + r * G * HS, pass->qkv + (m + r) * row_floats + h * G * HS, G * HS * sizeof(float));
     }
-    /* Positions from first to common are natural, and in the same pages, for all rows: a sequence's last ones where all rows have them,
-       whole pages otherwise; none where rows see only what is in scratch slots. */
+    /* Positions from first to common are natural, and in the same pages, for all rows: a sequence's last ones where all rows have
+       them, whole pages otherwise; none where rows see only what is in scratch slots. */
     first -= first % PANEL;
     bool one_sequence = rows_of_sequence(pass, m, m + R) == R;
     if (!one_sequence || common < reach)

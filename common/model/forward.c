@@ -2,8 +2,8 @@
  * forward.c - model_forward: rows through the layers.
  *
  * Threads share a pass in one of two ways.  Many rows are cut into blocks, and each block goes through half a layer on its own, or
- * through all of them where no row attends to another one's.  Few rows go together, and threads share the outputs of each matrix, those
- * of attention by whole heads where they come out even.  Small passes stay on the calling thread.
+ * through all of them where no row attends to another one's.  Few rows go together, and threads share the outputs of each matrix,
+ * those of attention by whole heads where they come out even.  Small passes stay on the calling thread.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -86,7 +86,8 @@ struct adapted_part {
     float *ax;  // (end - first, R)
 };
 
-static bool adapted_part(struct adapted_part *adapted, const struct part *part, size_t run, const struct linear *linear, size_t first, size_t end)
+static bool adapted_part(struct adapted_part *adapted, const struct part *part, size_t run, const struct linear *linear,
+                         size_t first, size_t end)
 {
     const struct pass *pass = part->pass;
     const struct adapted_rows *rows = &pass->adapted[run];
@@ -449,7 +450,8 @@ static void ff_panels(const struct part *part, size_t panel, size_t panels)
     size_t n = panel * PANEL, end = n + panels * PANEL < down->K ? n + panels * PANEL : down->K;
     if (!plain)
         product_panels(part, &(struct product){ &layer->gate, pass->ff, pass->normed, INPUT_OF_ROWS }, 0, panel, panels);
-    product_panels(part, &(struct product){ &layer->up, plain ? pass->ff : pass->up, pass->normed, INPUT_OF_ROWS }, 0, panel, panels);
+    product_panels(part, &(struct product){ &layer->up, plain ? pass->ff : pass->up, pass->normed, INPUT_OF_ROWS }, 0, panel,
+                   panels);
     part_activate(part, n, end);
     part_make_input(part, INPUT_OF_FF, pass->ff, n, end, &down, 1);
 }
@@ -458,7 +460,8 @@ static void ff_task(void *context, size_t task, size_t thread)
 {
     (void)thread;
     const struct part *part = context;
-    size_t panels = packed_panels(&part_layer(part)->up.parts[0]), most = panels_per_task(part, panels), left = panels - task * most;
+    size_t panels = packed_panels(&part_layer(part)->up.parts[0]), most = panels_per_task(part, panels);
+    size_t left = panels - task * most;
     ff_panels(part, task * most, left < most ? left : most);
 }
 
@@ -553,8 +556,9 @@ static size_t pass_share(struct pass *pass)
 }
 
 /*
- * Whether blocks of rows go through the layers without a look at each other: no row is another one's child, and their scratch slots lie in
- * pages of their own, since threads that write to one would wait for each other, but in no more pages than cache_pages_needed says.
+ * Whether blocks of rows go through the layers without a look at each other: no row is another one's child, and their scratch slots
+ * lie in pages of their own, since threads that write to one would wait for each other, but in no more pages than
+ * cache_pages_needed says.
  */
 static bool rows_stand_alone(const struct row *rows, size_t M, size_t block_rows)
 {

@@ -507,7 +507,8 @@ static void test_attention_bf16(void)
     for (size_t i = 0; i < 4; i++) {
         struct attention_shape shape = { 2, 1, 20, windows[i], 0.2f, 0, PRODUCTS_FLOAT32 };
         const size_t T = lengths[i], count = T * 4 * 20, out_count = T * 2 * 20;
-        float *qkv = random_floats(count, 0), *dout = random_floats(out_count, 1), *scratch = random_floats(attention_scratch_count(T, shape), 4);
+        float *qkv = random_floats(count, 0), *dout = random_floats(out_count, 1);
+        float *scratch = random_floats(attention_scratch_count(T, shape), 4);
         float *out[2], *dqkv[2], *lse = memory_alloc(T * 2, sizeof *lse);
         for (int bf16 = 0; bf16 < 2; bf16++) {
             shape.products = bf16 ? PRODUCTS_BF16 : PRODUCTS_FLOAT32;

@@ -41,7 +41,8 @@ static void test_rest(void)
 {
     struct pool *pool = pool_open(2);
     struct adamw resting = adamw_make(pool), full = adamw_make(pool);
-    float *a = memory_alloc(COUNT, sizeof *a), *b = memory_alloc(COUNT, sizeof *b), *gradient = memory_alloc(COUNT, sizeof *gradient);
+    float *a = memory_alloc(COUNT, sizeof *a), *b = memory_alloc(COUNT, sizeof *b);
+    float *gradient = memory_alloc(COUNT, sizeof *gradient);
     parameters_make(a);
     parameters_make(b);
     size_t rests = 0;
@@ -68,7 +69,8 @@ static void test_formula(void)
     struct pool *pool = pool_open(2);
     struct adamw adamw = adamw_make(pool);
     float *parameter = memory_alloc(COUNT, sizeof *parameter), *gradient = memory_alloc(COUNT, sizeof *gradient);
-    double *expected = memory_alloc(COUNT, sizeof *expected), *m = memory_alloc(COUNT, sizeof *m), *v = memory_alloc(COUNT, sizeof *v);
+    double *expected = memory_alloc(COUNT, sizeof *expected), *m = memory_alloc(COUNT, sizeof *m);
+    double *v = memory_alloc(COUNT, sizeof *v);
     parameters_make(parameter);
     for (size_t i = 0; i < COUNT; i++)
         expected[i] = (double)parameter[i], m[i] = v[i] = 0.0;

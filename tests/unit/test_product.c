@@ -78,13 +78,15 @@ static void test_small_shape(enum products products, size_t I, size_t J, size_t 
 {
     product_small *small = product_small_get(products);
     const size_t stride = J + 3, width = (transposed ? I : P) + 2, b_stride = J + 5;
-    float *a = normals((transposed ? P : I) * width, 1), *b = normals(P * b_stride, 2), *c = normals(I * stride, 3), *before = normals(I * stride, 3);
+    float *a = normals((transposed ? P : I) * width, 1), *b = normals(P * b_stride, 2), *c = normals(I * stride, 3);
+    float *before = normals(I * stride, 3);
     small(c, stride, (struct left){ a, width, transposed }, I, b, b_stride, P, J, add);
     for (size_t i = 0; i < I; i++) {
         for (size_t j = 0; j < stride; j++) {
             double expected = j >= J || add ? (double)before[i * stride + j] : 0.0, size = fabs(expected);
             for (size_t p = 0; p < P && j < J; p++) {
-                const double product = rounded(a[transposed ? p * width + i : i * width + p], products) * rounded(b[p * b_stride + j], products);
+                const double a_ip = rounded(a[transposed ? p * width + i : i * width + p], products);
+                const double product = a_ip * rounded(b[p * b_stride + j], products);
                 expected += product;
                 size += fabs(product);
             }
