@@ -78,10 +78,17 @@ CLONES static void product_vectors(float *c, size_t c_stride, struct left a, siz
 /* ---- packing ---- */
 
 /* Rows of qkv, out and their gradients are too far apart for the processor to see that the next will be wanted. */
-INLINE void fetch_row(const float *x, size_t HS, const int write)
+INLINE void fetch_row(const float *x, size_t HS)
 {
     for (size_t i = 0; i < HS; i += 64 / sizeof *x)
-        __builtin_prefetch(x + i, write);
+        __builtin_prefetch(x + i);
+}
+
+/* One that will be written to. */
+INLINE void fetch_row_out(float *x, size_t HS)
+{
+    for (size_t i = 0; i < HS; i += 64 / sizeof *x)
+        __builtin_prefetch(x + i, 1);
 }
 
 enum { FETCH_AHEAD = 16 };  // rows
@@ -90,7 +97,7 @@ enum { FETCH_AHEAD = 16 };  // rows
 INLINE void pack_rows(float *y, const float *x, size_t x_stride, size_t T, size_t HS, size_t HSP)
 {
     for (size_t t = 0; t < T; t++) {
-        fetch_row(x + (t + FETCH_AHEAD < T ? t + FETCH_AHEAD : T - 1) * x_stride, HS, 0);
+        fetch_row(x + (t + FETCH_AHEAD < T ? t + FETCH_AHEAD : T - 1) * x_stride, HS);
         for (size_t i = 0; i < HS; i += LANES) {
             lanes part;
             lanes_load(&part, x + t * x_stride + i, HS - i);
@@ -103,9 +110,9 @@ INLINE void pack_rows(float *y, const float *x, size_t x_stride, size_t T, size_
 INLINE void unpack_rows(float *x, const float *y, size_t x_stride, size_t T, size_t HS, size_t HSP)
 {
     for (size_t t = 0; t < (T < FETCH_AHEAD ? T : FETCH_AHEAD); t++)
-        fetch_row(x + t * x_stride, HS, 1);
+        fetch_row_out(x + t * x_stride, HS);
     for (size_t t = 0; t < T; t++) {
-        fetch_row(x + (t + FETCH_AHEAD < T ? t + FETCH_AHEAD : T - 1) * x_stride, HS, 1);
+        fetch_row_out(x + (t + FETCH_AHEAD < T ? t + FETCH_AHEAD : T - 1) * x_stride, HS);
         for (size_t i = 0; i < HS; i += LANES)
             lanes_store(x + t * x_stride + i, (const lanes *)(y + t * HSP + i), HS - i);
     }
@@ -344,7 +351,7 @@ INLINE void backward_block(float *dqkv, const float *dout, const float *out, con
     const float *dout_t = dout + t * a->out_stride + h * a->HS;     // (rows, HS), stride a->out_stride
     const float *out_t = out + t * a->out_stride + h * a->HS;
     for (size_t i = 0; i < rows; i++)
-        fetch_row(out_t + i * a->out_stride, a->HS, 0);
+        fetch_row(out_t + i * a->out_stride, a->HS);
     pack_rows(a->q_block, q_t, a->stride, rows, a->HS, a->HSP);
     pack_rows(a->d_block, dout_t, a->out_stride, rows, a->HS, a->HSP);
     const struct left q = { a->q_block, a->HSP, false }, d = { a->d_block, a->HSP, false };

@@ -7,8 +7,8 @@
  * LENGTHS: NxT, a batch of N sequences of T tokens; or a file of numbers, of which 8 after 8 make a batch.  -l: adapters of that
  * rank, alpha 16, on q, k, v and o of frozen weights.  -q: rounded to that type.
  * -b: products in BF16.  -a: activations are recomputed.  -w: writes the weights that training begins with, for the peer.
- * Prints positions a second over all rounds, then the loss of each, that of the round before the first, which is not timed,
- * included.
+ * Prints positions a second over all rounds; how many multiplying allows, counting products with matrices alone; then the loss of each
+ * round, that of the one before the first, which is not timed, included.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,7 +26,7 @@
 #include "model/model.h"
 #include "model/weights.h"
 
-enum { ROUNDS_MAX = 1000, LENGTHS_MAX = 1 << 16, BATCH = 8 };
+enum { ROUNDS_MAX = 1000, LENGTHS_MAX = 1 << 16, BATCH = 8, THREADS_MAX = 256 };
 
 static double seconds(void)
 {
@@ -80,6 +80,43 @@ static void weights_write(const struct trainer *trainer, bool adapted, const cha
     free(content.data);
 }
 
+/* Operations of the products with matrices for a position, a multiply and an add being 2: forward, and gradients of x and weights. */
+static double operations_of(const struct model_config *config, const struct trainer_options *options)
+{
+    const double C = (double)config->channel_count, HS = (double)config->head_size, F = (double)config->ff_count;
+    const double heads = 2.0 * (double)(config->head_count + config->kv_head_count);
+    const double weights = (double)config->layer_count * C * (heads * HS + (config->plain_ff ? 2.0 : 3.0) * F);
+    return weights * 2.0 * (2.0 + (options->lora.rank > 0 ? 0.0 : 1.0) + (options->recompute ? 1.0 : 0.0));
+}
+
+struct multiplying {
+    double (*limit)(void);
+    double rate[THREADS_MAX];
+};
+
+static void multiply_task(void *context, size_t task, size_t thread)
+{
+    (void)thread;
+    struct multiplying *multiplying = context;
+    multiplying->rate[task] = multiplying->limit();
+}
+
+/* The most operations a second of all threads at once. */
+static double multiply_rate(struct pool *pool, enum products products)
+{
+    enum { TRIES = 5 };
+    struct multiplying multiplying = { .limit = products == PRODUCTS_BF16 ? limit_amx_bf16 : limit_fma };
+    double most = 0.0;
+    for (size_t i = 0; i < TRIES; i++) {
+        double rate = 0.0;
+        pool_run(pool, pool_threads(pool), multiply_task, &multiplying);
+        for (size_t thread = 0; thread < pool_threads(pool); thread++)
+            rate += multiplying.rate[thread];
+        most = rate > most ? rate : most;
+    }
+    return most;
+}
+
 int main(int argc, char **argv)
 {
     static size_t length[LENGTHS_MAX];
@@ -104,7 +141,7 @@ int main(int argc, char **argv)
         default: return 64;
         }
     }
-    if (optind + 2 != argc || rounds == 0 || rounds > ROUNDS_MAX || lora_targets_read("q,k,v,o", &options.lora.targets) != 0) {
+    if (optind + 2 != argc || threads == 0 || threads > THREADS_MAX || rounds == 0 || rounds > ROUNDS_MAX || lora_targets_read("q,k,v,o", &options.lora.targets) != 0) {
         fprintf(stderr, "usage: bench_train [-t THREADS] [-r ROUNDS] [-l RANK] [-q TYPE] [-b] [-a] [-w DIR] MODEL NxT|FILE\n");
         return 64;
     }
@@ -127,7 +164,7 @@ int main(int argc, char **argv)
 
     if (written != NULL)
         weights_write(trainer, options.lora.rank > 0, written);
-    double losses[ROUNDS_MAX + 1], took = 0.0, positions = 0.0;
+    double losses[ROUNDS_MAX + 1], took = 0.0, positions = 0.0, before = multiply_rate(pool, options.products);
     for (size_t round = 0, first = 0; round <= rounds; round++, first += batch) {
         if (first + batch > count)
             first = 0;
@@ -140,7 +177,8 @@ int main(int argc, char **argv)
         took += seconds() - start;
         positions += (double)metrics.tokens;
     }
-    printf("%.2f", positions / took);
+    const double after = multiply_rate(pool, options.products);
+    printf("%.2f %.2f", positions / took, (after > before ? after : before) / operations_of(&config, &options));
     for (size_t round = 0; round <= rounds; round++)
         printf(" %.8g", losses[round]);
     printf("\n");

@@ -1,9 +1,8 @@
 #!/bin/sh
 # sampling.sh - sampling beside llama.cpp, on the same weights, threads and minutes.
 #
-#     tests/bench/sampling.sh [--types 'F16 BF16 Q8_0 Q4_0'] [--cases 'g1 g8 g20 g32 p512 f8'] [--threads 2] [--pairs 5]
-#         [--rounds 3]
-#                             [--shape tinyllama] [--work build/bench] [--figures FILE]
+#     tests/bench/sampling.sh [--types 'F16 BF16 Q8_0 Q4_0'] [--cases 'g1 g8 g20 g32 p512 f8'] [--threads 2]
+#                             [--pairs 5] [--rounds 3] [--shape tinyllama] [--work build/bench] [--figures FILE]
 #
 # The cases are bench_model.c's: gB one more token of B sequences, pN a prompt of N tokens, fB one more token of B rollouts of one
 # prompt.  llama.cpp runs through llama-cpp-python where $VAS_PYTHON (default python3) has it.  Ours and theirs take turns.  The

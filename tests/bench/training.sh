@@ -3,13 +3,12 @@
 # and both losses.
 #
 #     tests/bench/training.sh [--shape 512,8,8,8,1376,32000] [--lengths '8x256'] [--lora RANK] [--products 'float32 bf16']
-#         [--threads 2]
-#                           [--pairs 5] [--rounds 3] [--work build/bench] [--figures FILE]
+#                             [--threads 2] [--pairs 5] [--rounds 3] [--work build/bench] [--figures FILE]
 #
 # --shape: tinyllama, or C,L,NH,NKV,F,V.  --lengths: each an NxT, or a file of numbers (lengths.sh), of which 8 after 8 make a
 # batch; PyTorch pads it.  PyTorch is that of $VAS_PYTHON (default python3).  Ours and theirs take turns.
 #
-# Prints a table (table.awk); of further lengths, how many times the first ones' ratio theirs is; and the losses of the last pair,
+# Prints a table (table.awk) with the share of what multiplying allows; of further lengths, how many times the first ones' ratio theirs is; and the losses of the last pair,
 # step by step.  --figures: adds the figures to this file and prints none.
 set -eu
 cd "$(dirname "$0")/../.."
@@ -51,7 +50,7 @@ while [ $pair -lt "$pairs" ]; do
     done
     awk -v OFS='\t' -v pair=$pair -v lora="${lora:+, LoRA}" '
         { what = $1; sub(/.*\//, "", what); what = "training " what lora ", " }
-        $3 == "ours" { print pair, what $2, "ours", $4 }
+        $3 == "ours" { print pair, what $2, "ours", $4; print pair, what $2, "limit", $5 }
         $3 == "torch" { print pair, what $2, "PyTorch " $2, $4; if ($2 == "float32") float32[what] = $4 }
         $3 == "torch" && $2 == "bf16" && what in float32 { print pair, what $2, "PyTorch float32", float32[what] }
         ' "$work/training.pair" >>"$out"
@@ -71,7 +70,7 @@ awk -F '\t' '
             of[$1, kind] = ratio
     }' "$out"
 awk '
-    $3 == "ours" { for (i = 5; i <= NF; i++) loss[$1, $2, i - 4] = $i }
+    $3 == "ours" { for (i = 6; i <= NF; i++) loss[$1, $2, i - 5] = $i }
     $3 == "torch" {
         printf "\nlosses of %s, %s\n%4s %12s %12s %12s\n", $1, $2, "step", "ours", "PyTorch", "difference"
         largest = 0

@@ -2,7 +2,7 @@
 # trunk.sh - what two value models cost that are adapters of one model: on one trunk, merged and apart, and one of them alone.
 #
 #     tests/bench/trunk.sh [--rounds 5] [--threads 2] [--tokens 32] [--candidates 20] [--quant bf16] [--work build/vas]
-#         [--figures FILE]
+#                          [--figures FILE]
 #
 # The base policy is that of steering.sh; the value models adapt one of 1024 channels and 12 layers by rank 16, 32000 tokens, nearly
 # random weights: 154 M parameters are read for each token.  The most memory that each run had resident is told on standard error.

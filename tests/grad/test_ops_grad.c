@@ -461,12 +461,18 @@ static void attention_naive(double *y, const double *x, const struct shape *s)
 static void test_attention(void)
 {
     const struct shape shapes[] = {
-        { .M = 1, .attention = { 1, 1, 2, 0, 0.7f, 0 } }, { .M = 5, .attention = { 2, 1, 6, 0, 0.4f, 0 } },
-        { .M = 24, .attention = { 2, 2, 8, 0, 0.35f, 0 } }, { .M = 31, .attention = { 4, 2, 4, 0, 0.5f, 0 } },
-        { .M = 50, .attention = { 1, 1, 18, 0, 0.25f, 0 } }, { .M = 9, .attention = { 3, 1, 24, 0, 0.2f, 0 } },
-        { .M = 31, .attention = { 1, 1, 4, 1, 0.5f, 0 } }, { .M = 50, .attention = { 2, 1, 6, 7, 0.5f, 0 } },
-        { .M = 50, .attention = { 1, 1, 8, 30, 0.5f, 0 } }, { .M = 50, .attention = { 1, 1, 8, 50, 0.5f, 0 } },
-        { .M = 31, .attention = { 2, 1, 6, 0, 0.5f, 1.3f } }, { .M = 50, .attention = { 2, 2, 4, 17, 0.5f, 20.0f } },
+        { .M = 1, .attention = { 1, 1, 2, 0, 0.7f, 0, PRODUCTS_FLOAT32 } },
+        { .M = 5, .attention = { 2, 1, 6, 0, 0.4f, 0, PRODUCTS_FLOAT32 } },
+        { .M = 24, .attention = { 2, 2, 8, 0, 0.35f, 0, PRODUCTS_FLOAT32 } },
+        { .M = 31, .attention = { 4, 2, 4, 0, 0.5f, 0, PRODUCTS_FLOAT32 } },
+        { .M = 50, .attention = { 1, 1, 18, 0, 0.25f, 0, PRODUCTS_FLOAT32 } },
+        { .M = 9, .attention = { 3, 1, 24, 0, 0.2f, 0, PRODUCTS_FLOAT32 } },
+        { .M = 31, .attention = { 1, 1, 4, 1, 0.5f, 0, PRODUCTS_FLOAT32 } },
+        { .M = 50, .attention = { 2, 1, 6, 7, 0.5f, 0, PRODUCTS_FLOAT32 } },
+        { .M = 50, .attention = { 1, 1, 8, 30, 0.5f, 0, PRODUCTS_FLOAT32 } },
+        { .M = 50, .attention = { 1, 1, 8, 50, 0.5f, 0, PRODUCTS_FLOAT32 } },
+        { .M = 31, .attention = { 2, 1, 6, 0, 0.5f, 1.3f, PRODUCTS_FLOAT32 } },
+        { .M = 50, .attention = { 2, 2, 4, 17, 0.5f, 20.0f, PRODUCTS_FLOAT32 } },
     };
     for (size_t i = 0; i < 12; i++) {
         const struct shape s = shapes[i];

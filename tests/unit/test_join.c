@@ -69,9 +69,8 @@ static bool gives_pair(struct join join, const char *prompt, const char *respons
 /* Goal: the names that are read, and one line with a hint for others. */
 static void test_names(void)
 {
-    static const char *const good[] = { "pair", "last-turn", "concat", "chat:chatml", "chat:hh", "{response}", "{prompt}\\n"
-                                        "{response}",
-                                        "{response} answers {prompt}" };
+    static const char *const good[] = { "pair", "last-turn", "concat", "chat:chatml", "chat:hh", "{response}",
+                                        "{prompt}\\n{response}", "{response} answers {prompt}" };
     static const char *const bad[] = { "", "pairs", "chat:", "chat:none", "{prompt}", "{response}{response}",
                                        "{prompt}{prompt}{response}" };
     for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) {
@@ -135,8 +134,8 @@ static void test_dialogues_as_rendered(void)
 {
     static const char *const dialogues[] = {
         "[{\"role\":\"user\",\"content\":\"a b\"}]",
-        "[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":\"b\\n\\n"
-        "c\"},{\"role\":\"user\",\"content\":\"d?\"}]",
+        ("[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":\"b\\n\\nc\"},"
+         "{\"role\":\"user\",\"content\":\"d?\"}]"),
         "[{\"role\":\"system\",\"content\":\"be kind\"},{\"role\":\"user\",\"content\":\"a\"}]",
     };
     struct join join = join_of("concat", pair_tokenizer, 0);
