@@ -50,7 +50,7 @@ struct pool {
 #define LOOP_CLOSING UINT_FAST64_MAX
 
 /* One round of waiting. */
-static void spin(int round)
+static void spin(unsigned round)
 {
     if (round < ROUNDS_ALONE || round % 8 != 0)
         __builtin_ia32_pause();
@@ -72,7 +72,7 @@ static void pool_share(struct pool *pool, size_t thread)
 static uint_fast64_t pool_await(struct pool *pool, uint_fast64_t after)
 {
     uint_fast64_t open;
-    for (int round = 0; round < SPIN_ROUNDS; round++) {
+    for (unsigned round = 0; round < SPIN_ROUNDS; round++) {
         if ((open = atomic_load_explicit(&pool->open, memory_order_acquire)) > after)
             return open;
         spin(round);
@@ -173,6 +173,6 @@ void pool_run(struct pool *pool, size_t tasks, pool_task *task, void *context)
     pool_begin(pool, ++pool->loops);
     pool_share(pool, 0);
     atomic_store(&pool->open, 0);
-    for (int round = 0; atomic_load(&pool->inside) > 0; round++)
+    for (unsigned round = 0; atomic_load(&pool->inside) > 0; round++)
         spin(round);
 }
