@@ -10,7 +10,10 @@ set -eu
 cd "$(dirname "$0")/.."
 
 work=${1:-demo}
-case $work in -*) echo "vas-demo: usage: pipelines/demo.sh [DIRECTORY]" >&2; exit 64 ;; esac
+case $work in
+-h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' pipelines/demo.sh; exit 0 ;;
+-*) echo "vas-demo: usage: pipelines/demo.sh [DIRECTORY]" >&2; exit 64 ;;
+esac
 pipelines/setup.sh >&2
 mkdir -p "$work"
 work=$(cd "$work" && pwd)

@@ -38,6 +38,46 @@ struct options {
     bool from_scratch;
 };
 
+/* Refuses what does not go together, and makes of names what they stand for. */
+static void options_settle(struct options *options)
+{
+    struct learner_options *learner = &options->learner;
+    if (options->model == NULL)
+        options_refuse("-m is missing: which model to start from?");
+    bool lm = strcmp(options->objective, "lm") == 0;
+    if (!lm && strcmp(options->objective, "value") != 0)
+        options_refuse("--objective is \"%s\", must be value or lm", options->objective);
+    if (lm)
+        options->endpoint = NULL;  // documents come through a pipe
+    if (options->endpoint != NULL && learner->run == NULL)
+        options_refuse("a store needs --run");
+    if (options->endpoint == NULL && learner->run != NULL)
+        options_refuse("--run is for a value model from a store: name the store with --store or VAS_STORE");
+    if (options->endpoint == NULL && learner->output == NULL)
+        options_refuse("-o is missing: where to write the model?");
+    if (strcmp(options->schedule, "cosine") != 0 && strcmp(options->schedule, "constant") != 0)
+        options_refuse("--schedule is \"%s\", must be cosine or constant", options->schedule);
+    if (strcmp(options->products, "bf16") == 0)
+        options->trainer.products = PRODUCTS_BF16;
+    else if (strcmp(options->products, "float32") != 0)
+        options_refuse("--products is \"%s\", must be float32 or bf16", options->products);
+    if (lora_targets_read(options->lora_targets, &options->trainer.lora.targets) != 0)
+        options_refuse("--lora-targets is \"%s\", must be some of q,k,v,o,gate,up,down", options->lora_targets);
+    if (options->trainer.lora.rank > 0 && options->from_scratch)
+        options_refuse("--lora keeps the weights of a model, and --from-scratch has none");
+    if (options->trainer.lora.alpha > 0 && options->trainer.lora.rank == 0)
+        options_refuse("--lora-alpha needs --lora");
+    if (options->quant != NULL && !model_quant_from_name(options->quant, &options->trainer.lora.base_type))
+        options_refuse("--quant is \"%s\", it must be bf16, q8_0, q4_0 or nf4", options->quant);
+    if (options->quant != NULL && options->trainer.lora.rank == 0)
+        options_refuse("--quant needs --lora: weights that are trained are float32");
+    learner->objective = lm ? OBJECTIVE_LM : OBJECTIVE_VALUE;
+    learner->seed = (uint64_t)options->seed;
+    if (learner->updates == 0)
+        learner->updates = lm ? 1 : 2;
+    learner->decay = strcmp(options->schedule, "cosine") == 0;
+}
+
 static struct options options_read(int argc, char **argv)
 {
     static struct options options = {
@@ -114,40 +154,7 @@ static struct options options_read(int argc, char **argv)
     int first = options_parse(&usage, specs, COUNT_OF(specs), argc, argv);
     if (first < argc)
         options_refuse("unexpected operand \"%s\"", argv[first]);
-    if (options.model == NULL)
-        options_refuse("-m is missing: which model to start from?");
-    bool lm = strcmp(options.objective, "lm") == 0;
-    if (!lm && strcmp(options.objective, "value") != 0)
-        options_refuse("--objective is \"%s\", must be value or lm", options.objective);
-    if (lm)
-        options.endpoint = NULL;  // documents come through a pipe
-    if (options.endpoint != NULL && learner->run == NULL)
-        options_refuse("a store needs --run");
-    if (options.endpoint == NULL && learner->run != NULL)
-        options_refuse("--run is for a value model from a store: name the store with --store or VAS_STORE");
-    if (options.endpoint == NULL && learner->output == NULL)
-        options_refuse("-o is missing: where to write the model?");
-    if (strcmp(options.schedule, "cosine") != 0 && strcmp(options.schedule, "constant") != 0)
-        options_refuse("--schedule is \"%s\", must be cosine or constant", options.schedule);
-    if (strcmp(options.products, "bf16") == 0)
-        options.trainer.products = PRODUCTS_BF16;
-    else if (strcmp(options.products, "float32") != 0)
-        options_refuse("--products is \"%s\", must be float32 or bf16", options.products);
-    if (lora_targets_read(options.lora_targets, &options.trainer.lora.targets) != 0)
-        options_refuse("--lora-targets is \"%s\", must be some of q,k,v,o,gate,up,down", options.lora_targets);
-    if (options.trainer.lora.rank > 0 && options.from_scratch)
-        options_refuse("--lora keeps the weights of a model, and --from-scratch has none");
-    if (options.trainer.lora.alpha > 0 && options.trainer.lora.rank == 0)
-        options_refuse("--lora-alpha needs --lora");
-    if (options.quant != NULL && !model_quant_from_name(options.quant, &options.trainer.lora.base_type))
-        options_refuse("--quant is \"%s\", it must be bf16, q8_0, q4_0 or nf4", options.quant);
-    if (options.quant != NULL && options.trainer.lora.rank == 0)
-        options_refuse("--quant needs --lora: weights that are trained are float32");
-    learner->objective = lm ? OBJECTIVE_LM : OBJECTIVE_VALUE;
-    learner->seed = (uint64_t)options.seed;
-    if (learner->updates == 0)
-        learner->updates = lm ? 1 : 2;
-    learner->decay = strcmp(options.schedule, "cosine") == 0;
+    options_settle(&options);
     return options;
 }
 
