@@ -80,7 +80,7 @@ INLINE void bytes_multiply(int32_t *out, const unsigned char *rows, const unsign
 }
 
 /*
- * R rows, of which the last may be garbage, by a panel.  group: the rows from the block's first step on.  y: (lanes), resume adds
+ * R rows, of which the last 3 may be missing, by a panel.  group: the rows from the block's first step on.  y: (lanes), resume adds
  * to what it holds.
  */
 INLINE void bytes_run(float *y, size_t y_stride, const unsigned char *group, size_t lanes, const struct bytes_block *block,
@@ -103,10 +103,11 @@ INLINE void bytes_run(float *y, size_t y_stride, const unsigned char *group, siz
                 bytes_multiply(products[(u * groups + g + 1) % 2], group + lanes * BYTES_STEP_BYTES, block->codes[u + 1]);
             __m512 scale = _mm512_loadu_ps(block->scale[u][g]), offset = _mm512_loadu_ps(block->offset[u][g]);
             UNROLL for (size_t r = 0; r < R; r++) {
-                __m512 d_scale = _mm512_mul_ps(scale, _mm512_set1_ps(field[FIELD_D * lanes + r]));
+                const size_t lane = r + 3 < R || r < lanes ? r : lanes - 1;  // behind the fields lie no floats
+                __m512 d_scale = _mm512_mul_ps(scale, _mm512_set1_ps(field[FIELD_D * lanes + lane]));
                 sum[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_load_si512(out + r * PANEL)), d_scale, sum[r]);
                 if (has_m)
-                    sum[r] = _mm512_fmadd_ps(offset, _mm512_set1_ps(field[(FIELD_SUM_D + which) * lanes + r]), sum[r]);
+                    sum[r] = _mm512_fmadd_ps(offset, _mm512_set1_ps(field[(FIELD_SUM_D + which) * lanes + lane]), sum[r]);
             }
         }
     }

@@ -1,7 +1,7 @@
 /*
  * bench_engine.c - tokens per second of sampling and steering, through the generator that rollout and decode use.
  *
- *     bench_engine -m MODEL [--tokenizer FILE] [[--trunk MODEL] --value MODEL...] [--quant TYPE] [-t THREADS] CASE...
+ *     bench_engine -m MODEL [--tokenizer FILE] [[--trunk MODEL] --value MODEL...] [--quant TYPE] [--value-quant TYPE] [-t THREADS] CASE...
  *
  *     prompt:T            a prompt of T tokens is read
  *     sample:B:P:N        B responses of N tokens, each to a prompt of its own of P tokens
@@ -30,7 +30,7 @@
 #include "sample/generate.h"
 
 struct options {
-    const char *model, *tokenizer, *trunk, *quant_name;
+    const char *model, *tokenizer, *trunk, *quant_name, *value_quant_name;
     struct option_list values;
     int64_t threads;
 };
@@ -121,7 +121,8 @@ int main(int argc, char **argv)
         { 0, "value", "DIR|FILE", OPTION_LIST, &options.values, 0, 0, "value model, for steer:; may be given several times" },
         { 0, "trunk", "DIR|FILE", OPTION_TEXT, &options.trunk, 0, 0,
           "the value models are adapters' directories, all beside this model" },
-        { 0, "quant", "TYPE", OPTION_TEXT, &options.quant_name, 0, 0, "round the matrices of all to bf16, q8_0, q4_0 or nf4" },
+        { 0, "quant", "TYPE", OPTION_TEXT, &options.quant_name, 0, 0, "round the base policy's matrices to bf16, q8_0, q4_0 or nf4" },
+        { 0, "value-quant", "TYPE", OPTION_TEXT, &options.value_quant_name, 0, 0, "the same for the value models and their trunk" },
         { 't', "threads", "N", OPTION_INT, &options.threads, 1, 256, "threads" },
     };
     static const struct option_usage usage = {
@@ -140,9 +141,11 @@ int main(int argc, char **argv)
         if (!case_read(&what, argv[i]) || (what.steered && options.values.count == 0))
             options_refuse("case \"%s\" is not one of prompt:T, sample:B:P:N, serial:B:P:N, shared:B:P:N, and with --value "
                            "steer:K:B:P:N", argv[i]);
-    enum tensor_type quant = TENSOR_TYPE_COUNT;
+    enum tensor_type quant = TENSOR_TYPE_COUNT, value_quant = TENSOR_TYPE_COUNT;
     if (options.quant_name != NULL && !model_quant_from_name(options.quant_name, &quant))
         options_refuse("--quant is \"%s\", it must be bf16, q8_0, q4_0 or nf4", options.quant_name);
+    if (options.value_quant_name != NULL && !model_quant_from_name(options.value_quant_name, &value_quant))
+        options_refuse("--value-quant is \"%s\", it must be bf16, q8_0, q4_0 or nf4", options.value_quant_name);
     struct setting setting = { .pool = pool_open((size_t)options.threads) };
     struct tokenizer *tokenizer = tokenizer_open(options.tokenizer ? options.tokenizer : options.model, &code);
     struct model *base = tokenizer ? model_open_policy(options.model, quant, false, setting.pool, &code) : NULL;
@@ -150,13 +153,13 @@ int main(int argc, char **argv)
         return code;
     setting.base = base;
     setting.tokenizer = tokenizer;
-    struct model *trunk = options.trunk != NULL ? model_open_quantised(options.trunk, quant, false, setting.pool, &code) : NULL;
+    struct model *trunk = options.trunk != NULL ? model_open_quantised(options.trunk, value_quant, false, setting.pool, &code) : NULL;
     if (options.trunk != NULL && trunk == NULL)
         return code;
     for (; setting.value_count < options.values.count; setting.value_count++) {
         const char *path = options.values.items[setting.value_count];
         struct model *value = trunk != NULL ? model_open_adapter(path, trunk, &code)
-                                            : model_open_quantised(path, quant, false, setting.pool, &code);
+                                            : model_open_quantised(path, value_quant, false, setting.pool, &code);
         if (value == NULL)
             return code;
         setting.values[setting.value_count] = value;
