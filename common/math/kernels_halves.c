@@ -10,9 +10,11 @@
 /*
  * A block of steps of few rows, 16 KiB of 2 groups, stays in the L1 cache while the panels of a chunk pass by.  Of many rows blocks
  * are longer, and the chunk's weights stay in the L2 cache while rows pass by.  F16 is split on the way, which takes longer than
- * all else: for few rows in one go over all steps, for many once for all of them.
+ * all else: for few rows in one go over all steps, for many once for all of them.  Splits of few panels leave most of the L1 cache
+ * to what is asked for, and to a neighbour on the core.
  */
-enum { PANELS_MAX = 4, CHUNK_PANELS = 32, BLOCK_OF_FEW = 4, BLOCK_OF_MANY = 16, BLOCK_SPLIT = 4, HIGH_BITS = (int)0xffff0000 };
+enum { PANELS_MAX = 4, SPLIT_PANELS = 2, CHUNK_PANELS = 32, BLOCK_OF_FEW = 4, BLOCK_OF_MANY = 16, BLOCK_SPLIT = 4 };
+enum { HIGH_BITS = (int)0xffff0000 };
 
 /* ---- weights ---- */
 
@@ -44,8 +46,8 @@ INLINE const unsigned char *f16_step(unsigned char padded[TILE_BYTES], const uns
 }
 
 /*
- * A block of steps of up to PANELS_MAX panels.  Of F16 they are split on the way into two tiles of BF16, the high parts and the low
- * parts, each while the tiles are busy with the step before it.
+ * A block of steps of up to PANELS_MAX panels, or SPLIT_PANELS of F16, which are split on the way into two tiles of BF16, the high
+ * parts and the low parts, each while the tiles are busy with the step before it.
  */
 struct weights {
     const unsigned char *at;    // the block's first step
@@ -392,12 +394,12 @@ struct chunk {
 /* The steps of a chunk one panel, or a few, after the other. */
 static void chunk_run(const struct chunk *chunk, float *y, size_t y_stride, const struct halves *x, bool again)
 {
-    enum { STEPS_AHEAD = 2 };  // in a long block; what is asked for earlier drives splits out of the L1 cache
+    enum { STEPS_AHEAD = 4 };  // in a long block
     const struct packed *w = chunk->w;
     const unsigned char *block = (const unsigned char *)w->data + chunk->step * TILE_BYTES;
     for (size_t p = chunk->panel, P; p < chunk->end; p += P) {
         size_t left = w->N / PANEL < chunk->end ? w->N / PANEL - p : chunk->end - p;  // of panels with all outputs
-        P = left >= 4 && x->lanes[1] == 0 ? 4 : left >= 2 ? 2 : 1;
+        P = left >= PANELS_MAX && x->lanes[1] == 0 && chunk->splits == NULL ? PANELS_MAX : left >= SPLIT_PANELS ? SPLIT_PANELS : 1;
         struct weights weights = {
             .at = block + p * w->panel_bytes, .panel_bytes = w->panel_bytes, .left = w->K - chunk->step * UNIT,
             .kept = chunk->kept, .again = again,
@@ -418,7 +420,7 @@ static void rows_linear(float *y, size_t y_stride, const unsigned char *input, s
     bool few = M <= 2 * PANEL;
     size_t block = splits != NULL ? (few ? steps : BLOCK_SPLIT) : few ? BLOCK_OF_FEW : BLOCK_OF_MANY;
     struct chunk chunk = { .w = w, .splits = splits, .kept = few ? 2 : BLOCK_SPLIT,
-                           .kept_panels = few ? PANELS_MAX : CHUNK_PANELS };
+                           .kept_panels = few ? SPLIT_PANELS : CHUNK_PANELS };
     struct halves configured = { 0 };
     for (chunk.panel = panel; chunk.panel < end; chunk.panel = chunk.end) {
         chunk.end = end - chunk.panel < CHUNK_PANELS ? end : chunk.panel + CHUNK_PANELS;
