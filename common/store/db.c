@@ -351,19 +351,27 @@ static int version_settle(struct db *db, enum db_mode mode)
     return code;
 }
 
-/*
- * A reader, too, writes FILE-shm beside a store in WAL mode.  Where it may not, and no log says that somebody is writing or was
- * killed, the file alone is the whole store.
- */
-static bool is_whole(struct db *db, enum db_mode mode)
+/* A reader, too, writes FILE-shm beside a store in WAL mode: whether it may. */
+static bool reader_may_begin(struct db *db)
 {
-    if (mode != DB_READ || sqlite3_exec(db->handle, "SELECT count(*) FROM sqlite_schema", NULL, NULL, NULL) == SQLITE_OK)
-        return false;
+    if (sqlite3_exec(db->handle, "SELECT count(*) FROM sqlite_schema", NULL, NULL, NULL) == SQLITE_OK)
+        return true;
     int code = sqlite3_errcode(db->handle) & 0xff;
+    return code != SQLITE_READONLY && code != SQLITE_CANTOPEN;
+}
+
+/* Where no log says that somebody writes, or was killed, the file alone is the whole store.  EX_OK, or EX_NOINPUT and says why. */
+static int file_is_whole(const struct db *db)
+{
     char *log = memory_printf("%s-wal", db->path);
-    bool whole = (code == SQLITE_READONLY || code == SQLITE_CANTOPEN) && !file_exists(log);
+    int code = file_exists(log) ? EX_NOINPUT : EX_OK;
+    if (code != EX_OK) {
+        log_error("could not read store \"%s\" where nothing may be written: part of it is in \"%s\", which a store left that was "
+                  "killed or still runs", db->path, log);
+        log_hint("copy both files to one directory that you may write to, and read the copy");
+    }
     free(log);
-    return whole;
+    return code;
 }
 
 /* The file alone, which nobody changes: "file:PATH?immutable=1", PATH as a URI has it. */
@@ -399,8 +407,12 @@ struct db *db_open(const char *path, enum db_mode mode, int *code)
     flags |= SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE;
     *code = EX_IOERR;
     int opened = sqlite3_open_v2(path, &db->handle, flags, NULL);
-    if (opened == SQLITE_OK && is_whole(db, mode))
+    if (opened == SQLITE_OK && mode == DB_READ && !reader_may_begin(db)) {
+        if ((*code = file_is_whole(db)) != EX_OK)
+            goto close_db;
+        *code = EX_IOERR;
         opened = open_whole(db, flags);
+    }
     if (opened != SQLITE_OK) {
         log_error("could not open store \"%s\": %s", path, db->handle ? sqlite3_errmsg(db->handle) : "out of memory");
         goto close_db;

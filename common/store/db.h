@@ -23,8 +23,8 @@ enum db_mode {
 };
 
 /*
- * NULL on failure, logged; *code is then the exit code: 66 missing, 65 not a store or newer than this program, 69 served by
- * another process, 74 cannot be written.
+ * NULL on failure, logged; *code is then the exit code: 66 missing, or not to be read without writing; 65 not a store, or newer than
+ * this program; 69 served by another process; 74 cannot be written.
  */
 struct db *db_open(const char *path, enum db_mode mode, int *code);
 /* Rolls back what was not committed. */

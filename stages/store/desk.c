@@ -481,10 +481,11 @@ enum desk_status desk_commit(struct desk *desk, double now_s)
     for (size_t i = 0; i < desk->worker_count; i++) {
         struct worker *worker = desk->workers[i];
         worker->spoke = false;
-        if (!worker->welcomed)
+        if (!worker->welcomed && !desk->in_trouble) {
             log_event("worker \"%s\" is here stage=%s missing=%lld", worker->name, stage_name(worker->settings.stage),
                       (long long)worker->missing_at_first);
-        worker->welcomed = true;
+            worker->welcomed = true;
+        }
         if (worker->ack_count == 0)
             continue;
         struct frame ack = frame_make(FRAME_ack);

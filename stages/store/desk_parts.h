@@ -26,7 +26,7 @@ struct worker {
     struct item_list held;
     double heard_s, said_s;
     bool spoke;               // since the last commit
-    bool welcomed;            // its hello is committed
+    bool welcomed;            // its hello is committed, and was told of
     int64_t missing_at_first; // the outputs that its welcome told
     struct rate rate;         // of outputs, or of batches handed to train
     long long outputs;        // that were new

@@ -106,7 +106,8 @@ else
     echo 'skip store_refuses_newer_versions: sqlite3 is not installed'
 fi
 
-# Goal: who may not write beside a store that nobody serves reads it all the same, whatever its name.
+# Goal: who may not write beside a store that nobody serves reads it all the same, whatever its name; unless a killed store's log
+# holds part of it.
 mkdir "$work/its #1"
 cp "$work/s.db" "$work/its #1/100%?.db"
 chmod 555 "$work/its #1"
@@ -117,6 +118,12 @@ if $as_nobody test -x "$bin/store"; then
     code=0
     timeout 10 $as_nobody "$bin/store" status --db "$work/its #1/100%?.db" --json >"$work/out" 2>"$work/err" </dev/null || code=$?
     verdict store_reads_what_it_cannot_write "$code" 0 '"served":false' "$work/out"
+    chmod 755 "$work/its #1"
+    printf log >"$work/its #1/100%?.db-wal"
+    chmod 555 "$work/its #1"
+    code=0
+    timeout 10 $as_nobody "$bin/store" status --db "$work/its #1/100%?.db" >"$work/out" 2>"$work/err" </dev/null || code=$?
+    verdict store_says_that_a_log_is_left "$code" 66 'where nothing may be written: part of it is in ".*100%?.db-wal"'
 else
     echo 'skip store_reads_what_it_cannot_write: needs setpriv, and programs that others may run'
 fi
