@@ -8,8 +8,8 @@
 # --shape: tinyllama, or C,L,NH,NKV,F,V.  --lengths: each an NxT, or a file of numbers (lengths.sh), of which 8 after 8 make a
 # batch; PyTorch pads it.  PyTorch is that of $VAS_PYTHON (default python3).  Ours and theirs take turns.
 #
-# Prints a table (table.awk) with the share of what multiplying allows; of further lengths, how many times the first ones' ratio theirs is; and the losses of the last pair,
-# step by step.  --figures: adds the figures to this file and prints none.
+# Prints a table (table.awk) with the share of what multiplying allows; of further lengths, how many times the first ones' ratio
+# theirs is; and the losses of the last pair, step by step.  --figures: adds the figures to this file and prints none.
 set -eu
 cd "$(dirname "$0")/../.."
 
