@@ -4,7 +4,8 @@
 #     tests/bench/scaling.sh [--rounds 3] [--threads 2] [--tokens 64] [--prompts 16] [--work build/vas] [--figures FILE]
 #
 # The base policy is that of steering.sh, in float32.  Workers answer the same prompts out of a store, 4 rollouts each, and leave;
-# their starts count.  The peer of both workers is one of them.
+# their starts count.  The peer of both workers is one of them.  The limit is what the machine allows two: as many times one of them
+# as two generators without a store, each alone with its model, are together faster than one.
 #
 # Prints a table (table.awk), and the milliseconds a token costs at each context.  --figures:
 # adds the figures to this file and prints none.
@@ -46,6 +47,20 @@ workers() {  # workers COUNT: the tokens a second of so many
     awk -v tokens="$count" -v ns=$((ended - begun)) 'BEGIN { print tokens * 1e9 / ns }'
 }
 
+generators() {  # generators COUNT: the tokens a second of so many at once
+    pids=
+    for generator in $(seq "$1"); do
+        "$BUILD/tests/bench/bench_engine" -m "$work/base" -t 1 $(yes "sample:8:16:$tokens" | head -n 8) \
+            >"$work/scaling/generator.$generator" &
+        pids="$pids $!"
+    done
+    for pid in $pids; do
+        wait "$pid"
+    done
+    cat "$work"/scaling/generator.* | awk '{ s += 1 / $2 } END { print '"$1"' * NR / s }'
+    rm "$work"/scaling/generator.*
+}
+
 round=0
 while [ $round -lt "$rounds" ]; do
     round=$((round + 1))
@@ -54,7 +69,16 @@ while [ $round -lt "$rounds" ]; do
         "$BUILD/tests/bench/bench_engine" -m "$work/base" -t "$threads" "sample:1:$context:$tokens" |
             awk -v OFS='\t' -v round=$round -v context=$context '{ print round, "after " context " tokens", "ours", $2 }' >>"$out"
     done
-    printf '%s\t2 workers of 1 thread\tours\t%s\n' $round "$(workers 2)" >>"$out"
-    printf '%s\t2 workers of 1 thread\t1 worker\t%s\n' $round "$(workers 1)" >>"$out"
+    two=$(workers 2)
+    two_generators=$(generators 2)
+    one_generator=$(generators 1)
+    one=$(workers 1)
+    awk -v OFS='\t' -v round=$round -v two="$two" -v one="$one" -v most="$two_generators" -v least="$one_generator" '
+        BEGIN {
+            what = "2 workers of 1 thread"
+            print round, what, "ours", two
+            print round, what, "1 worker", one
+            print round, what, "limit", one * most / least
+        }' >>"$out"
 done
 bench_table
