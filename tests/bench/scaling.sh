@@ -7,8 +7,7 @@
 # their starts count.  The peer of both workers is one of them.  The limit is what the machine allows two: as many times one of them
 # as two generators without a store, each alone with its model, are together faster than one.
 #
-# Prints a table (table.awk), and the milliseconds a token costs at each context.  --figures:
-# adds the figures to this file and prints none.
+# Prints a table (table.awk).  --figures: adds the figures to this file and prints none.
 set -eu
 cd "$(dirname "$0")/../.."
 
