@@ -20,6 +20,7 @@ INLINE void block_expand(enum tensor_type type, struct bytes_block *out, const u
     const size_t groups = UNIT / quant_forms[type].group_elements == 2 ? 2 : 1;
     for (size_t u = 0; u < steps; u++) {
         const unsigned char *block = block_of(type, panel, first + u), *unit = unit_of(type, block, first + u);
+        unit_ask_ahead(type, unit);
         UNROLL for (size_t j = 0; j < 8; j++) {
             __m512i codes = unit_bytes(type, unit, j);
             if (code_bias(type) != 0)

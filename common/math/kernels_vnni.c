@@ -109,6 +109,7 @@ INLINE void units_run(enum tensor_type type, float *y, size_t y_stride, const un
         UNROLL for (size_t p = 0; p < P; p++) {
             const unsigned char *block = block_of(type, panel[p], u), *unit = unit_of(type, block, u);
             __m512i codes[8];
+            unit_ask_ahead(type, unit);
             UNROLL for (size_t j = 0; j < 8; j++)
                 codes[j] = unit_bytes(type, unit, j);
             UNROLL for (size_t g = 0; g < groups; g++) {
