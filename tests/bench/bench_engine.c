@@ -1,7 +1,8 @@
 /*
  * bench_engine.c - tokens per second of sampling and steering, through the generator that rollout and decode use.
  *
- *     bench_engine -m MODEL [--tokenizer FILE] [[--trunk MODEL] --value MODEL...] [--quant TYPE] [--value-quant TYPE] [-t THREADS] CASE...
+ *     bench_engine -m MODEL [--tokenizer FILE] [[--trunk MODEL] --value MODEL...] [--quant TYPE] [--value-quant TYPE]
+ *                  [-t THREADS] CASE...
  *
  *     prompt:T            a prompt of T tokens is read
  *     sample:B:P:N        B responses of N tokens, each to a prompt of its own of P tokens

@@ -1,4 +1,5 @@
-# table.awk - a table of figures that were measured in rounds, ours beside others', from lines of ROUND, WHAT, WHOSE and FIGURE with tabs between.
+# table.awk - a table of figures that were measured in rounds, ours beside others', from lines of ROUND, WHAT, WHOSE and FIGURE with
+# tabs between.
 #
 #     awk [-v json=FILE] -f tests/bench/table.awk FIGURES
 #
