@@ -159,6 +159,17 @@ static int refuse(const struct reading *reading, const char *what, const char *w
     return -1;
 }
 
+/* PiSSA, OLoRA, CorDA and LoftQ take what the adapter begins with out of the base's weights, and PEFT does so again on loading. */
+static bool base_stays(const json_t *json)
+{
+    static const char *const kinds[] = { "gaussian", "orthogonal", "eva" };
+    const char *kind = json_string_value(json_object_get(json, "init_lora_weights"));
+    for (size_t i = 0; kind != NULL && i < COUNT_OF(kinds); i++)
+        if (strcmp(kind, kinds[i]) == 0)
+            return true;
+    return kind == NULL;
+}
+
 /* What adapter_config.json may not say, since it would change the numbers. */
 static int config_check(struct reading *reading)
 {
@@ -174,6 +185,8 @@ static int config_check(struct reading *reading)
         if (value != NULL && !json_is_null(value) && !json_is_false(value))
             return refuse(reading, others[i], "is not supported");
     }
+    if (!base_stays(json))
+        return refuse(reading, "init_lora_weights", "must be true, false, gaussian, orthogonal or eva");
     const json_t *alpha = json_object_get(json, "lora_alpha");
     if (!json_is_number(alpha))
         return refuse(reading, "lora_alpha", "must be a number");

@@ -212,6 +212,8 @@ static void test_refuses(void)
         { "{" BASE ", \"peft_type\": \"IA3\"}", "peft_type must be", EX_DATAERR },
         { "{" BASE ", \"peft_type\": \"LORA\", \"r\": 2}", "lora_alpha must be a number", EX_DATAERR },
         { "{" BASE ", \"peft_type\": \"LORA\", \"lora_alpha\": 2, \"use_dora\": true}", "use_dora is not supported", EX_DATAERR },
+        { "{" BASE ", \"peft_type\": \"LORA\", \"lora_alpha\": 2, \"init_lora_weights\": \"pissa\"}",
+          "init_lora_weights must be", EX_DATAERR },
         { "{" BASE ", \"peft_type\": \"LORA\", \"lora_alpha\": 2, \"alpha_pattern\": {\"q.*\": 1}}", "alpha_pattern must",
           EX_DATAERR },
     };
