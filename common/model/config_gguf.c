@@ -229,12 +229,17 @@ static int gguf_rope(struct model_config *config, const struct source *source)
 
 /* ---- reading ---- */
 
-/* The 27 billion model alone scales queries by C / NH instead of the head size; GGUF does not say it. */
-static void gguf_gemma2(struct model_config *config, const struct source *source)
+/* The 27 billion model alone scales queries by C / NH instead of the head size. */
+double config_gguf_attention_scale(const struct model_config *config)
 {
     enum { LAYERS_27B = 46 };
     bool large = config->layer_count == LAYERS_27B;
-    config->attention_scale = 1 / sqrt((double)(large ? config->channel_count / config->head_count : config->head_size));
+    return 1 / sqrt((double)(large ? config->channel_count / config->head_count : config->head_size));
+}
+
+static void gguf_gemma2(struct model_config *config, const struct source *source)
+{
+    config->attention_scale = config_gguf_attention_scale(config);
     source_number(source, "attn_logit_softcapping", &config->attention_cap);
     source_number(source, "final_logit_softcapping", &config->logit_cap);
 }

@@ -32,4 +32,7 @@ double config_longrope_attention(double factor, int64_t original_positions);
 /* The same for YaRN. */
 double config_yarn_attention(double factor);
 
+/* What llama.cpp multiplies Gemma-2's queries by: GGUF does not say it. */
+double config_gguf_attention_scale(const struct model_config *config);
+
 #endif

@@ -39,15 +39,6 @@ struct gguf_sources {
 
 /* ---- which tensors ---- */
 
-static void gguf_name_fill(char out[WEIGHT_NAME_SIZE], const char *pattern, int64_t layer)
-{
-    const char *gap = strstr(pattern, "%d");
-    if (gap == NULL)
-        snprintf(out, WEIGHT_NAME_SIZE, "%s", pattern);
-    else
-        snprintf(out, WEIGHT_NAME_SIZE, "%.*s%lld%s", (int)(gap - pattern), pattern, (long long)layer, gap + 2);
-}
-
 static void add_source(struct gguf_sources *sources, const struct model_config *config, const struct weights *weights,
                        enum weight_role role, int64_t layer, enum tensor_type type)
 {
@@ -56,7 +47,7 @@ static void add_source(struct gguf_sources *sources, const struct model_config *
     if (spec->gguf_name == NULL || !weights_role(weights, config, role, layer, &tensor))
         return;
     char name[WEIGHT_NAME_SIZE];
-    gguf_name_fill(name, spec->gguf_name, layer);
+    weight_name_fill(spec->gguf_name, layer, name);
     struct gguf_source *last = sources->count > 0 ? &sources->at[sources->count - 1] : NULL;
     size_t columns = (size_t)tensor.shape[tensor.rank - 1], rows = tensor_elements(&tensor) / columns;
     if (last != NULL && strcmp(last->name, name) == 0) {
@@ -115,6 +106,20 @@ static const char *key_of(struct prefixed *prefixed, const char *key)
     return prefixed->key;
 }
 
+/* What differs from YaRN's usual numbers; the scaling of cosine and sine is a multiple of the usual one. */
+static void put_yarn(struct prefixed *keys, const struct rope_scaling *rope, const char *name)
+{
+    double attention = rope->attention_factor / config_yarn_attention(rope->factor);
+    if (fabs(attention - 1) > 1e-6)
+        gguf_put_float(keys->out, key_of(keys, "rope.scaling.attn_factor"), (float)attention);
+    if (rope->beta_fast == 32 && rope->beta_slow == 1)
+        return;
+    gguf_put_float(keys->out, key_of(keys, "rope.scaling.yarn_beta_fast"), (float)rope->beta_fast);
+    gguf_put_float(keys->out, key_of(keys, "rope.scaling.yarn_beta_slow"), (float)rope->beta_slow);
+    log_event("YaRN of \"%s\" has its own ramp: llama.cpp needs --yarn-beta-fast %g --yarn-beta-slow %g", name, rope->beta_fast,
+              rope->beta_slow);
+}
+
 /* 0, or -1 when llama.cpp has no such rotary embedding, logged. */
 static int put_rope(struct prefixed *keys, const struct model_config *config, const char *name)
 {
@@ -132,6 +137,7 @@ static int put_rope(struct prefixed *keys, const struct model_config *config, co
         gguf_put_text(keys->out, key_of(keys, "rope.scaling.type"), "yarn");
         gguf_put_float(keys->out, key_of(keys, "rope.scaling.factor"), (float)rope->factor);
         gguf_put_integer(keys->out, key_of(keys, "rope.scaling.original_context_length"), (uint32_t)rope->original_positions);
+        put_yarn(keys, rope, name);
         return 0;
     case ROPE_LONGROPE:
         break;
@@ -140,13 +146,47 @@ static int put_rope(struct prefixed *keys, const struct model_config *config, co
     return -1;
 }
 
+/* Whether llama.cpp has windows in the layers in which this model has them. */
+static bool window_is_known(const struct model_config *config)
+{
+    const int64_t period = config->family == FAMILY_GEMMA2 ? 2 : config->family == FAMILY_PHI3 ? 1 : 0;
+    for (int64_t l = 0; l < config->layer_count; l++) {
+        bool taken = period > 0 && l % period == 0 && config->window < config->position_max;
+        if ((config_window(config, l) < config->position_max) != taken)
+            return false;
+    }
+    return true;
+}
+
+/* 0, or -1 when the arithmetic is another than readers take for the architecture and GGUF has no key that says so, logged. */
+static int check_arithmetic(const struct model_config *config, const char *name)
+{
+    const struct model_config *usual = &families[config->family].defaults;
+    const char *what = NULL;
+    if (config->activation != usual->activation)
+        what = "activation";
+    else if ((usual->attention_cap != 0 && config->attention_cap == 0) || (usual->logit_cap != 0 && config->logit_cap == 0))
+        what = "soft capping";
+    else if (config->attention_scale != 0
+             && fabs(config->attention_scale / config_gguf_attention_scale(config) - 1) > 1e-6)
+        what = "scale of queries";
+    if (what == NULL)
+        return 0;
+    log_error("model \"%s\" cannot be written as GGUF: nothing there says that its %s is not that of every \"%s\"", name, what,
+              families[config->family].gguf_architecture);
+    return -1;
+}
+
 static int put_config(struct gguf_out *out, const struct model_config *config, const char *name)
 {
     struct prefixed keys = { out, families[config->family].gguf_architecture, "" };
-    /* llama.cpp has no window in this architecture: within it there is no difference. */
-    bool ends_at_window = config->window > 0 && config->window < config->position_max && strcmp(keys.architecture, "llama") == 0;
+    /* Within a window that llama.cpp does not have there is no difference. */
+    bool ends_at_window = config->window > 0 && config->window < config->position_max && !window_is_known(config);
+    if (check_arithmetic(config, name) != 0)
+        return -1;
     gguf_put_text(out, "general.architecture", keys.architecture);
-    gguf_put_integer(out, key_of(&keys, "context_length"), (uint32_t)(ends_at_window ? config->window : config->position_max));
+    int64_t context = ends_at_window ? config->window : config->position_max;
+    gguf_put_integer(out, key_of(&keys, "context_length"), (uint32_t)context);
     if (ends_at_window)
         log_event("the context of \"%s\" ends at its sliding window of %lld tokens", name, (long long)config->window);
     gguf_put_integer(out, key_of(&keys, "embedding_length"), (uint32_t)config->channel_count);
@@ -165,6 +205,8 @@ static int put_config(struct gguf_out *out, const struct model_config *config, c
         gguf_put_float(out, key_of(&keys, "final_logit_softcapping"), (float)config->logit_cap);
     if (config->window > 0 && !ends_at_window)
         gguf_put_integer(out, key_of(&keys, "attention.sliding_window"), (uint32_t)config->window);
+    else if (config->family == FAMILY_GEMMA2)
+        gguf_put_integer(out, key_of(&keys, "attention.sliding_window"), (uint32_t)context);  // left out it would be 4096
     return config->learned_positions ? 0 : put_rope(&keys, config, name);
 }
 

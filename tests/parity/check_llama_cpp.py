@@ -20,9 +20,12 @@ V, C, F, L, NH, NKV, T = 50257, 64, 96, 2, 4, 2, 24
 SHAPE = dict(vocab_size=V, hidden_size=C, intermediate_size=F, num_hidden_layers=L, num_attention_heads=NH,
              num_key_value_heads=NKV, max_position_embeddings=128)
 LLAMA3 = dict(rope_type="llama3", factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=32, rope_theta=10000.0)
+YARN = dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=32, rope_theta=10000.0)
 MODELS = {
     "llama": (tf.LlamaForCausalLM, tf.LlamaConfig(**SHAPE)),
     "llama tied, Llama 3's rope": (tf.LlamaForCausalLM, tf.LlamaConfig(**SHAPE, tie_word_embeddings=True, rope_parameters=LLAMA3)),
+    "llama, YaRN's rope": (tf.LlamaForCausalLM, tf.LlamaConfig(**SHAPE, rope_parameters=YARN)),
+    "llama, YaRN without scaling": (tf.LlamaForCausalLM, tf.LlamaConfig(**SHAPE, rope_parameters=dict(YARN, attention_factor=1.0))),
     "mistral": (tf.MistralForCausalLM, tf.MistralConfig(**SHAPE, sliding_window=64)),
     "qwen2": (tf.Qwen2ForCausalLM, tf.Qwen2Config(**SHAPE)),
     "qwen3": (tf.Qwen3ForCausalLM, tf.Qwen3Config(**SHAPE, head_dim=32)),

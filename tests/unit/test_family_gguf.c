@@ -1,12 +1,17 @@
-/* test_family_gguf.c - what GGUF metadata and tensors say of each architecture, built key by key. */
+/* test_family_gguf.c - what GGUF metadata and tensors say of each architecture, built key by key, and what is written of them. */
+#include <sysexits.h>
+#include <unistd.h>
+
 #include "base/check.h"
 #include "base/log.h"
 #include "model/config.h"
 #include "model/gguf.h"
+#include "model/gguf_write.h"
 #include "model/weights.h"
 #include "../check.h"
 #include "gguf_builder.h"
 #include "stderr_text.h"
+#include "tiny_model.h"
 
 /* A value or a tensor of the file.  Keys without a dot before them get the architecture's. */
 struct piece {
@@ -275,6 +280,95 @@ static void test_messages(void)
                                   "have half a head size, 2 of at most 256, of type F32\n");
 }
 
+/* ---- written ---- */
+
+/* The config of 16 channels and 4 layers with what JSON adds. */
+static void made_config(struct model_config *config, const char *architecture, const char *more)
+{
+    char *text = memory_printf("{\"architectures\": [\"%sForCausalLM\"], \"vocab_size\": 10, \"hidden_size\": 16, "
+                               "\"num_hidden_layers\": 4, \"num_attention_heads\": 4, \"num_key_value_heads\": 4, \"head_dim\": 4, "
+                               "\"intermediate_size\": 24, \"max_position_embeddings\": 64%s}", architecture, more);
+    json_t *json = json_loads(text, 0, NULL);
+    CHECK(json != NULL && config_from_json(config, json, "made") == 0);
+    json_decref(json);
+    free(text);
+}
+
+/* What model_export_gguf says of it, "" where it wrote the file at path, which *read is then the config of. */
+static const char *export_made(const struct model_config *config, const char *path, struct model_config *read)
+{
+    struct buffer file = tiny_safetensors(config, 1);
+    struct weights *weights = weights_from_memory(file.data, file.size, "made");
+    struct gguf_out out = { 0 };
+    CHECK(weights != NULL);
+    stderr_hold();
+    int code = model_export_gguf(weights, config, "made", TENSOR_F32, &out, path);
+    const char *said = stderr_release();
+    EXPECT_INT(code, strstr(said, "cannot") != NULL ? EX_DATAERR : EX_OK);
+    if (code == EX_OK)
+        EXPECT_INT(config_open(read, path), EX_OK);
+    gguf_out_free(&out);
+    weights_close(weights);
+    free(file.data);
+    return code == EX_OK ? "" : said;
+}
+
+#define GEMMA2 "Gemma2", ", \"query_pre_attn_scalar\": 4"
+#define YARN "\"rope_scaling\": {\"rope_type\": \"yarn\", \"factor\": 4, \"original_max_position_embeddings\": 16"
+
+/*
+ * Goal: a model is written as GGUF with all that its arithmetic is, and refused where GGUF has no key for a part of it.  Its
+ * context ends at a window that llama.cpp does not have in the same layers.
+ */
+static void test_export(void)
+{
+    static const struct {
+        const char *architecture, *more, *refusal;  // refusal: "": none
+        int64_t context, windows[2];                // of even and odd layers
+    } cases[] = {
+        { "Llama", "", "", 64, { 64, 64 } },
+        { "Llama", ", \"hidden_act\": \"gelu\"", "its activation is not that of every \"llama\"", 0, { 0 } },
+        { "Llama", ", " YARN "}", "", 64, { 64, 64 } },
+        { "Llama", ", " YARN ", \"attention_factor\": 1, \"beta_fast\": 16, \"beta_slow\": 2}", "", 64, { 64, 64 } },
+        { "Mistral", ", \"sliding_window\": 8", "", 8, { 8, 8 } },
+        { "Qwen2", ", \"use_sliding_window\": true, \"sliding_window\": 8, \"max_window_layers\": 2", "", 8, { 8, 8 } },
+        { "Phi3", ", \"sliding_window\": 8, \"original_max_position_embeddings\": 64", "", 64, { 8, 8 } },
+        { GEMMA2 ", \"sliding_window\": 8", "", 64, { 8, 64 } },
+        { GEMMA2 ", \"sliding_window\": 8, \"layer_types\": [\"full_attention\", \"sliding_attention\", \"full_attention\", "
+                 "\"sliding_attention\"]", "", 8, { 8, 8 } },
+        { GEMMA2 ", \"sliding_window\": 8, \"layer_types\": [\"full_attention\", \"full_attention\", \"full_attention\", "
+                 "\"full_attention\"], \"max_position_embeddings\": 8192", "", 8192, { 8192, 8192 } },
+        { GEMMA2 ", \"attn_logit_softcapping\": null", "its soft capping is not that of every \"gemma2\"", 0, { 0 } },
+        { GEMMA2 ", \"attn_logit_softcapping\": 7, \"final_logit_softcapping\": 9", "", 64, { 64, 64 } },
+        { "Gemma2", ", \"query_pre_attn_scalar\": 9", "its scale of queries is not that of every \"gemma2\"", 0, { 0 } },
+    };
+    char directory[64];
+    test_directory(directory, sizeof directory);
+    char *path = memory_printf("%s/made.gguf", directory);
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        struct model_config config, read;
+        made_config(&config, cases[i].architecture, cases[i].more);
+        const char *said = export_made(&config, path, &read);
+        EXPECT(cases[i].refusal[0] == '\0' ? said[0] == '\0' : strstr(said, cases[i].refusal) != NULL);
+        if (said[0] != '\0')
+            continue;
+        EXPECT_INT(read.position_max, cases[i].context);
+        for (int64_t l = 0; l < read.layer_count; l++)
+            EXPECT_INT(config_window(&read, l), cases[i].windows[l % 2]);
+        EXPECT_INT(read.activation, config.activation);
+        EXPECT_NEAR(read.attention_scale, config.attention_scale, 1e-6);
+        EXPECT_NEAR(read.attention_cap, config.attention_cap, 1e-6);
+        EXPECT_NEAR(read.logit_cap, config.logit_cap, 1e-6);
+        EXPECT_INT(read.rope.kind, config.rope.kind);
+        EXPECT_NEAR(read.rope.attention_factor, config.rope.attention_factor, 1e-6);
+        EXPECT_NEAR(read.rope.beta_fast, config.rope.beta_fast, 1e-6);
+        EXPECT_NEAR(read.rope.beta_slow, config.rope.beta_slow, 1e-6);
+    }
+    remove(path);
+    rmdir(directory);
+    free(path);
+}
+
 int main(void)
 {
     log_open("test_family_gguf", -1);
@@ -286,5 +380,6 @@ int main(void)
     RUN(test_refusals);
     RUN(test_tensors);
     RUN(test_messages);
+    RUN(test_export);
     return tests_end();
 }
