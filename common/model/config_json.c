@@ -592,8 +592,8 @@ static void window_to_json(json_t *json, const struct model_config *config)
     case FAMILY_PHI3:
         json_put(json, "sliding_window", window_or_null(config));
         break;
-    case FAMILY_GEMMA2:
-        json_put(json, "sliding_window", window_or_null(config));
+    case FAMILY_GEMMA2:  // which transformers wants to have a number, though no layer may use it
+        json_put(json, "sliding_window", json_integer(config->window > 0 ? config->window : config->position_max));
         json_put(json, "layer_types", layer_types_to_json(config));
         break;
     case FAMILY_QWEN2:

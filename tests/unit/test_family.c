@@ -168,6 +168,12 @@ static void test_windows(void)
     EXPECT_INT(READ_CHANGED(&config, "gemma2_capped", { "layer_types",
         "[\"sliding_attention\", \"full_attention\", \"full_attention\"]" }), 0);
     EXPECT(config_window(&config, 0) == 4 && config_window(&config, 1) == 32 && config_window(&config, 2) == 32);
+    EXPECT_INT(READ_CHANGED(&config, "gemma2_capped", { "layer_types",
+        "[\"full_attention\", \"full_attention\", \"full_attention\"]" }), 0);
+    EXPECT_INT(config.window, 0);
+    json_t *json = config_to_json(&config);
+    EXPECT_INT(json_integer_value(json_object_get(json, "sliding_window")), 32);  // transformers refuses null
+    json_decref(json);
     EXPECT_INT(READ_CHANGED(&config, "qwen2_window", { "layer_types", NULL }, { "max_window_layers", "3" }), 0);
     EXPECT_INT(config.window, 0);
     EXPECT_INT(READ_CHANGED(&config, "qwen2_window", { "layer_types", NULL }, { "use_sliding_window", NULL }), 0);
