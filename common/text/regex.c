@@ -3,6 +3,7 @@
 
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -25,11 +26,16 @@ struct regex {
 
 /*
  * PCRE2's own \s also holds U+180E; its \w lacks marks and connectors, and holds numbers that are not digits.  The
- * code points are what Oniguruma adds: fractions and superscripts of Latin-1, letters in circles and squares.
+ * code points are what Oniguruma adds: to \w letters in circles and squares, and fractions and superscripts of Latin-1 where it
+ * does not stand between brackets; to letters and small letters those that are so since Unicode 15 and 16.
  */
 #define SPACE_CLASS "\\t-\\r \\x{85}\\p{Z}"
-#define WORD_MORE "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}\\x{24b6}-\\x{24e9}\\x{1f130}-\\x{1f149}\\x{1f150}-\\x{1f169}" \
-    "\\x{1f170}-\\x{1f189}"
+#define WORD_MORE "\\x{24b6}-\\x{24e9}\\x{1f130}-\\x{1f149}\\x{1f150}-\\x{1f169}\\x{1f170}-\\x{1f189}"
+#define WORD_ALONE "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}"
+#define ALPHA_MORE "\\p{Alphabetic}\\x{363}-\\x{36f}\\x{897}\\x{c04}\\x{cf3}\\x{f82}-\\x{f83}\\x{1dd3}-\\x{1de6}\\x{10d69}" \
+    "\\x{10efc}\\x{11080}-\\x{11081}\\x{11241}\\x{113b8}-\\x{113c0}\\x{113c2}\\x{113c5}\\x{113c7}-\\x{113ca}\\x{113cc}-\\x{113cd}" \
+    "\\x{11f00}-\\x{11f01}\\x{11f03}\\x{11f34}-\\x{11f3a}\\x{11f3e}-\\x{11f40}\\x{1611e}-\\x{1612e}\\x{1e08f}"
+#define LOWER_MORE "\\p{Lowercase}\\x{10fc}\\x{a7f2}-\\x{a7f4}\\x{ab69}\\x{1e030}-\\x{1e06d}"
 
 struct newer {
     uint32_t first, last;
@@ -47,35 +53,97 @@ static void append_category(struct buffer *out, const char *name, size_t size)
     }
 }
 
-/* The size of "\p{L}", "\P{Lu}" or "\p{^L}" at the start of text, with what it says; 0: another property, or none. */
-static size_t read_category(const char *text, size_t size, const char **name, size_t *name_size, bool *negated)
+/* The size of "\p{L}", "\P{Lu}" or "\p{^Han}" at the start of text, with what it says; 0: it is no property. */
+static size_t read_property(const char *text, size_t size, const char **name, size_t *name_size, bool *negated)
 {
-    static const char majors[] = "LMNPSZC";
     if (size < 5 || (text[1] != 'p' && text[1] != 'P') || text[2] != '{')
         return 0;
     bool caret = text[3] == '^';
     *name = text + 3 + caret;
     const char *end = memchr(*name, '}', (size_t)(text + size - *name));
-    *name_size = end != NULL ? (size_t)(end - *name) : 0;
-    *negated = caret != (text[1] == 'P');
-    if (*name_size < 1 || *name_size > 2 || memchr(majors, **name, sizeof majors - 1) == NULL)
+    if (end == NULL)
         return 0;
+    *name_size = (size_t)(end - *name);
+    *negated = caret != (text[1] == 'P');
     return (size_t)(end + 1 - text);
 }
 
-/* The class that an escape stands for, as what stands between brackets. */
-static void append_class(struct buffer *out, char letter)
+static bool is_category(const char *name, size_t size)
 {
-    static const char *const word_categories[] = { "L", "M", "Nd", "Nl", "Pc" };
-    if (letter == 's') {
-        buffer_append(out, SPACE_CLASS, strlen(SPACE_CLASS));
-    } else if (letter == 'd') {
-        append_category(out, "Nd", 2);
-    } else {
-        for (size_t i = 0; i < COUNT_OF(word_categories); i++)
-            append_category(out, word_categories[i], strlen(word_categories[i]));
-        buffer_append(out, WORD_MORE, strlen(WORD_MORE));
+    static const char majors[] = "LMNPSZC";
+    return (size == 1 || size == 2) && memchr(majors, *name, sizeof majors - 1) != NULL;
+}
+
+/* A script is its own characters here; PCRE2 means by its name alone also those that it shares. */
+static bool is_script(const char *name, size_t size)
+{
+    enum { SCRIPT_SIZE_MAX = 32 };
+    char pattern[SCRIPT_SIZE_MAX + 8];
+    int error;
+    PCRE2_SIZE where;
+    if (size < 3 || size > SCRIPT_SIZE_MAX)
+        return false;
+    int pattern_size = snprintf(pattern, sizeof pattern, "\\p{sc:%.*s}", (int)size, name);
+    pcre2_code *code = pcre2_compile((PCRE2_SPTR)pattern, (size_t)pattern_size, PCRE2_UTF, &error, &where, NULL);
+    pcre2_code_free(code);
+    return code != NULL;
+}
+
+/* Classes that Oniguruma reads otherwise: as an escape, as a bracket, and what stands for them between brackets. */
+static const struct class {
+    char letter;
+    const char *bracket, *categories[5], *more, *alone;  // alone: more as an escape that does not stand between brackets
+} classes[] = {
+    { 's', "[:space:]", { NULL }, SPACE_CLASS, "" },
+    { 'd', "[:digit:]", { "Nd" }, "", "" },
+    { 'w', "[:word:]", { "L", "M", "Nd", "Nl", "Pc" }, WORD_MORE, WORD_ALONE },
+    { 'h', "[:xdigit:]", { NULL }, "0-9A-Fa-f", "" },
+    { 0, "[:alpha:]", { "L", "Nl" }, ALPHA_MORE, "" },
+    { 0, "[:alnum:]", { "L", "Nl", "Nd" }, ALPHA_MORE, "" },
+    { 0, "[:punct:]", { "P", "S" }, "", "" },
+    { 0, "[:blank:]", { "Zs" }, "\\t", "" },
+    { 0, "[:upper:]", { "Lu" }, "\\p{Uppercase}", "" },
+    { 0, "[:lower:]", { "Ll" }, LOWER_MORE, "" },
+};
+
+static void append_class(struct buffer *out, const struct class *class, bool alone)
+{
+    for (size_t i = 0; i < COUNT_OF(class->categories) && class->categories[i] != NULL; i++)
+        append_category(out, class->categories[i], strlen(class->categories[i]));
+    buffer_append(out, class->more, strlen(class->more));
+    buffer_append(out, class->alone, alone ? strlen(class->alone) : 0);
+}
+
+static const struct class *class_of_letter(char letter)
+{
+    size_t i = 0;
+    while (classes[i].letter != 0 && classes[i].letter != letter)
+        i++;
+    return classes[i].letter != 0 ? &classes[i] : NULL;
+}
+
+/* The class of "[:punct:]" or its like at the start of text; NULL: it means the same to PCRE2. */
+static const struct class *class_of_bracket(const char *text, size_t size)
+{
+    for (size_t i = 0; i < COUNT_OF(classes); i++) {
+        size_t bracket_size = strlen(classes[i].bracket);
+        if (size >= bracket_size && memcmp(text, classes[i].bracket, bracket_size) == 0)
+            return &classes[i];
     }
+    return NULL;
+}
+
+/* Where a word begins or ends, or negated where none does, by the characters of \w. */
+static void append_boundary(struct buffer *out, bool negated)
+{
+    static const char *const parts[2][4] = {
+        { "(?:(?<=[", "])(?![", "])|(?<![", "])(?=[" }, { "(?:(?<=[", "])(?=[", "])|(?<![", "])(?![" },
+    };
+    for (size_t i = 0; i < COUNT_OF(parts[0]); i++) {
+        buffer_append(out, parts[negated][i], strlen(parts[negated][i]));
+        append_class(out, class_of_letter('w'), true);
+    }
+    buffer_append(out, "]))", 3);
 }
 
 /*
@@ -86,9 +154,18 @@ static size_t translate_escape(struct buffer *out, const char *text, size_t size
 {
     const char *name = "";
     size_t name_size = 0;
-    bool negated = strchr("SWD", text[1]) != NULL;
-    size_t taken = read_category(text, size, &name, &name_size, &negated);
-    bool known = taken > 0 || strchr("sSwWdD", text[1]) != NULL;
+    bool negated = strchr("SWDH", text[1]) != NULL;
+    const struct class *class = class_of_letter((char)(text[1] | 0x20));
+    size_t taken = read_property(text, size, &name, &name_size, &negated);
+    if (is_script(name, name_size)) {
+        buffer_printf(out, "\\%c{sc:%.*s}", negated ? 'P' : 'p', (int)name_size, name);
+        return taken;
+    }
+    if (!in_class && (text[1] == 'b' || text[1] == 'B')) {
+        append_boundary(out, text[1] == 'B');
+        return 2;
+    }
+    bool known = taken > 0 ? is_category(name, name_size) : class != NULL;
     taken = taken > 0 ? taken : 2;
     if (!known || (in_class && negated)) {
         buffer_append(out, text, taken);
@@ -99,7 +176,7 @@ static size_t translate_escape(struct buffer *out, const char *text, size_t size
     if (taken > 2)
         append_category(out, name, name_size);
     else
-        append_class(out, (char)(text[1] | 0x20));
+        append_class(out, class, !in_class);
     if (!in_class)
         buffer_append(out, "]", 1);
     return taken;
@@ -109,6 +186,7 @@ static size_t translate_escape(struct buffer *out, const char *text, size_t size
 static int translate(struct buffer *out, const char *pattern, size_t size, const char **what)
 {
     bool in_class = false;
+    const struct class *class;
     size_t class_start = 0;
     for (size_t i = 0; i < size; i++) {
         char c = pattern[i];
@@ -124,6 +202,13 @@ static int translate(struct buffer *out, const char *pattern, size_t size, const
         } else if (in_class && c == '[' && i + 1 < size && pattern[i + 1] != ':') {
             *what = "a character class inside a character class";
             return -1;
+        } else if (in_class && c == '[' && i + 2 < size && pattern[i + 2] == '^') {
+            *what = "a negated bracket, [:^";
+            return -1;
+        } else if (in_class && c == '[' && (class = class_of_bracket(pattern + i, size - i)) != NULL) {
+            append_class(out, class, false);
+            i += strlen(class->bracket) - 1;
+            continue;
         } else if (in_class && c == '&' && i + 1 < size && pattern[i + 1] == '&') {
             *what = "an intersection of character classes";
             return -1;

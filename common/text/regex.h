@@ -1,8 +1,9 @@
 /*
  * regex.h - the regular expressions of pre-tokenizers: Oniguruma's language as the tokenizers library uses it, run by PCRE2.
  *
- * What the two read differently is translated: \s, \w, \d and \p{L} and its like stand for the same characters as there, which
- * knows Unicode 16, ^ and $ for the ends of lines.  Nested and intersected character classes are refused.
+ * What the two read differently is translated: \s, \w, \d, \h, \p{L}, \p{Han}, [:punct:] and their like stand for the same
+ * characters as there, which knows Unicode 16, \b for the ends of words of these, ^ and $ for the ends of lines.  Nested,
+ * intersected and negated ([:^) character classes are refused.  A script lacks the characters that are newer than PCRE2.
  */
 #ifndef TEXT_REGEX_H
 #define TEXT_REGEX_H

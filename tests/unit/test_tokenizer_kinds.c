@@ -239,6 +239,15 @@ static void test_pretokenizers(void)
     expect_words("{'type':'Split','pattern':{'Regex':'[^\\\\p{L}\\\\s]|\\\\P{L}'},'behavior':'Isolated'}",
                  "a\xf0\xb1\x8d\x90- b",
                  "[a\xf0\xb1\x8d\x90][-][ ][b]");
+    // What the library reads otherwise than PCRE2: symbols are punctuation, a comma that Han shares is not Han's, \h is a digit to
+    // base 16, a mark ends no word, and a superscript is of a word, but not between brackets.
+    expect_words("{'type':'Split','pattern':{'Regex':'[[:punct:]]'},'behavior':'Isolated'}", "a\xc2\xa3,b", "[a][\xc2\xa3][,][b]");
+    expect_words("{'type':'Split','pattern':{'Regex':'\\\\p{Han}'},'behavior':'Isolated'}", "\xe4\xb8\xad\xe3\x80\x81" "b",
+                 "[\xe4\xb8\xad][\xe3\x80\x81" "b]");
+    expect_words("{'type':'Split','pattern':{'Regex':'\\\\h+'},'behavior':'Isolated'}", "xyfa 9", "[xy][fa][ ][9]");
+    expect_words("{'type':'Split','pattern':{'Regex':'\\\\b'},'behavior':'Isolated'}", "ed\xcc\x80 f", "[ed\xcc\x80][ ][f]");
+    expect_words("{'type':'Split','pattern':{'Regex':'[\\\\w]+|\\\\w'},'behavior':'Isolated'}", "a\xc2\xb2\xc2\xb2",
+                 "[a][\xc2\xb2][\xc2\xb2]");
 }
 
 /* Goal: "first" puts the mark before what begins the text itself, as the library counts: not where a normalizer dropped it. */
@@ -403,6 +412,7 @@ static void test_refusals(void)
         "{" WORDS ",'normalizer':{'type':'Precompiled','precompiled_charsmap':7}}",
         "{" WORDS ",'normalizer':{'type':'Replace','pattern':{'Regex':'('},'content':''}}",
         "{" WORDS ",'normalizer':{'type':'Replace','pattern':{'Regex':7},'content':''}}",
+        "{" WORDS ",'normalizer':{'type':'Replace','pattern':{'Regex':'[[:^punct:]]'},'content':''}}",
         "{" WORDS ",'normalizer':{'type':'Replace','pattern':{'Regex':'^'},'content':''}}",
         "{" WORDS ",'normalizer':{'type':'Sequence'}}", "{" WORDS ",'normalizer':{'type':'Odd'}}",
         "{" WORDS ",'normalizer':{}}",
