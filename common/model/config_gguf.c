@@ -224,6 +224,11 @@ static int gguf_rope(struct model_config *config, const struct source *source)
         log_error("model \"%s\": it has rotary factors and another scaling by %g, only one is supported", source->name, factor);
         return -1;
     }
+    if (rope->kind != ROPE_YARN && rope->kind != ROPE_LONGROPE && attention_factor != 0 && attention_factor != 1) {
+        log_error("model \"%s\": %s.rope.scaling.attn_factor is %g, without yarn or rotary factors only 1 is supported",
+                  source->name, source->architecture, attention_factor);
+        return -1;
+    }
     return 0;
 }
 
