@@ -47,6 +47,16 @@ static void progress_note(struct progress *progress, const struct step_metrics *
     snprintf(progress->note, sizeof progress->note, "loss=%.4f lr=%.2g", metrics->loss, metrics->learning_rate);
 }
 
+/* Adam moves values by little in a step, however far they have to go. */
+static void say_far_targets(const struct step_metrics *first)
+{
+    enum { FAR = 10 };
+    double distance = sqrt(2 * first->loss);  // the root mean square
+    if (distance > FAR)
+        log_event("targets are %.3g away from the values that training begins with, which takes long to come near;"
+                  " 'reward --scale' makes scores smaller", distance);
+}
+
 static int compute_step(struct learner *learner, const struct example *batch, size_t count, struct step_metrics *metrics)
 {
     enum effort before = effort_enter(EFFORT_COMPUTE);
@@ -54,6 +64,8 @@ static int compute_step(struct learner *learner, const struct example *batch, si
     int result = team_step(learner, batch, count, metrics);
     edge_background_end(learner->edge);
     effort_enter(before);
+    if (result == 0 && learner->options.objective == OBJECTIVE_VALUE && trainer_steps(learner->trainer) == 1)
+        say_far_targets(metrics);
     return result;
 }
 

@@ -61,9 +61,16 @@ store_down
 
 # ---- adapters ----
 
-tokenize -q -m "$tiny/base" "$scratch/prompts.jsonl" | rollout -q -m "$tiny/base" -n 4 --max-new-tokens 24 |
-    reward -q --name kind --lexicon pipelines/kind.txt >"$scratch/scored"
+tokenize -q -m "$tiny/base" "$scratch/prompts.jsonl" | rollout -q -m "$tiny/base" -n 4 --max-new-tokens 24 >"$scratch/rollouts"
+reward -q --name kind --lexicon pipelines/kind.txt <"$scratch/rollouts" >"$scratch/scored"
 value-target -q <"$scratch/scored" >"$scratch/targets"
+for scale in 1 100; do
+    reward -q --name one --exec 'while read -r _; do echo 1; done' --scale $scale <"$scratch/rollouts" | value-target -q |
+        train -m "$tiny/base" --batch 8 --epochs 1 -o "$scratch/scaled" 2>"$scratch/scale_$scale.err"
+done
+! grep -q 'away from the values' "$scratch/scale_1.err" && grep -q "'reward --scale'" "$scratch/scale_100.err" &&
+    ok "targets that are far from all values are spoken of" ||
+    not_ok "of scores a hundred times as large train says $(cat "$scratch/scale_100.err")"
 train_lora() {  # NAME
     train -q -m "$tiny/base" --batch 8 --epochs 60 --checkpoint-every 5 --lora 4 -o "$scratch/$1" <"$scratch/targets"
 }
