@@ -14,8 +14,8 @@
 #   --work DIR              where store, value model and report go (default: vas-work)
 #   --value-model DIR|FILE  what the value model starts from (default: the base policy)
 #   --run NAME              name of the training run (default: the reward's)
-#   --format, --field, --eval-fraction   as in tokenize (default --eval-fraction 0.1 where lines name no split; with 0 and
-#                           no eval prompts it ends when the value model is trained)
+#   --format, --field, --chat, --eval-fraction   as in tokenize (default --eval-fraction 0.1 where lines name no split; with 0
+#                           and no eval prompts it ends when the value model is trained)
 #   --samples N             rollouts for each training prompt (default 8)
 #   --eval-samples N        responses for each eval prompt and policy (default 8)
 #   --base-samples N        the same for the base policy, which best-of-n needs more of (default 16)
@@ -47,7 +47,7 @@ work=$(cd "$work" && pwd)
 
 store_start
 say "store $work/store.db"
-foreground tokenize tokenize -m "$model" ${format:+--format "$format"} ${field:+--field "$field"} \
+foreground tokenize tokenize -m "$model" ${format:+--format "$format"} ${field:+--field "$field"} ${chat:+--chat "$chat"} \
     --eval-fraction "$eval_fraction" "$prompts"
 eval_prompts=$(store status --db "$work/store.db" | awk '$1 == "tokenize" && $3 == "eval" { print $4 }')
 case $eval_prompts,$eval_fraction in

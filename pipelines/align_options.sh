@@ -2,7 +2,7 @@
 #
 # Source it, call option_take for each option with its argument, then options_settle.
 
-model= prompts= reward=reward scale=1 work=vas-work value_model= run= format= field=
+model= prompts= reward=reward scale=1 work=vas-work value_model= run= format= field= chat=
 eval_fraction=0.1 samples=8 eval_samples=8 base_samples=16 max_new_tokens=128 betas='1 3 10'
 epochs=2 batch=32 lr=1e-3 schedule=cosine refresh=2 lambda=0.95 checkpoint_every=50 seed=0 reward_kind= reward_source=
 reward_label= reward_join= reward_truncate= reward_quant=
@@ -34,6 +34,7 @@ option_take() {  # OPTION ARGUMENT
     --run) run=$2 ;;
     --format) format=$2 ;;
     --field) field=$2 ;;
+    --chat) chat=$2 ;;
     --eval-fraction) eval_fraction=$2 ;;
     --samples) samples=$2 ;;
     --eval-samples) eval_samples=$2 ;;

@@ -96,7 +96,7 @@ lib_judge() {
         say "$1 failed with code $2"
         if [ "$1" != "${lib_front:-}" ] && [ -f "$work/log/$1" ]; then
             say "its last words, from $work/log/$1:"
-            tail -n 3 "$work/log/$1" >&2
+            tail -n 5 "$work/log/$1" >&2
         fi
         exit "$2" ;;
     esac

@@ -19,6 +19,7 @@ run() {
     name=$1 limit=$2
     shift 2
     case $name in *"$pattern"*) ;; *) return ;; esac
+    : >"$work/matched"
     code=0
     timeout -k 10 "$limit" "$@" >"$work/out" 2>"$work/err" </dev/null || code=$?
     grep -E '^(ok|not ok|skip) ' "$work/out" >"$work/mine" || :
@@ -73,6 +74,7 @@ if pipelines/setup.sh help >&2 && build "gcc, warnings are errors" make -s \
         run "$script" 900 sh "$script"
     done
     fuzz_all build-test 2000
+    [ -f "$work/matched" ] || echo "not ok run.sh: no test has \"$pattern\" in its path" >>"$work/lines"
 else
     echo "not ok build" >>"$work/lines"
 fi

@@ -38,12 +38,22 @@ json_t *json_read(const char *path)
     return json;
 }
 
-char *json_text(const json_t *json)
+static char *json_print(const json_t *json, size_t flags)
 {
-    char *text = json_dumps(json, JSON_COMPACT | JSON_SORT_KEYS | JSON_ENCODE_ANY);
+    char *text = json_dumps(json, JSON_COMPACT | JSON_SORT_KEYS | JSON_ENCODE_ANY | flags);
     if (text == NULL) {
         log_error("out of memory: could not print JSON");
         exit(EX_OSERR);
     }
     return text;
+}
+
+char *json_text(const json_t *json)
+{
+    return json_print(json, 0);
+}
+
+char *json_text_readable(const json_t *json)
+{
+    return json_print(json, JSON_REAL_PRECISION(15));
 }

@@ -17,5 +17,7 @@ json_t *json_read(const char *path);
 
 /* Compact, keys sorted: equal values give equal bytes.  The caller frees. */
 char *json_text(const json_t *json);
+/* The same for people: 0.95 as it was typed, not the 0.94999999999999996 that it is. */
+char *json_text_readable(const json_t *json);
 
 #endif

@@ -37,6 +37,7 @@ static const char head[] =
     "th, td { text-align: right; padding: .22rem .9rem .22rem 0; border-bottom: 1px solid var(--grid); white-space: nowrap; }\n"
     "th { font-weight: 600; color: var(--quiet); font-size: .85rem; } th:first-child, td:first-child { text-align: left; }\n"
     "tr.best td { color: var(--quiet); } table.settings td:nth-child(2) { min-width: 8rem; }\n"
+    "table.settings td:first-child { white-space: nowrap; }\n"
     "table.settings td, table.settings th { text-align: left; white-space: normal; overflow-wrap: anywhere; vertical-align: top;"
     " }\ncode { font: .82rem/1.5 ui-monospace, monospace; overflow-wrap: anywhere; }\n"
     ".legend { display: flex; flex-wrap: wrap; gap: .2rem 1.4rem; margin: .3rem 0; font-size: .88rem; }\n"
@@ -205,7 +206,7 @@ static void settings_row(struct buffer *out, const char *kind, const char *name,
     void *at = json_object_iter((json_t *)(size_t)object);
     for (; at != NULL; at = json_object_iter_next((json_t *)(size_t)object, at)) {
         const json_t *value = json_object_iter_value(at);
-        char *text = json_is_string(value) ? memory_text(json_string_value(value)) : json_text(value);
+        char *text = json_is_string(value) ? memory_text(json_string_value(value)) : json_text_readable(value);
         buffer_printf(out, "%s<span class=\"quiet\">", separator);
         html_text(out, json_object_iter_key(at));
         buffer_printf(out, "</span>&nbsp;<code>");

@@ -42,6 +42,11 @@ check "with --eval-fraction 0 it trains only" pipelines/align.sh -m $hh/base --v
     --max-new-tokens 8 --epochs 1
 check "and leaves a value model" test -f "$scratch/train/value-reward/model.safetensors"
 
+echo '{"messages": [{"role": "user", "content": "How do I bake bread?"}]}' >"$scratch/messages.jsonl"
+check "messages in the format that --chat names" pipelines/align.sh -m $hh/base --value-model $hh/value \
+    --lexicon pipelines/kind.txt --chat hh --prompts "$scratch/messages.jsonl" --eval-fraction 0 --work "$scratch/messages" \
+    --samples 4 --max-new-tokens 8 --epochs 1
+
 # ---- killed and started again, in a store ----
 
 VAS_STORE=ipc://$scratch/store.sock

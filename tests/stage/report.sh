@@ -89,6 +89,7 @@ page_is_whole "their page is whole"
 says "a policy without scores is named" '^without any score: long 5$' "$scratch/text"
 says "samples stand side by side" '^\[base: .*\[long 30: ' "$scratch/text"
 says "the page has the points" 'β 30' "$scratch/page.html"
+says "settings are shown as they were typed" 'scale</span>&nbsp;<code>0\.1</code>' "$scratch/page.html"
 awk '/^base/ { b = NR } /^best of 2/ { n = NR } /^long 2 / { s = NR } /^long 30/ { t = NR }
     END { exit !(b && b < n && n < s && s < t) }' "$scratch/text" &&
     ok "base, best of n, steered by KL" || not_ok "base, best of n, steered by KL: $(cut -c1-20 "$scratch/text" | tr '\n' '|')"
