@@ -53,18 +53,21 @@ static void take_key(void *of, const char *key)
     }
 }
 
-/* The list's files, one after the other: (count) paths, freed by the caller. */
-static char **list_files(const char *path, size_t *count)
+/* The list's files, one after the other: (count) paths, freed by the caller.  0, or -1 with errno and none of them. */
+static int list_files(const char *path, char ***paths, size_t *count)
 {
     char **files = NULL;
+    *paths = NULL;
     *count = 0;
     if (!file_is_directory(path)) {
-        files = memory_alloc(1, sizeof *files);
-        files[(*count)++] = memory_text(path);
-        return files;
+        *paths = memory_alloc(1, sizeof **paths);
+        (*paths)[(*count)++] = memory_text(path);
+        return 0;
     }
     struct dirent **entries;
     int found = scandir(path, &entries, NULL, alphasort);
+    if (found < 0)
+        return -1;
     for (int i = 0; i < found; i++) {
         size_t size = strlen(entries[i]->d_name);
         if (size > 4 && strcmp(entries[i]->d_name + size - 4, ".pub") == 0) {
@@ -73,9 +76,9 @@ static char **list_files(const char *path, size_t *count)
         }
         free(entries[i]);
     }
-    if (found >= 0)
-        free(entries);
-    return files;
+    free(entries);
+    *paths = files;
+    return 0;
 }
 
 static void files_free(char **files, size_t count)
@@ -90,8 +93,10 @@ static void list_look(const char *path, char key[KEY_SIZE])
 {
     struct digest digest;
     size_t count;
-    char **files = list_files(path, &count);
+    char **files;
+    int unread = list_files(path, &files, &count);
     digest_init(&digest);
+    digest_add(&digest, &unread, sizeof unread);
     for (size_t i = 0; i < count; i++) {
         struct stat status = { 0 };
         int missing = stat(files[i], &status);
@@ -110,8 +115,8 @@ static void list_look(const char *path, char key[KEY_SIZE])
 static int list_read(const char *path, struct map *keys)
 {
     size_t count;
-    char **files = list_files(path, &count);
-    int result = file_exists(path) ? 0 : -1;
+    char **files;
+    int result = list_files(path, &files, &count) == 0 && file_exists(path) ? 0 : -1;
     if (result != 0)
         log_error("cannot read the list of allowed keys \"%s\": %s", path, strerror(errno));
     for (size_t i = 0; i < count && result == 0; i++) {
