@@ -20,9 +20,13 @@
 
 enum { LONG_BASE = 256, LONG_VERSION = 10000 };
 
+static const char *asked_command;  // whose options were read last; NULL: the program has none
+
 _Noreturn static void refuse_end(void)
 {
-    log_hint("see '%s --help'", strncmp(log_program(), "vas-", 4) == 0 ? log_program() + 4 : log_program());
+    const char *program = log_program();
+    program += strncmp(program, "vas-", 4) == 0 ? 4 : 0;
+    log_hint("see '%s --help'", asked_command != NULL ? asked_command : program);
     exit(EX_USAGE);
 }
 
@@ -134,6 +138,7 @@ int options_parse(const struct option_usage *usage, const struct option_spec *sp
                   int argc, char **argv)
 {
     log_open(usage->program, 0);
+    asked_command = usage->command;
     struct option *table = memory_alloc(spec_count + 5, sizeof *table);
     char letters[256] = ":", *letter = letters + 1;
     size_t table_count = 0;

@@ -36,6 +36,7 @@ struct option_spec {
 
 struct option_usage {
     const char *program;   // "vas-rollout": how messages name it
+    const char *command;   // "store serve", where the program has commands with help of their own; else NULL
     const char *example;   // a command that works, first line of the help; may be several lines
     const char *synopsis;  // "rollout -m MODEL [options]"
     const char *summary;   // what it takes and gives
@@ -49,7 +50,7 @@ struct option_usage {
 int options_parse(const struct option_usage *usage, const struct option_spec *specs, size_t spec_count,
                   int argc, char **argv);
 
-/* Prints "hint: see 'PROGRAM --help'" and exits 64; for mistakes that options_parse cannot see. */
+/* Prints "hint: see 'PROGRAM --help'", or the command's, and exits 64; for mistakes that options_parse cannot see. */
 _Noreturn void options_refuse(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 #define VAS_VERSION "0.1.0"

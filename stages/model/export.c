@@ -63,6 +63,7 @@ int model_export_command(int argc, char **argv)
     };
     static const struct option_usage usage = {
         .program = "vas-model",
+        .command = "model export",
         .example = "model export -m value/ -o value.gguf --type q8_0",
         .synopsis = "model export -m MODEL -o DIR|FILE.gguf [--type TYPE]",
         .summary = "Writes the same model in another format, with its tokenizer: what transformers or llama.cpp read.",

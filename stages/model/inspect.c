@@ -276,6 +276,7 @@ int model_inspect_command(int argc, char **argv)
     };
     static const struct option_usage usage = {
         .program = "vas-model",
+        .command = "model inspect",
         .example = "model inspect TinyLlama-1.1B",
         .synopsis = "model inspect PATH...",
         .summary = "Says what a model directory or file is, and whether everything in it is understood.",

@@ -73,6 +73,7 @@ int command_serve(int argc, char **argv)
     };
     static const struct option_usage usage = {
         .program = "vas-store",
+        .command = "store serve",
         .example = "store serve --db vas.db",
         .synopsis = "store serve --db FILE [--listen ENDPOINT]... [--key FILE --allow FILE|DIR]",
         .summary = "Keeps prompts, rollouts, scores, targets and checkpoints, and gives workers what is missing.\n"
@@ -201,6 +202,7 @@ int command_status(int argc, char **argv)
     };
     static const struct option_usage usage = {
         .program = "vas-store",
+        .command = "store status",
         .example = "store status --db vas.db",
         .synopsis = "store status --db FILE | -s ENDPOINT [--json] [--watch [SECONDS]]",
         .summary = "For each stage and key how many outputs are there, are missing, and were given up; while a store serves, also"
@@ -268,6 +270,7 @@ int command_export(int argc, char **argv)
     };
     static const struct option_usage usage = {
         .program = "vas-store",
+        .command = "store export",
         .example = "store export --db vas.db --policy base --reward vader > rollouts.jsonl",
         .synopsis = "store export --db FILE [--policy NAME] [--reward NAME] [--split NAME]",
         .summary = "Prints rollouts as JSON lines: prompt, response, policy, split, sample, stopped, tokens, and where known"
@@ -307,6 +310,7 @@ int command_backup(int argc, char **argv)
     };
     static const struct option_usage usage = {
         .program = "vas-store",
+        .command = "store backup",
         .example = "store backup --db vas.db -o vas-monday.db",
         .synopsis = "store backup --db FILE -o COPY",
         .summary = "Copies a store, also while it is served, as it is at this moment.  The copy appears whole or not at all; 'store"
@@ -347,6 +351,7 @@ int command_retry(int argc, char **argv)
     };
     static const struct option_usage usage = {
         .program = "vas-store",
+        .command = "store retry",
         .example = "store retry --db vas.db --stage reward",
         .synopsis = "store retry --db FILE [--stage STAGE] [--name NAME]",
         .summary = "Offers items again that were given up after 4 attempts.  Works beside a store that is serving.",
@@ -380,6 +385,7 @@ int command_digest(int argc, char **argv)
     };
     static const struct option_usage usage = {
         .program = "vas-store",
+        .command = "store digest",
         .example = "store digest --db vas.db",
         .synopsis = "store digest --db FILE",
         .summary = "Prints one SHA-256 of everything that was made, in the order of its keys: equal content, equal digest, however"

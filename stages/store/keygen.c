@@ -12,6 +12,7 @@ int command_keygen(int argc, char **argv)
     };
     static const struct option_usage usage = {
         .program = "vas-store",
+        .command = "store keygen",
         .example = "store keygen -o worker",
         .synopsis = "store keygen -o FILE",
         .summary = "Makes a key pair.  FILE is for its owner only (--key), FILE.pub for the other side: workers get the store's\n"

@@ -74,6 +74,7 @@ int command_share(int argc, char **argv)
     };
     static const struct option_usage usage = {
         .program = "vas-store",
+        .command = "store share",
         .example = "store share --db vas.db --name base TinyLlama-1.1B",
         .synopsis = "store share --db FILE [--name NAME] PATH",
         .summary = "Lets workers fetch a model, a directory or a file, with -m store:NAME or -m store:DIGEST, and prints the"

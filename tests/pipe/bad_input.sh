@@ -20,6 +20,9 @@ refused "an option without its argument" 64 'needs an argument' rollout -m
 refused "an option out of range" 64 '\-\-top-p is 3, must be' rollout -m "$base" --top-p 3
 refused "an option that is no number" 64 'takes a whole number' rollout -m "$base" -n many
 refused "store: unknown command" 64 'nonsense' store nonsense
+for command in "store serve" "store keygen" "model export"; do
+    refused "$command: unknown option" 64 "hint: see '$command --help'" $command --nonsense
+done
 refused "train without a model" 64 '\-m is missing' train
 refused "a schedule that there is not" 64 'schedule is "linear"' train -m "$base" --schedule linear -o "$scratch/none"
 refused "reward without a backend" 64 'lexicon' reward --name x
