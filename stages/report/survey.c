@@ -68,6 +68,18 @@ static void policy_read_values(struct survey *survey, struct policy *policy)
     json_decref(shared);
 }
 
+/* Steered ones last, those of one series by beta. */
+static int order_policies(const void *a, const void *b)
+{
+    const struct policy *left = a, *right = b;
+    int series = strcmp(left->series, right->series);
+    if (series != 0)
+        return series;
+    if (left->beta != right->beta)
+        return left->beta < right->beta ? -1 : 1;
+    return strcmp(left->name, right->name);
+}
+
 static int read_all_policies(struct survey *survey, struct db *db)
 {
     struct read *rows = read_policies(db);
@@ -83,6 +95,8 @@ static int read_all_policies(struct survey *survey, struct db *db)
     }
     if (read_end(rows) != 0)
         return -1;
+    if (survey->policy_count > 0)
+        qsort(survey->policies, survey->policy_count, sizeof *survey->policies, order_policies);
 
     for (size_t i = 0; i < survey->policy_count; i++) {
         struct policy *policy = &survey->policies[i];

@@ -89,6 +89,8 @@ page_is_whole "their page is whole"
 says "a policy without scores is named" '^without any score: long 5$' "$scratch/text"
 says "samples stand side by side" '^\[base: .*\[long 30: ' "$scratch/text"
 says "the page has the points" 'β 30' "$scratch/page.html"
+sed -n 's/.*<td class="quiet">policy<.td><td><bdi>\(long [0-9]*\)<.*/\1/p' "$scratch/page.html" | tr '\n' , >"$scratch/order"
+check "settings name the strengths in their order" grep -qx 'long 2,long 5,long 30,' "$scratch/order"
 says "settings are shown as they were typed" 'scale</span>&nbsp;<code>0\.1</code>' "$scratch/page.html"
 awk '/^base/ { b = NR } /^best of 2/ { n = NR } /^long 2 / { s = NR } /^long 30/ { t = NR }
     END { exit !(b && b < n && n < s && s < t) }' "$scratch/text" &&
