@@ -309,6 +309,11 @@ static struct tokenizer *open_beside(const char *path, const char *beside, bool 
 {
     struct tokenizer_hints hints;
     *code = EX_DATAERR;
+    if (!directory && has_ending(path, ".bin") && file_exists(path)) {
+        log_error("could not open a tokenizer in \"%s\": llama2.c's files have none", path);
+        log_hint("name one of its own: with --tokenizer, or with -m for tokenize");
+        return NULL;
+    }
     if (tokenizer_read_hints(&hints, beside) != 0)
         return NULL;
     struct tokenizer *tokenizer = directory                    ? open_directory(path, &hints, code)

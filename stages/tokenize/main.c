@@ -111,9 +111,10 @@ static enum reader_format format_of(const struct options *options, const char *p
     options_refuse("--format is \"%s\", must be jsonl, text, lines, hh or rollouts", options->format);
 }
 
-/* Calls give for every record of every file.  Returns the exit code. */
+/* EX_OK; EX_DATAERR when the line is left out, logged; any other code ends the reading. */
 typedef int record_giver(void *context, const struct record *record);
 
+/* Calls give for every record of every file.  Returns the exit code. */
 static int read_files(const struct options *options, record_giver *give, void *context)
 {
     static char *const standard_input[] = { "-" };
@@ -126,17 +127,21 @@ static int read_files(const struct options *options, record_giver *give, void *c
         if (reader == NULL)
             return open_code;
         struct record record;
-        int given = 0;
-        while (given == 0 && !stop_requested() && reader_next(reader, &record))
+        int given = EX_OK;
+        int64_t left_out = 0;
+        while ((given == EX_OK || given == EX_DATAERR) && !stop_requested() && reader_next(reader, &record)) {
             given = give(context, &record);
-        if (reader_bad_lines(reader) > 0) {
-            log_error("left out %lld bad lines of \"%s\"", (long long)reader_bad_lines(reader), files[i]);
+            left_out += given == EX_DATAERR;
+        }
+        left_out += reader_bad_lines(reader);
+        if (left_out > 0) {
+            log_error("left out %lld line%s of \"%s\"", (long long)left_out, left_out > 1 ? "s" : "", files[i]);
             code = EX_DATAERR;
         }
         if (reader_failed(reader))
             code = EX_DATAERR;
         reader_close(reader);
-        if (given != 0)
+        if (given != EX_OK && given != EX_DATAERR)
             return given;
     }
     return stop_requested() ? EX_TEMPFAIL : code;
@@ -149,7 +154,7 @@ struct giver {
     const struct prompt_style *style;
     struct edge *edge;
     struct progress progress;
-    int64_t given, too_long, left_out;
+    int64_t given, too_long;
     struct buffer prompt;
     struct token_list prompt_tokens, response_tokens;
     struct arena arena;
@@ -165,11 +170,17 @@ static const char *split_of(const struct options *options, const struct record *
     return place < options->eval_fraction ? "eval" : "train";
 }
 
-static int leave_out(struct giver *giver, const struct record *record, const char *why)
+static int leave_out(const struct record *record, const char *why)
 {
-    log_error("left out \"%s\" line %lld: %s", record->path, (long long)record->line, why);
-    giver->left_out++;
-    return 0;
+    log_error("cannot use \"%s\" line %lld: %s", record->path, (long long)record->line, why);
+    return EX_DATAERR;
+}
+
+static int leave_out_large(const struct record *record, const char *what, size_t bytes, size_t tokens)
+{
+    log_error("cannot use \"%s\" line %lld: its %s has %zu bytes and %zu tokens, a frame carries at most %d and %d",
+              record->path, (long long)record->line, what, bytes, tokens, TEXT_BYTES, TOKENS_COUNT);
+    return EX_DATAERR;
 }
 
 /* A stored response: what it was sampled with is not known, only what it says. */
@@ -181,9 +192,9 @@ static int give_rollout(struct giver *giver, const struct record *record, const 
     if (end >= 0)
         token_list_add(&giver->response_tokens, end);  // a stored response is a whole one
     if (giver->response_tokens.count == 0)
-        return leave_out(giver, record, "a response is empty and the tokenizer has no end token");
+        return leave_out(record, "its response is empty and the tokenizer has no end token");
     if (record->response_size > TEXT_BYTES || giver->response_tokens.count > TOKENS_COUNT)
-        return leave_out(giver, record, "a response is longer than a frame can carry");
+        return leave_out_large(record, "response", record->response_size, giver->response_tokens.count);
     struct frame frame = frame_extended(FRAME_rollout, prompt);
     struct frame_rollout *rollout = &frame.rollout;
     char key[KEY_SIZE];
@@ -209,20 +220,18 @@ static int give_record(void *context, const struct record *record)
     const struct options *options = giver->options;
     arena_reset(&giver->arena);
     int made = prompt_make(giver->style, record, &giver->prompt, &giver->prompt_tokens);
-    if (made != EX_OK) {
-        giver->left_out++;
-        return made == EX_DATAERR ? 0 : made;
-    }
+    if (made != EX_OK)
+        return made;
     if (options->end_token && tokenizer_end(giver->style->tokenizer) >= 0)
         token_list_add(&giver->prompt_tokens, tokenizer_end(giver->style->tokenizer));
     if (giver->prompt_tokens.count == 0)
-        return leave_out(giver, record, "a prompt is empty and the tokenizer has no begin token");
+        return leave_out(record, "its prompt is empty and the tokenizer has no begin token");
     if (options->max_tokens != 0 && (int64_t)giver->prompt_tokens.count > options->max_tokens) {
         giver->too_long++;
         return 0;
     }
     if (giver->prompt.size > TEXT_BYTES || giver->prompt_tokens.count > TOKENS_COUNT)
-        return leave_out(giver, record, "a prompt is longer than a frame can carry");
+        return leave_out_large(record, "prompt", giver->prompt.size, giver->prompt_tokens.count);
     struct frame frame = frame_make(FRAME_prompt);
     struct frame_prompt *prompt = &frame.prompt;
     char key[KEY_SIZE];
@@ -267,8 +276,6 @@ static int give_frames(const struct options *options, const struct prompt_style 
     enum effort before = effort_enter(EFFORT_COMPUTE);
     code = read_files(options, give_record, &giver);
     effort_enter(before);
-    if (code == EX_OK && giver.left_out > 0)
-        code = EX_DATAERR;
     if (code == EX_OK || giver.given > 0)
         progress_end(&giver.progress);
     if (giver.too_long > 0)
@@ -289,17 +296,14 @@ struct liner {
     const struct prompt_style *style;
     struct buffer text;
     struct token_list ids;
-    int64_t left_out;
 };
 
 static int encode_record(void *context, const struct record *record)
 {
     struct liner *liner = context;
     int code = prompt_make(liner->style, record, &liner->text, &liner->ids);
-    if (code != EX_OK) {
-        liner->left_out++;
-        return code == EX_DATAERR ? 0 : code;
-    }
+    if (code != EX_OK)
+        return code;
     putchar('[');
     for (size_t i = 0; i < liner->ids.count; i++)
         printf(i ? ", %d" : "%d", liner->ids.at[i]);
@@ -340,7 +344,7 @@ static int give_lines(struct options *options, const struct prompt_style *style)
         code = EX_IOERR;
     free(liner.text.data);
     free(liner.ids.at);
-    return code == EX_OK && liner.left_out > 0 ? EX_DATAERR : code;
+    return code;
 }
 
 /* ---- training a tokenizer ---- */
@@ -361,9 +365,10 @@ static int train_tokenizer(const struct options *options)
 {
     struct buffer texts = { 0 };
     int code = read_files(options, collect_record, &texts);
-    if (code == EX_OK && directory_make(options->output) != 0)
+    bool usable = code == EX_OK || (code == EX_DATAERR && texts.size > 0);
+    if (usable && directory_make(options->output) != 0) {
         code = EX_IOERR;
-    if (code == EX_OK) {
+    } else if (usable) {
         struct tokenizer *tokenizer = tokenizer_train(texts.data, texts.size, (size_t)options->train_vocab);
         if (tokenizer_write(tokenizer, options->output) != 0)
             code = EX_IOERR;

@@ -131,3 +131,30 @@ printf 'nonsense' >"$scratch/x.model"
 refused "a file that is no SentencePiece model" 65 'no SentencePiece model' tokenize -m "$scratch/x.model" --encode
 : >"$scratch/y.model"
 refused "an empty one" 65 'no SentencePiece model: it has no pieces' tokenize -m "$scratch/y.model" --encode
+printf 'weights' >"$scratch/z.bin"
+refused "a llama2.c model, which has none" 65 "z.bin\": llama2.c's files have none" tokenize -m "$scratch/z.bin" --encode
+grep -q '^hint: .*--tokenizer' "$scratch/refused.err" && ok "and how to name one" || not_ok "no hint: $(cat "$scratch/refused.err")"
+
+# ---- a line that cannot be used ----
+
+# lines_left NAME COUNT FILE OPTIONS...: tokenize says 65 and that it left out so many lines of the file
+lines_left() {
+    left_name=$1 left_count=$2 left_file=$3
+    shift 3
+    left_code=0
+    tokenize "$@" "$left_file" >"$scratch/out" 2>"$scratch/err" || left_code=$?
+    [ "$left_code" = 65 ] && grep -q "left out $left_count of \"$left_file\"" "$scratch/err" && ok "$left_name" ||
+        not_ok "$left_name: code $left_code, $(tr '\n' '|' <"$scratch/err")"
+}
+printf '%s\n' '{"prompt": "One day, Mia ran."}' 'nonsense' '{"prompt": "She was happy."}' '{"messages": [{"role": "user"}]}' \
+    >"$scratch/mixed.jsonl"
+lines_left "a vocabulary is trained on the other lines" "2 lines" "$scratch/mixed.jsonl" --train-vocab 260 -o "$scratch/vocabulary"
+check "and written" tokenize -m "$scratch/vocabulary" --encode "$scratch/words"
+printf '%s\n' '[1, 2]' '"x"' '[3]' >"$scratch/ids"
+lines_left "--decode gives the other lines" "1 line" "$scratch/ids" -m "$base" --decode
+[ "$(wc -l <"$scratch/out")" = 2 ] && ok "all of them" || not_ok "--decode gave $(wc -l <"$scratch/out") of 2 lines"
+{ printf '{"prompt": "'; head -c 4200000 /dev/zero | tr '\0' a; printf '"}\n{"prompt": "Once"}\n'; } >"$scratch/large.jsonl"
+lines_left "a prompt that no frame can carry" "1 line" "$scratch/large.jsonl" -m "$base"
+grep -q 'line 1: its prompt has 4200000 bytes and [0-9]* tokens, a frame carries at most 4194304 and 1048576' "$scratch/err" &&
+    ok "with the limit" || not_ok "no limit: $(tr '\n' '|' <"$scratch/err")"
+[ "$(tap <"$scratch/out" | wc -l)" = 1 ] && ok "the other prompt is given" || not_ok "the other prompt is missing"
