@@ -41,9 +41,10 @@ done
 options_settle
 
 pipelines/setup.sh >&2
+. pipelines/lib.sh
+options_check
 mkdir -p "$work"
 work=$(cd "$work" && pwd)
-. pipelines/lib.sh
 
 store_start
 say "store $work/store.db"

@@ -1,6 +1,7 @@
 # align_options.sh - the options of align.sh and slurm/align.sh, as variables.
 #
-# Source it, call option_take for each option with its argument, then options_settle.
+# Source it, call option_take for each option with its argument, then options_settle, and once the programs are in PATH
+# options_check.
 
 model= prompts= reward=reward scale=1 work=vas-work value_model= run= format= field= chat=
 eval_fraction=0.1 samples=8 eval_samples=8 base_samples=16 max_new_tokens=128 betas='1 3 10'
@@ -59,6 +60,46 @@ options_settle() {
     [ -n "$reward_kind" ] || usage "a reward is missing: --lexicon FILE, --exec COMMAND or --reward-model DIR"
     value_model=${value_model:-$model}
     run=${run:-$reward}
+    case ${format:-jsonl} in
+    jsonl | text | lines | hh | rollouts) ;;
+    *) usage "--format is \"$format\", must be jsonl, text, lines, hh or rollouts" ;;
+    esac
+    case ${chat:-hh} in
+    llama-2 | llama-3 | chatml | zephyr | hh) ;;
+    *) usage "--chat is \"$chat\", must be llama-2, llama-3, chatml, zephyr or hh" ;;
+    esac
+    case $schedule in
+    cosine | constant) ;;
+    *) usage "--schedule is \"$schedule\", must be cosine or constant" ;;
+    esac
+}
+
+# Asks the program whether it would take the value: it reads its options up to --help.
+option_check() {  # OPTION VALUE PROGRAM ITS-OPTION
+    check_said=$("$3" "$4" "$2" --help 2>&1 >/dev/null) ||
+        usage "$(printf '%s\n' "$check_said" | sed "1s/^vas-$3: $4/$1/;q")"
+}
+
+options_check() {  # before anything is made
+    option_check --eval-fraction "$eval_fraction" tokenize --eval-fraction
+    option_check --samples "$samples" rollout --samples
+    option_check --base-samples "$base_samples" rollout --samples
+    option_check --eval-samples "$eval_samples" decode --samples
+    option_check --max-new-tokens "$max_new_tokens" rollout --max-new-tokens
+    option_check --seed "$seed" rollout --seed
+    option_check --reward "$reward" reward --name
+    option_check --scale "$scale" reward --scale
+    option_check --run "$run" train --run
+    option_check --lambda "$lambda" value-target --lambda
+    option_check --refresh "$refresh" train --refresh
+    option_check --epochs "$epochs" train --epochs
+    option_check --batch "$batch" train --batch
+    option_check --lr "$lr" train --lr
+    option_check --checkpoint-every "$checkpoint_every" train --checkpoint-every
+    for beta in $betas; do
+        option_check --betas "$beta" decode --beta
+        option_check '--run with " beta=B"' "$run beta=$beta" decode --policy
+    done
 }
 
 with_reward() {  # COMMAND...: runs it with the options of reward that say which reward

@@ -46,6 +46,7 @@ make=
 pipelines/setup.sh $make >&2
 PATH=$(cd "${BIN:-bin}" && pwd):$PATH
 export PATH
+options_check
 mkdir -p "$work/log"
 work=$(cd "$work" && pwd)
 if [ -z "$listen" ] && [ ! -d "$work/keys" ]; then

@@ -13,10 +13,11 @@ exec pipelines/align.sh --model "$tiny/base" --prompts "$tiny/prompts.jsonl" --l
     --checkpoint-every 8
 END
 
-# Programs that say under which process id they run, since one that has little to do is gone before anybody has looked for it.
+# Programs that say under which process id they work, since one that has little to do is gone before anybody has looked for it.
 mkdir "$scratch/bin"
 for program in "$BIN"/*; do
-    printf '#!/bin/sh\necho $$ >"%s/pid.%s"\nexec "%s" "$@"\n' "$scratch" "$(basename "$program")" "$program" \
+    printf '#!/bin/sh\ncase " $*" in *" --help") ;; *) echo $$ >"%s/pid.%s" ;; esac\nexec "%s" "$@"\n' \
+        "$scratch" "$(basename "$program")" "$program" \
         >"$scratch/bin/$(basename "$program")"
     chmod +x "$scratch/bin/$(basename "$program")"
 done

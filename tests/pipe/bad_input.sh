@@ -70,6 +70,21 @@ else
 fi
 refused "a value model without a value head" 65 'value head' decode -m "$base" --value "$base:1" "One day"
 
+# A pipeline, before it makes anything.
+refused_by_align() {  # PATTERN OPTION VALUE
+    align_pattern=$1
+    shift
+    refused "align.sh: $*" 64 "vas-align: $align_pattern" pipelines/align.sh --model "$base" \
+        --prompts "$tiny/prompts.jsonl" --lexicon pipelines/kind.txt --work "$scratch/work" "$@"
+}
+refused_by_align '\-\-base-samples takes a whole number, not "x"' --base-samples x
+refused_by_align '\-\-eval-fraction is 2, must be from 0 to 1' --eval-fraction 2
+refused_by_align '\-\-betas takes a number, not "5,10"' --betas 5,10
+refused_by_align '\-\-lambda is 3, must be from 0 to 1' --lambda 3
+refused_by_align '\-\-epochs is 0, must be from 1 to' --epochs 0
+refused_by_align '\-\-schedule is "linear", must be cosine or constant' --schedule linear
+check "it has made nothing" test ! -e "$scratch/work"
+
 # Prompts.
 yes 'One day, Mia the fox ran to the park.' | head -n 60 | tr '\n' ' ' >"$scratch/long.txt"
 refused "a prompt longer than the context" 65 'context' decode -m "$base" "$(cat "$scratch/long.txt")"
