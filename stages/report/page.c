@@ -91,7 +91,7 @@ static bool is_complete(const struct comparison *comparison)
 {
     for (size_t i = 0; i < comparison->count; i++) {
         const struct result *result = &comparison->results[i];
-        if (policy_missing(result->policy) + result_unscored(result) + result->policy->failed > 0)
+        if (result->policy->missing + result_unscored(result) + result->policy->failed > 0)
             return false;
     }
     return true;
@@ -115,7 +115,7 @@ static void results_table(struct buffer *out, const struct comparison *compariso
         cell(out, "%.0f", result->policy->tokens_per_s, !is_best);
         cell(out, "%.1f", result->tokens_mean, !is_best);
         if (has_gaps) {
-            cell(out, "%.0f", (double)(policy_missing(result->policy) + result_unscored(result)), !is_best);
+            cell(out, "%.0f", (double)(result->policy->missing + result_unscored(result)), !is_best);
             cell(out, "%.0f", (double)result->policy->failed, !is_best);
         }
         buffer_printf(out, "</tr>\n");

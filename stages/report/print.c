@@ -197,11 +197,11 @@ static void print_gaps(struct buffer *out, const struct survey *survey, const st
         const struct policy *policy = result->policy;
         if (result->kind == RESULT_BEST_OF_N)
             continue;
-        if (policy_missing(policy) > 0 || policy->failed > 0 || result_unscored(result) > 0) {
+        if (policy->missing > 0 || policy->failed > 0 || result_unscored(result) > 0) {
             buffer_printf(out, "incomplete: ");
             append_line(out, policy->name);
-            if (policy_missing(policy) > 0)
-                buffer_printf(out, ", %lld responses missing", (long long)policy_missing(policy));
+            if (policy->missing > 0)
+                buffer_printf(out, ", %lld responses missing", (long long)policy->missing);
             if (policy->failed > 0)
                 buffer_printf(out, ", %lld failed", (long long)policy->failed);
             if (result_unscored(result) > 0)
@@ -322,7 +322,7 @@ static json_t *result_json(const struct result *result)
     }
     json_object_set_new(json, "tokens_per_s", number_json(result->policy->tokens_per_s));
     json_object_set_new(json, "tokens_mean", number_json(result->tokens_mean));
-    json_object_set_new(json, "missing", json_integer(policy_missing(result->policy)));
+    json_object_set_new(json, "missing", json_integer(result->policy->missing));
     json_object_set_new(json, "failed", json_integer(result->policy->failed));
     json_object_set_new(json, "unscored", json_integer(result_unscored(result)));
     json_object_set(json, "spec", result->policy->spec);

@@ -89,8 +89,8 @@ static int read_all_policies(struct survey *survey, struct db *db)
             continue;
         survey->policies = append(&survey->arena, survey->policies, &survey->policy_count, sizeof *survey->policies);
         struct policy *policy = &survey->policies[survey->policy_count - 1];
-        *policy = (struct policy){ .name = keep(survey, row.name), .spec = object_from_text(row.spec), .prompts = row.prompts,
-                                   .samples = row.samples, .rollouts = row.rollouts, .failed = row.failed, .tokens_per_s = NAN };
+        *policy = (struct policy){ .name = keep(survey, row.name), .spec = object_from_text(row.spec), .rollouts = row.rollouts,
+                                   .failed = row.failed, .missing = row.missing, .tokens_per_s = NAN };
         policy_read_values(survey, policy);
     }
     if (read_end(rows) != 0)
@@ -123,12 +123,6 @@ static bool same_distribution(const struct policy *a, const struct policy *b)
         if (!json_equal(json_object_get(a->spec, decides[i]), json_object_get(b->spec, decides[i])))
             return false;
     return true;
-}
-
-int64_t policy_missing(const struct policy *policy)
-{
-    int64_t missing = policy->prompts * policy->samples - policy->rollouts - policy->failed;
-    return missing > 0 ? missing : 0;
 }
 
 int64_t result_unscored(const struct result *result)

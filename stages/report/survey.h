@@ -33,7 +33,8 @@ struct policy {
     const char *series;   // policies that differ only in the size of their betas share it; "" unless steered
     double beta;          // sum over its value models
     size_t value_count;
-    int64_t prompts, samples, rollouts, failed;  // in the split; samples: of each prompt that were asked for
+    int64_t rollouts, failed;  // in the split
+    int64_t missing;      // of the samples that were last asked for, neither there nor failed
     double tokens_per_s;  // NaN: not reported
 };
 
@@ -109,8 +110,6 @@ struct survey {
 int survey_read(struct survey *survey, struct db *db, const struct survey_options *options);
 void survey_free(struct survey *survey);
 
-/* Rollouts that were asked for and are neither there nor failed. */
-int64_t policy_missing(const struct policy *policy);
 /* Rollouts of the policy without a score: still to be scored, or failed. */
 int64_t result_unscored(const struct result *result);
 

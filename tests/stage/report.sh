@@ -106,6 +106,12 @@ for policy in base 'long 2' 'long 30'; do
     same "mean score of $policy equals that of its export" "$scratch/expected" "$scratch/found"
 done
 
+# Fewer samples of more prompts: those that the first prompts have too many of make up for nothing.
+rollout -q -m "$tiny/base" -n 1 --split test --max-new-tokens 16
+echo '{"prompt":"One day, Kim the fox","split":"test"}' | tokenize -q -m "$tiny/base"
+report --db "$db" --split test --reward long >"$scratch/text"
+says "a response that is missing is named" '^incomplete: base, 1 responses missing$' "$scratch/text"
+
 refused "a reward that is not there" 65 'no reward "nothing"' report --db "$db" --reward nothing
 refused "a page that cannot be written" 74 'nowhere' report --db "$db" -o "$scratch/nowhere/page.html"
 report --db "$db" --split nothing >"$scratch/text"
