@@ -43,7 +43,7 @@ options_settle
 pipelines/setup.sh >&2
 . pipelines/lib.sh
 options_check
-mkdir -p "$work"
+mkdir -p "$work" || exit 74
 work=$(cd "$work" && pwd)
 
 store_start

@@ -105,9 +105,11 @@ lib_judge() {
 # Forgets workers that ended well; ends the script when one ended badly, or the store did.
 lib_watch() {
     if [ -n "$lib_store" ] && ! kill -0 "$lib_store" 2>/dev/null; then
-        wait "$lib_store" || :
+        lib_code=0
+        wait "$lib_store" || lib_code=$?
         lib_store=
-        lib_judge store 75
+        [ "$lib_code" != 0 ] || lib_code=75  # somebody has ended it
+        lib_judge store "$lib_code"
     fi
     lib_left=
     for lib_worker in $lib_workers; do

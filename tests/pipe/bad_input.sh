@@ -84,6 +84,12 @@ refused_by_align '\-\-lambda is 3, must be from 0 to 1' --lambda 3
 refused_by_align '\-\-epochs is 0, must be from 1 to' --epochs 0
 refused_by_align '\-\-schedule is "linear", must be cosine or constant' --schedule linear
 check "it has made nothing" test ! -e "$scratch/work"
+mkdir "$scratch/work" && echo "no database" >"$scratch/work/store.db"
+code=0
+pipelines/align.sh --model "$base" --prompts "$tiny/prompts.jsonl" --lexicon pipelines/kind.txt --work "$scratch/work" \
+    >"$scratch/out" 2>"$scratch/err" || code=$?
+[ $code = 65 ] && grep -q 'store failed with code 65' "$scratch/err" && grep -q 'store.db' "$scratch/err" &&
+    ok "align.sh says how its store failed" || not_ok "align.sh with a bad store: code $code, $(tr '\n' '|' <"$scratch/err")"
 
 # Prompts.
 yes 'One day, Mia the fox ran to the park.' | head -n 60 | tr '\n' ' ' >"$scratch/long.txt"
