@@ -33,7 +33,7 @@ json_t *json_read(const char *path)
     struct file_map map;
     if (file_map(&map, path) != EX_OK)
         return NULL;
-    json_t *json = json_parse((const char *)map.data, map.size, path);
+    json_t *json = json_parse(map.size > 0 ? (const char *)map.data : "", map.size, path);
     file_unmap(&map);
     return json;
 }

@@ -18,7 +18,8 @@
 #include "base/memory.h"
 #include "base/utf8.h"
 
-enum { LONG_BASE = 256, LONG_VERSION = 10000 };
+/* What getopt_long returns for long options: of a table from LONG_BASE on, of every table LONG_COMMON and the short one's letter. */
+enum { LONG_BASE = 256, LONG_COMMON = 10000 };
 
 static const char *asked_command;  // whose options were read last; NULL: the program has none
 
@@ -153,28 +154,25 @@ int options_parse(const struct option_usage *usage, const struct option_spec *sp
                 *letter++ = ':';
         }
     }
-    table[table_count++] = (struct option){ "quiet", no_argument, NULL, 'q' };
-    table[table_count++] = (struct option){ "verbose", no_argument, NULL, 'v' };
-    table[table_count++] = (struct option){ "help", no_argument, NULL, 'h' };
-    table[table_count++] = (struct option){ "version", no_argument, NULL, LONG_VERSION };
+    table[table_count++] = (struct option){ "quiet", no_argument, NULL, LONG_COMMON + 'q' };
+    table[table_count++] = (struct option){ "verbose", no_argument, NULL, LONG_COMMON + 'v' };
+    table[table_count++] = (struct option){ "help", no_argument, NULL, LONG_COMMON + 'h' };
+    table[table_count++] = (struct option){ "version", no_argument, NULL, LONG_COMMON };
     strcpy(letter, "qvh");
 
     opterr = 0;
     int found;
     while ((found = getopt_long(argc, argv, letters, table, NULL)) != -1) {
         const char *given = argv[optind - 1];
-        if (found >= LONG_BASE || found == 'q' || found == 'v' || found == 'h') {
-            int last = found >= LONG_BASE && optarg == argv[optind - 1] ? optind - 2 : optind - 1;
-            if (last >= 1)
-                refuse_abbreviation(argv[last], table);
-        }
-        if (found == 'q') {
+        if (found >= LONG_BASE)
+            refuse_abbreviation(argv[optarg == given ? optind - 2 : optind - 1], table);
+        if (found == 'q' || found == LONG_COMMON + 'q') {
             log_open(usage->program, -1);
-        } else if (found == 'v') {
+        } else if (found == 'v' || found == LONG_COMMON + 'v') {
             log_open(usage->program, 1);
-        } else if (found == 'h') {
+        } else if (found == 'h' || found == LONG_COMMON + 'h') {
             print_help(usage, specs, spec_count);
-        } else if (found == LONG_VERSION) {
+        } else if (found == LONG_COMMON) {
             printf("%s %s\n", usage->program, VAS_VERSION);
             exit(fflush(stdout) == 0 ? EX_OK : EX_IOERR);
         } else if (found == ':') {

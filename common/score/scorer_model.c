@@ -145,7 +145,7 @@ static int network_open(struct reward_model *reward, const struct scorer_options
         reward->label_count = encoder_label_count(reward->encoder);
         reward->join.vocab_size = encoder_vocab_size(reward->encoder);
         position_max = encoder_position_max(reward->encoder);
-        reward->has_types = json_integer_value(json_object_get(config, "type_vocab_size")) >= 2;
+        reward->has_types = encoder_type_count(reward->encoder) >= 2;
     } else {
         reward->decoder = model_open_quantised(options->model, quant, options->keep_packed, options->pool, &code);
         if (reward->decoder == NULL)

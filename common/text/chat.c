@@ -15,6 +15,7 @@ static const char *const role_names[] = { "system", "user", "assistant" };
 static const struct style {
     const char *name;
     const char *marks[3];         // what a template of this format holds
+    const char *user_end;         // what it holds between marks[0], of the user, and the next "<|"; NULL: anything
     struct { const char *before, *after; } turns[ROLE_COUNT];  // NULL: there are no such messages
     const char *start;            // of the whole text
     const char *next;             // makes the assistant speak
@@ -45,7 +46,7 @@ static const struct style {
         .start = "", .next = "<|im_start|>assistant\n",
     },
     [CHAT_ZEPHYR] = {
-        .name = "zephyr", .marks = { "<|user|>", "<|assistant|>", "eos_token" },
+        .name = "zephyr", .marks = { "<|user|>", "<|assistant|>" }, .user_end = "eos_token",
         .turns = { { "<|system|>\n", "</s>\n" }, { "<|user|>\n", "</s>\n" }, { "<|assistant|>\n", "</s>\n" } },
         .start = "", .next = "<|assistant|>\n",
     },
@@ -70,10 +71,10 @@ const char *chat_format_name(enum chat_format format)
 }
 
 /*
- * What these formats do not do: Llama 3.1 writes the date, Phi-3 ends turns otherwise, Qwen3 takes the thinking out of what the
- * assistant said.
+ * What these formats do not do: Llama 3.1 writes the date, Phi-3 ends turns otherwise, Phi-4 ends roles otherwise, Qwen3 takes the
+ * thinking out of what the assistant said.
  */
-static const char *const foreign_marks[] = { "strftime_now", "date_string", "<|end|>", "<think>" };
+static const char *const foreign_marks[] = { "strftime_now", "date_string", "<|end|>", "<|im_sep|>", "<think>" };
 
 static bool holds_one(const char *template, const char *const *marks, size_t count)
 {
@@ -84,6 +85,16 @@ static bool holds_one(const char *template, const char *const *marks, size_t cou
     return false;
 }
 
+/* Tulu and Falcon 3 have Zephyr's marks and end only the assistant's turns. */
+static bool ends_user(const char *template, const struct style *style)
+{
+    if (style->user_end == NULL)
+        return true;
+    const char *user = strstr(template, style->marks[0]) + strlen(style->marks[0]);
+    const char *next = strstr(user, "<|"), *end = strstr(user, style->user_end);
+    return end != NULL && (next == NULL || end < next);
+}
+
 static bool is_of_style(const char *template, const struct style *style)
 {
     static const char *const trims[] = { "trim", "strip()" }, *const begins[] = { "bos_token" };
@@ -91,7 +102,7 @@ static bool is_of_style(const char *template, const struct style *style)
         if (strstr(template, style->marks[i]) == NULL)
             return false;
     }
-    return holds_one(template, trims, COUNT_OF(trims)) == style->trims
+    return ends_user(template, style) && holds_one(template, trims, COUNT_OF(trims)) == style->trims
            && holds_one(template, begins, COUNT_OF(begins)) == style->bos;
 }
 

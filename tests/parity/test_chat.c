@@ -217,6 +217,11 @@ static void test_templates(void)
         { "<|im_start|><|im_end|>{% if '<think>' in content %}", CHAT_FORMAT_COUNT, NULL },
         { "<|start_header_id|><|end_header_id|><|eot_id|> trim Cutting {{ date_string }}", CHAT_FORMAT_COUNT, NULL },
         { "{{ '<|user|>\n' + message['content'] + '<|end|>\n' }}<|assistant|>{{ eos_token }}", CHAT_FORMAT_COUNT, NULL },
+        // Phi-4's user turn; Tulu 2's template
+        { "{{'<|im_start|>user<|im_sep|>' + message['content'] + '<|im_end|>'}}", CHAT_FORMAT_COUNT, NULL },
+        { "{% for message in messages %}\n{% if message['role'] == 'user' %}\n{{ '<|user|>\n' + message['content'] }}\n"
+          "{% elif message['role'] == 'assistant' %}\n{{ '<|assistant|>\n'  + message['content'] + eos_token }}\n{% endif %}\n"
+          "{% if loop.last and add_generation_prompt %}\n{{ '<|assistant|>' }}\n{% endif %}\n{% endfor %}", CHAT_FORMAT_COUNT, NULL },
         { "{{ bos_token }}[INST] {{ message['content'].strip() }} [/INST]", CHAT_FORMAT_COUNT, NULL },
         { "<start_of_turn>user", CHAT_FORMAT_COUNT, NULL },
         { "", CHAT_FORMAT_COUNT, NULL },

@@ -336,6 +336,42 @@ static void test_not_finite(void)
     remove_copy(directory, files);
 }
 
+static double bert_score(const char *directory)
+{
+    struct scorer_options options = options_of(directory, NULL, "pair");
+    struct scorer_result result = { .score = NAN };
+    int code;
+    struct scorer *scorer = scorer_open(&options, &code);
+    EXPECT(scorer != NULL);
+    if (scorer != NULL)
+        EXPECT_INT(scorer_score(scorer, &(struct scorer_text){ "a b c", "d e" }, 1, &result), 0);
+    scorer_close(scorer);
+    return result.score;
+}
+
+/* Goal: a BERT whose config leaves the number of segments to transformers' default, 2, tells response from prompt. */
+static void test_default_segments(void)
+{
+    static const char *const files[] = { "config.json", "model.safetensors", NULL };
+    static const char *const all[] = { "config.json", "model.safetensors", "vocab.txt", NULL };
+    static const char vocabulary[] = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\nb\nc\nd\ne\n";
+    const char *directory = copy_of("tests/parity/encoders/bert_odd", files);
+    char *config_path = memory_printf("%s/config.json", directory), *vocabulary_path = memory_printf("%s/vocab.txt", directory);
+    EXPECT_INT(file_write(vocabulary_path, vocabulary, strlen(vocabulary)), 0);
+    double stated = bert_score(directory);
+    json_t *config = json_read(config_path);
+    EXPECT_INT(json_integer_value(json_object_get(config, "type_vocab_size")), 2);
+    json_object_del(config, "type_vocab_size");
+    char *text = json_text(config);
+    EXPECT_INT(file_write(config_path, text, strlen(text)), 0);
+    EXPECT(isfinite(stated) && bert_score(directory) == stated);
+    free(text);
+    json_decref(config);
+    free(vocabulary_path);
+    free(config_path);
+    remove_copy(directory, all);
+}
+
 int main(void)
 {
     log_open("test_reward_model", getenv("VERBOSE") != NULL ? 0 : -1);
@@ -352,6 +388,7 @@ int main(void)
     RUN(test_refusals);
     RUN(test_incomplete_directories);
     RUN(test_not_finite);
+    RUN(test_default_segments);
     json_decref(cases);
     pool_close(pool);
     return tests_end();

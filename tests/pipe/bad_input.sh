@@ -16,6 +16,7 @@ for program in tokenize rollout reward value-target train decode report tap; do
     refused "$program: unknown option" 64 'unknown option "--nonsense"' "$program" --nonsense
 done
 refused "an abbreviated option" 64 'unknown option "--mod"' tokenize --mod "$base"
+refused "an argument that an option of every program does not take" 64 'option "--quiet=3" takes no argument' rollout --quiet=3
 refused "an option without its argument" 64 'needs an argument' rollout -m
 refused "an option out of range" 64 '\-\-top-p is 3, must be' rollout -m "$base" --top-p 3
 refused "an option that is no number" 64 'takes a whole number' rollout -m "$base" -n many
@@ -53,6 +54,9 @@ refused "a safetensors file that lies about its header" 65 'header' decode -m "$
 damaged
 sed -i 's/"hidden_size": *32/"hidden_size": 48/' "$scratch/model/config.json"
 refused "a config that does not fit its weights" 65 'shape\|head' decode -m "$scratch/model" "One day"
+damaged
+: >"$scratch/model/config.json"
+refused "an empty config" 65 'config.json" as JSON: line 1 column 0' decode -m "$scratch/model" "One day"
 damaged
 sed -i 's/LlamaForCausalLM/BloomForCausalLM/; s/"llama"/"bloom"/' "$scratch/model/config.json"
 refused "a model family that is not known" 65 '[Bb]loom' decode -m "$scratch/model" "One day"
