@@ -2,6 +2,7 @@
 #include "base/log.h"
 
 #include <stdarg.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -45,6 +46,8 @@ static void log_line(const char *prefix, const char *format, va_list arguments)
     progress_erase();
     for (size_t done = 0; done < size; ) {
         ssize_t n = write(STDERR_FILENO, line + done, size - done);
+        if (n < 0 && errno == EINTR)
+            continue;
         if (n <= 0)
             break;
         done += (size_t)n;
