@@ -1,8 +1,8 @@
 /* log.c - see log.h.  A line is written with one call, so lines of several processes do not mix. */
 #include "base/log.h"
 
-#include <stdarg.h>
 #include <errno.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
