@@ -32,7 +32,7 @@ enum { TOLD_BY_EDGE = -1 };  // in place of an exit code: edge_close knows it
 struct remote {
     const char *name, *endpoint;  // of the model, without the prefix; of the store
     struct edge *edge;            // NULL until it is needed
-    struct manifest manifest;     // changed_ns 0: the file is not there
+    struct manifest manifest;     // once checked, changed_ns 0: the file is not there
     char *directory;
     int lock;
     struct progress progress;
@@ -118,8 +118,6 @@ static int manifest_ask(struct remote *remote)
         code = EX_DATAERR;
     json_decref(json);
     free(files.data);
-    for (size_t i = 0; i < remote->manifest.count; i++)
-        remote->manifest.files[i].changed_ns = 0;  // is for us to say
     if (code == EX_OK && is_digest(remote->name) && strcmp(remote->manifest.digest, remote->name) != 0) {
         log_error("cannot use model \"%s\": the store sent files whose digest is %s", remote->name, remote->manifest.digest);
         code = EX_DATAERR;
@@ -188,6 +186,7 @@ static int file_check(struct remote *remote, struct manifest_file *file, int64_t
     struct manifest_file found = { .size = -1 };
     bool is_there = path_state(path, &state), is_right = is_there && state.size == file->size && state.changed_ns == checked_ns;
     int code = EX_OK;
+    file->changed_ns = 0;  // whatever the store or an earlier process said of it
     if (is_there && state.size == file->size && !is_right) {
         code = manifest_file_read(&found, path, NULL);
         is_right = found.size == file->size && strcmp(found.sha256, file->sha256) == 0;

@@ -151,6 +151,16 @@ check a_damaged_file_is_fetched_again settled
 fetch
 check nothing_is_fetched_twice test ! -s "$work/err"
 
+# Goal: the same of a digest, whose files are known here without asking the store.
+known() {  # known NAME: fetches by digest, and all is whole again
+    tokenize -q -s "$endpoint" -m "store:$large" --encode <"$work/line" >"$work/got" 2>"$work/err"
+    check "$1" settled
+}
+printf XYZ | dd of="$VAS_CACHE/models/$large/model.safetensors" bs=1 seek=4000 conv=notrunc 2>/dev/null
+known a_damaged_file_of_a_known_digest_is_fetched_again
+rm "$VAS_CACHE/models/$large/noise.txt"
+known a_missing_file_of_a_known_digest_is_fetched_again
+
 # Goal: a file that was touched is read once more, not fetched, and known from then on.
 touch "$VAS_CACHE/models/$large/noise.txt"
 fetch
