@@ -10,6 +10,7 @@
 #include "base/check.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "base/utf8.h"
 #include "store/checkpoint.h"
 #include "store/pin.h"
 #include "store/put.h"
@@ -57,17 +58,27 @@ static void beat(struct desk *desk, struct worker *worker, double now_s)
     desk_reply(desk, worker, &frame, now_s);
 }
 
+/* Makes a reason what a frame can carry: texts of others may have been cut in it inside a character. */
+static void reason_mend(char *reason)
+{
+    while (*(reason += utf8_valid_prefix(reason, strlen(reason))) != '\0')
+        *reason = '?';
+}
+
 void desk_refuse(struct desk *desk, const void *peer, size_t peer_size, int64_t item, int64_t output, bool fatal,
                  const char *reason)
 {
+    char text[STORE_REASON_BYTES];
     struct frame frame = frame_make(FRAME_refusal);
+    snprintf(text, sizeof text, "%s", reason);
+    reason_mend(text);
     frame.refusal.item = item;
     frame.refusal.output = output;
     frame.refusal.fatal = fatal;
-    frame.refusal.reason = reason;
+    frame.refusal.reason = text;
     reply_to(desk, peer, peer_size, &frame);
     desk->counters.refused++;
-    log_event("refused: %s", reason);
+    log_event("refused: %s", text);
 }
 
 /* ---- workers ---- */
@@ -292,6 +303,7 @@ static void take_output(struct desk *desk, struct worker *worker, struct frame *
             item_done(item);
         break;
     case PUT_REFUSED:
+        reason_mend(reason);
         desk_refuse(desk, worker->peer, worker->peer_size, *frame_item(frame), output, false, reason);
         if (item != NULL)
             fail_item(desk, item, reason);

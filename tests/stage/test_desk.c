@@ -8,6 +8,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "base/utf8.h"
 #include "store/checkpoint.h"
 #include "store/db.h"
 #include "store/desk.h"
@@ -417,6 +418,26 @@ static void test_pinning(void)
     EXPECT_TEXT(refusal->refusal.reason, "policy \"base\" has temperature 1, this worker has 0.7");
     EXPECT_TEXT(reply('c', FRAME_refusal, 0)->refusal.reason,
                 "split \"train\" has prompts of tokenizer T, not of the tokenizer of policy \"other\"");
+    close_desk();
+}
+
+/* Goal: what is cut short inside a character does not end the store: a refusal still says it. */
+static void test_long_foreign_texts(void)
+{
+    struct buffer settings = { 0 };
+    open_desk();
+    store_prompts(1);
+    hello('a', "rollout", BASE);
+    buffer_printf(&settings, "{\"policy\": \"base\", \"spec\": {\"tokenizer\": \"T\", \"temperature\": 1, \"x\": \"");
+    for (int i = 0; i < 100; i++)
+        buffer_printf(&settings, "\u00e9");
+    buffer_printf(&settings, "\"}, \"samples\": 2, \"split\": \"train\"}");
+    hello('b', "rollout", settings.data);
+    turn();
+    const char *reason = reply('b', FRAME_refusal, 0)->refusal.reason;
+    EXPECT(strncmp(reason, "policy \"base\" has no x, this worker has \"\u00e9", 42) == 0);
+    EXPECT(utf8_is_valid(reason, strlen(reason)));
+    free(settings.data);
     close_desk();
 }
 
@@ -1028,6 +1049,7 @@ int main(void)
     RUN(test_rate);
     RUN(test_strangers_and_nonsense);
     RUN(test_pinning);
+    RUN(test_long_foreign_texts);
     RUN(test_fetch_worker);
     RUN(test_pieces_are_bounded);
     RUN(test_credit_and_order);
