@@ -137,9 +137,9 @@ enum put_status checkpoint_put(struct db *db, const struct frame_checkpoint *chu
         if (begun != PUT_NEW)
             return begun;
     }
-    if (chunk->offset < stored.received)
+    if (chunk->offset < stored.received && chunk->offset + size <= stored.received)
         return PUT_HAD;
-    if (chunk->offset > stored.received) {
+    if (chunk->offset != stored.received) {
         snprintf(reason, STORE_REASON_BYTES, "field \"offset\" is %lld, the store has the first %lld bytes",
                  (long long)chunk->offset, (long long)stored.received);
         return PUT_REFUSED;

@@ -318,10 +318,10 @@ static int migrate(struct db *db, int64_t version)
 
 static int version_settle(struct db *db, enum db_mode mode)
 {
-    int64_t application = db_int(db, db_query(db, "PRAGMA application_id", ""), -1);
-    int64_t version = db_int(db, db_query(db, "PRAGMA user_version", ""), -1);
-    int64_t tables = db_int(db, db_query(db, "SELECT count(*) FROM sqlite_schema", ""), -1);
-    if (application < 0 || version < 0 || tables < 0) {
+    int64_t application = db_int(db, db_query(db, "PRAGMA application_id", ""), INT64_MIN);
+    int64_t version = db_int(db, db_query(db, "PRAGMA user_version", ""), INT64_MIN);
+    int64_t tables = db_int(db, db_query(db, "SELECT count(*) FROM sqlite_schema", ""), INT64_MIN);
+    if (application == INT64_MIN || version == INT64_MIN || tables == INT64_MIN) {
         log_error("could not read store \"%s\": %s", db->path, db->reason);
         return db->trouble == DB_LATER ? EX_IOERR : EX_DATAERR;
     }
@@ -330,7 +330,7 @@ static int version_settle(struct db *db, enum db_mode mode)
         log_error("\"%s\" is not a store: it is a database of another program", db->path);
         return EX_DATAERR;
     }
-    if (version > VERSION) {
+    if (version < 0 || version > VERSION) {
         log_error("store \"%s\" has format version %lld, this program knows versions up to %d", db->path, (long long)version,
                   VERSION);
         log_hint("use the program that wrote it, or a newer one");

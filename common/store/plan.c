@@ -24,12 +24,14 @@ struct plan_train {
     json_int_t batch, epochs, updates, refresh, seed;
 };
 
-static int text_read(const json_t *settings, const char *key, const char **out, char *reason)
+enum { NAME_BYTES = 128, TOKENIZER_BYTES = 64 };  // what a frame can carry
+
+static int text_read(const json_t *settings, const char *key, size_t most, const char **out, char *reason)
 {
     *out = json_string_value(json_object_get(settings, key));
-    if (*out != NULL && **out != '\0' && strlen(*out) <= 128)
+    if (*out != NULL && **out != '\0' && strlen(*out) <= most)
         return 1;
-    snprintf(reason, STORE_REASON_BYTES, "field \"%s\" of target must be a text of 1 to 128 bytes", key);
+    snprintf(reason, STORE_REASON_BYTES, "field \"%s\" of target must be a text of 1 to %zu bytes", key, most);
     return 0;
 }
 
@@ -54,10 +56,11 @@ static int target_read(const json_t *settings, struct plan_target *target, char 
     }
     target->state_tokenizer = "";
     if (json_object_get(settings, "state_tokenizer") != NULL
-        && !text_read(settings, "state_tokenizer", &target->state_tokenizer, reason))
+        && !text_read(settings, "state_tokenizer", TOKENIZER_BYTES, &target->state_tokenizer, reason))
         return 0;
-    return text_read(settings, "reward", &target->reward, reason) && text_read(settings, "policy", &target->policy, reason)
-           && text_read(settings, "split", &target->split, reason)
+    return text_read(settings, "reward", NAME_BYTES, &target->reward, reason)
+           && text_read(settings, "policy", NAME_BYTES, &target->policy, reason)
+           && text_read(settings, "split", NAME_BYTES, &target->split, reason)
            && int_read(settings, "refresh", 1, 1000000000, &target->refresh, reason);
 }
 

@@ -105,6 +105,11 @@ static void test_foreign_files_are_refused(void)
     int code;
     struct db *db = fresh_open();
     EXPECT_INT(count_of(db, "PRAGMA user_version"), 3);
+    EXPECT_INT(sql(db, "PRAGMA user_version = -2"), 0);
+    db_close(db);
+    EXPECT(db_open(path, DB_SERVE, &code) == NULL);
+    EXPECT_INT(code, EX_DATAERR);
+    db = fresh_open();
     EXPECT_INT(sql(db, "PRAGMA user_version = 7"), 0);
     db_close(db);
     EXPECT(db_open(path, DB_SERVE, &code) == NULL);
@@ -433,7 +438,7 @@ static int fetch(struct db *db, int64_t step, const char *kind, int64_t offset, 
     return checkpoint_fetch(db, &frame.fetch, arena, chunk);
 }
 
-/* Goal: a checkpoint exists when its last chunk is there and its digest right; chunks may come twice, a gap is refused. */
+/* Goal: a checkpoint exists when its last chunk is there and its digest right; chunks may come twice, a gap or half a chunk more is refused. */
 static void test_checkpoint_chunks(void)
 {
     char reason[STORE_REASON_BYTES];
@@ -447,6 +452,7 @@ static void test_checkpoint_chunks(void)
     EXPECT_TEXT(reason, "field \"offset\" is 7, the store has the first 5 bytes");
     EXPECT_INT(fetch(db, -1, "full", 0, &arena, &chunk), 0);
     EXPECT_INT(checkpoint_give(db, run, "full", 4, "hello world", 0, 5, false, reason), PUT_HAD);
+    EXPECT_INT(checkpoint_give(db, run, "full", 4, "hello world", 3, 8, false, reason), PUT_REFUSED);
     EXPECT_INT(checkpoint_give(db, run, "full", 4, "hello world", 5, 6, false, reason), PUT_NEW);
     EXPECT_INT(checkpoint_give(db, run, "full", 4, "hello world", 5, 6, false, reason), PUT_HAD);
     EXPECT_INT(checkpoint_give(db, run, "full", 4, "other world", 0, 11, false, reason), PUT_REFUSED);
