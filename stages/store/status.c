@@ -5,7 +5,9 @@
 #include <string.h>
 
 #include "base/check.h"
+#include "base/memory.h"
 #include "base/progress.h"
+#include "base/utf8.h"
 #include "store/read.h"
 
 enum { FAILURES_SHOWN = 10, WORKERS_SHOWN = 4096 };
@@ -185,8 +187,12 @@ static void add_live(json_t *status, const struct desk *desk, double now_s)
 json_t *status_read(struct db *db, const struct desk *desk, double now_s)
 {
     json_t *stages = json_array(), *efforts = json_array(), *failures = json_array();
-    json_t *status = json_pack("{s:s, s:b, s:o, s:[], s:o, s:o}", "db", db_path(db), "served", desk != NULL, "stages", stages,
+    struct buffer path = { 0 };  // JSON is UTF-8, a file's name may be anything
+    utf8_append_repaired(&path, db_path(db), strlen(db_path(db)));
+    buffer_append(&path, "", 1);
+    json_t *status = json_pack("{s:s, s:b, s:o, s:[], s:o, s:o}", "db", path.data, "served", desk != NULL, "stages", stages,
                                "workers", "efforts", efforts, "failures", failures);
+    free(path.data);
     int64_t rollouts = 0;
     if (status == NULL || read_prompts(db, stages) != 0 || read_samples(db, stages, &rollouts) != 0
         || read_rewarded(db, stages, rollouts) != 0

@@ -106,6 +106,12 @@ else
     echo 'skip store_refuses_newer_versions: sqlite3 is not installed'
 fi
 
+# Goal: a file's name need not be UTF-8.
+latin=$work/$(printf 'caf\351.db')
+cp "$work/s.db" "$latin"
+run status --db "$latin" --json
+verdict store_status_of_a_name_in_latin_1 "$code" 0 "caf$(printf '\357\277\275')" "$work/out"
+
 # Goal: who may not write beside a store that nobody serves reads it all the same, whatever its name; unless a killed store's log
 # holds part of it.
 mkdir "$work/its #1"
