@@ -57,6 +57,9 @@ store_start() {
     mkdir -p "$work/log"
     VAS_STORE=ipc://$work/store.db.sock
     export VAS_STORE
+    : >>"$work/log/store"
+    exec 3<"$work/log/store"
+    while read -r lib_line <&3; do :; done  # of earlier runs
     store serve --db "$work/store.db" --listen "$VAS_STORE" 2>>"$work/log/store" &
     lib_store=$!
     trap 'lib_stop_all' EXIT
@@ -102,8 +105,18 @@ lib_judge() {
     esac
 }
 
+# All wait while the store cannot be written, for a disk that is full as a rule: who looks at the terminal should know.
+lib_hear() {
+    while IFS= read -r lib_line <&3; do
+        case $lib_line in
+        *"could not write store"* | "hint: nothing is lost"* | *"can be written again"*) printf '%s\n' "$lib_line" >&2 ;;
+        esac
+    done
+}
+
 # Forgets workers that ended well; ends the script when one ended badly, or the store did.
 lib_watch() {
+    [ -z "$lib_store" ] || lib_hear
     if [ -n "$lib_store" ] && ! kill -0 "$lib_store" 2>/dev/null; then
         lib_code=0
         wait "$lib_store" || lib_code=$?
