@@ -113,6 +113,7 @@ for program in rollout train; do
     rm "$scratch/bin/$program"
     cat >"$scratch/bin/$program" <<END_PROGRAM
 #!/bin/sh
+case " \$*" in *" --help") exec "$BIN/$program" "\$@" ;; esac
 mkdir "$scratch/killed/$program" 2>/dev/null || exec "$BIN/$program" "\$@"
 "$BIN/$program" "\$@" &
 sleep 0.1
