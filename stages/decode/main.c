@@ -99,7 +99,7 @@ static struct options options_read(int argc, char **argv)
           "value model: a directory, or a training run (RUN@STEP: of that\n"
           "step, if it was kept) or shared model (store:NAME) of the\n"
           "store; may be given several times, each with its own weight" },
-        { 0, "beta", "B", OPTION_NUMBER, &options.beta, -1e6, 1e6,
+        { 0, "beta", "B", OPTION_NUMBER, &options.beta, -BETA_MAX, BETA_MAX,
           "weight of value models that name none; 0 is the base\npolicy, negative steers away (default 3)" },
         { 0, "value-tokenizer", "DIR|FILE", OPTION_LIST, &options.value_tokenizers, 0, 0,
           "tokenizer of a value model that does not share the base\npolicy's: it is asked about the text of each candidate" },

@@ -161,7 +161,13 @@ int values_open(struct values *values, const struct option_list *specs, double b
         struct value_model *value = &values->models[values->count++];
         value->beta = beta;
         value->name = split_spec(specs->items[i], &value->beta);
-        code = trunk_add(values, value, &trunks[i]);
+        if (fabs(value->beta) > BETA_MAX) {
+            log_error("beta of --value \"%s\" is %g, must be from %g to %g", specs->items[i], value->beta, -(double)BETA_MAX,
+                      (double)BETA_MAX);
+            code = EX_USAGE;
+        } else {
+            code = trunk_add(values, value, &trunks[i]);
+        }
     }
     for (size_t i = 0; i < values->count && code == EX_OK; i++) {
         struct value_model *value = &values->models[i];

@@ -155,6 +155,8 @@ refused "so does --guide-every" 78 'vas kind:40' \
 
 # ---- mistakes ----
 
+refused "a value model's beta beyond all sense" 64 'is 1e+300, must be from -1e+06 to 1e+06' \
+    decode -m "$base" --value "$base:1e300" "One day"
 refused "no prompt" 64 'no prompt' decode -m "$base"
 refused "no model" 64 '\-m is missing' decode "One day"
 refused "a file that is missing" 66 'nowhere.jsonl' decode -m "$base" "$scratch/nowhere.jsonl"
