@@ -412,6 +412,20 @@ static void take_known(struct desk *desk, struct worker *worker, struct frame *f
     }
 }
 
+/* As text of at most TEXT_BYTES: lists that a frame has no room for are emptied, what is longest as a rule first.  The caller frees. */
+static char *status_text(json_t *status)
+{
+    static const char *const lists[] = { "workers", "failures", "stages", "efforts" };
+    char *text = json_text(status);
+    for (size_t i = 0; i < COUNT_OF(lists) && strlen(text) > TEXT_BYTES; i++) {
+        free(text);
+        json_array_clear(json_object_get(status, lists[i]));
+        text = json_text(status);
+        log_event("a frame has no room for the status: sent without its %s", lists[i]);
+    }
+    return text;
+}
+
 static void take_ask(struct desk *desk, const void *peer, size_t peer_size, double now_s)
 {
     json_t *status = status_read(desk->db, desk, now_s);
@@ -419,12 +433,7 @@ static void take_ask(struct desk *desk, const void *peer, size_t peer_size, doub
         desk->failed = true;
         return;
     }
-    char *text = json_text(status);
-    if (strlen(text) > TEXT_BYTES) {
-        free(text);
-        json_array_clear(json_object_get(status, "workers"));
-        text = json_text(status);
-    }
+    char *text = status_text(status);
     struct frame frame = frame_make(FRAME_status);
     frame.status.status = text;
     reply_to(desk, peer, peer_size, &frame);

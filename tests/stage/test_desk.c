@@ -298,6 +298,22 @@ static int64_t status_int(const json_t *line, const char *name)
     return json_integer_value(json_object_get(line, name));
 }
 
+/* Goal: a status that no frame has room for is sent without its longest lists, and ends nothing. */
+static void test_long_status(void)
+{
+    open_desk();
+    EXPECT_INT(db_run(db, db_query(db, "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 40000)"
+                                       " INSERT INTO reward (name, spec) SELECT printf('%0120d', i), '{}' FROM n", "")), 0);
+    struct frame ask = frame_make(FRAME_ask);
+    say('?', &ask);
+    turn();
+    json_t *status = json_loads(reply('?', FRAME_status, 0)->status.status, 0, NULL);
+    EXPECT(status_is_sound(status));
+    EXPECT_INT(json_array_size(json_object_get(status, "stages")), 0);
+    json_decref(status);
+    close_desk();
+}
+
 /* Goal: whoever asks is told what is handed out, to whom, and how fast it goes, and need not say hello for that. */
 static void test_status(void)
 {
@@ -1045,6 +1061,7 @@ int main(void)
     RUN(test_hello_and_acks);
     RUN(test_effort_adds_up);
     RUN(test_status);
+    RUN(test_long_status);
     RUN(test_status_is_tame);
     RUN(test_rate);
     RUN(test_strangers_and_nonsense);
