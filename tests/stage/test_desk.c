@@ -448,6 +448,7 @@ static void test_long_foreign_texts(void)
     for (int i = 0; i < 100; i++)
         buffer_printf(&settings, "\u00e9");
     buffer_printf(&settings, "\"}, \"samples\": 2, \"split\": \"train\"}");
+    buffer_append(&settings, "", 1);
     hello('b', "rollout", settings.data);
     turn();
     const char *reason = reply('b', FRAME_refusal, 0)->refusal.reason;
