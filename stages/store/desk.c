@@ -282,13 +282,7 @@ static void take_output(struct desk *desk, struct worker *worker, struct frame *
     char reason[STORE_REASON_BYTES];
     int64_t output = *frame_output(frame);
     struct item *item = lines_leased(&desk->lines, *frame_item(frame), &worker->held);
-    enum put_status put;
-    if (output > INT32_MAX) {
-        snprintf(reason, sizeof reason, "field \"output\" is %lld, must be at most %d", (long long)output, INT32_MAX);
-        put = PUT_REFUSED;
-    } else {
-        put = put_output(desk, worker, frame, reason);
-    }
+    enum put_status put = put_output(desk, worker, frame, reason);
     switch (put) {
     case PUT_NEW:
     case PUT_HAD:
@@ -316,7 +310,7 @@ static void take_output(struct desk *desk, struct worker *worker, struct frame *
 static void take_failed(struct desk *desk, struct worker *worker, int64_t lease, int64_t output, const char *reason)
 {
     struct item *item = lines_leased(&desk->lines, lease, &worker->held);
-    acknowledge(worker, output <= INT32_MAX ? output : 0);
+    acknowledge(worker, output);
     if (item == NULL)
         return;
     log_event("worker \"%s\" could not do an item stage=%s: %s", worker->name, stage_name(worker->settings.stage), reason);
