@@ -38,7 +38,7 @@ endif
 COMMON_SOURCES = $(filter-out common/math/kernels_isa.c common/learn/ranks_%.c,$(wildcard common/*/*.c)) \
     common/learn/ranks_$(RANKS).c
 KERNEL_OBJECTS = $(foreach isa,avx512 avx2 portable,$(BUILD)/common/math/kernels_$(isa).o)
-PRODUCT_OBJECTS = $(foreach isa,vnni amx halves,$(BUILD)/common/math/kernels_$(isa).o)
+PRODUCT_OBJECTS = $(foreach isa,maddubs vnni amx halves,$(BUILD)/common/math/kernels_$(isa).o)
 COMMON_OBJECTS = $(COMMON_SOURCES:%.c=$(BUILD)/%.o) $(KERNEL_OBJECTS)
 STAGE_PARTS = $(patsubst %.c,$(BUILD)/%.o,$(filter-out %/main.c,$(wildcard stages/*/*.c)))
 STAGE_MAINS = $(STAGES:%=$(BUILD)/stages/%/main.o)
@@ -76,7 +76,7 @@ KERNEL_CC = $(CC) $(subst =address$(comma)undefined,=address,$(ALL_CFLAGS)) $(KE
 comma = ,
 AVX512_FLAGS = -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c
 $(BUILD)/common/math/kernels_avx512.o: ISA_FLAGS = $(AVX512_FLAGS)
-$(BUILD)/common/math/kernels_avx2.o: ISA_FLAGS = -mavx2 -mfma -mf16c
+$(BUILD)/common/math/kernels_avx2.o $(BUILD)/common/math/kernels_maddubs.o: ISA_FLAGS = -mavx2 -mfma -mf16c
 $(BUILD)/common/math/kernels_portable.o: ISA_FLAGS =
 $(BUILD)/common/math/kernels_vnni.o: ISA_FLAGS = $(AVX512_FLAGS) -mavx512vnni
 $(BUILD)/common/math/kernels_amx.o $(BUILD)/common/math/kernels_halves.o: \

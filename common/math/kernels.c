@@ -16,6 +16,7 @@
 #include "base/memory.h"
 #include "math/input.h"
 #include "math/kernels_amx.h"
+#include "math/kernels_maddubs.h"
 #include "math/kernels_vnni.h"
 #include "math/quant.h"
 
@@ -28,6 +29,12 @@ static bool has_avx512(void)
 {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")
            && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("fma");
+}
+
+/* Every processor with these has F16C. */
+static bool has_avx2(void)
+{
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 }
 
 static bool has_vnni(void)
@@ -54,15 +61,23 @@ static bool has_avx512(void)
 
 /* ---- sets ---- */
 
-static struct kernels kernels_vnni, kernels_amx;
+static struct kernels kernels_vnni, kernels_amx, kernels_maddubs;
 
 static void sets_make(void)
 {
 #if defined __x86_64__
     kernels_vnni = kernels_avx512;
     kernels_vnni.name = "vnni";
-    for (int type = 0; type < TENSOR_TYPE_COUNT; type++)
-        kernels_vnni.input[type] = quant_forms[type].group_elements > 0 && type != TENSOR_NF4 ? INPUT_BYTES : INPUT_FLOATS;
+    kernels_maddubs = kernels_avx2;
+    kernels_maddubs.name = "maddubs";
+    for (int type = 0; type < TENSOR_TYPE_COUNT; type++) {
+        if (quant_forms[type].group_elements == 0 || type == TENSOR_NF4)
+            continue;
+        kernels_vnni.input[type] = INPUT_BYTES;
+        kernels_maddubs.input[type] = maddubs_input_form(type);
+    }
+    kernels_maddubs.input_make = maddubs_input_make;
+    kernels_maddubs.linear = maddubs_linear;
     kernels_vnni.input_make = vnni_input_make;
     kernels_vnni.linear = vnni_linear;
     kernels_amx = kernels_vnni;
@@ -84,8 +99,9 @@ const struct kernels *kernels_named(const char *name)
         return &kernels_vnni;
     if (strcmp(name, "avx512") == 0 && has_avx512())
         return &kernels_avx512;
-    /* Every processor with AVX2 and FMA has F16C. */
-    if (strcmp(name, "avx2") == 0 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+    if (strcmp(name, "maddubs") == 0 && has_avx2())
+        return &kernels_maddubs;
+    if (strcmp(name, "avx2") == 0 && has_avx2())
         return &kernels_avx2;
 #endif
     return strcmp(name, "portable") == 0 ? &kernels_portable : NULL;
@@ -93,7 +109,7 @@ const struct kernels *kernels_named(const char *name)
 
 const struct kernels *kernels_get(void)
 {
-    static const char *const best_first[] = { "amx", "vnni", "avx512", "avx2", "portable" };
+    static const char *const best_first[] = { "amx", "vnni", "avx512", "maddubs", "avx2", "portable" };
     const char *wanted = getenv("VAS_KERNELS");
     if (wanted != NULL && *wanted != '\0') {
         const struct kernels *kernels = kernels_named(wanted);
@@ -117,6 +133,7 @@ size_t input_bytes(enum input_form form, size_t M, size_t K)
     switch (form) {
     case INPUT_HALVES: return M * input_steps(K) * HALVES_STEP_BYTES;
     case INPUT_BYTES: return M * input_steps(K) * BYTES_STEP_BYTES;
+    case INPUT_WORDS: return M * input_steps(K) * WORDS_STEP_BYTES;
     default: return M * K * sizeof(float);
     }
 }

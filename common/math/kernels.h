@@ -1,11 +1,12 @@
 /*
  * kernels.h - the inner loops of inference, chosen at start for this processor: AVX-512 with AMX, AVX-512 with VNNI, AVX-512, AVX2
- * with FMA, portable.
+ * with FMA and products of bytes or without these, portable.
  *
  * Every output element is summed in an order fixed by its own indices, so results do not depend on the number of rows, on threads,
  * or on which part of a matrix a call covers.  "avx512", "avx2" and "portable" multiply float32 with the numbers that weights stand
- * for, one fused multiply-add after the other.  "vnni" and "amx" round the rows that meet quantised weights to 8 bits in
- * blocks of 32, as llama.cpp does, and "amx" those that meet BF16 or F16 to two BF16, some 16 bits.
+ * for, one fused multiply-add after the other.  "vnni", "amx" and "maddubs" round the rows that meet quantised weights to 8 bits in
+ * blocks of 32, as llama.cpp does, but "maddubs" to 16 where weights take 8, and "amx" those that meet BF16 or F16 to two BF16, some
+ * 16 bits.
  *
  * Arrays are row-major, last index fastest.
  */
@@ -63,8 +64,8 @@ static inline const void *page_at(const struct page_list *list, size_t i, size_t
     return (const char *)list->base + ((size_t)list->pages[i] * list->stride + element) * (list->type == TENSOR_F16 ? 2 : 4);
 }
 
-/* How linear takes the rows x: as they are, or made into pairs of BF16 or bytes first.  input.h says how these lie. */
-enum input_form { INPUT_FLOATS, INPUT_HALVES, INPUT_BYTES, INPUT_FORM_COUNT };
+/* How linear takes the rows x: as they are, or laid out in tiles, or made into pairs of BF16, bytes or words first.  input.h says how these lie. */
+enum input_form { INPUT_FLOATS, INPUT_TILES, INPUT_HALVES, INPUT_BYTES, INPUT_WORDS, INPUT_FORM_COUNT };
 /* Each PANEL rows begin at the bytes of the rows before them. */
 size_t input_bytes(enum input_form form, size_t M, size_t K);
 /* Elements [k, k_end) of rows [m, m_end).  k is a multiple of 2 PANEL, k_end too or K. */
@@ -73,7 +74,7 @@ struct input_part {
 };
 
 struct kernels {
-    const char *name;  // "amx", "vnni", "avx512", "avx2", "portable"
+    const char *name;  // "amx", "vnni", "avx512", "maddubs", "avx2", "portable"
 
     enum input_form input[TENSOR_TYPE_COUNT];  // by type of the weight
     /* Makes a part of the rows, all of them where it is NULL.  x: (M, K). */

@@ -22,7 +22,7 @@ INLINE void block_expand(enum tensor_type type, struct bytes_block *out, const u
         const unsigned char *block = block_of(type, panel, first + u), *unit = unit_of(type, block, first + u);
         unit_ask_ahead(type, unit);
         UNROLL for (size_t j = 0; j < 8; j++) {
-            __m512i codes = unit_bytes(type, unit, j);
+            __m512i codes = (__m512i)unit_bytes(type, unit, j, 0);
             if (code_bias(type) != 0)
                 codes = _mm512_sub_epi8(codes, _mm512_set1_epi8((char)code_bias(type)));
             _mm512_store_si512(out->codes[u] + j * 64, codes);

@@ -1,7 +1,7 @@
 /*
  * kernels_bytes.h - codes of quantised weights as bytes, four successive elements in each of a panel's 16 lanes.
  *
- * Inside common/math, for AVX-512.
+ * Inside common/math, for AVX2 and AVX-512.
  */
 #ifndef MATH_KERNELS_BYTES_H
 #define MATH_KERNELS_BYTES_H
@@ -14,27 +14,35 @@ INLINE int code_bias(enum tensor_type type)
     return quant_forms[type].levels != NULL ? 128 : quant_forms[type].bias;
 }
 
-INLINE __m512i plane_bytes(const unsigned char *plane, size_t j, unsigned bits, int up)
+INLINE vec_bits plane_bytes(const unsigned char *plane, size_t j, unsigned bits, unsigned up, size_t part)
 {
-    __m512i lanes = _mm512_loadu_si512(plane + j * bits / 8 * (PANEL * 4));
-    int down = (bits == 8 ? 0 : (int)(j % 2 * 4 + j / 2 * bits % 4)) - up;
-    lanes = down > 0 ? _mm512_srli_epi32(lanes, (unsigned)down) : down < 0 ? _mm512_slli_epi32(lanes, (unsigned)-down) : lanes;
-    return bits == 8 ? lanes : _mm512_and_si512(lanes, _mm512_set1_epi8((char)(((1u << bits) - 1) << up)));
+    vec_bits lanes;
+    memcpy(&lanes, plane + (j * bits / 8 * PANEL + part * LANES) * sizeof(uint32_t), sizeof lanes);
+    if (bits == 8)
+        return lanes;
+    const unsigned from = (unsigned)(j % 2 * 4 + j / 2 * bits % 4);
+    lanes = from >= up ? lanes >> (from - up) : lanes << (up - from);
+    return lanes & ((1u << bits) - 1) * 0x01010101u << up;
 }
 
 /* Codes 4 j to 4 j + 3 of a unit, unsigned. */
-INLINE __m512i unit_bytes(enum tensor_type type, const unsigned char *unit, size_t j)
+INLINE vec_bits unit_bytes(enum tensor_type type, const unsigned char *unit, size_t j, size_t part)
 {
     const struct quant_form *form = &quant_forms[type];
-    __m512i codes = plane_bytes(unit, j, form->low_bits, 0);
+    vec_bits codes = plane_bytes(unit, j, form->low_bits, 0, part);
     if (form->high_bits > 0)
-        codes = _mm512_or_si512(codes, plane_bytes(unit + panel_layout(type).low_plane_bytes, j, form->high_bits, form->low_bits));
+        codes |= plane_bytes(unit + panel_layout(type).low_plane_bytes, j, form->high_bits, form->low_bits, part);
     if (form->levels == NULL)
         return codes;
     unsigned char levels[16];
     UNROLL for (size_t i = 0; i < 16; i++)
         levels[i] = (unsigned char)(int)(quant_levels_iq4_nl[i] + 128.0f);
-    return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)levels)), codes);
+    const __m128i table = _mm_loadu_si128((const __m128i *)(const void *)levels);
+#if defined __AVX512F__
+    return (vec_bits)_mm512_shuffle_epi8(_mm512_broadcast_i32x4(table), (__m512i)codes);
+#else
+    return (vec_bits)_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table), (__m256i)codes);
+#endif
 }
 
 /* The processor's own guesses end with each 4 KiB: asks for what lies 2 KiB behind a unit. */

@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <string.h>
 
+#include "math/input.h"
 #include "math/kernels_blocks.h"
 #include "math/kernels_vector.h"
 #include "math/panel.h"
@@ -19,19 +20,28 @@
 #define TEXT_(a) #a
 #define TEXT(a) TEXT_(a)
 
-/* ROW_TILE rows times panels up to SUM_TILE sums in registers; the weights and one activation need the rest. */
+/*
+ * ROW_TILE rows times panels up to SUM_TILE sums in registers; the weights and one activation need the rest.  More rows go over K in
+ * blocks of BLOCK_K, so that BLOCK_PANELS panels of a block stay in a cache between them: with AVX2, in the L1 cache.
+ */
 #if defined __AVX512F__
 #define ROW_TILE 6
-enum { SUM_TILE = 24, ONE_ROW_PANELS = 4 };
+#define UNROLL_K
+enum { SUM_TILE = 24, ONE_ROW_PANELS = 4, BLOCK_K = 512, BLOCK_UNITS = 4, BLOCK_PANELS = 4 };
 #elif defined __AVX2__
 #define ROW_TILE 6
-enum { SUM_TILE = 6, ONE_ROW_PANELS = 1 };
+#define UNROLL_K _Pragma("GCC unroll 4")  // another hyperthread may take half of what a core can begin in a cycle
+enum { SUM_TILE = 6, ONE_ROW_PANELS = 1, BLOCK_K = 256, BLOCK_UNITS = 8, BLOCK_PANELS = 1 };
 #else
 #define ROW_TILE 3
-enum { SUM_TILE = 3, ONE_ROW_PANELS = 1 };
+#define UNROLL_K
+enum { SUM_TILE = 3, ONE_ROW_PANELS = 1, BLOCK_K = 512, BLOCK_UNITS = 4, BLOCK_PANELS = 4 };
 #endif
 /* Weights are asked for AHEAD_BYTES before their turn: the processor's own guesses end at a page, where a panel goes on. */
-enum { PANEL_TILE = 4, BLOCK_K = 512, BLOCK_UNITS = 4, PARTIAL_ROWS = 32, AHEAD_BYTES = 4096 };
+enum { PANEL_TILE = 4, PARTIAL_ROWS = 32, AHEAD_BYTES = 4096 };
+
+/* AVX2 has too few registers for the addresses of a tile's rows: there they come in tiles, as input.h has them. */
+enum { TILED = LANES == 8 };
 
 /* ---- matrices ---- */
 
@@ -50,8 +60,8 @@ INLINE vec weight_load(enum tensor_type type, const void *panel, size_t k, size_
 }
 
 /*
- * y[r, p] (+)= sum over k of x[r, k] * panel[p][k], R rows by P panels in registers; resume adds to what y holds.  R, P and type
- * are constants where this is expanded.
+ * y[r, p] (+)= sum over k of x[r, k] * panel[p][k], R rows by P panels in registers; resume adds to what y holds.  x_stride 0: x is
+ * (K, R).  R, P and type are constants where this is expanded.
  */
 INLINE void tile_run(float *y, size_t y_stride, const float *x, size_t x_stride, enum tensor_type type,
                      const void *const *panel, size_t K, bool resume, size_t R, size_t P)
@@ -64,17 +74,21 @@ INLINE void tile_run(float *y, size_t y_stride, const float *x, size_t x_stride,
     UNROLL for (size_t p = 0; p < P; p++)
         at[p] = panel[p];
     const size_t step = type == TENSOR_BF16 ? 2 : 1;
-    for (size_t k = 0; k < K; k += step) {
+    UNROLL_K for (size_t k = 0; k < K; k += step) {
         UNROLL for (size_t i = 0; i < step; i++) {
             if (i > 0 && k + i == K)
                 break;
+            if (TILED && i > 0) {  // pairs are read again: no registers are left to keep them
+                UNROLL for (size_t p = 0; p < P; p++)
+                    __asm__("" : "+r"(at[p]));
+            }
             UNROLL for (size_t p = 0; p < P; p++)
                 __builtin_prefetch((const char *)at[p] + (k + i) * PANEL * (type == TENSOR_F32 ? 4 : 2) + AHEAD_BYTES);
             vec weight[PANEL_TILE * PARTS];
             UNROLL for (size_t p = 0; p < P * PARTS; p++)
                 weight[p] = weight_load(type, at[p / PARTS], k, p % PARTS, i > 0);
             UNROLL for (size_t r = 0; r < R; r++) {
-                vec x_rk = vec_all(x[r * x_stride + k + i]);
+                vec x_rk = vec_all(x_stride == 0 ? x[(k + i) * R + r] : x[r * x_stride + k + i]);
                 UNROLL for (size_t p = 0; p < P * PARTS; p++)
                     sum[r][p] += x_rk * weight[p];
             }
@@ -120,23 +134,19 @@ INLINE void tile_typed(float *y, size_t y_stride, const float *x, size_t x_strid
 typedef void tile_function(float *y, size_t y_stride, const float *x, size_t x_stride, const void *const *panel,
                            size_t panels, size_t K, bool resume, size_t rows);
 
-static void tile_f32(float *y, size_t y_stride, const float *x, size_t x_stride, const void *const *panel,
-                     size_t panels, size_t K, bool resume, size_t rows)
-{
-    tile_typed(y, y_stride, x, x_stride, TENSOR_F32, panel, panels, K, resume, rows);
-}
-
-static void tile_f16(float *y, size_t y_stride, const float *x, size_t x_stride, const void *const *panel,
-                     size_t panels, size_t K, bool resume, size_t rows)
-{
-    tile_typed(y, y_stride, x, x_stride, TENSOR_F16, panel, panels, K, resume, rows);
-}
-
-static void tile_bf16(float *y, size_t y_stride, const float *x, size_t x_stride, const void *const *panel,
-                      size_t panels, size_t K, bool resume, size_t rows)
-{
-    tile_typed(y, y_stride, x, x_stride, TENSOR_BF16, panel, panels, K, resume, rows);
-}
+/* rows_: of x as it is; tile_: of inputs. */
+#define TILE_FUNCTION(name, type, stride)                                                                                   \
+    static void name(float *y, size_t y_stride, const float *x, size_t x_stride, const void *const *panel, size_t panels,   \
+                     size_t K, bool resume, size_t rows)                                                                    \
+    {                                                                                                                       \
+        (void)x_stride;                                                                                                     \
+        tile_typed(y, y_stride, x, stride, type, panel, panels, K, resume, rows);                                           \
+    }
+TILE_FUNCTION(rows_f32, TENSOR_F32, x_stride)
+TILE_FUNCTION(rows_f16, TENSOR_F16, x_stride)
+TILE_FUNCTION(tile_f32, TENSOR_F32, TILED ? 0 : x_stride)
+TILE_FUNCTION(tile_f16, TENSOR_F16, TILED ? 0 : x_stride)
+TILE_FUNCTION(tile_bf16, TENSOR_BF16, TILED ? 0 : x_stride)
 
 /* The next tile of the rows that are left: as few tiles as possible, of nearly equal height. */
 INLINE size_t rows_next(size_t left)
@@ -145,7 +155,18 @@ INLINE size_t rows_next(size_t left)
     return (left + tiles - 1) / tiles;
 }
 
-/* Up to PANEL_TILE panels.  Many rows go over K in blocks, so that a block of the panels stays in the cache between them. */
+/* The tile of inputs that begins at row m. */
+INLINE size_t tile_rows(size_t M, size_t m)
+{
+    return TILED ? input_tile(M, m, ROW_TILE) : rows_next(M - m);
+}
+
+INLINE const float *tile_at(const float *x, size_t m, size_t rows, size_t K, size_t k)
+{
+    return x + m * K + (TILED ? k * rows : k);
+}
+
+/* Up to PANEL_TILE panels, of many rows up to BLOCK_PANELS. */
 static void linear_group(tile_function *tile, float *y, size_t y_stride, const float *x, size_t M, const char *data,
                          size_t panel_bytes, size_t element_bytes, size_t K, size_t panels)
 {
@@ -156,8 +177,8 @@ static void linear_group(tile_function *tile, float *y, size_t y_stride, const f
             panel[p] = data + p * panel_bytes + k * PANEL * element_bytes;
         size_t width = K - k < block ? K - k : block;
         for (size_t m = 0, rows; m < M; m += rows) {
-            rows = rows_next(M - m);
-            tile(y + m * y_stride, y_stride, x + m * K + k, K, panel, panels, width, k > 0, rows);
+            rows = tile_rows(M, m);
+            tile(y + m * y_stride, y_stride, tile_at(x, m, rows, K, k), K, panel, panels, width, k > 0, rows);
         }
     }
 }
@@ -168,8 +189,8 @@ static void linear_partial(tile_function *tile, float *y, size_t y_stride, const
 {
     float out[ROW_TILE][PANEL];
     for (size_t m = 0, rows; m < M; m += rows) {
-        rows = rows_next(M - m);
-        tile(out[0], PANEL, x + m * K, K, &panel, 1, K, false, rows);
+        rows = tile_rows(M, m);
+        tile(out[0], PANEL, tile_at(x, m, rows, K, 0), K, &panel, 1, K, false, rows);
         for (size_t r = 0; r < rows; r++)
             memcpy(y + (m + r) * y_stride, out[r], N * sizeof(float));
     }
@@ -190,7 +211,7 @@ static void linear_floats(float *y, size_t y_stride, const float *x, size_t M, c
             panel++;
             continue;
         }
-        size_t group = whole - panel < PANEL_TILE ? whole - panel : PANEL_TILE;
+        size_t most = M <= ROW_TILE ? PANEL_TILE : BLOCK_PANELS, group = whole - panel < most ? whole - panel : most;
         linear_group(tile, y + panel * PANEL, y_stride, x, M, data, w->panel_bytes, element_bytes, w->K, group);
         panel += group;
     }
@@ -385,12 +406,12 @@ static const struct block_kernels block_kernels[TENSOR_TYPE_COUNT] = {
     [TENSOR_NF4] = { expand_nf4, one_row_nf4 },
 };
 
-/* Rows against the elements from K_first on of up to PANEL_TILE panels: some units at a time are made weights in the L1 cache. */
+/* Rows against the elements from K_first on of up to BLOCK_PANELS panels: some units at a time are made weights in the L1 cache. */
 static void blocks_rows(const struct block_kernels *kernels, float *y, size_t y_stride, const float *x, size_t M, size_t K,
                         const unsigned char *const *panel, size_t panels, size_t K_first)
 {
-    _Alignas(64) float weights[PANEL_TILE][BLOCK_UNITS * UNIT * PANEL];
-    const void *at[PANEL_TILE];
+    _Alignas(64) float weights[BLOCK_PANELS][BLOCK_UNITS * UNIT * PANEL];
+    const void *at[BLOCK_PANELS];
     for (size_t p = 0; p < panels; p++)
         at[p] = weights[p];
     for (size_t k = K_first; k < K; k += BLOCK_UNITS * UNIT) {
@@ -400,8 +421,8 @@ static void blocks_rows(const struct block_kernels *kernels, float *y, size_t y_
                 kernels->expand(weights[p] + unit * UNIT * PANEL, panel[p], k / UNIT + unit);
         }
         for (size_t m = 0, rows; m < M; m += rows) {
-            rows = rows_next(M - m);
-            tile_f32(y + m * y_stride, y_stride, x + m * K + k, K, at, panels, width, k > 0, rows);
+            rows = tile_rows(M, m);
+            tile_f32(y + m * y_stride, y_stride, tile_at(x, m, rows, K, k), K, at, panels, width, k > 0, rows);
         }
     }
 }
@@ -428,8 +449,8 @@ static void linear_blocks(float *y, size_t y_stride, const float *x, size_t M, c
     if (end < whole)
         whole = end;
     while (panel < end) {
-        size_t group = panel >= whole ? 1 : whole - panel < PANEL_TILE ? whole - panel : PANEL_TILE;
-        const unsigned char *at[PANEL_TILE];
+        size_t group = panel >= whole ? 1 : whole - panel < BLOCK_PANELS ? whole - panel : BLOCK_PANELS;
+        const unsigned char *at[BLOCK_PANELS];
         for (size_t p = 0; p < group; p++)
             at[p] = (const unsigned char *)w->data + (panel + p) * w->panel_bytes;
         if (panel < whole) {
@@ -450,9 +471,19 @@ static void linear_blocks(float *y, size_t y_stride, const float *x, size_t M, c
 static void input_make(void *input, enum input_form form, const float *x, size_t M, size_t K, const struct input_part *part)
 {
     const struct input_part all = { 0, M, 0, K }, *of = part != NULL ? part : &all;
-    (void)form;
-    for (size_t m = of->m; m < of->m_end; m++)
-        memcpy((float *)input + m * K + of->k, x + m * K + of->k, (of->k_end - of->k) * sizeof *x);
+    if (form == INPUT_FLOATS) {
+        for (size_t m = of->m; m < of->m_end; m++)
+            memcpy((float *)input + m * K + of->k, x + m * K + of->k, (of->k_end - of->k) * sizeof *x);
+        return;
+    }
+    for (size_t m = 0, rows; m < of->m_end; m += rows) {
+        rows = input_tile(M, m, ROW_TILE);
+        for (size_t r = m < of->m ? of->m - m : 0; r < rows && m + r < of->m_end; r++) {
+            float *out = (float *)input + m * K + r;  // (K, rows), from its row r on
+            for (size_t k = of->k; k < of->k_end; k++)
+                out[k * rows] = x[(m + r) * K + k];
+        }
+    }
 }
 
 static void linear(float *y, size_t y_stride, const void *x, size_t M, const struct packed *w, size_t panel, size_t panels)
@@ -468,7 +499,7 @@ static void linear(float *y, size_t y_stride, const void *x, size_t M, const str
 static void attend_scores(float *scores, size_t score_stride, const float *q, size_t G, size_t HS,
                           const struct page_list *keys, size_t count)
 {
-    tile_function *tile = keys->type == TENSOR_F16 ? tile_f16 : tile_f32;
+    tile_function *tile = keys->type == TENSOR_F16 ? rows_f16 : rows_f32;
     for (size_t i = 0; i < count; i += PANEL_TILE) {
         size_t panels = count - i < PANEL_TILE ? count - i : PANEL_TILE;
         const void *panel[PANEL_TILE];
@@ -783,6 +814,7 @@ static double exp_sum(float *y, const float *x, size_t n, float max, float scale
 extern const struct kernels PASTE(kernels_, KERNELS_ISA);
 const struct kernels PASTE(kernels_, KERNELS_ISA) = {
     .name = TEXT(KERNELS_ISA),
+    .input = { [0 ... TENSOR_TYPE_COUNT - 1] = TILED ? INPUT_TILES : INPUT_FLOATS },
     .input_make = input_make,
     .linear = linear,
     .attend_scores = attend_scores,

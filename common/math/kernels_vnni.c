@@ -111,7 +111,7 @@ INLINE void units_run(enum tensor_type type, float *y, size_t y_stride, const un
             __m512i codes[8];
             unit_ask_ahead(type, unit);
             UNROLL for (size_t j = 0; j < 8; j++)
-                codes[j] = unit_bytes(type, unit, j);
+                codes[j] = (__m512i)unit_bytes(type, unit, j, 0);
             UNROLL for (size_t g = 0; g < groups; g++) {
                 struct group of = group_load(type, panel[p], block, group_of(type, u, g));
                 __m512 scale = (__m512)of.scale[0], offset = (__m512)of.offset[0];

@@ -130,16 +130,22 @@ static void low_panels(const struct part *part, const struct linear *linear, siz
         if (!adapted_part(&adapted, part, run, linear, part->block, part->block + part->block_rows))
             continue;
         const struct packed *b = &adapted.low->b[i];
+        const enum input_form form = kernels->input[b->type];
         const size_t end = (panel + panels) * PANEL < b->N ? (panel + panels) * PANEL : b->N;
         for (size_t m = adapted.first; m < adapted.end; m += ROWS) {
             const size_t rows = adapted.end - m < ROWS ? adapted.end - m : ROWS;
+            const float *ax = adapted.ax + (m - adapted.first) * b->K;  // (rows, K)
+            void *made = form == INPUT_FLOATS ? NULL : memory_alloc_aligned(input_bytes(form, rows, b->K), 1);
+            if (made != NULL)
+                kernels->input_make(made, form, ax, rows, b->K, NULL);
             for (size_t n = panel * PANEL; n < end; n += WIDTH) {
                 const size_t width = end - n < WIDTH ? end - n : WIDTH;
                 const struct packed from = panels_from(b, n / PANEL);
-                kernels->linear(added, WIDTH, adapted.ax + (m - adapted.first) * b->K, rows, &from, 0, tasks_of(width, PANEL));
+                kernels->linear(added, WIDTH, made != NULL ? made : ax, rows, &from, 0, tasks_of(width, PANEL));
                 for (size_t r = 0; r < rows; r++)
                     kernels->add(y + (m - part->block + r) * linear->N + n, added + r * WIDTH, width);
             }
+            free(made);
         }
     }
 }

@@ -9,7 +9,7 @@
 #include "math/kernels.h"
 #include "math/quant.h"
 
-static const char *const names[] = { "portable", "avx2", "avx512", "vnni", "amx" };
+static const char *const names[] = { "portable", "avx2", "maddubs", "avx512", "vnni", "amx" };
 
 /* Runs a statement for every set of kernels that this processor has. */
 #define FOR_KERNELS(k)                                   \
@@ -358,19 +358,22 @@ static void test_linear_quantised(void)
     }
 }
 
-/* 32 elements of a row rounded as kernels that take bytes round them: x = d * code. */
-static float codes_from(int8_t code[32], const float *x, size_t count)
+/* 32 elements of a row rounded as kernels that take bytes or words round them: x = d * code, code from -limit to limit. */
+static float codes_from(int code[32], const float *x, size_t count, float limit)
 {
     float largest = 0.0f;
     for (size_t k = 0; k < count; k++)
         largest = fmaxf(largest, fabsf(x[k]));
     for (size_t k = 0; k < 32; k++)
-        code[k] = k < count && largest > 0.0f ? (int8_t)nearbyintf(x[k] * (127.0f / largest)) : 0;
-    return largest / 127.0f;
+        code[k] = k < count && largest > 0.0f ? (int)nearbyintf(x[k] * (limit / largest)) : 0;
+    return largest / limit;
 }
 
-/* A row x (K) by a row of blocks as in a file: what kernels that take bytes compute, by the definition in kernels_vnni.h. */
-static float bytes_product(enum tensor_type type, const float *x, const unsigned char *row, size_t K, double *bound)
+/*
+ * A row x (K) by a row of blocks as in a file: what kernels that take bytes or words compute, by the definition in kernels_vnni.h.
+ * bound: how far it may be from the product with x as it is.
+ */
+static float codes_product(enum tensor_type type, float limit, const float *x, const unsigned char *row, size_t K, double *bound)
 {
     const struct quant_form *form = &quant_forms[type];
     float y = 0.0f, value[256];
@@ -380,8 +383,8 @@ static float bytes_product(enum tensor_type type, const float *x, const unsigned
         struct quant_block block;
         quant_block_unpack(&block, type, row);
         for (size_t e = 0; e < form->block_elements && k < K; e += 32, k += 32) {
-            int8_t code[32];
-            float d = codes_from(code, x + k, K - k < 32 ? K - k : 32);
+            int code[32];
+            float d = codes_from(code, x + k, K - k < 32 ? K - k : 32, limit);
             for (size_t first = 0; first < 32; first += form->group_elements) {
                 size_t g = (e + first) / form->group_elements;
                 float scale = float_from_f16(block.d) * (float)block.scale[g], m = float_from_f16(block.m);
@@ -390,7 +393,8 @@ static float bytes_product(enum tensor_type type, const float *x, const unsigned
                 for (size_t i = first; i < first + form->group_elements; i++) {
                     products += (int)value[block.code[e + i]] * code[i];
                     sum += code[i];
-                    *bound += 0.51 * (double)d * fabs((double)(scale * value[block.code[e + i]] + offset));
+                    double weight = fabs((double)(scale * value[block.code[e + i]] + offset));
+                    *bound += (0.51 + 1e-6 * abs(code[i])) * (double)d * weight;  // half a step, and float32's own roundings
                 }
                 y = fmaf((float)products, scale * d, y);
                 y = form->has_m ? fmaf(offset, d * (float)sum, y) : y;
@@ -400,56 +404,104 @@ static float bytes_product(enum tensor_type type, const float *x, const unsigned
     return y;
 }
 
+/* Every set of kernels that takes rows in this form gives a product's bits, for any split, and writes nothing else. */
+static void expect_products(enum input_form form, const float *expected, size_t stride, const float *x, size_t M,
+                            const struct packed *packed)
+{
+    float *y = memory_alloc(M * stride, sizeof *y);
+    FOR_KERNELS(k) {
+        if (k->input[packed->type] != form)
+            continue;
+        for (size_t i = 0; i < M * stride; i++)
+            y[i] = -777.0f;
+        kernels_linear(k, y, stride, x, M, packed);
+        expect_bits(y, expected, M * stride, tensor_formats[packed->type].name);
+        memset(y, 0, M * stride * sizeof *y);
+        linear_split(k, y, stride, x, M, packed);
+        for (size_t m = 0; m < M; m++)
+            expect_bits(y + m * stride, expected + m * stride, packed->N, "a split");
+    }
+    free(y);
+}
+
 /*
- * Goal: where rows are rounded to bytes, products are to the bit what the definition says, for any number of rows and any split of
- * panels, within half a step of each element of the product with the rows as they were, and write nothing else.
+ * Goal: where rows are rounded to bytes or words, products are to the bit what the definition says, for any number of rows and any
+ * split of panels, within half a step of each element of the product with the rows as they were, and write nothing else.
  */
-static void test_linear_of_bytes(void)
+static void linear_of_codes(enum tensor_type type, enum input_form form, float limit)
+{
+    for (size_t s = 0; s < COUNT_OF(quantised_shapes); s++) {
+        const size_t *shape = quantised_shapes[s];
+        size_t M = shape[0], N = shape[1], stride = N + 3, row_bytes;
+        size_t K = shape[2] * tensor_formats[type].block_elements - (halves_of[type].count == 0 ? shape[3] : 0);
+        row_bytes = tensor_row_bytes(type, K);
+        unsigned char *kept = memory_alloc(N, row_bytes);
+        struct packed packed = quantised_random(type, N, K, kept);
+        float *x = normals(M * K), *row = memory_alloc(K, sizeof *row), *expected = memory_alloc(M * stride, sizeof *expected);
+        for (size_t i = 0; i < M * K; i += 37)
+            x[i] *= 100.0f;
+        memset(x, 0, (K < 32 ? K : 32) * sizeof *x);
+        for (size_t i = 0; i < M * stride; i++)
+            expected[i] = -777.0f;
+        for (size_t n = 0; n < N; n++) {
+            packed_get_row(&packed, n, row);
+            for (size_t m = 0; m < M; m++) {
+                double bound, sum = 0.0;
+                expected[m * stride + n] = codes_product(type, limit, x + m * K, kept + n * row_bytes, K, &bound);
+                for (size_t k = 0; k < K; k++)
+                    sum += (double)x[m * K + k] * (double)row[k];
+                EXPECT_NEAR(expected[m * stride + n], sum, bound * 1.001);
+            }
+        }
+        expect_products(form, expected, stride, x, M, &packed);
+        packed_free(&packed);
+        free(expected);
+        free(row);
+        free(x);
+        free(kept);
+    }
+}
+
+static void test_linear_of_codes(void)
 {
     for (int type = TENSOR_Q8_0; type < TENSOR_NF4; type++) {
-        for (size_t s = 0; s < COUNT_OF(quantised_shapes); s++) {
-            const size_t *shape = quantised_shapes[s];
-            size_t M = shape[0], N = shape[1], stride = N + 3, row_bytes;
-            size_t K = shape[2] * tensor_formats[type].block_elements - (halves_of[type].count == 0 ? shape[3] : 0);
-            row_bytes = tensor_row_bytes((enum tensor_type)type, K);
-            unsigned char *kept = memory_alloc(N, row_bytes);
-            struct packed packed = quantised_random((enum tensor_type)type, N, K, kept);
-            float *x = normals(M * K), *row = memory_alloc(K, sizeof *row);
-            float *y = memory_alloc(M * stride, sizeof *y), *expected = memory_alloc(M * stride, sizeof *y);
-            for (size_t i = 0; i < M * K; i += 37)
-                x[i] *= 100.0f;
-            memset(x, 0, (K < 32 ? K : 32) * sizeof *x);
-            for (size_t i = 0; i < M * stride; i++)
-                expected[i] = -777.0f;
-            for (size_t n = 0; n < N; n++) {
-                packed_get_row(&packed, n, row);
-                for (size_t m = 0; m < M; m++) {
-                    double bound, sum = 0.0;
-                    expected[m * stride + n] = bytes_product((enum tensor_type)type, x + m * K, kept + n * row_bytes, K, &bound);
-                    for (size_t k = 0; k < K; k++)
-                        sum += (double)x[m * K + k] * (double)row[k];
-                    EXPECT_NEAR(expected[m * stride + n], sum, bound * 1.001);
-                }
-            }
-            FOR_KERNELS(k) {
-                if (k->input[type] != INPUT_BYTES)
-                    continue;
-                for (size_t i = 0; i < M * stride; i++)
-                    y[i] = -777.0f;
-                kernels_linear(k, y, stride, x, M, &packed);
-                expect_bits(y, expected, M * stride, tensor_formats[type].name);
-                memset(y, 0, M * stride * sizeof *y);
-                linear_split(k, y, stride, x, M, &packed);
+        linear_of_codes((enum tensor_type)type, INPUT_BYTES, 127.0f);
+        linear_of_codes((enum tensor_type)type, INPUT_WORDS, 32767.0f);
+    }
+}
+
+/* Goal: sums of the largest codes of either sign overflow nowhere. */
+static void test_largest_codes(void)
+{
+    enum { M = 6, N = 16, K = 512, STRIDE = N };
+    float x[M * K], expected[M * STRIDE];
+    for (size_t i = 0; i < M * K; i++)
+        x[i] = i / K % 2 ? -1.0f : 1.0f;
+    for (int type = TENSOR_Q8_0; type < TENSOR_NF4; type++) {
+        size_t row_bytes = tensor_row_bytes((enum tensor_type)type, K), block_bytes = tensor_formats[type].block_bytes;
+        unsigned char *blocks = memory_alloc(1, row_bytes);
+        for (int fill = 0; fill < 256; fill += 51) {  // 0x00 0x33 0x66 0x99 0xcc 0xff
+            memset(blocks, fill, row_bytes);
+            for (size_t i = 0; i < halves_of[type].count; i++)
+                for (size_t b = 0; b < row_bytes; b += block_bytes)
+                    memcpy(blocks + b + halves_of[type].offsets[i], &(uint16_t){ 0x3c00 }, 2);
+            const void *rows[PANEL];
+            for (size_t n = 0; n < PANEL; n++)
+                rows[n] = blocks;
+            struct packed packed;
+            packed_init(&packed, (enum tensor_type)type, N, K);
+            packed_set_panel(&packed, 0, rows);
+            for (enum input_form form = INPUT_BYTES; form <= INPUT_WORDS; form++) {
+                double bound;
                 for (size_t m = 0; m < M; m++)
-                    expect_bits(y + m * stride, expected + m * stride, N, "a split");
+                    for (size_t n = 0; n < N; n++)
+                        expected[m * STRIDE + n] = codes_product((enum tensor_type)type, form == INPUT_BYTES ? 127.0f : 32767.0f,
+                                                                 x + m * K, blocks, K, &bound);
+                expect_products(form, expected, STRIDE, x, M, &packed);
             }
             packed_free(&packed);
-            free(expected);
-            free(y);
-            free(row);
-            free(x);
-            free(kept);
         }
+        free(blocks);
     }
 }
 
@@ -988,7 +1040,8 @@ int main(void)
     RUN(test_linear_same_bits_in_any_split);
     RUN(test_vector_sets_agree);
     RUN(test_linear_quantised);
-    RUN(test_linear_of_bytes);
+    RUN(test_linear_of_codes);
+    RUN(test_largest_codes);
     RUN(test_hostile_rows);
     RUN(test_hostile_scales);
     RUN(test_hostile_numbers_are_rounded);

@@ -1,0 +1,19 @@
+/*
+ * kernels_maddubs.h - products of quantised weights with rows in bytes or words, by AVX2.
+ *
+ * Inside common/math.  Sums are those of kernels_vnni.h, to the bit, where rows are in bytes; where they are in words, for weights of
+ * 8 bits, x_code has 16 bits and the rest is the same.
+ */
+#ifndef MATH_KERNELS_MADDUBS_H
+#define MATH_KERNELS_MADDUBS_H
+
+#include "math/kernels.h"
+
+/* Of rows that meet a type of blocks other than NF4: words where codes take 8 bits, also as levels. */
+enum input_form maddubs_input_form(enum tensor_type type);
+/* As kernels.h has it, in bytes, words and floats. */
+void maddubs_input_make(void *input, enum input_form form, const float *x, size_t M, size_t K, const struct input_part *part);
+/* As kernels.h has it. */
+void maddubs_linear(float *y, size_t y_stride, const void *input, size_t M, const struct packed *w, size_t panel, size_t panels);
+
+#endif
