@@ -76,7 +76,8 @@ KERNEL_CC = $(CC) $(subst =address$(comma)undefined,=address,$(ALL_CFLAGS)) $(KE
 comma = ,
 AVX512_FLAGS = -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c
 $(BUILD)/common/math/kernels_avx512.o: ISA_FLAGS = $(AVX512_FLAGS)
-$(BUILD)/common/math/kernels_avx2.o $(BUILD)/common/math/kernels_maddubs.o: ISA_FLAGS = -mavx2 -mfma -mf16c
+AVX2_FLAGS = -mno-avx512f -mavx2 -mfma -mf16c  # without AVX-512 also where CFLAGS ask for it
+$(BUILD)/common/math/kernels_avx2.o $(BUILD)/common/math/kernels_maddubs.o: ISA_FLAGS = $(AVX2_FLAGS)
 $(BUILD)/common/math/kernels_portable.o: ISA_FLAGS =
 $(BUILD)/common/math/kernels_vnni.o: ISA_FLAGS = $(AVX512_FLAGS) -mavx512vnni
 $(BUILD)/common/math/kernels_amx.o $(BUILD)/common/math/kernels_halves.o: \
@@ -96,6 +97,7 @@ $(BUILD)/store_sql.h: schemas/store.sql
 	$(Q)sed 's/\\/\\\\/g; s/"/\\"/g; s/.*/"&\\n"/; s/^"-- version/,\n&/' $< >$@
 $(BUILD)/common/store/db.o $(BUILD)/tests/unit/test_scale.o: $(BUILD)/store_sql.h
 
+$(BUILD)/common/learn/product_avx2.o: ALL_CFLAGS += $(AVX2_FLAGS) -O3
 $(BUILD)/common/learn/product_avx512.o: ALL_CFLAGS += $(AVX512_FLAGS) -O3
 $(BUILD)/common/learn/product_amx.o: ALL_CFLAGS += $(AVX512_FLAGS) -mavx512bf16 -mamx-tile -mamx-bf16 -O3
 $(BUILD)/common/learn/ranks_mpi.o: ALL_CFLAGS += $(MPI_CFLAGS)
@@ -145,9 +147,9 @@ check-asan check-ubsan check-tsan: check-%:  ## the C tests under a sanitizer
 	$(Q)$(MAKE) BUILD=build-$* BIN=build-$*/bin CFLAGS='-O1 -g -fno-omit-frame-pointer -fsanitize=$(SANITIZER_$*)' test-programs
 	$(Q)for test in $(TEST_SOURCES:%.c=build-$*/%); do \
 	    TSAN_OPTIONS=ignore_noninstrumented_modules=1 BIN=build-$*/bin $$test || exit 1; done
-check-valgrind: test-programs  ## the C tests under valgrind (needs valgrind, and VAS_KERNELS=avx2: it knows no AVX-512)
+check-valgrind: test-programs  ## the C tests under valgrind (needs valgrind, and VAS_KERNELS=maddubs: it knows no AVX-512)
 	$(Q)for test in $(TEST_PROGRAMS); do \
-	    VAS_KERNELS=avx2 valgrind -q --error-exitcode=1 $$test || exit 1; done
+	    VAS_KERNELS=maddubs valgrind -q --error-exitcode=1 $$test || exit 1; done
 
 .PHONY: fuzz
 fuzz:  ## every fuzzer under libFuzzer for FUZZ_SECONDS each (needs clang)

@@ -103,15 +103,16 @@ char *file_read(const char *path, size_t *size)
     return data;
 }
 
-static int write_all(int fd, const char *data, size_t size)
+int file_write_all(int fd, const void *data, size_t size)
 {
+    const char *at = data;
     while (size > 0) {
-        ssize_t n = write(fd, data, size < (1u << 30) ? size : (1u << 30));
+        ssize_t n = write(fd, at, size < (1u << 30) ? size : (1u << 30));
         if (n < 0 && errno == EINTR)
             continue;
         if (n <= 0)
             return -1;
-        data += n;
+        at += n;
         size -= (size_t)n;
     }
     return 0;
@@ -151,7 +152,7 @@ int file_out_begin(struct file_out *file, const char *path)
 
 void file_out_write(struct file_out *file, const void *data, size_t size)
 {
-    if (file->failed || write_all(file->fd, data, size) == 0)
+    if (file->failed || file_write_all(file->fd, data, size) == 0)
         return;
     log_error("could not write \"%s\": %s", file->path, strerror(errno));
     file->failed = true;

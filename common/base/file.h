@@ -52,6 +52,9 @@ int file_out_end(struct file_out *file, bool keep);           // 0, or -1: some 
 /* The whole of it at once.  0, or -1 with the old file untouched. */
 int file_write(const char *path, const void *data, size_t size);
 
+/* All of it, however many calls that takes.  0, or -1 with errno. */
+int file_write_all(int fd, const void *data, size_t size);
+
 /* 0, or -1 with errno; EISDIR or EINVAL: no regular file. */
 int file_state(int fd, struct file_state *state);
 

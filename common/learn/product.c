@@ -38,6 +38,11 @@ static bool has_avx512(void)
     return has_amx() || strcmp(kernels_get()->name, "vnni") == 0 || strcmp(kernels_get()->name, "avx512") == 0;
 }
 
+static bool has_avx2(void)
+{
+    return strcmp(kernels_get()->name, "maddubs") == 0 || strcmp(kernels_get()->name, "avx2") == 0;
+}
+
 const struct product_kernels *product_kernels_get(enum products products)
 {
 #if defined __x86_64__
@@ -45,6 +50,8 @@ const struct product_kernels *product_kernels_get(enum products products)
         return has_amx() && __builtin_cpu_supports("avx512bf16") ? &product_amx : NULL;
     if (has_avx512())
         return &product_avx512;
+    if (has_avx2())
+        return &product_avx2;
 #endif
     return products == PRODUCTS_FLOAT32 ? &product_blas : NULL;
 }

@@ -43,7 +43,7 @@ struct left {
 };
 
 struct product_kernels {
-    const char *name;  // "blas", "avx512", "amx-bf16"
+    const char *name;  // "blas", "avx2", "avx512", "amx-bf16"
     enum products kind;
     /* Source rows [first, first + PACK_ROWS), or fewer at the end; first is a multiple of PACK_ROWS.  rows: the first of them. */
     void (*pack)(const struct right *right, size_t first, const float *rows, size_t stride);

@@ -4,11 +4,11 @@
 
 #include "learn/product.h"
 
-extern const struct product_kernels product_avx512, product_amx;
+extern const struct product_kernels product_avx2, product_avx512, product_amx;
 
 product_small product_small_avx512, product_small_amx;
 
-/* b as both keep it: panels of so many columns, missing ones zero, each of them a run of P steps of a row of 32-bit words. */
+/* b as those of AVX-512 and AMX keep it: panels of so many columns, missing ones zero, each of them a run of P steps of a row of 32-bit words. */
 enum { PRODUCT_PANEL = 32 };
 
 #endif

@@ -1,9 +1,10 @@
 /*
- * input.h - how the rows that a product takes lie in memory, for kernels that do not take them as float32.
+ * input.h - how the rows that a product takes lie in memory, for kernels that do not take them as they are.
  *
- * Inside common/math.  Rows lie in groups of up to PANEL.  Of INPUT_TILES a group is tiles of input_tile rows, one after the other, of
- * R rows (K, R) float32.  Of the others a group lies in steps of UNIT elements, 0 behind the last: so a step of a group is what a
- * tile or a broadcast reads.  Of R rows a step is
+ * Inside common/math.  Rows lie in groups of up to PANEL.  Of INPUT_TILES, float32, a group is tiles of input_tile rows, one
+ * after the other; of R rows a tile is (K / PANEL, R, PANEL), so that one address serves for all its rows, and each row has cache
+ * lines of its own.  Of the others a group lies in steps of UNIT elements, 0 behind the last: so a step of a group is what a tile
+ * of AMX or a broadcast reads.  Of R rows a step is
  *
  *   INPUT_HALVES   high (R, UNIT) BF16, low (R, UNIT) BF16          x = high + low, but for 2^-17 of it
  *   INPUT_BYTES    codes (R, UNIT) int8, then 8 fields of R numbers x = d * code, to nearest, code from -127 to 127:
@@ -31,6 +32,12 @@ static inline size_t input_lanes(size_t M, size_t m)
 {
     size_t left = M - m / PANEL * PANEL;
     return left < PANEL ? left : PANEL;
+}
+
+/* Floats that a row of a tile takes. */
+static inline size_t input_tile_row(size_t K)
+{
+    return (K + PANEL - 1) / PANEL * PANEL;
 }
 
 /* Rows of the tile that begins at row m: as few tiles as possible of at most rows_max, of nearly equal height. */

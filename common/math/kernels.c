@@ -131,6 +131,7 @@ const struct kernels *kernels_get(void)
 size_t input_bytes(enum input_form form, size_t M, size_t K)
 {
     switch (form) {
+    case INPUT_TILES: return M * input_tile_row(K) * sizeof(float);
     case INPUT_HALVES: return M * input_steps(K) * HALVES_STEP_BYTES;
     case INPUT_BYTES: return M * input_steps(K) * BYTES_STEP_BYTES;
     case INPUT_WORDS: return M * input_steps(K) * WORDS_STEP_BYTES;

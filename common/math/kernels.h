@@ -4,9 +4,9 @@
  *
  * Every output element is summed in an order fixed by its own indices, so results do not depend on the number of rows, on threads,
  * or on which part of a matrix a call covers.  "avx512", "avx2" and "portable" multiply float32 with the numbers that weights stand
- * for, one fused multiply-add after the other.  "vnni", "amx" and "maddubs" round the rows that meet quantised weights to 8 bits in
- * blocks of 32, as llama.cpp does, but "maddubs" to 16 where weights take 8, and "amx" those that meet BF16 or F16 to two BF16, some
- * 16 bits.
+ * for, one fused multiply-add after the other.  "vnni", "amx" and "maddubs" round the rows that meet quantised weights to 8 bits
+ * in blocks of 32, as llama.cpp does, but "maddubs" to 16 where codes or levels take 8, and "amx" those that meet BF16 or F16 to
+ * two BF16, some 16 bits.
  *
  * Arrays are row-major, last index fastest.
  */
@@ -64,7 +64,8 @@ static inline const void *page_at(const struct page_list *list, size_t i, size_t
     return (const char *)list->base + ((size_t)list->pages[i] * list->stride + element) * (list->type == TENSOR_F16 ? 2 : 4);
 }
 
-/* How linear takes the rows x: as they are, or laid out in tiles, or made into pairs of BF16, bytes or words first.  input.h says how these lie. */
+/* How linear takes the rows x: as they are, laid out in tiles, or rounded to pairs of BF16, bytes or words.  input.h has how these
+   lie. */
 enum input_form { INPUT_FLOATS, INPUT_TILES, INPUT_HALVES, INPUT_BYTES, INPUT_WORDS, INPUT_FORM_COUNT };
 /* Each PANEL rows begin at the bytes of the rows before them. */
 size_t input_bytes(enum input_form form, size_t M, size_t K);

@@ -21,8 +21,8 @@
 #define TEXT(a) TEXT_(a)
 
 /*
- * ROW_TILE rows times panels up to SUM_TILE sums in registers; the weights and one activation need the rest.  More rows go over K in
- * blocks of BLOCK_K, so that BLOCK_PANELS panels of a block stay in a cache between them: with AVX2, in the L1 cache.
+ * ROW_TILE rows times panels up to SUM_TILE sums in registers; the weights and one activation need the rest.  More rows go over K
+ * in blocks of BLOCK_K, so that BLOCK_PANELS panels of a block stay in a cache between them: with AVX2, in the L1 cache.
  */
 #if defined __AVX512F__
 #define ROW_TILE 6
@@ -40,7 +40,7 @@ enum { SUM_TILE = 3, ONE_ROW_PANELS = 1, BLOCK_K = 512, BLOCK_UNITS = 4, BLOCK_P
 /* Weights are asked for AHEAD_BYTES before their turn: the processor's own guesses end at a page, where a panel goes on. */
 enum { PANEL_TILE = 4, PARTIAL_ROWS = 32, AHEAD_BYTES = 4096 };
 
-/* AVX2 has too few registers for the addresses of a tile's rows: there they come in tiles, as input.h has them. */
+/* AVX2 has too few registers for the addresses of a tile's rows: there inputs come in tiles, as input.h has them. */
 enum { TILED = LANES == 8 };
 
 /* ---- matrices ---- */
@@ -60,10 +60,10 @@ INLINE vec weight_load(enum tensor_type type, const void *panel, size_t k, size_
 }
 
 /*
- * y[r, p] (+)= sum over k of x[r, k] * panel[p][k], R rows by P panels in registers; resume adds to what y holds.  x_stride 0: x is
- * (K, R).  R, P and type are constants where this is expanded.
+ * y[r, p] (+)= sum over k of x[r, k] * panel[p][k], R rows by P panels in registers; resume adds to what y holds.  Of a tile
+ * (tiled) x is (K / PANEL, R, PANEL).  R, P, type and tiled are constants where this is expanded.
  */
-INLINE void tile_run(float *y, size_t y_stride, const float *x, size_t x_stride, enum tensor_type type,
+INLINE void tile_run(float *y, size_t y_stride, const float *x, size_t x_stride, bool tiled, enum tensor_type type,
                      const void *const *panel, size_t K, bool resume, size_t R, size_t P)
 {
     vec sum[ROW_TILE][PANEL_TILE * PARTS];
@@ -73,24 +73,28 @@ INLINE void tile_run(float *y, size_t y_stride, const float *x, size_t x_stride,
     const void *at[PANEL_TILE];
     UNROLL for (size_t p = 0; p < P; p++)
         at[p] = panel[p];
-    const size_t step = type == TENSOR_BF16 ? 2 : 1;
-    UNROLL_K for (size_t k = 0; k < K; k += step) {
-        UNROLL for (size_t i = 0; i < step; i++) {
-            if (i > 0 && k + i == K)
-                break;
-            if (TILED && i > 0) {  // pairs are read again: no registers are left to keep them
+    const size_t step = type == TENSOR_BF16 ? 2 : 1, run = tiled ? PANEL : K, row = tiled ? PANEL : x_stride;
+    for (size_t first = 0; first < K; first += run) {
+        const size_t end = K - first < run ? K : first + run;
+        const float *x_row = tiled ? x + first * R : x;  // element first of row 0
+        UNROLL_K for (size_t k = first; k < end; k += step, x_row += step) {
+            UNROLL for (size_t i = 0; i < step; i++) {
+                if (i > 0 && k + i == K)
+                    break;
+                if (TILED && i > 0) {  // pairs are read again: no registers are left to keep them
+                    UNROLL for (size_t p = 0; p < P; p++)
+                        __asm__("" : "+r"(at[p]));
+                }
                 UNROLL for (size_t p = 0; p < P; p++)
-                    __asm__("" : "+r"(at[p]));
-            }
-            UNROLL for (size_t p = 0; p < P; p++)
-                __builtin_prefetch((const char *)at[p] + (k + i) * PANEL * (type == TENSOR_F32 ? 4 : 2) + AHEAD_BYTES);
-            vec weight[PANEL_TILE * PARTS];
-            UNROLL for (size_t p = 0; p < P * PARTS; p++)
-                weight[p] = weight_load(type, at[p / PARTS], k, p % PARTS, i > 0);
-            UNROLL for (size_t r = 0; r < R; r++) {
-                vec x_rk = vec_all(x_stride == 0 ? x[(k + i) * R + r] : x[r * x_stride + k + i]);
+                    __builtin_prefetch((const char *)at[p] + (k + i) * PANEL * (type == TENSOR_F32 ? 4 : 2) + AHEAD_BYTES);
+                vec weight[PANEL_TILE * PARTS];
                 UNROLL for (size_t p = 0; p < P * PARTS; p++)
-                    sum[r][p] += x_rk * weight[p];
+                    weight[p] = weight_load(type, at[p / PARTS], k, p % PARTS, i > 0);
+                UNROLL for (size_t r = 0; r < R; r++) {
+                    vec x_rk = vec_all(x_row[r * row + i]);
+                    UNROLL for (size_t p = 0; p < P * PARTS; p++)
+                        sum[r][p] += x_rk * weight[p];
+                }
             }
         }
     }
@@ -100,33 +104,33 @@ INLINE void tile_run(float *y, size_t y_stride, const float *x, size_t x_stride,
 }
 
 /* R rows by up to PANEL_TILE panels, as many at once as registers hold. */
-INLINE void tile_row_count(float *y, size_t y_stride, const float *x, size_t x_stride, enum tensor_type type,
+INLINE void tile_row_count(float *y, size_t y_stride, const float *x, size_t x_stride, bool tiled, enum tensor_type type,
                            const void *const *panel, size_t panels, size_t K, bool resume, size_t R)
 {
     size_t p = 0;
     if (4 * R <= SUM_TILE && panels == 4) {
-        tile_run(y, y_stride, x, x_stride, type, panel, K, resume, R, 4);
+        tile_run(y, y_stride, x, x_stride, tiled, type, panel, K, resume, R, 4);
         return;
     }
     if (2 * R <= SUM_TILE) {
         for (; p + 2 <= panels; p += 2)
-            tile_run(y + p * PANEL, y_stride, x, x_stride, type, panel + p, K, resume, R, 2);
+            tile_run(y + p * PANEL, y_stride, x, x_stride, tiled, type, panel + p, K, resume, R, 2);
     }
     for (; p < panels; p++)
-        tile_run(y + p * PANEL, y_stride, x, x_stride, type, panel + p, K, resume, R, 1);
+        tile_run(y + p * PANEL, y_stride, x, x_stride, tiled, type, panel + p, K, resume, R, 1);
 }
 
-INLINE void tile_typed(float *y, size_t y_stride, const float *x, size_t x_stride, enum tensor_type type,
+INLINE void tile_typed(float *y, size_t y_stride, const float *x, size_t x_stride, bool tiled, enum tensor_type type,
                        const void *const *panel, size_t panels, size_t K, bool resume, size_t rows)
 {
     switch (rows) {
-    case 1: tile_row_count(y, y_stride, x, x_stride, type, panel, panels, K, resume, 1); break;
-    case 2: tile_row_count(y, y_stride, x, x_stride, type, panel, panels, K, resume, 2); break;
-    case 3: tile_row_count(y, y_stride, x, x_stride, type, panel, panels, K, resume, 3); break;
+    case 1: tile_row_count(y, y_stride, x, x_stride, tiled, type, panel, panels, K, resume, 1); break;
+    case 2: tile_row_count(y, y_stride, x, x_stride, tiled, type, panel, panels, K, resume, 2); break;
+    case 3: tile_row_count(y, y_stride, x, x_stride, tiled, type, panel, panels, K, resume, 3); break;
 #if ROW_TILE > 3
-    case 4: tile_row_count(y, y_stride, x, x_stride, type, panel, panels, K, resume, 4); break;
-    case 5: tile_row_count(y, y_stride, x, x_stride, type, panel, panels, K, resume, 5); break;
-    case 6: tile_row_count(y, y_stride, x, x_stride, type, panel, panels, K, resume, 6); break;
+    case 4: tile_row_count(y, y_stride, x, x_stride, tiled, type, panel, panels, K, resume, 4); break;
+    case 5: tile_row_count(y, y_stride, x, x_stride, tiled, type, panel, panels, K, resume, 5); break;
+    case 6: tile_row_count(y, y_stride, x, x_stride, tiled, type, panel, panels, K, resume, 6); break;
 #endif
     }
 }
@@ -135,18 +139,17 @@ typedef void tile_function(float *y, size_t y_stride, const float *x, size_t x_s
                            size_t panels, size_t K, bool resume, size_t rows);
 
 /* rows_: of x as it is; tile_: of inputs. */
-#define TILE_FUNCTION(name, type, stride)                                                                                   \
+#define TILE_FUNCTION(name, type, tiled)                                                                                    \
     static void name(float *y, size_t y_stride, const float *x, size_t x_stride, const void *const *panel, size_t panels,   \
                      size_t K, bool resume, size_t rows)                                                                    \
     {                                                                                                                       \
-        (void)x_stride;                                                                                                     \
-        tile_typed(y, y_stride, x, stride, type, panel, panels, K, resume, rows);                                           \
+        tile_typed(y, y_stride, x, x_stride, tiled, type, panel, panels, K, resume, rows);                                  \
     }
-TILE_FUNCTION(rows_f32, TENSOR_F32, x_stride)
-TILE_FUNCTION(rows_f16, TENSOR_F16, x_stride)
-TILE_FUNCTION(tile_f32, TENSOR_F32, TILED ? 0 : x_stride)
-TILE_FUNCTION(tile_f16, TENSOR_F16, TILED ? 0 : x_stride)
-TILE_FUNCTION(tile_bf16, TENSOR_BF16, TILED ? 0 : x_stride)
+TILE_FUNCTION(rows_f32, TENSOR_F32, false)
+TILE_FUNCTION(rows_f16, TENSOR_F16, false)
+TILE_FUNCTION(tile_f32, TENSOR_F32, TILED)
+TILE_FUNCTION(tile_f16, TENSOR_F16, TILED)
+TILE_FUNCTION(tile_bf16, TENSOR_BF16, TILED)
 
 /* The next tile of the rows that are left: as few tiles as possible, of nearly equal height. */
 INLINE size_t rows_next(size_t left)
@@ -161,9 +164,10 @@ INLINE size_t tile_rows(size_t M, size_t m)
     return TILED ? input_tile(M, m, ROW_TILE) : rows_next(M - m);
 }
 
+/* Where its element k is, in a tile a multiple of PANEL; row 0 of what is from row m on is tile_at(x, m, 0, K, 0). */
 INLINE const float *tile_at(const float *x, size_t m, size_t rows, size_t K, size_t k)
 {
-    return x + m * K + (TILED ? k * rows : k);
+    return TILED ? x + m * input_tile_row(K) + k * rows : x + m * K + k;
 }
 
 /* Up to PANEL_TILE panels, of many rows up to BLOCK_PANELS. */
@@ -459,7 +463,7 @@ static void linear_blocks(float *y, size_t y_stride, const float *x, size_t M, c
             float out[PARTIAL_ROWS][PANEL];
             for (size_t m = 0; m < M; m += PARTIAL_ROWS) {
                 size_t rows = M - m < PARTIAL_ROWS ? M - m : PARTIAL_ROWS;
-                blocks_group(kernels, out[0], PANEL, x + m * K, rows, K, at, 1);
+                blocks_group(kernels, out[0], PANEL, tile_at(x, m, 0, K, 0), rows, K, at, 1);
                 for (size_t r = 0; r < rows; r++)
                     memcpy(y + (m + r) * y_stride + panel * PANEL, out[r], w->N % PANEL * sizeof(float));
             }
@@ -479,9 +483,10 @@ static void input_make(void *input, enum input_form form, const float *x, size_t
     for (size_t m = 0, rows; m < of->m_end; m += rows) {
         rows = input_tile(M, m, ROW_TILE);
         for (size_t r = m < of->m ? of->m - m : 0; r < rows && m + r < of->m_end; r++) {
-            float *out = (float *)input + m * K + r;  // (K, rows), from its row r on
-            for (size_t k = of->k; k < of->k_end; k++)
-                out[k * rows] = x[(m + r) * K + k];
+            float *out = (float *)input + m * input_tile_row(K) + r * PANEL;  // row r of the tile (K / PANEL, rows, PANEL)
+            const float *row = x + (m + r) * K;
+            for (size_t k = of->k; k < of->k_end; k += PANEL)
+                memcpy(out + k * rows, row + k, (of->k_end - k < PANEL ? of->k_end - k : PANEL) * sizeof *x);
         }
     }
 }

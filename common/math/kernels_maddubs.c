@@ -8,6 +8,7 @@
 
 #include <string.h>
 
+#include "base/check.h"
 #include "math/input.h"
 #include "math/kernels_bytes.h"
 
@@ -70,7 +71,8 @@ static void bytes_make(unsigned char *out, size_t R, size_t r, const float *x, s
     for (out += k / UNIT * R * BYTES_STEP_BYTES; k < end; k += UNIT, out += R * BYTES_STEP_BYTES) {
         struct step_codes codes;
         const float d = step_round(&codes, x + k, K - k, 127.0f);
-        __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(codes.of[0], codes.of[1]), _mm256_packs_epi32(codes.of[2], codes.of[3]));
+        __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(codes.of[0], codes.of[1]),
+                                           _mm256_packs_epi32(codes.of[2], codes.of[3]));
         bytes = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));  // packing goes by halves
         _mm256_storeu_si256((__m256i *)(void *)(out + r * UNIT), bytes);
         const int32_t sum[3] = { codes.sum[0] + codes.sum[1], codes.sum[0], codes.sum[1] };
@@ -109,6 +111,7 @@ void maddubs_input_make(void *input, enum input_form form, const float *x, size_
         kernels_avx2.input_make(input, form, x, M, K, part);
         return;
     }
+    CHECK(form == INPUT_BYTES || form == INPUT_WORDS);
     for (size_t m = of->m; m < of->m_end; m++) {
         const size_t R = input_lanes(M, m), r = m % PANEL;
         unsigned char *group = (unsigned char *)input + input_bytes(form, m - r, K);
@@ -239,7 +242,7 @@ INLINE void unit_add(enum tensor_type type, __m256 sum[ROWS_MAX][PARTS], const s
     }
 }
 
-/* One row by one panel: codes stay in registers. */
+/* One row by one panel, unit after unit. */
 INLINE void one_row(enum tensor_type type, float *y, const unsigned char *step, size_t steps, const unsigned char *panel)
 {
     __m256 sum[ROWS_MAX][PARTS] = { { _mm256_setzero_ps(), _mm256_setzero_ps() } };

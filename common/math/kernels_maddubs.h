@@ -1,8 +1,8 @@
 /*
  * kernels_maddubs.h - products of quantised weights with rows in bytes or words, by AVX2.
  *
- * Inside common/math.  Sums are those of kernels_vnni.h, to the bit, where rows are in bytes; where they are in words, for weights of
- * 8 bits, x_code has 16 bits and the rest is the same.
+ * Inside common/math.  Sums are those of kernels_vnni.h, to the bit, where rows are in bytes; where they are in words, x_code has
+ * 16 bits, and the sum in integers, at most 2^27, is rounded when it becomes a float.
  */
 #ifndef MATH_KERNELS_MADDUBS_H
 #define MATH_KERNELS_MADDUBS_H

@@ -11,7 +11,7 @@
 
 #include "math/kernels.h"
 
-/* As kernels.h has it, in any form. */
+/* As kernels.h has it, in halves, bytes and floats. */
 void vnni_input_make(void *input, enum input_form form, const float *x, size_t M, size_t K, const struct input_part *part);
 /* As kernels.h has it, for types of blocks other than NF4. */
 void vnni_linear(float *y, size_t y_stride, const void *input, size_t M, const struct packed *w, size_t panel, size_t panels);

@@ -135,6 +135,7 @@ static void low_panels(const struct part *part, const struct linear *linear, siz
         for (size_t m = adapted.first; m < adapted.end; m += ROWS) {
             const size_t rows = adapted.end - m < ROWS ? adapted.end - m : ROWS;
             const float *ax = adapted.ax + (m - adapted.first) * b->K;  // (rows, K)
+            /* The input of a few rows of a few numbers, made again in each task. */
             void *made = form == INPUT_FLOATS ? NULL : memory_alloc_aligned(input_bytes(form, rows, b->K), 1);
             if (made != NULL)
                 kernels->input_make(made, form, ax, rows, b->K, NULL);
@@ -551,8 +552,9 @@ static size_t pass_share(struct pass *pass)
     if (threads == 1 || work < WORK_ALONE)
         return pass->M > 0 ? pass->M : 1;
     if (even >= ROWS_ENOUGH || (even >= ROWS_SMALL && weights < WEIGHTS_SMALL)) {
-        /* Products that want their inputs made go through weights much faster than memory gives them: many rows for each time. */
-        bool made = pass->model->kernels->input[layer->down.parts[0].type] != INPUT_FLOATS;
+        /* Products that want their inputs rounded go through weights much faster than memory gives them: many rows each time. */
+        enum input_form form = pass->model->kernels->input[layer->down.parts[0].type];
+        bool made = form != INPUT_FLOATS && form != INPUT_TILES;
         size_t block = made ? ROWS_MADE : ROWS_ENOUGH, blocks = threads * ((even + block - 1) / block);
         return (pass->M + blocks - 1) / blocks;
     }
@@ -577,6 +579,18 @@ static bool rows_stand_alone(const struct row *rows, size_t M, size_t block_rows
     return scratch == 0 || blocks * tasks_of(block_rows, PANEL) <= tasks_of(scratch, PANEL);
 }
 
+/* Forms that a layer's products take. */
+static void forms_of_layers(const struct model *model, bool used[INPUT_FORM_COUNT])
+{
+    for (int l = 0; l < model->config.layer_count; l++) {
+        const struct layer *layer = &model->layers[l];
+        const struct linear *linears[] = { &layer->qkv, &layer->o, &layer->gate, &layer->up, &layer->down };
+        for (size_t p = 0; p < COUNT_OF(linears); p++)
+            for (size_t i = 0; i < linears[p]->part_count; i++)
+                used[model->kernels->input[linears[p]->parts[i].type]] = true;
+    }
+}
+
 /* Cuts the activations out of the cache's work space, which grows to the largest batch seen. */
 static void pass_space(struct pass *pass)
 {
@@ -586,8 +600,10 @@ static void pass_space(struct pass *pass)
     size_t C = (size_t)model->config.channel_count, F = layer->up.N, widths[] = { C, C, layer->qkv.N, layer->o.K, F, F, C };
     float **buffers[] = { &pass->x, &pass->normed, &pass->qkv, &pass->attended, &pass->ff, &pass->up, &pass->delta };
     size_t widest = C > layer->o.K ? C : layer->o.K, row_bytes = 0;
+    bool used[INPUT_FORM_COUNT] = { false };
+    forms_of_layers(model, used);
     for (enum input_form form = INPUT_FLOATS + 1; form < INPUT_FORM_COUNT; form++)
-        row_bytes += pass->input_row_bytes[form] = input_bytes(form, 1, widest > F ? widest : F);
+        row_bytes += pass->input_row_bytes[form] = used[form] ? input_bytes(form, 1, widest > F ? widest : F) : 0;
     if (cache->work_rows < pass->M) {
         size_t floats = 0, rows = cache->work_rows ? cache->work_rows : PANEL;
         while (rows < pass->M)

@@ -155,11 +155,12 @@ static int write_new(const char *path, mode_t mode, const char *text)
         log_error("could not create key file \"%s\": %s", path, strerror(errno));
         return code;
     }
-    size_t size = strlen(text);
-    bool written = fchmod(fd, mode) == 0 && write(fd, text, size) == (ssize_t)size && fsync(fd) == 0;
-    if (close(fd) == 0 && written)
+    int error = fchmod(fd, mode) == 0 && file_write_all(fd, text, strlen(text)) == 0 && fsync(fd) == 0 ? 0 : errno;
+    if (close(fd) != 0 && error == 0)
+        error = errno;
+    if (error == 0)
         return EX_OK;
-    log_error("could not write key file \"%s\": %s", path, strerror(errno));
+    log_error("could not write key file \"%s\": %s", path, strerror(error));
     unlink(path);
     return EX_IOERR;
 }

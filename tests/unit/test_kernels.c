@@ -326,7 +326,7 @@ static void test_linear_quantised(void)
             struct packed floats = packed_f32_from(&packed, rows);
             float *y = memory_alloc(M * stride, sizeof *y), *expected = memory_alloc(M * stride, sizeof *y);
             FOR_KERNELS(k) {
-                if (k->input[type] != INPUT_FLOATS)
+                if (k->input[type] != INPUT_FLOATS && k->input[type] != INPUT_TILES)
                     continue;
                 for (size_t i = 0; i < M * stride; i++)
                     y[i] = expected[i] = -777.0f;

@@ -8,6 +8,7 @@
 
 #include "base/memory.h"
 #include "base/philox.h"
+#include "math/kernels.h"
 #include "../check.h"
 
 static float *normals(size_t count, uint32_t stream)
@@ -114,7 +115,14 @@ static void test_products(enum products products)
 
 static void test_float32(void)
 {
-    test_products(PRODUCTS_FLOAT32);
+    static const char *const names[] = { "amx", "avx512", "avx2", "portable" };
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        if (kernels_named(names[i]) == NULL)
+            continue;
+        setenv("VAS_KERNELS", names[i], 1);
+        test_products(PRODUCTS_FLOAT32);
+        unsetenv("VAS_KERNELS");
+    }
 }
 
 static void test_bf16(void)
