@@ -9,6 +9,7 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "base/utf8.h"
 
 static const char *const truncation_names[TRUNCATION_COUNT] = { "left", "right", "refuse" };
 
@@ -103,6 +104,10 @@ int join_init(struct join *join, const char *name)
     static const struct { const char *name; enum join_kind kind; } names[] = {
         { "pair", JOIN_PAIR }, { "last-turn", JOIN_LAST_TURN }, { "concat", JOIN_CONCAT },
     };
+    if (!utf8_is_valid(name, strlen(name))) {
+        log_error("--join is not UTF-8");
+        return -1;
+    }
     size_t i = 0;
     while (i < COUNT_OF(names) && strcmp(name, names[i].name) != 0)
         i++;

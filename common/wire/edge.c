@@ -48,6 +48,12 @@ static void edge_free(struct edge *edge)
 struct edge *edge_open_timed(const struct edge_options *options, const struct edge_times *times, int *code)
 {
     CHECK(options->stage != NULL && options->hold_max >= 1 && options->hold_max <= 1048576);
+    if (options->endpoint != NULL && options->settings != NULL && strlen(options->settings) > SETTINGS_BYTES) {
+        log_error("what %s tells the store of its options has %zu bytes, it must have at most %d", options->stage,
+                  strlen(options->settings), SETTINGS_BYTES);
+        *code = EX_USAGE;
+        return NULL;
+    }
     struct edge *edge = memory_alloc(1, sizeof *edge);
     edge->options = *options;
     edge->options.endpoint = text_copy(options->endpoint);

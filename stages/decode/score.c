@@ -1,6 +1,8 @@
 /* score.c - see score.h. */
 #include "decode/score.h"
 
+#include <math.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -129,7 +131,8 @@ static int tokens_from_json(struct scoring *scoring, const json_t *json, char re
 
 /* ---- lines out ---- */
 
-static void score_tokens(struct scoring *scoring, json_t *out)
+/* 0, or -1 where the model's numbers are not finite. */
+static int score_tokens(struct scoring *scoring, json_t *out)
 {
     const int32_t *tokens = scoring->tokens.at;
     size_t T = scoring->tokens.count, first = scoring->first;
@@ -151,16 +154,20 @@ static void score_tokens(struct scoring *scoring, json_t *out)
     json_object_set_new(out, "tokens", ids);
     json_object_set_new(out, "logprobs", logprobs);
     json_object_set_new(out, "sum", json_real(sum));
+    bool finite = isfinite(sum);
     if (scoring->value.model == NULL)
-        return;
+        return finite ? 0 : -1;
     reader_read(&scoring->value, &scoring->tokens);
     float *values = memory_alloc(T - first + 1, sizeof *values);
     model_values(scoring->value.model, scoring->value.hidden + (first - 1) * scoring->value.C, T - first + 1, values);
     json_t *array = json_array();
-    for (size_t n = 0; n < T - first + 1; n++)
+    for (size_t n = 0; n < T - first + 1; n++) {
         json_array_append_new(array, json_real(values[n]));
+        finite = finite && isfinite(values[n]);
+    }
     json_object_set_new(out, "values", array);
     free(values);
+    return finite ? 0 : -1;
 }
 
 /* 0, or -1 when the line cannot be scored (logged). */
@@ -173,12 +180,17 @@ static int score_line(struct scoring *scoring, const struct linefile *lines, con
         log_error("line %zu of \"%s\" %s", linefile_number(lines), linefile_name(lines), reason);
     } else if (json != NULL) {
         json_t *out = json_object();
-        score_tokens(scoring, out);
-        char *text = json_text(out);
-        puts(text);
-        free(text);
+        result = score_tokens(scoring, out);
+        if (result == 0) {
+            char *text = json_text(out);
+            puts(text);
+            fflush(stdout);  // who asked over a pipe may wait for it; stdout_close tells of failures
+            free(text);
+        } else {
+            log_error("line %zu of \"%s\": the model's numbers for it are not finite", linefile_number(lines),
+                      linefile_name(lines));
+        }
         json_decref(out);
-        result = 0;
     }
     json_decref(json);
     return result;

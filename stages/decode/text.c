@@ -155,7 +155,8 @@ static bool ask_next(struct run *run, bool wait)
     size_t size;
     switch (linefile_next(run->lines, wait, &line, &size)) {
     case LINEFILE_ONE:
-        ask_line(run, line, size);
+        if (size > 0)  // tokenize leaves empty lines out too
+            ask_line(run, line, size);
         return true;
     case LINEFILE_NONE:
         return false;

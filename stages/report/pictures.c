@@ -283,8 +283,9 @@ void picture_histograms(struct buffer *out, const struct comparison *comparison)
         }
     }
     if (!(low < high)) {
-        low -= 0.5;
-        high += 0.5;
+        double margin = fmax(0.5, 0.1 * fabs(high));
+        low -= margin;
+        high += margin;
     }
     size_t group_count;
     struct line_group *groups = groups_of(comparison, &group_count);

@@ -115,7 +115,7 @@ static int read_all_policies(struct survey *survey, struct db *db)
     return 0;
 }
 
-/* Whether two policies without value models sample from the same distribution. */
+/* Whether two policies sample from the same distribution, of steered ones before their values are added. */
 static bool same_distribution(const struct policy *a, const struct policy *b)
 {
     static const char *const decides[] = { "model", "tokenizer", "temperature", "top_p", "top_k", "max_new_tokens" };
@@ -221,6 +221,8 @@ static int compare(struct survey *survey, struct db *db, struct comparison *comp
             struct result *result = &comparison->results[i];
             if (result->kind != RESULT_STEERED && (result == base || same_distribution(result->policy, base->policy)))
                 result->drift = (struct estimate){ 0, 0 };
+            else if (result->kind == RESULT_STEERED && !same_distribution(result->policy, base->policy))
+                result->drift = (struct estimate){ NAN, NAN };  // measured from another base
         }
         add_best_of_n(survey, comparison, base);
     }

@@ -116,6 +116,24 @@ printf '%s\n' '{"tokens":[5,6,7]}' '{"prompt_tokens":[5],"response_tokens":[6,7]
 decode -q -m "$base" --score --value "$scratch/value" "$scratch/given.jsonl" >"$scratch/given"
 [ "$(sort -u "$scratch/given" | wc -l)" = 1 ] && grep -q '"values":\[[^]]*,[^]]*,[^]]*\]' "$scratch/given" &&
     ok "--score gives 2 logprobs and 3 values of 3 tokens" || not_ok "--score: $(head -n 1 "$scratch/given")"
+mkfifo "$scratch/asked"
+decode -q -m "$base" --score - <"$scratch/asked" >"$scratch/answered" &
+scorer=$!
+exec 3>"$scratch/asked"
+head -n 1 "$scratch/given.jsonl" >&3
+i=0
+while [ ! -s "$scratch/answered" ] && [ $i -lt 100 ]; do sleep 0.1; i=$((i + 1)); done
+check "--score answers before its input ends" test -s "$scratch/answered"
+exec 3>&-
+wait $scorer
+cp -R "$base" "$scratch/nan"
+printf '\000\000\300\177' | dd of="$scratch/nan/model.safetensors" bs=1 conv=notrunc status=none \
+    seek=$(($(wc -c <"$base/model.safetensors") - 4))
+head -n 1 "$scratch/given.jsonl" >"$scratch/one.jsonl"
+refused "--score of a model whose numbers are not finite" 65 'line 1 of .* not finite' \
+    decode -q -m "$scratch/nan" --score "$scratch/one.jsonl"
+printf '{"prompt": "One day"}\n\nOne day\n' >"$scratch/gap"
+check "an empty line of a file is no prompt" test "$(decode -q -m "$base" --json --max-new-tokens 1 "$scratch/gap" | wc -l)" = 2
 decode -q -m "$base" --score "$scratch/prompts.jsonl" >"$scratch/out" 2>"$scratch/err"
 [ $? = 65 ] && grep -q 'line 1 of' "$scratch/err" && [ ! -s "$scratch/out" ] && ok "--score names a line without a response" ||
     not_ok "--score of lines without a response: $(head -n 1 "$scratch/err")"

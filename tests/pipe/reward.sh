@@ -69,3 +69,7 @@ cat "$scratch/prompts" "$scratch/rollouts" | reward -q --name kind --lexicon pip
 check "frames of other types pass through" test "$(tap <"$scratch/mixed" | grep -c '"type":"prompt"')" = 5
 refused "a name that is too long" 64 '1 to 128 bytes' reward --lexicon pipelines/kind.txt --name "$(printf '%0200d' 0)"
 refused "two ways to score" 64 'only one scorer' reward --name x --lexicon pipelines/kind.txt --exec cat
+refused "a join that is not UTF-8" 64 'not UTF-8' \
+    reward --name x -m tests/parity/hh/chat_reward --label 0 --join "$(printf '{response}\377')"
+refused "a command that no frame holds" 64 'must have at most 65536' \
+    reward --name x --exec "true #$(printf '%070000d' 0)" -s "ipc://$scratch/none"

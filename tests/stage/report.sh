@@ -112,6 +112,19 @@ echo '{"prompt":"One day, Kim the fox","split":"test"}' | tokenize -q -m "$tiny/
 report --db "$db" --split test --reward long >"$scratch/text"
 says "a response that is missing is named" '^incomplete: base, 1 responses missing$' "$scratch/text"
 
+# What is steered from another base than the others has no distance from theirs.
+decode -q -m "$tiny/base" --value "$scratch/value:2" --temperature 0.5 --policy cold --split test -n 2 --max-new-tokens 16
+reward -q --name long --exec "$count" --scale 0.1 --split test
+report --db "$db" --split test --reward long >"$scratch/text"
+says "a policy steered from another base has no KL" '^cold  *[0-9]*  *[-0-9.]* ± [0-9.]*  *-  ' "$scratch/text"
+says "one steered from the base has" '^long 30  *[0-9]*  *[-0-9.]* ± [0-9.]*  *[0-9.]* ± [0-9.]* ' "$scratch/text"
+
+for i in 1 2 3; do
+    echo "{\"prompt\":\"One $i\",\"response\":\" day\",\"score\":-1e20,\"split\":\"equal\"}"
+done | tokenize -q -m "$tiny/base" --format rollouts --policy same --reward flat
+check "large scores that are all equal can be reported" report_page --split equal --reward flat
+page_is_whole "their page is whole too"
+
 refused "a reward that is not there" 65 'no reward "nothing"' report --db "$db" --reward nothing
 refused "a page that cannot be written" 74 'nowhere' report --db "$db" -o "$scratch/nowhere/page.html"
 report --db "$db" --split nothing >"$scratch/text"
