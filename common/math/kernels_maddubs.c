@@ -183,18 +183,19 @@ INLINE void add_bytes(__m256i products[ROWS_MAX][PARTS], enum tensor_type type, 
                       const unsigned char *row, size_t first, size_t end, size_t R)
 {
     const int code_max = (1 << (quant_forms[type].low_bits + quant_forms[type].high_bits)) - 1;
-    const size_t fitting = (size_t)(32767 / (2 * 127 * code_max));  // vectors whose sums of pairs fit 16 bits
-    for (size_t j = first, j_end; j < end; j = j_end) {
-        j_end = j + fitting < end ? j + fitting : end;
+    const size_t fitting = 32767 / (2 * 127 * code_max) < 8 ? 32767 / (2 * 127 * code_max) : 8;  // vectors whose pairs fit 16 bits
+    UNROLL for (size_t j = first; j < end; j += fitting) {
         __m256i pairs[ROWS_MAX][PARTS];
         UNROLL for (size_t r = 0; r < R; r++)
             UNROLL for (size_t p = 0; p < PARTS; p++)
                 pairs[r][p] = _mm256_setzero_si256();
-        UNROLL for (size_t i = j; i < j_end; i++) {
+        UNROLL for (size_t i = 0; i < fitting; i++) {
+            if (j + i >= end)
+                break;
             UNROLL for (size_t r = 0; r < R; r++) {
-                const __m256i x = four_bytes(row + r * UNIT, i);
+                const __m256i x = four_bytes(row + r * UNIT, j + i);
                 UNROLL for (size_t p = 0; p < PARTS; p++)
-                    pairs[r][p] = settled(_mm256_add_epi16(pairs[r][p], _mm256_maddubs_epi16(made->codes[i][p], x)));
+                    pairs[r][p] = settled(_mm256_add_epi16(pairs[r][p], _mm256_maddubs_epi16(made->codes[j + i][p], x)));
             }
         }
         UNROLL for (size_t r = 0; r < R; r++)
