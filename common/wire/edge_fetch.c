@@ -13,8 +13,8 @@ enum { CHECKPOINT_TRIES = 3 };
 
 struct checkpoint_question {
     struct question question;
-    const char *run, *kind;
-    int64_t step;            // asked for
+    const char *endpoint, *run, *kind;
+    int64_t step;            // asked for; -1: the newest
     int64_t found_step;      // -1 until the first piece
     struct buffer *out;
     size_t start;            // in out, where the file begins
@@ -49,25 +49,31 @@ static void checkpoint_end(struct checkpoint_question *fetch, int result)
     fetch->question.ended = true;
 }
 
-static void checkpoint_refused(struct question *question, const char *reason)
-{
-    (void)reason;
-    checkpoint_end((struct checkpoint_question *)question, 1);
-}
-
-static void checkpoint_again(struct edge *edge, struct checkpoint_question *fetch, const char *why)
+static void checkpoint_again(struct checkpoint_question *fetch, const char *why)
 {
     fetch->out->size = fetch->start;
     fetch->found_step = -1;
     if (++fetch->tries < CHECKPOINT_TRIES)
         return;
     log_error("cannot fetch checkpoint run=%s kind=%s step=%lld from store \"%s\": %s", fetch->run, fetch->kind,
-              (long long)fetch->step, edge->options.endpoint, why);
+              (long long)fetch->step, fetch->endpoint, why);
     checkpoint_end(fetch, -1);
+}
+
+static void checkpoint_refused(struct question *question, const char *reason)
+{
+    (void)reason;
+    struct checkpoint_question *fetch = (struct checkpoint_question *)question;
+    fetch->waits = false;
+    if (fetch->step < 0 && fetch->found_step >= 0)  // the newest, of which some pieces are here: the store has dropped it since
+        checkpoint_again(fetch, "newer ones keep replacing it");
+    else
+        checkpoint_end(fetch, 1);
 }
 
 static bool checkpoint_answer(struct question *question, struct edge *edge, const struct frame *frame)
 {
+    (void)edge;
     struct checkpoint_question *fetch = (struct checkpoint_question *)question;
     const struct frame_checkpoint *piece = &frame->checkpoint;
     if (frame->type != FRAME_checkpoint)
@@ -82,7 +88,7 @@ static bool checkpoint_answer(struct question *question, struct edge *edge, cons
         memcpy(fetch->sha256, piece->sha256, sizeof fetch->sha256);
     }
     if (piece->step != fetch->found_step || piece->size != fetch->size || strcmp(piece->sha256, fetch->sha256) != 0) {
-        checkpoint_again(edge, fetch, "it keeps changing");
+        checkpoint_again(fetch, "it keeps changing");
         return true;
     }
     buffer_append(fetch->out, piece->data.at, piece->data.size);
@@ -97,7 +103,7 @@ static bool checkpoint_answer(struct question *question, struct edge *edge, cons
     if (got == fetch->size && strcmp(sha256, fetch->sha256) == 0)
         checkpoint_end(fetch, 0);
     else
-        checkpoint_again(edge, fetch, "its bytes do not have the digest they should have");
+        checkpoint_again(fetch, "its bytes do not have the digest they should have");
     return true;
 }
 
@@ -106,7 +112,7 @@ int edge_fetch(struct edge *edge, const char *run, int64_t step, const char *kin
     struct checkpoint_question fetch = {
         .question = { .ask = checkpoint_ask, .forget = checkpoint_forget, .answer = checkpoint_answer,
                       .refused = checkpoint_refused },
-        .run = run, .kind = kind, .step = step, .found_step = -1, .out = out, .start = out->size,
+        .endpoint = edge->options.endpoint, .run = run, .kind = kind, .step = step, .found_step = -1, .out = out, .start = out->size,
     };
     *found_step = -1;
     if (edge->store == NULL)

@@ -40,6 +40,7 @@ static struct hub {
     bool final;             // idle says that nothing can be missing again
     const char *checkpoint; // that fetch finds
     size_t checkpoint_size;
+    int replacements;       // so many times a second piece is refused, since a newer checkpoint is there
     bool wrong_digest;
 
     char endpoint[64];
@@ -212,6 +213,11 @@ static void hub_answer_fetch(const struct frame_fetch *fetch)
     enum { PIECE = 1 << 20 };
     if (hub.checkpoint == NULL) {
         hub_refuse(0, "run \"r\" has no checkpoint", false);
+        return;
+    }
+    if (fetch->offset > 0 && hub.replacements > 0) {
+        hub.replacements--;
+        hub_refuse(0, "run \"r\" has no checkpoint of step 40", false);
         return;
     }
     struct digest digest;
@@ -711,6 +717,27 @@ static void test_fetch(void)
     free(content);
 }
 
+/* Goal: where newer checkpoints replace the newest while it is fetched, it is fetched anew, but not for ever. */
+static void test_fetch_while_replaced(void)
+{
+    size_t size = (2 << 20) + 5;
+    char *content = random_bytes(size);
+    for (int replacements = 2; replacements <= 3; replacements++) {
+        hub_start((struct hub){ .checkpoint = content, .checkpoint_size = size, .replacements = replacements, .refuse_output = -1 });
+        int code;
+        struct edge *edge = open_worker(false, &code);
+        struct buffer out = { 0 };
+        int64_t step = 0;
+        EXPECT_INT(edge_fetch(edge, "r", -1, "weights", &out, &step), replacements == 2 ? 0 : -1);
+        if (replacements == 2)
+            EXPECT(out.size == size && memcmp(out.data, content, size) == 0);
+        EXPECT_INT(edge_close(edge, EDGE_END), 0);
+        hub_stop();
+        free(out.data);
+    }
+    free(content);
+}
+
 /* Goal: a checkpoint that is not there is told from one that is damaged. */
 static void test_fetch_nothing_or_damaged(void)
 {
@@ -913,6 +940,7 @@ int main(void)
     RUN(test_follow);
     RUN(test_effort_is_told);
     RUN(test_fetch);
+    RUN(test_fetch_while_replaced);
     RUN(test_fetch_nothing_or_damaged);
     RUN(test_fetch_file);
     RUN(test_fetch_no_file);
