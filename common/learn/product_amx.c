@@ -30,11 +30,6 @@ INLINE __mmask16 mask_of(size_t count)
     return count >= 16 ? 0xffff : (__mmask16)((1u << count) - 1);
 }
 
-static size_t at_most(size_t count, size_t limit)
-{
-    return count < limit ? count : limit;
-}
-
 /* ---- words ---- */
 
 static uint32_t *words_of(const struct right *right)

@@ -13,11 +13,6 @@
 
 enum { ROWS = 6, WIDTH = 16, STEPS = 256 };
 
-static size_t at_most(size_t count, size_t limit)
-{
-    return count < limit ? count : limit;
-}
-
 /* ---- packing b: columns that do not exist are zero ---- */
 
 /* Steps [p, p + 8) of 8 columns, of which count exist, as 8 rows WIDTH apart. */

@@ -40,11 +40,17 @@ static inline size_t input_tile_row(size_t K)
     return (K + PANEL - 1) / PANEL * PANEL;
 }
 
-/* Rows of the tile that begins at row m: as few tiles as possible of at most rows_max, of nearly equal height. */
+/* Rows of the next tile of those that are left: as few tiles as possible of at most rows_max, of nearly equal height. */
+static inline size_t tile_height(size_t left, size_t rows_max)
+{
+    size_t tiles = (left + rows_max - 1) / rows_max;
+    return (left + tiles - 1) / tiles;
+}
+
+/* Of the tile that begins at row m of an input. */
 static inline size_t input_tile(size_t M, size_t m, size_t rows_max)
 {
-    size_t left = input_lanes(M, m) - m % PANEL, tiles = (left + rows_max - 1) / rows_max;
-    return (left + tiles - 1) / tiles;
+    return tile_height(input_lanes(M, m) - m % PANEL, rows_max);
 }
 
 #endif

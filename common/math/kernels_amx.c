@@ -37,27 +37,16 @@ INLINE void block_expand(enum tensor_type type, struct bytes_block *out, const u
 
 typedef void expand_function(struct bytes_block *out, const unsigned char *panel, size_t first, size_t steps);
 
-#define EXPAND(name, type)                                                                                    \
-    static void expand_##name(struct bytes_block *out, const unsigned char *panel, size_t first, size_t steps) \
-    {                                                                                                         \
-        block_expand(type, out, panel, first, steps);                                                         \
+#define EXPAND(name, TYPE)                                                                                                  \
+    static void expand_##name(struct bytes_block *out, const unsigned char *panel, size_t first, size_t steps)              \
+    {                                                                                                                       \
+        block_expand(TENSOR_##TYPE, out, panel, first, steps);                                                              \
     }
-EXPAND(q8_0, TENSOR_Q8_0)
-EXPAND(q4_0, TENSOR_Q4_0)
-EXPAND(q4_1, TENSOR_Q4_1)
-EXPAND(q5_0, TENSOR_Q5_0)
-EXPAND(q5_1, TENSOR_Q5_1)
-EXPAND(q2_k, TENSOR_Q2_K)
-EXPAND(q3_k, TENSOR_Q3_K)
-EXPAND(q4_k, TENSOR_Q4_K)
-EXPAND(q5_k, TENSOR_Q5_K)
-EXPAND(q6_k, TENSOR_Q6_K)
-EXPAND(iq4_nl, TENSOR_IQ4_NL)
+BLOCK_TYPES(EXPAND)
 
+#define ENTRY(name, TYPE) [TENSOR_##TYPE] = expand_##name,
 static expand_function *const expands[TENSOR_TYPE_COUNT] = {
-    [TENSOR_Q8_0] = expand_q8_0, [TENSOR_Q4_0] = expand_q4_0, [TENSOR_Q4_1] = expand_q4_1, [TENSOR_Q5_0] = expand_q5_0,
-    [TENSOR_Q5_1] = expand_q5_1, [TENSOR_Q2_K] = expand_q2_k, [TENSOR_Q3_K] = expand_q3_k, [TENSOR_Q4_K] = expand_q4_k,
-    [TENSOR_Q5_K] = expand_q5_k, [TENSOR_Q6_K] = expand_q6_k, [TENSOR_IQ4_NL] = expand_iq4_nl,
+    BLOCK_TYPES(ENTRY)
 };
 
 /* Sums in tile 0, rows in 2, codes in 4; a tile takes a group of codes. */

@@ -9,6 +9,11 @@
 #include "math/kernels_vector.h"
 #include "math/panel.h"
 
+/* X(name, TYPE) for each type of blocks that files have. */
+#define BLOCK_TYPES(X)                                                                                                      \
+    X(q8_0, Q8_0) X(q4_0, Q4_0) X(q4_1, Q4_1) X(q5_0, Q5_0) X(q5_1, Q5_1) X(q2_k, Q2_K) X(q3_k, Q3_K) X(q4_k, Q4_K)         \
+    X(q5_k, Q5_K) X(q6_k, Q6_K) X(iq4_nl, IQ4_NL)
+
 INLINE vec vec_from_f16(const uint16_t *x)
 {
 #if defined __AVX512F__

@@ -151,17 +151,10 @@ TILE_FUNCTION(tile_f32, TENSOR_F32, TILED)
 TILE_FUNCTION(tile_f16, TENSOR_F16, TILED)
 TILE_FUNCTION(tile_bf16, TENSOR_BF16, TILED)
 
-/* The next tile of the rows that are left: as few tiles as possible, of nearly equal height. */
-INLINE size_t rows_next(size_t left)
-{
-    size_t tiles = (left + ROW_TILE - 1) / ROW_TILE;
-    return (left + tiles - 1) / tiles;
-}
-
 /* The tile of inputs that begins at row m. */
 INLINE size_t tile_rows(size_t M, size_t m)
 {
-    return TILED ? input_tile(M, m, ROW_TILE) : rows_next(M - m);
+    return TILED ? input_tile(M, m, ROW_TILE) : tile_height(M - m, ROW_TILE);
 }
 
 /* Where its element k is, in a tile a multiple of PANEL; row 0 of what is from row m on is tile_at(x, m, 0, K, 0). */
@@ -511,7 +504,7 @@ static void attend_scores(float *scores, size_t score_stride, const float *q, si
         for (size_t p = 0; p < panels; p++)
             panel[p] = page_at(keys, i + p, 0);
         for (size_t g = 0, rows; g < G; g += rows) {
-            rows = rows_next(G - g);
+            rows = tile_height(G - g, ROW_TILE);
             tile(scores + g * score_stride + i * PANEL, score_stride, q + g * HS, HS, panel, panels, HS, false, rows);
         }
     }
@@ -565,7 +558,7 @@ INLINE void values_typed(float *out, const float *prob, size_t prob_stride, size
                          size_t T, enum tensor_type type)
 {
     for (size_t g = 0, heads; g < G; g += heads) {
-        heads = rows_next(G - g);
+        heads = tile_height(G - g, ROW_TILE);
         float *out_g = out + g * VP * PANEL;             // (heads, VP * PANEL)
         const float *prob_g = prob + g * prob_stride;    // (heads, T)
         switch (heads) {

@@ -302,28 +302,17 @@ INLINE void panel_run(enum tensor_type type, float *y, size_t y_stride, const un
 
 typedef void panel_function(float *y, size_t y_stride, const unsigned char *input, size_t M, size_t K, const unsigned char *panel);
 
-#define PANEL_FUNCTION(name, type)                                                                                          \
+#define PANEL_FUNCTION(name, TYPE)                                                                                          \
     static void panel_##name(float *y, size_t y_stride, const unsigned char *input, size_t M, size_t K,                     \
                              const unsigned char *panel)                                                                    \
     {                                                                                                                       \
-        panel_run(type, y, y_stride, input, M, K, panel);                                                                   \
+        panel_run(TENSOR_##TYPE, y, y_stride, input, M, K, panel);                                                          \
     }
-PANEL_FUNCTION(q8_0, TENSOR_Q8_0)
-PANEL_FUNCTION(q4_0, TENSOR_Q4_0)
-PANEL_FUNCTION(q4_1, TENSOR_Q4_1)
-PANEL_FUNCTION(q5_0, TENSOR_Q5_0)
-PANEL_FUNCTION(q5_1, TENSOR_Q5_1)
-PANEL_FUNCTION(q2_k, TENSOR_Q2_K)
-PANEL_FUNCTION(q3_k, TENSOR_Q3_K)
-PANEL_FUNCTION(q4_k, TENSOR_Q4_K)
-PANEL_FUNCTION(q5_k, TENSOR_Q5_K)
-PANEL_FUNCTION(q6_k, TENSOR_Q6_K)
-PANEL_FUNCTION(iq4_nl, TENSOR_IQ4_NL)
+BLOCK_TYPES(PANEL_FUNCTION)
 
+#define ENTRY(name, TYPE) [TENSOR_##TYPE] = panel_##name,
 static panel_function *const panel_functions[TENSOR_TYPE_COUNT] = {
-    [TENSOR_Q8_0] = panel_q8_0, [TENSOR_Q4_0] = panel_q4_0, [TENSOR_Q4_1] = panel_q4_1, [TENSOR_Q5_0] = panel_q5_0,
-    [TENSOR_Q5_1] = panel_q5_1, [TENSOR_Q2_K] = panel_q2_k, [TENSOR_Q3_K] = panel_q3_k, [TENSOR_Q4_K] = panel_q4_k,
-    [TENSOR_Q5_K] = panel_q5_k, [TENSOR_Q6_K] = panel_q6_k, [TENSOR_IQ4_NL] = panel_iq4_nl,
+    BLOCK_TYPES(ENTRY)
 };
 
 void maddubs_linear(float *y, size_t y_stride, const void *input, size_t M, const struct packed *w, size_t panel, size_t panels)

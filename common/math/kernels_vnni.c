@@ -145,34 +145,23 @@ typedef void units_function(float *y, size_t y_stride, const unsigned char *grou
                             const unsigned char *const *panel, size_t steps, size_t R, size_t P);
 
 #define ROWS(type, count) case count: units_run(type, y, y_stride, group, lanes, r0, panel, steps, count, 1); break;
-#define UNITS(name, type)                                                                                                   \
+#define UNITS(name, TYPE)                                                                                                   \
     static void units_##name(float *y, size_t y_stride, const unsigned char *group, size_t lanes, size_t r0,                \
                              const unsigned char *const *panel, size_t steps, size_t R, size_t P)                           \
     {                                                                                                                       \
         if (P == ONE_ROW_PANELS) {                                                                                          \
-            units_run(type, y, y_stride, group, lanes, r0, panel, steps, 1, ONE_ROW_PANELS);                                \
+            units_run(TENSOR_##TYPE, y, y_stride, group, lanes, r0, panel, steps, 1, ONE_ROW_PANELS);                       \
             return;                                                                                                         \
         }                                                                                                                   \
         switch (R) {                                                                                                        \
-        ROWS(type, 1) ROWS(type, 2) ROWS(type, 4) ROWS(type, 8)                                                             \
+        ROWS(TENSOR_##TYPE, 1) ROWS(TENSOR_##TYPE, 2) ROWS(TENSOR_##TYPE, 4) ROWS(TENSOR_##TYPE, 8)                         \
         }                                                                                                                   \
     }
-UNITS(q8_0, TENSOR_Q8_0)
-UNITS(q4_0, TENSOR_Q4_0)
-UNITS(q4_1, TENSOR_Q4_1)
-UNITS(q5_0, TENSOR_Q5_0)
-UNITS(q5_1, TENSOR_Q5_1)
-UNITS(q2_k, TENSOR_Q2_K)
-UNITS(q3_k, TENSOR_Q3_K)
-UNITS(q4_k, TENSOR_Q4_K)
-UNITS(q5_k, TENSOR_Q5_K)
-UNITS(q6_k, TENSOR_Q6_K)
-UNITS(iq4_nl, TENSOR_IQ4_NL)
+BLOCK_TYPES(UNITS)
 
+#define ENTRY(name, TYPE) [TENSOR_##TYPE] = units_##name,
 static units_function *const units[TENSOR_TYPE_COUNT] = {
-    [TENSOR_Q8_0] = units_q8_0, [TENSOR_Q4_0] = units_q4_0, [TENSOR_Q4_1] = units_q4_1, [TENSOR_Q5_0] = units_q5_0,
-    [TENSOR_Q5_1] = units_q5_1, [TENSOR_Q2_K] = units_q2_k, [TENSOR_Q3_K] = units_q3_k, [TENSOR_Q4_K] = units_q4_k,
-    [TENSOR_Q5_K] = units_q5_k, [TENSOR_Q6_K] = units_q6_k, [TENSOR_IQ4_NL] = units_iq4_nl,
+    BLOCK_TYPES(ENTRY)
 };
 
 void vnni_linear(float *y, size_t y_stride, const void *input, size_t M, const struct packed *w, size_t panel, size_t panels)
