@@ -102,8 +102,8 @@ static void test_small_shape(enum products products, size_t I, size_t J, size_t 
 static void test_products(enum products products)
 {
     static const size_t shapes[][3] = {
-        { 1, 1, 1 }, { 3, 5, 7 }, { 12, 32, 256 }, { 13, 33, 257 }, { 31, 16, 31 }, { 33, 17, 64 }, { 256, 70, 600 },
-            { 47, 96, 1030 },
+        { 1, 1, 1 }, { 2, 20, 70 }, { 3, 5, 7 }, { 12, 32, 256 }, { 13, 33, 257 }, { 31, 16, 31 }, { 33, 17, 64 },
+        { 256, 70, 600 }, { 47, 96, 1030 },
     };
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
         for (int form = 0; form < 8; form++)
