@@ -3,10 +3,12 @@
  * it.
  *
  *     bench_train [-t THREADS] [-r ROUNDS] [-l RANK] [-q TYPE] [-b] [-a] [-w DIR] MODEL LENGTHS
+ *     bench_train -p
  *
  * LENGTHS: NxT, a batch of N sequences of T tokens; or a file of numbers, of which 8 after 8 make a batch.  -l: adapters of that
  * rank, alpha 16, on q, k, v and o of frozen weights.  -q: rounded to that type.
  * -b: products in BF16.  -a: activations are recomputed.  -w: writes the weights that training begins with, for the peer.
+ * -p: prints "float32 bf16", or the one of them that this processor has, and trains nothing.
  * Prints positions a second over all rounds; how many multiplying allows, counting products with matrices alone; then the loss of each
  * round, that of the one before the first, which is not timed, included.
  */
@@ -21,6 +23,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "learn/blas.h"
+#include "learn/product.h"
 #include "learn/trainer.h"
 #include "limits.h"
 #include "model/model.h"
@@ -126,7 +129,7 @@ int main(int argc, char **argv)
     const char *written = NULL;
     int code;
     blas_settle(argv);
-    for (int option; (option = getopt(argc, argv, "t:r:l:q:baw:")) != -1; ) {
+    for (int option; (option = getopt(argc, argv, "t:r:l:q:baw:p")) != -1; ) {
         switch (option) {
         case 't': threads = strtoul(optarg, NULL, 10); break;
         case 'r': rounds = strtoul(optarg, NULL, 10); break;
@@ -138,11 +141,14 @@ int main(int argc, char **argv)
         case 'a': options.recompute = true; break;
         case 'b': options.products = PRODUCTS_BF16; break;
         case 'w': written = optarg; break;
+        case 'p': puts(product_kernels_get(PRODUCTS_BF16) != NULL ? "float32 bf16" : "float32"); return 0;
         default: return 64;
         }
     }
-    if (optind + 2 != argc || threads == 0 || threads > THREADS_MAX || rounds == 0 || rounds > ROUNDS_MAX || lora_targets_read("q,k,v,o", &options.lora.targets) != 0) {
-        fprintf(stderr, "usage: bench_train [-t THREADS] [-r ROUNDS] [-l RANK] [-q TYPE] [-b] [-a] [-w DIR] MODEL NxT|FILE\n");
+    if (optind + 2 != argc || threads == 0 || threads > THREADS_MAX || rounds == 0 || rounds > ROUNDS_MAX
+        || lora_targets_read("q,k,v,o", &options.lora.targets) != 0) {
+        fprintf(stderr, "usage: bench_train [-t THREADS] [-r ROUNDS] [-l RANK] [-q TYPE] [-b] [-a] [-w DIR] MODEL NxT|FILE\n"
+                        "       bench_train -p\n");
         return 64;
     }
     options.learning_rate = 1e-4;

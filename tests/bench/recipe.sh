@@ -1,6 +1,7 @@
 #!/bin/sh
 # recipe.sh - the shapes of the method's recipe on one machine: Llama-2-7B in 4 bits steered by TinyLlama-1.1B in 8 bits, and
-# adapters of rank 16 trained on TinyLlama over NF4 weights.  Tokens a second, and the most memory that each had resident.
+# adapters of rank 16 trained on TinyLlama over NF4 weights, in bf16 where the processor has such products.  Tokens a second, and
+# the most memory that each had resident.
 #
 #     tests/bench/recipe.sh [--threads 2] [--work build/bench]
 #
@@ -24,4 +25,7 @@ model tinyllama Q8_0 value
 "$BUILD/tests/bench/bench_engine" -m "$base" --tokenizer "$work/tokenizer" --value "$file" \
     -t "$threads" sample:1:32:16 steer:20:1:32:16
 model tinyllama BF16
-"$BUILD/tests/bench/bench_train" -t "$threads" -r 1 -l 16 -q nf4 -b -a "$file" 8x256 | sed 's/ .*//; s/^/training: /'
+products=$("$BUILD/tests/bench/bench_train" -p)
+case $products in *bf16) flag=-b ;; *) flag= ;; esac
+"$BUILD/tests/bench/bench_train" -t "$threads" -r 1 -l 16 -q nf4 $flag -a "$file" 8x256 |
+    sed "s/ .*//; s/^/training, ${products#* } products: /"

@@ -2,11 +2,12 @@
 # training.sh - training of a value model beside PyTorch, on the same weights, batches, threads and minutes: positions a second,
 # and both losses.
 #
-#     tests/bench/training.sh [--shape 512,8,8,8,1376,32000] [--lengths '8x256'] [--lora RANK] [--products 'float32 bf16']
+#     tests/bench/training.sh [--shape 512,8,8,8,1376,32000] [--lengths '8x256'] [--lora RANK] [--products float32]
 #                             [--threads 2] [--pairs 5] [--rounds 3] [--work build/bench] [--figures FILE]
 #
 # --shape: tinyllama, or C,L,NH,NKV,F,V.  --lengths: each an NxT, or a file of numbers (lengths.sh), of which 8 after 8 make a
-# batch; PyTorch pads it.  PyTorch is that of $VAS_PYTHON (default python3).  Ours and theirs take turns.
+# batch; PyTorch pads it.  --products: unless told, float32 and, where the processor has them, bf16.  PyTorch is that of
+# $VAS_PYTHON (default python3).  Ours and theirs take turns.
 #
 # Prints a table (table.awk) with the share of what multiplying allows; of further lengths, how many times the first ones' ratio
 # theirs is; and the losses of the last pair, step by step.  --figures: adds the figures to this file and prints none.
@@ -14,8 +15,9 @@ set -eu
 cd "$(dirname "$0")/../.."
 
 . tests/bench/lib.sh
-shape=512,8,8,8,1376,32000 lengths=8x256 lora= products='float32 bf16' threads=2 pairs=5 rounds=3 work=$BUILD/bench
+shape=512,8,8,8,1376,32000 lengths=8x256 lora= products= threads=2 pairs=5 rounds=3 work=$BUILD/bench
 bench_begin 'shape lengths lora products threads pairs rounds' "$@"
+products=${products:-$("$BUILD/tests/bench/bench_train" -p)}
 model=$work/train-$shape.gguf weights=$work/train-$shape-lora${lora:-0}
 [ -f "$model" ] || "$BUILD/tests/bench/make_gguf" "$shape" BF16 "$model"
 mkdir -p "$weights"
