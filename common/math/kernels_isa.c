@@ -59,12 +59,17 @@ INLINE vec weight_load(enum tensor_type type, const void *panel, size_t k, size_
     }
 }
 
+/* Which weights a tile of inputs asks for before their turn: so many bytes behind its own first ones, and step more for each of K. */
+struct ahead {
+    size_t bytes, step;
+};
+
 /*
  * y[r, p] (+)= sum over k of x[r, k] * panel[p][k], R rows by P panels in registers; resume adds to what y holds.  Of a tile
  * (tiled) x is (K / PANEL, R, PANEL).  R, P, type and tiled are constants where this is expanded.
  */
 INLINE void tile_run(float *y, size_t y_stride, const float *x, size_t x_stride, bool tiled, enum tensor_type type,
-                     const void *const *panel, size_t K, bool resume, size_t R, size_t P)
+                     const void *const *panel, size_t K, struct ahead ahead, bool resume, size_t R, size_t P)
 {
     vec sum[ROW_TILE][PANEL_TILE * PARTS];
     UNROLL for (size_t r = 0; r < R; r++)
@@ -73,6 +78,7 @@ INLINE void tile_run(float *y, size_t y_stride, const float *x, size_t x_stride,
     const void *at[PANEL_TILE];
     UNROLL for (size_t p = 0; p < P; p++)
         at[p] = panel[p];
+    const size_t k_bytes = PANEL * (type == TENSOR_F32 ? sizeof(float) : sizeof(uint16_t));
     const size_t step = type == TENSOR_BF16 ? 2 : 1, run = tiled ? PANEL : K, row = tiled ? PANEL : x_stride;
     for (size_t first = 0; first < K; first += run) {
         const size_t end = K - first < run ? K : first + run;
@@ -86,7 +92,8 @@ INLINE void tile_run(float *y, size_t y_stride, const float *x, size_t x_stride,
                         __asm__("" : "+r"(at[p]));
                 }
                 UNROLL for (size_t p = 0; p < P; p++)
-                    __builtin_prefetch((const char *)at[p] + (k + i) * PANEL * (type == TENSOR_F32 ? 4 : 2) + AHEAD_BYTES);
+                    __builtin_prefetch((const char *)at[p] + (tiled ? ahead.bytes : (k + i) * k_bytes + AHEAD_BYTES));
+                ahead.bytes += ahead.step;
                 vec weight[PANEL_TILE * PARTS];
                 UNROLL for (size_t p = 0; p < P * PARTS; p++)
                     weight[p] = weight_load(type, at[p / PARTS], k, p % PARTS, i > 0);
@@ -105,45 +112,45 @@ INLINE void tile_run(float *y, size_t y_stride, const float *x, size_t x_stride,
 
 /* R rows by up to PANEL_TILE panels, as many at once as registers hold. */
 INLINE void tile_row_count(float *y, size_t y_stride, const float *x, size_t x_stride, bool tiled, enum tensor_type type,
-                           const void *const *panel, size_t panels, size_t K, bool resume, size_t R)
+                           const void *const *panel, size_t panels, size_t K, struct ahead ahead, bool resume, size_t R)
 {
     size_t p = 0;
     if (4 * R <= SUM_TILE && panels == 4) {
-        tile_run(y, y_stride, x, x_stride, tiled, type, panel, K, resume, R, 4);
+        tile_run(y, y_stride, x, x_stride, tiled, type, panel, K, ahead, resume, R, 4);
         return;
     }
     if (2 * R <= SUM_TILE) {
         for (; p + 2 <= panels; p += 2)
-            tile_run(y + p * PANEL, y_stride, x, x_stride, tiled, type, panel + p, K, resume, R, 2);
+            tile_run(y + p * PANEL, y_stride, x, x_stride, tiled, type, panel + p, K, ahead, resume, R, 2);
     }
     for (; p < panels; p++)
-        tile_run(y + p * PANEL, y_stride, x, x_stride, tiled, type, panel + p, K, resume, R, 1);
+        tile_run(y + p * PANEL, y_stride, x, x_stride, tiled, type, panel + p, K, ahead, resume, R, 1);
 }
 
 INLINE void tile_typed(float *y, size_t y_stride, const float *x, size_t x_stride, bool tiled, enum tensor_type type,
-                       const void *const *panel, size_t panels, size_t K, bool resume, size_t rows)
+                       const void *const *panel, size_t panels, size_t K, struct ahead ahead, bool resume, size_t rows)
 {
     switch (rows) {
-    case 1: tile_row_count(y, y_stride, x, x_stride, tiled, type, panel, panels, K, resume, 1); break;
-    case 2: tile_row_count(y, y_stride, x, x_stride, tiled, type, panel, panels, K, resume, 2); break;
-    case 3: tile_row_count(y, y_stride, x, x_stride, tiled, type, panel, panels, K, resume, 3); break;
+    case 1: tile_row_count(y, y_stride, x, x_stride, tiled, type, panel, panels, K, ahead, resume, 1); break;
+    case 2: tile_row_count(y, y_stride, x, x_stride, tiled, type, panel, panels, K, ahead, resume, 2); break;
+    case 3: tile_row_count(y, y_stride, x, x_stride, tiled, type, panel, panels, K, ahead, resume, 3); break;
 #if ROW_TILE > 3
-    case 4: tile_row_count(y, y_stride, x, x_stride, tiled, type, panel, panels, K, resume, 4); break;
-    case 5: tile_row_count(y, y_stride, x, x_stride, tiled, type, panel, panels, K, resume, 5); break;
-    case 6: tile_row_count(y, y_stride, x, x_stride, tiled, type, panel, panels, K, resume, 6); break;
+    case 4: tile_row_count(y, y_stride, x, x_stride, tiled, type, panel, panels, K, ahead, resume, 4); break;
+    case 5: tile_row_count(y, y_stride, x, x_stride, tiled, type, panel, panels, K, ahead, resume, 5); break;
+    case 6: tile_row_count(y, y_stride, x, x_stride, tiled, type, panel, panels, K, ahead, resume, 6); break;
 #endif
     }
 }
 
 typedef void tile_function(float *y, size_t y_stride, const float *x, size_t x_stride, const void *const *panel,
-                           size_t panels, size_t K, bool resume, size_t rows);
+                           size_t panels, size_t K, struct ahead ahead, bool resume, size_t rows);
 
 /* rows_: of x as it is; tile_: of inputs. */
 #define TILE_FUNCTION(name, type, tiled)                                                                                    \
     static void name(float *y, size_t y_stride, const float *x, size_t x_stride, const void *const *panel, size_t panels,   \
-                     size_t K, bool resume, size_t rows)                                                                    \
+                     size_t K, struct ahead ahead, bool resume, size_t rows)                                                \
     {                                                                                                                       \
-        tile_typed(y, y_stride, x, x_stride, tiled, type, panel, panels, K, resume, rows);                                  \
+        tile_typed(y, y_stride, x, x_stride, tiled, type, panel, panels, K, ahead, resume, rows);                           \
     }
 TILE_FUNCTION(rows_f32, TENSOR_F32, false)
 TILE_FUNCTION(rows_f16, TENSOR_F16, false)
@@ -163,19 +170,30 @@ INLINE const float *tile_at(const float *x, size_t m, size_t rows, size_t K, siz
     return TILED ? x + m * input_tile_row(K) + k * rows : x + m * K + k;
 }
 
-/* Up to PANEL_TILE panels, of many rows up to BLOCK_PANELS. */
+/* Elements of K that many rows pass at once: blocks are as even as can be. */
+INLINE size_t block_width(size_t K)
+{
+    if (!TILED)
+        return BLOCK_K;
+    const size_t blocks = K < BLOCK_K ? 1 : (K + BLOCK_K / 2) / BLOCK_K;
+    return ((K + blocks - 1) / blocks + PANEL - 1) / PANEL * PANEL;
+}
+
+/* Up to PANEL_TILE panels, of many rows up to BLOCK_PANELS.  What many rows pass next they ask for together, each tile its share. */
 static void linear_group(tile_function *tile, float *y, size_t y_stride, const float *x, size_t M, const char *data,
                          size_t panel_bytes, size_t element_bytes, size_t K, size_t panels)
 {
-    size_t block = M <= ROW_TILE ? K : BLOCK_K;
+    const bool many = M > ROW_TILE;
+    const size_t block = many ? block_width(K) : K, k_bytes = PANEL * element_bytes;
     for (size_t k = 0; k < K; k += block) {
         const void *panel[PANEL_TILE];
         for (size_t p = 0; p < panels; p++)
-            panel[p] = data + p * panel_bytes + k * PANEL * element_bytes;
-        size_t width = K - k < block ? K - k : block;
+            panel[p] = data + p * panel_bytes + k * k_bytes;
+        size_t width = K - k < block ? K - k : block, bytes = width * k_bytes;
         for (size_t m = 0, rows; m < M; m += rows) {
             rows = tile_rows(M, m);
-            tile(y + m * y_stride, y_stride, tile_at(x, m, rows, K, k), K, panel, panels, width, k > 0, rows);
+            const struct ahead share = { bytes + bytes * m / M, (k_bytes * rows + M - 1) / M }, same = { AHEAD_BYTES, k_bytes };
+            tile(y + m * y_stride, y_stride, tile_at(x, m, rows, K, k), K, panel, panels, width, many ? share : same, k > 0, rows);
         }
     }
 }
@@ -187,7 +205,7 @@ static void linear_partial(tile_function *tile, float *y, size_t y_stride, const
     float out[ROW_TILE][PANEL];
     for (size_t m = 0, rows; m < M; m += rows) {
         rows = tile_rows(M, m);
-        tile(out[0], PANEL, tile_at(x, m, rows, K, 0), K, &panel, 1, K, false, rows);
+        tile(out[0], PANEL, tile_at(x, m, rows, K, 0), K, &panel, 1, K, (struct ahead){ 0 }, false, rows);
         for (size_t r = 0; r < rows; r++)
             memcpy(y + (m + r) * y_stride, out[r], N * sizeof(float));
     }
@@ -419,7 +437,7 @@ static void blocks_rows(const struct block_kernels *kernels, float *y, size_t y_
         }
         for (size_t m = 0, rows; m < M; m += rows) {
             rows = tile_rows(M, m);
-            tile_f32(y + m * y_stride, y_stride, tile_at(x, m, rows, K, k), K, at, panels, width, k > 0, rows);
+            tile_f32(y + m * y_stride, y_stride, tile_at(x, m, rows, K, k), K, at, panels, width, (struct ahead){ 0 }, k > 0, rows);
         }
     }
 }
@@ -505,7 +523,8 @@ static void attend_scores(float *scores, size_t score_stride, const float *q, si
             panel[p] = page_at(keys, i + p, 0);
         for (size_t g = 0, rows; g < G; g += rows) {
             rows = tile_height(G - g, ROW_TILE);
-            tile(scores + g * score_stride + i * PANEL, score_stride, q + g * HS, HS, panel, panels, HS, false, rows);
+            tile(scores + g * score_stride + i * PANEL, score_stride, q + g * HS, HS, panel, panels, HS, (struct ahead){ 0 }, false,
+                 rows);
         }
     }
 }
