@@ -114,10 +114,12 @@ static char *system_in_template(const char *template, const struct style *style)
         return NULL;
     size_t size = strcspn(before, "\n"), end_size = strcspn(after, "\n");
     for (const char *at = template; (at = memmem(at, strlen(at), before, size)) != NULL;) {
+        const char opened = at > template ? at[-1] : '\0';  // with this quote, if with one
+        const char *const never = opened == '\'' ? "'\\{}" : opened == '"' ? "\"\\{}" : "'\"\\{}";
         at += size;
         at += strncmp(at, "\\n", 2) == 0 ? 2 : strspn(at, "\n");
         const char *end = memmem(at, strlen(at), after, end_size);
-        if (end != NULL && end > at && strcspn(at, "'\"\\{}") >= (size_t)(end - at))
+        if (end != NULL && end > at && strcspn(at, never) >= (size_t)(end - at))
             return memory_printf("%.*s", (int)(end - at), at);
     }
     return NULL;

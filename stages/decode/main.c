@@ -151,10 +151,12 @@ static struct options options_read(int argc, char **argv)
                     "          decode -m MODEL [--value NAME[:BETA]]... -s ENDPOINT [--policy NAME]\n"
                     "          decode -m MODEL --score [FILE]",
         .summary = "Answers prompts with the base policy, steered by value models.\n"
-                   "A FILE has a prompt a line, or JSON lines with \"prompt\".  The empty prompt '' is the begin token alone; empty lines are not read.",
+                   "A FILE has a prompt a line, or JSON lines with \"prompt\".  The empty prompt '' is the begin token alone; "
+                   "empty lines are not read.",
         .exit_codes = "  0   every prompt was answered\n  64  usage\n"
                       "  65  a prompt is bad (others were answered), or a model is or does not fit\n  66  a file is missing\n"
-                      "  69  no store answers\n  71  a model needs more memory than there is\n  74  output could not be written\n"
+                      "  69  no store answers\n  71  a model needs more memory than there is\n"
+                      "  74  input could not be read, or output not written\n"
                       "  75  stopped before the end\n  77  the store refuses this worker's key\n"
                       "  78  the policy's name already means something else\n",
     };

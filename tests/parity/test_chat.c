@@ -211,6 +211,9 @@ static void test_templates(void)
 {
     static const struct { const char *template; enum chat_format format; const char *system; } cases[] = {
         { "{{ '<|im_start|>system\\nYou are Qwen.<|im_end|>\\n' }}<|im_start|>", CHAT_CHATML, "You are Qwen." },
+        { "{{ \"<|im_start|>system\\nYou're Qwen.<|im_end|>\\n\" }}<|im_start|>", CHAT_CHATML, "You're Qwen." },
+        { "{{ '<|im_start|>system\\nYou are \"Qwen\".<|im_end|>\\n' }}<|im_start|>", CHAT_CHATML, "You are \"Qwen\"." },
+        { "{{ \"<|im_start|>system\\n\" + \"You.<|im_end|>\\n\" }}<|im_start|>", CHAT_CHATML, NULL },
         { "{{ '<|im_start|>system\\n' + messages[0]['content'] + '<|im_end|>' }}", CHAT_CHATML, NULL },
         { "{{ bos_token }}{{ '<|im_start|>' }}<|im_end|>", CHAT_FORMAT_COUNT, NULL },
         { "{{ '<|im_start|>' + message['content'] | trim + '<|im_end|>' }}", CHAT_FORMAT_COUNT, NULL },
