@@ -12,6 +12,10 @@ enum { PARSE_FLAGS = JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | JSON_ALLOW_NUL }
 
 json_t *json_parse(const char *text, size_t size, const char *name)
 {
+    if (size == 0) {
+        log_error("cannot read \"%s\" as JSON: it is empty", name);
+        return NULL;
+    }
     json_error_t error;
     json_t *json = json_loadb(text, size, PARSE_FLAGS, &error);
     if (json == NULL)
@@ -33,7 +37,7 @@ json_t *json_read(const char *path)
     struct file_map map;
     if (file_map(&map, path) != EX_OK)
         return NULL;
-    json_t *json = json_parse(map.size > 0 ? (const char *)map.data : "", map.size, path);
+    json_t *json = json_parse((const char *)map.data, map.size, path);
     file_unmap(&map);
     return json;
 }
