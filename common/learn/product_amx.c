@@ -16,8 +16,6 @@
 #include "learn/transpose.h"
 #include "math/kernels_tiles.h"
 
-#define INLINE static inline __attribute__((always_inline))
-
 enum { TILE = 16, TILE_WORDS = TILE * TILE, PAIRS = 768, SMALL_PAIRS = 256 };
 
 static size_t pairs_of(size_t P)

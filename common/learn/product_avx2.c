@@ -10,6 +10,7 @@
 
 #include "base/check.h"
 #include "learn/product_kernels.h"
+#include "math/input.h"
 
 enum { ROWS = 6, WIDTH = 16, STEPS = 256 };
 
@@ -68,13 +69,7 @@ static void pack(const struct right *right, size_t first, const float *rows, siz
         pack_row(right, first + r, rows + r * stride);
 }
 
-/* ---- packing a: steps [p, p + steps) of all rows, as tiles (steps, height) ---- */
-
-/* Rows of the tile at row i of I.  Tiles are as even as can be: one of few rows would wait for its own sums. */
-static size_t tile_height(size_t i, size_t I)
-{
-    return (I - i) / ((I - i + ROWS - 1) / ROWS);
-}
+/* ---- packing a: steps [p, p + steps) of all rows, as tiles (steps, height): one of few rows would wait for its own sums ---- */
 
 /* Writes up to 8 - height floats past the tile. */
 static void pack_tile(float *tile, struct left a, size_t height, size_t steps)
@@ -98,7 +93,7 @@ static void pack_left(float *packed, struct left a, size_t I, size_t p, size_t s
     const size_t row = a.transposed ? 1 : a.stride, step = a.transposed ? a.stride : 1;
     const float *at = a.at + p * step;
     for (size_t i = 0, height; i < I; i += height) {
-        height = tile_height(i, I);
+        height = tile_height(I - i, ROWS);
         pack_tile(packed + i * steps, (struct left){ at + i * row, a.stride, a.transposed }, height, steps);
     }
 }
@@ -106,8 +101,7 @@ static void pack_left(float *packed, struct left a, size_t I, size_t p, size_t s
 /* ---- multiplying ---- */
 
 /* c (height, WIDTH) = a (steps, height) by a panel (steps, WIDTH), or that added to c. */
-static inline __attribute__((always_inline)) void tile_of(float *c, size_t c_stride, const float *a, const float *panel,
-                                                          size_t height, size_t steps, bool add)
+INLINE void tile_of(float *c, size_t c_stride, const float *a, const float *panel, size_t height, size_t steps, bool add)
 {
     __m256 sum[ROWS][2];
 #pragma GCC unroll 6
@@ -181,7 +175,7 @@ static void multiply(float *c, size_t c_stride, struct left a, size_t I, const s
             const float *next = j + WIDTH < b->J ? panel + b->P * WIDTH : panel;
             const size_t columns = at_most(b->J - j, WIDTH);
             for (size_t i = 0, height; i < I; i += height) {
-                height = tile_height(i, I);
+                height = tile_height(I - i, ROWS);
                 prefetch(next, steps * WIDTH, i, height, I);
                 float *c_ij = c + i * c_stride + j;
                 if (columns == WIDTH)

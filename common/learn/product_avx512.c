@@ -13,8 +13,6 @@
 #include "learn/product_kernels.h"
 #include "learn/transpose.h"
 
-#define INLINE static inline __attribute__((always_inline))
-
 enum { ROWS = 12, FEW_ROWS = 4, STEPS = 128, DEPTH = 4 * STEPS };
 
 INLINE __mmask16 mask_of(size_t count)

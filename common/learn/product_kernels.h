@@ -4,6 +4,8 @@
 
 #include "learn/product.h"
 
+#define INLINE static inline __attribute__((always_inline))
+
 extern const struct product_kernels product_avx2, product_avx512, product_amx;
 
 product_small product_small_avx512, product_small_amx;

@@ -1,10 +1,10 @@
 /*
  * input.h - how the rows that a product takes lie in memory, for kernels that do not take them as they are.
  *
- * Inside common/math.  Rows lie in groups of up to PANEL.  Of INPUT_TILES, float32, a group is tiles of input_tile rows, one
- * after the other; of R rows a tile is (K / PANEL, R, PANEL), so that one address serves for all its rows, and each row has cache
- * lines of its own.  Of the others a group lies in steps of UNIT elements, 0 behind the last: so a step of a group is what a tile
- * of AMX or a broadcast reads.  Of R rows a step is
+ * Inside common/math; training's products take tile_height from here.  Rows lie in groups of up to PANEL.  Of INPUT_TILES,
+ * float32, a group is tiles of input_tile rows, one after the other; of R rows a tile is (K / PANEL, R, PANEL), so that one address
+ * serves for all its rows, and each row has cache lines of its own.  Of the others a group lies in steps of UNIT elements, 0 behind
+ * the last: so a step of a group is what a tile of AMX or a broadcast reads.  Of R rows a step is
  *
  *   INPUT_HALVES   high (R, UNIT) BF16, low (R, UNIT) BF16          x = high + low, but for 2^-17 of it
  *   INPUT_BYTES    codes (R, UNIT) int8, then 8 fields of R numbers x = d * code, to nearest, code from -127 to 127:

@@ -81,7 +81,7 @@ refused_by_align() {  # PATTERN OPTION VALUE
     align_pattern=$1
     shift
     refused "align.sh: $*" 64 "vas-align: $align_pattern" pipelines/align.sh --model "$base" \
-        --prompts "$tiny/prompts.jsonl" --lexicon pipelines/kind.txt --work "$scratch/work" "$@"
+        --prompts "$tiny/prompts.jsonl" --lexicon pipelines/kind.txt --work "$scratch/aligned" "$@"
 }
 refused_by_align '\-\-base-samples takes a whole number, not "x"' --base-samples x
 refused_by_align '\-\-eval-fraction is 2, must be from 0 to 1' --eval-fraction 2
@@ -89,10 +89,10 @@ refused_by_align '\-\-betas takes a number, not "5,10"' --betas 5,10
 refused_by_align '\-\-lambda is 3, must be from 0 to 1' --lambda 3
 refused_by_align '\-\-epochs is 0, must be from 1 to' --epochs 0
 refused_by_align '\-\-schedule is "linear", must be cosine or constant' --schedule linear
-check "it has made nothing" test ! -e "$scratch/work"
-mkdir "$scratch/work" && echo "no database" >"$scratch/work/store.db"
+check "it has made nothing" test ! -e "$scratch/aligned"
+mkdir "$scratch/aligned" && echo "no database" >"$scratch/aligned/store.db"
 code=0
-pipelines/align.sh --model "$base" --prompts "$tiny/prompts.jsonl" --lexicon pipelines/kind.txt --work "$scratch/work" \
+pipelines/align.sh --model "$base" --prompts "$tiny/prompts.jsonl" --lexicon pipelines/kind.txt --work "$scratch/aligned" \
     >"$scratch/out" 2>"$scratch/err" || code=$?
 [ $code = 65 ] && grep -q 'store failed with code 65' "$scratch/err" && grep -q 'store.db' "$scratch/err" &&
     ok "align.sh says how its store failed" || not_ok "align.sh with a bad store: code $code, $(tr '\n' '|' <"$scratch/err")"
