@@ -12,8 +12,8 @@
 #include <string.h>
 
 #include "base/check.h"
+#include "learn/avx512.h"
 #include "learn/product_kernels.h"
-#include "learn/transpose.h"
 #include "math/kernels_tiles.h"
 
 enum { TILE = 16, TILE_WORDS = TILE * TILE, PAIRS = 768, SMALL_PAIRS = 256 };
@@ -21,11 +21,6 @@ enum { TILE = 16, TILE_WORDS = TILE * TILE, PAIRS = 768, SMALL_PAIRS = 256 };
 static size_t pairs_of(size_t P)
 {
     return (P + 2 * TILE - 1) / (2 * TILE) * TILE;
-}
-
-INLINE __mmask16 mask_of(size_t count)
-{
-    return count >= 16 ? 0xffff : (__mmask16)((1u << count) - 1);
 }
 
 /* ---- words ---- */

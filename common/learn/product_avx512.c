@@ -10,15 +10,10 @@
 #include <string.h>
 
 #include "base/check.h"
+#include "learn/avx512.h"
 #include "learn/product_kernels.h"
-#include "learn/transpose.h"
 
 enum { ROWS = 12, FEW_ROWS = 4, STEPS = 128, DEPTH = 4 * STEPS };
-
-INLINE __mmask16 mask_of(size_t count)
-{
-    return count >= 16 ? 0xffff : (__mmask16)((1u << count) - 1);
-}
 
 /* ---- packing b ---- */
 

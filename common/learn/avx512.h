@@ -1,10 +1,20 @@
-/* transpose.h - a 16 x 16 matrix of 32-bit words in AVX-512 registers.  Only for files compiled for AVX-512. */
-#ifndef LEARN_TRANSPOSE_H
-#define LEARN_TRANSPOSE_H
+/* avx512.h - what training's products share that are compiled for AVX-512: masks, and 16 x 16 words in registers. */
+#ifndef LEARN_AVX512_H
+#define LEARN_AVX512_H
 
 #include <immintrin.h>
+#include <stddef.h>
 
-static inline __attribute__((always_inline)) void transpose_16(__m512i r[16])
+#include "learn/product_kernels.h"
+
+/* The first count of 16 lanes, at most all. */
+INLINE __mmask16 mask_of(size_t count)
+{
+    return count >= 16 ? 0xffff : (__mmask16)((1u << count) - 1);
+}
+
+/* Transposes a 16 x 16 matrix. */
+INLINE void transpose_16(__m512i r[16])
 {
     __m512i t[16];
 #pragma GCC unroll 8
