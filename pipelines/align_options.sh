@@ -60,18 +60,6 @@ options_settle() {
     [ -n "$reward_kind" ] || usage "a reward is missing: --lexicon FILE, --exec COMMAND or --reward-model DIR"
     value_model=${value_model:-$model}
     run=${run:-$reward}
-    case ${format:-jsonl} in
-    jsonl | text | lines | hh | rollouts) ;;
-    *) usage "--format is \"$format\", must be jsonl, text, lines, hh or rollouts" ;;
-    esac
-    case ${chat:-hh} in
-    llama-2 | llama-3 | chatml | zephyr | hh) ;;
-    *) usage "--chat is \"$chat\", must be llama-2, llama-3, chatml, zephyr or hh" ;;
-    esac
-    case $schedule in
-    cosine | constant) ;;
-    *) usage "--schedule is \"$schedule\", must be cosine or constant" ;;
-    esac
 }
 
 # Asks the program whether it would take the value: it reads its options up to --help.
@@ -81,6 +69,8 @@ option_check() {  # OPTION VALUE PROGRAM ITS-OPTION
 }
 
 options_check() {  # before anything is made
+    option_check --format "${format:-jsonl}" tokenize --format
+    option_check --chat "${chat:-hh}" tokenize --chat
     option_check --eval-fraction "$eval_fraction" tokenize --eval-fraction
     option_check --samples "$samples" rollout --samples
     option_check --base-samples "$base_samples" rollout --samples
@@ -89,12 +79,15 @@ options_check() {  # before anything is made
     option_check --seed "$seed" rollout --seed
     option_check --reward "$reward" reward --name
     option_check --scale "$scale" reward --scale
+    option_check --reward-truncate "${reward_truncate:-left}" reward --truncate
+    option_check --reward-quant "${reward_quant:-bf16}" reward --quant
     option_check --run "$run" train --run
     option_check --lambda "$lambda" value-target --lambda
     option_check --refresh "$refresh" train --refresh
     option_check --epochs "$epochs" train --epochs
     option_check --batch "$batch" train --batch
     option_check --lr "$lr" train --lr
+    option_check --schedule "$schedule" train --schedule
     option_check --checkpoint-every "$checkpoint_every" train --checkpoint-every
     for beta in $betas; do
         option_check --betas "$beta" decode --beta

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sysexits.h>
 
 #include "base/check.h"
@@ -74,7 +75,25 @@ static _Noreturn void print_help(const struct option_usage *usage, const struct 
     exit(fflush(stdout) == 0 && !ferror(stdout) ? EX_OK : EX_IOERR);
 }
 
-static void store_value(const struct option_spec *spec, const char *text)
+/* Spells a choice as the table does, or refuses it. */
+static void choose(const struct option_spec *spec, char *text)
+{
+    char words[256] = "";
+    for (const char *word = spec->argument, *end; word != NULL; word = *end != '\0' ? end + 1 : NULL) {
+        size_t size = strcspn(word, "|");
+        end = word + size;
+        if (strlen(text) == size && strncasecmp(text, word, size) == 0) {
+            memcpy(text, word, size);
+            return;
+        }
+        size_t length = strlen(words);
+        const char *before = length == 0 ? "" : *end != '\0' ? ", " : " or ";
+        snprintf(words + length, sizeof words - length, "%s%.*s", before, (int)size, word);
+    }
+    options_refuse("--%s is \"%s\", must be %s", spec->name, text, words);
+}
+
+static void store_value(const struct option_spec *spec, char *text)
 {
     bool bounded = spec->min != 0 || spec->max != 0;
     char *end;
@@ -108,6 +127,10 @@ static void store_value(const struct option_spec *spec, const char *text)
         *(const char **)spec->target = text;
         return;
     }
+    case OPTION_CHOICE:
+        choose(spec, text);
+        *(const char **)spec->target = text;
+        return;
     case OPTION_TEXT:
         *(const char **)spec->target = text;
         return;

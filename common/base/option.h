@@ -15,6 +15,7 @@ enum option_kind {
     OPTION_NUMBER,  // double *, within [min, max], finite
     OPTION_TEXT,    // const char **
     OPTION_NAME,    // const char **, UTF-8 of min to max bytes
+    OPTION_CHOICE,  // const char **, one of the words between bars that argument lists, in either case
     OPTION_LIST,    // struct option_list *, one item for each time the option is given
     OPTION_HEADING, // no option: a line of the help
 };

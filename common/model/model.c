@@ -268,14 +268,12 @@ static void loader_pack(struct loader *loader, struct model *model)
 
 static const enum tensor_type quant_types[] = { TENSOR_BF16, TENSOR_Q8_0, TENSOR_Q4_0, TENSOR_NF4 };
 
-bool model_quant_from_name(const char *name, enum tensor_type *quant)
+enum tensor_type model_quant_from_name(const char *name)
 {
-    for (size_t i = 0; i < COUNT_OF(quant_types); i++) {
-        *quant = quant_types[i];
-        if (strcasecmp(name, tensor_formats[*quant].name) == 0)
-            return true;
-    }
-    return false;
+    for (size_t i = 0; i < COUNT_OF(quant_types) && name != NULL; i++)
+        if (strcasecmp(name, tensor_formats[quant_types[i]].name) == 0)
+            return quant_types[i];
+    return TENSOR_TYPE_COUNT;
 }
 
 static struct model *model_load(const struct weights *weights, const struct model_config *config, const char *name,
@@ -396,10 +394,9 @@ void model_set_kv_type(struct model *model, enum tensor_type kv_type)
     key_from_texts(model->key, model->key, "kv-type", tensor_formats[kv_type].name, NULL);
 }
 
-bool model_kv_type_from_name(const char *name, enum tensor_type *kv_type)
+enum tensor_type model_kv_type_from_name(const char *name)
 {
-    *kv_type = strcasecmp(name, "f16") == 0 ? TENSOR_F16 : TENSOR_F32;
-    return *kv_type == TENSOR_F16 || strcasecmp(name, "f32") == 0;
+    return name != NULL && strcasecmp(name, "f16") == 0 ? TENSOR_F16 : TENSOR_F32;
 }
 
 const struct model_config *model_config(const struct model *model)

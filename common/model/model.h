@@ -41,8 +41,9 @@ struct model *model_open_policy(const char *path, enum tensor_type quant, bool k
 #define MODEL_KEEP_PACKED_OPTION(target) \
     { 0, "keep-packed", NULL, OPTION_FLAG, &(target), 0, 0, \
       "keep the packed weights in a file beside the model and map it:\nlater starts pack nothing, and workers share its memory" }
-/* "bf16", "q8_0", "q4_0", "nf4" of a command line; false for other texts. */
-bool model_quant_from_name(const char *name, enum tensor_type *quant);
+/* What OPTION_CHOICE of a rounding offers, and what it stands for: TENSOR_TYPE_COUNT for NULL and other texts. */
+#define MODEL_QUANTS "bf16|q8_0|q4_0|nf4"
+enum tensor_type model_quant_from_name(const char *name);
 /* From weights already open (a checkpoint's bytes); they may be closed afterwards.  name is for messages. */
 struct model *model_from_weights(const struct weights *weights, const struct model_config *config, const char *name,
                                  struct pool *pool, int *code);
@@ -64,8 +65,9 @@ bool model_shares_trunk(const struct model *a, const struct model *b);
 
 /* Caches opened from now on hold keys and values in F32 (as before) or F16, half the memory.  The key names F16. */
 void model_set_kv_type(struct model *model, enum tensor_type kv_type);
-/* "f32", "f16" of a command line; false for other texts. */
-bool model_kv_type_from_name(const char *name, enum tensor_type *kv_type);
+/* What OPTION_CHOICE of that type offers, and what it stands for: TENSOR_F32 for NULL and other texts. */
+#define MODEL_KV_TYPES "f32|f16"
+enum tensor_type model_kv_type_from_name(const char *name);
 
 const struct model_config *model_config(const struct model *model);
 const char *model_key(const struct model *model);   // content digest, KEY_SIZE

@@ -16,6 +16,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "model/model.h"
+
 /* Exactly one of the kinds is set.  Everything is borrowed until scorer_close. */
 struct scorer_options {
     const char *lexicon;  // file
@@ -58,11 +60,10 @@ struct scorer_options {
       "how prompt and response become its input: pair,\nlast-turn (a pair too, of a dialogue only the user's last\n"   \
       "words), concat, chat:NAME, or a text with {prompt} and\n{response} (default: last-turn for encoders; for\n"     \
       "decoders their chat template if known, else concat)" },                                                      \
-    { 0, prefix "truncate", "HOW", OPTION_TEXT, &(o).truncate, 0, 0,                                                \
-      "what an input that is too long loses: left (the prompt's\nbeginning), right (as transformers does it), or\n"    \
+    { 0, prefix "truncate", "left|right|refuse", OPTION_CHOICE, &(o).truncate, 0, 0,                                \
+      "what an input that is too long loses: left, the prompt's\nbeginning; right, as transformers does it; or\n"     \
       "refuse to score it (default left)" },                                                                        \
-    { 0, prefix "quant", "TYPE", OPTION_TEXT, &(o).quant, 0, 0,                                                     \
-      "round its weights on loading: bf16, q8_0, q4_0 or nf4" },                                                          \
+    { 0, prefix "quant", MODEL_QUANTS, OPTION_CHOICE, &(o).quant, 0, 0, "round its weights on loading" },           \
     { 0, "scale", "FACTOR", OPTION_NUMBER, &(o).scale, -1e6, 1e6, "multiplies every score; -1 prefers the opposite (1)" }
 
 /* How many kinds are chosen. */

@@ -132,8 +132,8 @@ static int join_open(struct reward_model *reward, const struct scorer_options *o
 static int network_open(struct reward_model *reward, const struct scorer_options *options, bool is_encoder, const json_t *config)
 {
     int code = EX_USAGE;
-    enum tensor_type quant = TENSOR_TYPE_COUNT;
-    if (options->quant != NULL && !model_quant_from_name(options->quant, &quant)) {
+    const enum tensor_type quant = model_quant_from_name(options->quant);
+    if (options->quant != NULL && quant == TENSOR_TYPE_COUNT) {
         log_error("quantisation is \"%s\", must be bf16, q8_0, q4_0 or nf4", options->quant);
         return code;
     }

@@ -42,12 +42,9 @@ static void options_check(struct options *options)
     size_t scorers = scorer_kinds(&options->scorer);
     if (options->model == NULL)
         options_refuse("-m is missing: which base policy?");
-    if (options->kv_type_name != NULL && !model_kv_type_from_name(options->kv_type_name, &options->kv_type))
-        options_refuse("--kv-type is \"%s\", it must be f32 or f16", options->kv_type_name);
-    if (options->quant_name != NULL && !model_quant_from_name(options->quant_name, &options->quant))
-        options_refuse("--quant is \"%s\", it must be bf16, q8_0, q4_0 or nf4", options->quant_name);
-    if (options->value_quant_name != NULL && !model_quant_from_name(options->value_quant_name, &options->value_quant))
-        options_refuse("--value-quant is \"%s\", it must be bf16, q8_0, q4_0 or nf4", options->value_quant_name);
+    options->kv_type = model_kv_type_from_name(options->kv_type_name);
+    options->quant = model_quant_from_name(options->quant_name);
+    options->value_quant = model_quant_from_name(options->value_quant_name);
     if (options->greedy)
         serve->sampling.temperature = 0;
     if (options->best_of > 0 && options->samples > 0)
@@ -90,10 +87,10 @@ static struct options options_read(int argc, char **argv)
           "base policy: model directory, GGUF file or llama2.c's .bin,\nor store:NAME, which is fetched (store share)" },
         { 0, "tokenizer", "DIR|FILE", OPTION_TEXT, &options.tokenizer, 0, 0,
           "its tokenizer where the model brings none (llama2.c's\nfiles), or another than its own" },
-        { 0, "quant", "TYPE", OPTION_TEXT, &options.quant_name, 0, 0,
-          "round the model's matrices to bf16, q8_0, q4_0 or nf4 on load: less\nmemory, another policy (default: as in the file)" },
-        { 0, "kv-type", "TYPE", OPTION_TEXT, &options.kv_type_name, 0, 0,
-          "hold the policy's keys and values as f32 or f16: half the\nmemory, another policy (default f32)" },
+        { 0, "quant", MODEL_QUANTS, OPTION_CHOICE, &options.quant_name, 0, 0,
+          "round the model's matrices on load: less memory, another\npolicy (default: as in the file)" },
+        { 0, "kv-type", MODEL_KV_TYPES, OPTION_CHOICE, &options.kv_type_name, 0, 0,
+          "hold the policy's keys and values so; f16: half the memory,\nanother policy (default f32)" },
         { 0, NULL, NULL, OPTION_HEADING, NULL, 0, 0, "steering" },
         { 0, "value", "NAME[:BETA]", OPTION_LIST, &options.values, 0, 0,
           "value model: a directory, or a training run (RUN@STEP: of that\n"
@@ -103,7 +100,7 @@ static struct options options_read(int argc, char **argv)
           "weight of value models that name none; 0 is the base\npolicy, negative steers away (default 3)" },
         { 0, "value-tokenizer", "DIR|FILE", OPTION_LIST, &options.value_tokenizers, 0, 0,
           "tokenizer of a value model that does not share the base\npolicy's: it is asked about the text of each candidate" },
-        { 0, "value-quant", "TYPE", OPTION_TEXT, &options.value_quant_name, 0, 0,
+        { 0, "value-quant", MODEL_QUANTS, OPTION_CHOICE, &options.value_quant_name, 0, 0,
           "round the value models' matrices, as --quant does the base\npolicy's" },
         { 0, "candidates", "K", OPTION_INT, &options.candidates, 1, CANDIDATES_MAX,
           "tokens that are steered: the K likeliest (default 20)" },

@@ -31,10 +31,10 @@ static bool ends_with(const char *text, const char *end)
 
 static enum tensor_type type_of(const char *name)
 {
-    for (size_t i = 0; i < COUNT_OF(types); i++)
-        if (strcmp(name, types[i].name) == 0)
-            return types[i].type;
-    options_refuse("--type is \"%s\", must be f32, f16, bf16, q8_0 or q4_0", name);
+    size_t i = 0;
+    while (strcmp(name, types[i].name) != 0)
+        i++;
+    return types[i].type;
 }
 
 static int export_gguf(const struct options *options, const struct weights *weights, const struct model_config *config,
@@ -58,7 +58,7 @@ int model_export_command(int argc, char **argv)
         { 'm', "model", "DIR|FILE", OPTION_TEXT, &options.model, 0, 0, "model to read" },
         { 'o', "output", "DIR|FILE.gguf", OPTION_TEXT, &options.output, 0, 0,
           "a Hugging Face directory in float32, or a GGUF file" },
-        { 0, "type", "TYPE", OPTION_TEXT, &options.type, 0, 0, "GGUF: of matrices: f32, f16, bf16, q8_0 or q4_0 (default f16)" },
+        { 0, "type", "f32|f16|bf16|q8_0|q4_0", OPTION_CHOICE, &options.type, 0, 0, "of matrices in a GGUF file (default f16)" },
         { 0, "tokenizer", "DIR|FILE", OPTION_TEXT, &options.tokenizer, 0, 0, "tokenizer, where it is not the model's own" },
     };
     static const struct option_usage usage = {

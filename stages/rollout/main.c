@@ -41,10 +41,10 @@ static struct options options_read(int argc, char **argv)
           "base policy: model directory, GGUF file or llama2.c's .bin,\nor store:NAME, which is fetched (store share)" },
         { 0, "tokenizer", "DIR|FILE", OPTION_TEXT, &options.tokenizer, 0, 0,
           "its tokenizer where the model brings none (llama2.c's\nfiles), or another than its own" },
-        { 0, "quant", "TYPE", OPTION_TEXT, &options.quant_name, 0, 0,
-          "round the model's matrices to bf16, q8_0, q4_0 or nf4 on load: less\nmemory, another policy (default: as in the file)" },
-        { 0, "kv-type", "TYPE", OPTION_TEXT, &options.kv_type_name, 0, 0,
-          "hold the policy's keys and values as f32 or f16: half the\nmemory, another policy (default f32)" },
+        { 0, "quant", MODEL_QUANTS, OPTION_CHOICE, &options.quant_name, 0, 0,
+          "round the model's matrices on load: less memory, another\npolicy (default: as in the file)" },
+        { 0, "kv-type", MODEL_KV_TYPES, OPTION_CHOICE, &options.kv_type_name, 0, 0,
+          "hold the policy's keys and values so; f16: half the memory,\nanother policy (default f32)" },
         { 's', "store", "ENDPOINT", OPTION_TEXT, &serve->endpoint, 0, 0,
           "store to work for (default VAS_STORE; without: frames on\nstdin and stdout)" },
         EDGE_KEY_OPTIONS,
@@ -82,10 +82,8 @@ static struct options options_read(int argc, char **argv)
         options_refuse("unexpected operand \"%s\"", argv[first]);
     if (options.model == NULL)
         options_refuse("-m is missing: which base policy?");
-    if (options.kv_type_name != NULL && !model_kv_type_from_name(options.kv_type_name, &options.kv_type))
-        options_refuse("--kv-type is \"%s\", it must be f32 or f16", options.kv_type_name);
-    if (options.quant_name != NULL && !model_quant_from_name(options.quant_name, &options.quant))
-        options_refuse("--quant is \"%s\", it must be bf16, q8_0, q4_0 or nf4", options.quant_name);
+    options.kv_type = model_kv_type_from_name(options.kv_type_name);
+    options.quant = model_quant_from_name(options.quant_name);
     return options;
 }
 

@@ -346,7 +346,7 @@ int command_retry(int argc, char **argv)
     const char *path = NULL, *stage = "", *name = "";
     const struct option_spec specs[] = {
         { 0, "db", "FILE", OPTION_TEXT, &path, 0, 0, "the store's file" },
-        { 0, "stage", "STAGE", OPTION_TEXT, &stage, 0, 0, "only items of rollout, decode, reward or value-target" },
+        { 0, "stage", "rollout|decode|reward|value-target", OPTION_CHOICE, &stage, 0, 0, "only items of this stage" },
         { 0, "name", "NAME", OPTION_TEXT, &name, 0, 0, "only items of this policy, reward or run" },
     };
     static const struct option_usage usage = {
@@ -358,12 +358,6 @@ int command_retry(int argc, char **argv)
         .exit_codes = EXIT_CODES_READ,
     };
     command_options(&usage, specs, COUNT_OF(specs), argc, argv, &path);
-    static const char *const stages[] = { "", "rollout", "decode", "reward", "value-target" };
-    bool known = false;
-    for (size_t i = 0; i < COUNT_OF(stages); i++)
-        known = known || strcmp(stage, stages[i]) == 0;
-    if (!known)
-        options_refuse("--stage is \"%s\", must be rollout, decode, reward or value-target", stage);
     int code;
     struct db *db = db_open(path, DB_EDIT, &code);
     if (db == NULL)

@@ -47,15 +47,14 @@ static struct options options_read(int argc, char **argv)
         { 's', "store", "ENDPOINT", OPTION_TEXT, &options.endpoint, 0, 0,
           "store to give the prompts to (default VAS_STORE; without: frames on stdout)" },
         EDGE_KEY_OPTIONS,
-        { 0, "format", "NAME", OPTION_TEXT, &options.format, 0, 0,
-          "jsonl, text (a text a line), lines (empty ones too),\nhh (HH dialogues) or rollouts\n"
+        { 0, "format", "jsonl|text|lines|hh|rollouts", OPTION_CHOICE, &options.format, 0, 0,
+          "text: a text a line; lines: empty ones too; hh: HH dialogues\n"
           "(default: text for *.txt, else jsonl); files may be gzipped" },
         { 0, "field", "NAME", OPTION_TEXT, &options.field, 0, 0,
           "where a JSON line has its text, or its messages\n"
           "(default prompt)" },
-        { 0, "chat", "NAME", OPTION_TEXT, &options.chat, 0, 0,
-          "how messages become text: llama-2, llama-3, chatml, zephyr\nor hh (default: as the model's own chat template, where it\n"
-          "is one of these)" },
+        { 0, "chat", "llama-2|llama-3|chatml|zephyr|hh", OPTION_CHOICE, &options.chat, 0, 0,
+          "how messages become text (default: as the model's own chat\ntemplate, where it is one of these)" },
         { 0, "split", "NAME", OPTION_NAME, &options.split, 1, NAME_BYTES,
           "split of all prompts (default: the line's \"split\", else train)" },
         { 0, "eval-fraction", "P", OPTION_NUMBER, &options.eval_fraction, 0, 1,
@@ -93,8 +92,6 @@ static struct options options_read(int argc, char **argv)
         options_refuse("--train-vocab needs -o DIR");
     if (options.encode + options.decode + (options.train_vocab != 0) > 1)
         options_refuse("only one of --encode, --decode and --train-vocab can be asked for");
-    if (options.chat != NULL && chat_format_from_name(options.chat) == CHAT_FORMAT_COUNT)
-        options_refuse("--chat is \"%s\", must be llama-2, llama-3, chatml, zephyr or hh", options.chat);
     return options;
 }
 
@@ -105,10 +102,10 @@ static enum reader_format format_of(const struct options *options, const char *p
         size_t size = strlen(path);
         return size > 4 && strcmp(path + size - 4, ".txt") == 0 ? READER_TEXT : READER_JSONL;
     }
-    for (size_t i = 0; i < COUNT_OF(names); i++)
-        if (strcmp(options->format, names[i]) == 0)
-            return (enum reader_format)i;
-    options_refuse("--format is \"%s\", must be jsonl, text, lines, hh or rollouts", options->format);
+    size_t i = 0;
+    while (strcmp(options->format, names[i]) != 0)
+        i++;
+    return (enum reader_format)i;
 }
 
 /* EX_OK; EX_DATAERR when the line is left out, logged; any other code ends the reading. */

@@ -45,8 +45,6 @@ static void options_settle(struct options *options)
     if (options->model == NULL)
         options_refuse("-m is missing: which model to start from?");
     bool lm = strcmp(options->objective, "lm") == 0;
-    if (!lm && strcmp(options->objective, "value") != 0)
-        options_refuse("--objective is \"%s\", must be value or lm", options->objective);
     if (lm)
         options->endpoint = NULL;  // documents come through a pipe
     if (options->endpoint != NULL && learner->run == NULL)
@@ -55,20 +53,16 @@ static void options_settle(struct options *options)
         options_refuse("--run is for a value model from a store: name the store with --store or VAS_STORE");
     if (options->endpoint == NULL && learner->output == NULL)
         options_refuse("-o is missing: where to write the model?");
-    if (strcmp(options->schedule, "cosine") != 0 && strcmp(options->schedule, "constant") != 0)
-        options_refuse("--schedule is \"%s\", must be cosine or constant", options->schedule);
     if (strcmp(options->products, "bf16") == 0)
         options->trainer.products = PRODUCTS_BF16;
-    else if (strcmp(options->products, "float32") != 0)
-        options_refuse("--products is \"%s\", must be float32 or bf16", options->products);
     if (lora_targets_read(options->lora_targets, &options->trainer.lora.targets) != 0)
         options_refuse("--lora-targets is \"%s\", must be some of q,k,v,o,gate,up,down", options->lora_targets);
     if (options->trainer.lora.rank > 0 && options->from_scratch)
         options_refuse("--lora keeps the weights of a model, and --from-scratch has none");
     if (options->trainer.lora.alpha > 0 && options->trainer.lora.rank == 0)
         options_refuse("--lora-alpha needs --lora");
-    if (options->quant != NULL && !model_quant_from_name(options->quant, &options->trainer.lora.base_type))
-        options_refuse("--quant is \"%s\", it must be bf16, q8_0, q4_0 or nf4", options->quant);
+    if (options->quant != NULL)
+        options->trainer.lora.base_type = model_quant_from_name(options->quant);
     if (options->quant != NULL && options->trainer.lora.rank == 0)
         options_refuse("--quant needs --lora: weights that are trained are float32");
     learner->objective = lm ? OBJECTIVE_LM : OBJECTIVE_VALUE;
@@ -96,8 +90,8 @@ static struct options options_read(int argc, char **argv)
           "store to work for (default VAS_STORE; without: frames on stdin)" },
         EDGE_KEY_OPTIONS,
         { 0, "run", "NAME", OPTION_NAME, &learner->run, 1, NAME_BYTES, "training run in the store" },
-        { 0, "objective", "NAME", OPTION_TEXT, &options.objective, 0, 0,
-          "value, or lm: next-token prediction on documents (default value)" },
+        { 0, "objective", "value|lm", OPTION_CHOICE, &options.objective, 0, 0,
+          "lm: next-token prediction on documents (default value)" },
         { 0, "from-scratch", NULL, OPTION_FLAG, &options.from_scratch, 0, 0,
           "random weights: -m needs only config.json and tokenizer.json" },
         { 0, NULL, NULL, OPTION_HEADING, NULL, 0, 0, "the data" },
@@ -110,13 +104,13 @@ static struct options options_read(int argc, char **argv)
         { 0, "lr", "X", OPTION_NUMBER, &options.learning_rate, 0, 10, "learning rate at its peak (default 1e-3; lm: 3e-3)" },
         { 0, "warmup", "STEPS", OPTION_INT, &options.trainer.warmup_steps, 0, 1e9,
           "steps in which the learning rate rises (default 20; lm: 100)" },
-        { 0, "schedule", "NAME", OPTION_TEXT, &options.schedule, 0, 0,
-          "cosine: the learning rate falls to a tenth by the last step, or constant\n(default cosine)" },
+        { 0, "schedule", "cosine|constant", OPTION_CHOICE, &options.schedule, 0, 0,
+          "cosine: the learning rate falls to a tenth by the last step\n(default cosine)" },
         { 0, "weight-decay", "X", OPTION_NUMBER, &options.trainer.weight_decay, 0, 1,
           "decoupled weight decay (default 0; lm: 0.1)" },
         { 0, "clip", "X", OPTION_NUMBER, &options.trainer.clip_norm, 0, 1e9, "largest norm of the gradient, 0: any (default 1)" },
-        { 0, "products", "NAME", OPTION_TEXT, &options.products, 0, 0,
-          "float32, or bf16: matrices are multiplied as BF16 and summed in float32,\non processors with AMX (default float32)" },
+        { 0, "products", "float32|bf16", OPTION_CHOICE, &options.products, 0, 0,
+          "bf16: matrices are multiplied as BF16 and summed in float32, on\nprocessors with AMX (default float32)" },
         { 0, NULL, NULL, OPTION_HEADING, NULL, 0, 0, "low-rank adapters (LoRA)" },
         { 0, "lora", "RANK", OPTION_INT, &options.trainer.lora.rank, 1, 65536,
           "keep the model's weights, train adapters of this rank and the value\n"
@@ -124,9 +118,8 @@ static struct options options_read(int argc, char **argv)
         { 0, "lora-alpha", "A", OPTION_NUMBER, &options.trainer.lora.alpha, 1e-9, 1e9,
           "the adapters' product counts A / RANK times (default twice the rank)" },
         { 0, "lora-targets", "LIST", OPTION_TEXT, &options.lora_targets, 0, 0, "of q,k,v,o,gate,up,down (default q,k,v,o)" },
-        { 0, "quant", "TYPE", OPTION_TEXT, &options.quant, 0, 0,
-          "round the matrices that --lora keeps to bf16, q8_0, q4_0 or nf4:\n"
-          "less memory; what -o DIR holds merged is rounded too" },
+        { 0, "quant", MODEL_QUANTS, OPTION_CHOICE, &options.quant, 0, 0,
+          "round the matrices that --lora keeps: less memory;\nwhat -o DIR holds merged is rounded too" },
         { 0, NULL, NULL, OPTION_HEADING, NULL, 0, 0, "the run" },
         { 0, "recompute", NULL, OPTION_FLAG, &options.trainer.recompute, 0, 0,
           "hold one layer's activations and compute them again: less memory, more\n"

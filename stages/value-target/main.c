@@ -60,9 +60,8 @@ static struct options options_read(int argc, char **argv)
         { 0, "value-tokenizer", "DIR|FILE", OPTION_TEXT, &options.value_tokenizer, 0, 0,
           "tokenizer of the value model where it is not the policy's:\n"
           "the states are then those of its own tokens of the same text" },
-        { 0, "quant", "TYPE", OPTION_TEXT, &options.quant_name, 0, 0,
-          "round the value model's matrices to bf16, q8_0, q4_0 or nf4 on\n"
-          "load: less memory, other values (default: as in the file)" },
+        { 0, "quant", MODEL_QUANTS, OPTION_CHOICE, &options.quant_name, 0, 0,
+          "round the value model's matrices on load: less memory,\nother values (default: as in the file)" },
         MODEL_KEEP_PACKED_OPTION(options.keep_packed),
         { 't', "threads", "N", OPTION_INT, &options.threads, 1, 256, "threads (default: the cores this process may use)" },
     };
@@ -86,8 +85,7 @@ static struct options options_read(int argc, char **argv)
         options_refuse("--run and --reward are for a store: name it with --store or VAS_STORE");
     if (options.endpoint != NULL && options.model != NULL)
         options_refuse("-m is for pipes; in a store the values come from the run's own snapshots");
-    if (options.quant_name != NULL && !model_quant_from_name(options.quant_name, &options.quant))
-        options_refuse("--quant is \"%s\", it must be bf16, q8_0, q4_0 or nf4", options.quant_name);
+    options.quant = model_quant_from_name(options.quant_name);
     if (options.lambda < 0)
         options.lambda = options.endpoint != NULL || options.model != NULL ? 0.95 : 1;
     else if (options.lambda < 1 && options.endpoint == NULL && options.model == NULL)

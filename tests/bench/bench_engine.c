@@ -122,8 +122,8 @@ int main(int argc, char **argv)
         { 0, "value", "DIR|FILE", OPTION_LIST, &options.values, 0, 0, "value model, for steer:; may be given several times" },
         { 0, "trunk", "DIR|FILE", OPTION_TEXT, &options.trunk, 0, 0,
           "the value models are adapters' directories, all beside this model" },
-        { 0, "quant", "TYPE", OPTION_TEXT, &options.quant_name, 0, 0, "round the matrices of all to bf16, q8_0, q4_0 or nf4" },
-        { 0, "value-quant", "TYPE", OPTION_TEXT, &options.value_quant_name, 0, 0, "otherwise those of the value models and their trunk" },
+        { 0, "quant", MODEL_QUANTS, OPTION_CHOICE, &options.quant_name, 0, 0, "round the matrices of all" },
+        { 0, "value-quant", MODEL_QUANTS, OPTION_CHOICE, &options.value_quant_name, 0, 0, "otherwise those of the value models and their trunk" },
         { 't', "threads", "N", OPTION_INT, &options.threads, 1, 256, "threads" },
     };
     static const struct option_usage usage = {
@@ -142,12 +142,8 @@ int main(int argc, char **argv)
         if (!case_read(&what, argv[i]) || (what.steered && options.values.count == 0))
             options_refuse("case \"%s\" is not one of prompt:T, sample:B:P:N, serial:B:P:N, shared:B:P:N, and with --value "
                            "steer:K:B:P:N", argv[i]);
-    enum tensor_type quant = TENSOR_TYPE_COUNT, value_quant;
-    if (options.quant_name != NULL && !model_quant_from_name(options.quant_name, &quant))
-        options_refuse("--quant is \"%s\", it must be bf16, q8_0, q4_0 or nf4", options.quant_name);
-    value_quant = quant;
-    if (options.value_quant_name != NULL && !model_quant_from_name(options.value_quant_name, &value_quant))
-        options_refuse("--value-quant is \"%s\", it must be bf16, q8_0, q4_0 or nf4", options.value_quant_name);
+    const enum tensor_type quant = model_quant_from_name(options.quant_name);
+    const enum tensor_type value_quant = options.value_quant_name != NULL ? model_quant_from_name(options.value_quant_name) : quant;
     struct setting setting = { .pool = pool_open((size_t)options.threads) };
     struct tokenizer *tokenizer = tokenizer_open(options.tokenizer ? options.tokenizer : options.model, &code);
     struct model *base = tokenizer ? model_open_policy(options.model, quant, false, setting.pool, &code) : NULL;

@@ -135,7 +135,8 @@ int main(int argc, char **argv)
         case 'r': rounds = strtoul(optarg, NULL, 10); break;
         case 'l': options.lora.rank = strtol(optarg, NULL, 10); break;
         case 'q':
-            if (!model_quant_from_name(optarg, &options.lora.base_type))
+            options.lora.base_type = model_quant_from_name(optarg);
+            if (options.lora.base_type == TENSOR_TYPE_COUNT)
                 return 64;
             break;
         case 'a': options.recompute = true; break;

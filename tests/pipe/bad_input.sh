@@ -89,6 +89,8 @@ refused_by_align '\-\-betas takes a number, not "5,10"' --betas 5,10
 refused_by_align '\-\-lambda is 3, must be from 0 to 1' --lambda 3
 refused_by_align '\-\-epochs is 0, must be from 1 to' --epochs 0
 refused_by_align '\-\-schedule is "linear", must be cosine or constant' --schedule linear
+refused_by_align '\-\-format is "csv", must be jsonl, text, lines, hh or rollouts' --format csv
+refused_by_align '\-\-reward-truncate is "middle", must be left, right or refuse' --reward-truncate middle
 check "it has made nothing" test ! -e "$scratch/aligned"
 mkdir "$scratch/aligned" && echo "no database" >"$scratch/aligned/store.db"
 code=0

@@ -61,10 +61,10 @@ fi
 
 # ---- what cannot be ----
 
-refused "a rounding that decode does not know" 64 '--quant is "q5_k", it must be bf16, q8_0, q4_0 or nf4' decode -m "$base" \
+refused "a rounding that decode does not know" 64 '--quant is "q5_k", must be bf16, q8_0, q4_0 or nf4' decode -m "$base" \
     --quant q5_k ''
 refused "a rounding of value models that it does not know" 64 '--value-quant is "f16"' decode -m "$base" --value-quant f16 ''
-refused "keys and values that decode cannot hold" 64 '--kv-type is "q8_0", it must be f32 or f16' decode -m "$base" \
+refused "keys and values that decode cannot hold" 64 '--kv-type is "q8_0", must be f32 or f16' decode -m "$base" \
     --kv-type q8_0 ''
 refused "a rounding that rollout does not know" 64 '--quant is ""' rollout -m "$base" --quant ''
 refused "a rounding that value-target does not know" 64 '--quant is "q4"' value-target --lambda 0.5 -m "$scratch/value" --quant q4
