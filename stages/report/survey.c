@@ -219,10 +219,10 @@ static int compare(struct survey *survey, struct db *db, struct comparison *comp
         base->kind = RESULT_BASE;
         for (size_t i = 0; i < comparison->count; i++) {
             struct result *result = &comparison->results[i];
-            if (result->kind != RESULT_STEERED && (result == base || same_distribution(result->policy, base->policy)))
+            if (result != base && !same_distribution(result->policy, base->policy))
+                result->drift = (struct estimate){ NAN, NAN };  // what is stored is from another base, or from itself
+            else if (result->kind != RESULT_STEERED)
                 result->drift = (struct estimate){ 0, 0 };
-            else if (result->kind == RESULT_STEERED && !same_distribution(result->policy, base->policy))
-                result->drift = (struct estimate){ NAN, NAN };  // measured from another base
         }
         add_best_of_n(survey, comparison, base);
     }

@@ -112,10 +112,12 @@ echo '{"prompt":"One day, Kim the fox","split":"test"}' | tokenize -q -m "$tiny/
 report --db "$db" --split test --reward long >"$scratch/text"
 says "a response that is missing is named" '^incomplete: base, 1 responses missing$' "$scratch/text"
 
-# What is steered from another base than the others has no distance from theirs.
+# What is steered from another base than the others, or sampled from another policy, has no distance from theirs.
 decode -q -m "$tiny/base" --value "$scratch/value:2" --temperature 0.5 --policy cold --split test -n 2 --max-new-tokens 16
+rollout -q -m "$tiny/base" --policy warm --temperature 1.5 --split test -n 2 --max-new-tokens 16
 reward -q --name long --exec "$count" --scale 0.1 --split test
 report --db "$db" --split test --reward long >"$scratch/text"
+says "another unsteered policy has no KL" '^warm  *[0-9]*  *[-0-9.]* ± [0-9.]*  *-  ' "$scratch/text"
 says "a policy steered from another base has no KL" '^cold  *[0-9]*  *[-0-9.]* ± [0-9.]*  *-  ' "$scratch/text"
 says "one steered from the base has" '^long 30  *[0-9]*  *[-0-9.]* ± [0-9.]*  *[0-9.]* ± [0-9.]* ' "$scratch/text"
 
