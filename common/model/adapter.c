@@ -327,6 +327,10 @@ static int replace_weight(const struct reading *reading, enum weight_role role)
     const struct tensor *tensor = weight_present(reading->config, role) ? find(reading, name, "") : NULL;
     if (tensor == NULL)
         return 0;
+    /* PEFT leaves the base's embedding in its place as LM head. */
+    if (role == WEIGHT_EMBEDDING && reading->config->tied_embeddings && !weight_present(reading->config, WEIGHT_SCORE)
+        && !json_is_true(json_object_get(reading->json, "ensure_weight_tying")))
+        return refuse(reading, name, "replaces an embedding that is the LM head too, which is not supported");
     int64_t shape[2];
     weight_shape(reading->config, role, shape);
     if (!has_shape(reading, tensor, (size_t)shape[0], (size_t)shape[1]))

@@ -132,6 +132,7 @@ static const struct refused_key {
     const char *harmless;
 } refused_keys[] = {
     { "quantization_config", all_families, "null" },
+    { "is_causal", all_families, "true" },
     { "partial_rotary_factor", all_families & ~FAMILY_BIT(FAMILY_GPT2), "1" },
     { "use_bidirectional_attention", FAMILY_BIT(FAMILY_GEMMA2), "false" },
     { "scale_attn_weights", FAMILY_BIT(FAMILY_GPT2), "true" },

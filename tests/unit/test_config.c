@@ -118,7 +118,7 @@ static void test_json_refusals(void)
         { "rope_parameters", "{\"rope_type\": \"yarn\", \"factor\": 2, \"truncate\": false}" },
         { "rope_parameters", "{\"rope_theta\": 1e4, \"partial_rotary_factor\": 0.5}" },
         { "rope_parameters", "{\"rope_theta\": \"1e4\"}" }, { "quantization_config", "{\"bits\": 4}" },
-        { "rope_theta", "0" }, { "rope_theta", "-1" }, { "rope_theta", "1e13" }, { "rope_theta", "\"10000\"" },
+        { "is_causal", "false" }, { "rope_theta", "0" }, { "rope_theta", "-1" }, { "rope_theta", "1e13" }, { "rope_theta", "\"10000\"" },
         { "rms_norm_eps", "0" }, { "rms_norm_eps", "-1e-5" }, { "rms_norm_eps", "0.2" }, { "rms_norm_eps", "[]" },
         { "tie_word_embeddings", "1" },
         { "num_key_value_heads", "4" },   // 6 heads
