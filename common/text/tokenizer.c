@@ -13,6 +13,7 @@
 #include "base/utf8.h"
 #include "model/adapter.h"
 #include "model/gguf.h"
+#include "model/weights.h"
 #include "text/tokenizer_parts.h"
 
 void token_list_add(struct token_list *list, int32_t token)
@@ -356,6 +357,21 @@ struct tokenizer *tokenizer_open(const char *path, int *code)
 const char *tokenizer_key(const struct tokenizer *tokenizer)
 {
     return tokenizer->key;
+}
+
+char *tokenizer_key_of_model(const char *path, int *code)
+{
+    struct weights *weights = weights_open(path, code);
+    if (weights == NULL)
+        return NULL;
+    const char *written = weights_metadata(weights, "tokenizer");
+    char *key = written != NULL ? memory_text(written) : NULL;
+    weights_close(weights);
+    struct tokenizer *tokenizer = key == NULL ? tokenizer_open(path, code) : NULL;
+    if (tokenizer != NULL)
+        key = memory_text(tokenizer->key);
+    tokenizer_close(tokenizer);
+    return key;
 }
 
 size_t tokenizer_vocab_size(const struct tokenizer *tokenizer)

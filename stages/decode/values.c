@@ -44,25 +44,6 @@ static char *split_run(const char *name, int64_t *step)
     return run;
 }
 
-/* Which tokenizer a value model was trained with: its checkpoint says so, or else its own tokenizer is asked. */
-static char *key_of_path(const char *path, int *code)
-{
-    struct weights *weights = weights_open(path, code);
-    if (weights == NULL)
-        return NULL;
-    const char *text = weights_metadata(weights, "tokenizer");
-    char *key = text != NULL ? memory_text(text) : NULL;
-    weights_close(weights);
-    if (key != NULL)
-        return key;
-    struct tokenizer *tokenizer = tokenizer_open(path, code);
-    if (tokenizer == NULL)
-        return NULL;
-    key = memory_text(tokenizer_key(tokenizer));
-    tokenizer_close(tokenizer);
-    return key;
-}
-
 /* Counts a value model with the others of its base; *trunk is NULL where it has its weights for itself.
    0, or the exit code, logged. */
 static int trunk_add(struct values *values, const struct value_model *value, struct trunk **trunk)
@@ -90,7 +71,7 @@ static int trunk_add(struct values *values, const struct value_model *value, str
 static int open_adapter(struct value_model *value, struct trunk *trunk, enum tensor_type quant, bool keep_packed, struct pool *pool)
 {
     int code = EX_OK;
-    value->tokenizer_key = key_of_path(trunk->path, &code);
+    value->tokenizer_key = tokenizer_key_of_model(trunk->path, &code);
     if (value->tokenizer_key != NULL && trunk->model == NULL)
         trunk->model = model_open_quantised(trunk->path, quant, keep_packed, pool, &code);
     if (trunk->model != NULL)
@@ -104,7 +85,7 @@ static int open_path(struct value_model *value, enum tensor_type quant, bool kee
     int code = model_fetch(&path, endpoint);
     if (code != EX_OK)
         return code;
-    value->tokenizer_key = key_of_path(path, &code);
+    value->tokenizer_key = tokenizer_key_of_model(path, &code);
     if (value->tokenizer_key != NULL)
         value->model = model_open_quantised(path, quant, keep_packed, pool, &code);
     return value->model != NULL ? EX_OK : code;

@@ -117,8 +117,27 @@ struct snapshot {
     struct pool *pool;
     enum tensor_type quant;
     struct valuer *valuer;
+    char *tokenizer_key;  // whose ids it knows; NULL in a run, which has looked
     int64_t step;
 };
+
+/* That of options.model, where there is one.  An exit code. */
+static int snapshot_open(struct snapshot *snapshot, const struct options *options)
+{
+    int code = EX_OK;
+    if (options->model == NULL)
+        return code;
+    snapshot->tokenizer_key = tokenizer_key_of_model(options->model, &code);
+    if (snapshot->tokenizer_key != NULL)
+        snapshot->valuer = valuer_open(options->model, options->quant, options->keep_packed, snapshot->pool, &code);
+    return snapshot->valuer != NULL ? EX_OK : code;
+}
+
+static void snapshot_close(struct snapshot *snapshot)
+{
+    valuer_close(snapshot->valuer);
+    free(snapshot->tokenizer_key);
+}
 
 /* 0; 1 with a reason when the run has dropped that snapshot, since others have made this target meanwhile; -1. */
 static int snapshot_use(struct snapshot *snapshot, struct edge *edge, const struct frame_scored *scored, char reason[256])
@@ -144,12 +163,14 @@ static int snapshot_use(struct snapshot *snapshot, struct edge *edge, const stru
 struct states {
     struct token_list ids;  // of prompt and response
     size_t P, R;
+    const char *tokenizer_key;  // whose ids
 };
 
 static void states_set(struct states *states, const struct frame_scored *scored, const struct tokenizer *own)
 {
     states->ids.count = 0;
-    if (own != NULL && strcmp(tokenizer_key(own), scored->tokenizer) != 0) {
+    states->tokenizer_key = own != NULL ? tokenizer_key(own) : scored->tokenizer;
+    if (strcmp(states->tokenizer_key, scored->tokenizer) != 0) {
         states->P = retokenize_rollout(own, scored->prompt, scored->response, scored->stopped, &states->ids);
         states->R = states->ids.count > states->P ? states->ids.count - states->P : 0;
         return;
@@ -170,6 +191,12 @@ static int compute_values(struct snapshot *snapshot, struct edge *edge, const st
     int used = snapshot_use(snapshot, edge, scored, reason);
     if (used != 0)
         return used;
+    if (snapshot->tokenizer_key != NULL && strcmp(snapshot->tokenizer_key, states->tokenizer_key) != 0) {
+        log_error("the value model was trained on ids of tokenizer %.16s, these are of %.16s", snapshot->tokenizer_key,
+                  states->tokenizer_key);
+        log_hint("--value-tokenizer names the value model's own");
+        return -1;
+    }
     if (snapshot->valuer == NULL) {
         snprintf(reason, 256, "the item names no snapshot to compute values with");
         return 1;
@@ -213,8 +240,8 @@ static int give_target(const struct options *options, const struct tokenizer *ow
 
     struct frame frame = frame_extended(FRAME_target, item);
     struct frame_target *target = &frame.target;
-    if (own != NULL && strcmp(tokenizer_key(own), scored->tokenizer) != 0)
-        target->state_tokenizer = tokenizer_key(own);
+    if (strcmp(states->tokenizer_key, scored->tokenizer) != 0)
+        target->state_tokenizer = states->tokenizer_key;
     target->values = (struct floats){ values, needs_values ? R + 1 : 0 };
     target->targets = (struct floats){ targets, R + !options->no_terminal_state };
     return edge_give(edge, &frame);
@@ -234,8 +261,7 @@ int main(int argc, char **argv)
     if (options.value_tokenizer != NULL && (own = tokenizer_open(options.value_tokenizer, &code)) == NULL)
         return code;
     struct snapshot snapshot = { .pool = pool_open((size_t)options.threads), .quant = options.quant };
-    if (options.model != NULL
-        && (snapshot.valuer = valuer_open(options.model, options.quant, options.keep_packed, snapshot.pool, &code)) == NULL)
+    if ((code = snapshot_open(&snapshot, &options)) != EX_OK)
         return code;
     char *settings = settings_text(&options, own);
     struct edge *edge = edge_open(&(struct edge_options){ .endpoint = options.endpoint, .stage = "value-target",
@@ -270,7 +296,7 @@ int main(int argc, char **argv)
     arena_free(&arena);
     free(states.ids.at);
     tokenizer_close(own);
-    valuer_close(snapshot.valuer);
+    snapshot_close(&snapshot);
     pool_close(snapshot.pool);
     return code;
 }

@@ -25,6 +25,12 @@ states=$(tap <"$scratch/own-targets" | head -n 1 | grep -c '"state_tokenizer": *
 check "states of its own tokens do" \
     sh -c "train -q -m '$scratch/other' --from-scratch --batch 16 --epochs 8 -o '$scratch/value' <'$scratch/own-targets'"
 
+foreign_values() { value-target -q --lambda 0.5 -m "$scratch/value" "$@" <"$scratch/scored" >"$scratch/foreign"; }
+code=0
+foreign_values 2>"$scratch/err" || code=$?
+[ $code = 65 ] && grep -q 'hint: --value-tokenizer' "$scratch/err" && ok "its values of the policy's ids are refused" ||
+    not_ok "its values of the policy's ids: value-target exited with $code: $(head -n 1 "$scratch/err")"
+check "its values of its own are not" foreign_values --value-tokenizer "$scratch/other"
 refused "it does not steer without its tokenizer" 65 'has tokenizer' decode -q -m "$tiny/base" \
     --value "$scratch/value:5" "One day, Mia"
 decode -q -m "$tiny/base" --value "$scratch/value:5" --value-tokenizer "$scratch/other" --json -n 4 --max-new-tokens 24 \
