@@ -149,8 +149,9 @@ static bool memory_suffices(const struct trainer_options *options, const struct 
 {
     const size_t weights = parameters->count * sizeof(float) + parameters->rounded_bytes;
     const size_t trained = parameters->trained_count * sizeof(float);
-    const size_t M = (size_t)options->micro_batch_tokens, positions = (size_t)parameters->config.position_max;
-    const size_t longest = M < positions ? M : positions;
+    const size_t known = (size_t)options->longest_tokens, micro_batch = (size_t)options->micro_batch_tokens;
+    const size_t M = micro_batch > known ? micro_batch : known, positions = (size_t)parameters->config.position_max;
+    const size_t longest = known > 0 ? known : M < positions ? M : positions;
     const size_t gradients = trained + reduce_size_bytes(parameters, (size_t)options->parts, options->ranks);
     const char *bound;
     const size_t room = room_bytes(&bound) / ranks_here(options->ranks);
@@ -161,9 +162,9 @@ static bool memory_suffices(const struct trainer_options *options, const struct 
     }
     const size_t total = weights + gradients + 2 * trained + activations;
     log_event("training takes total_mib=%zu weights_mib=%zu gradients_mib=%zu moments_mib=%zu activations_mib=%zu "
-              "(of %lld tokens%s) trained=%zu of parameters=%zu",
+              "(of %zu tokens%s) trained=%zu of parameters=%zu",
               (total >> 20) + 1, weights >> 20, gradients >> 20, 2 * trained >> 20, activations >> 20,
-              (long long)options->micro_batch_tokens, *recompute ? ", of one layer" : "", parameters->trained_count,
+              M, *recompute ? ", of one layer" : "", parameters->trained_count,
               parameters_elements(parameters));
     if (total <= room)
         return true;

@@ -44,6 +44,7 @@ struct trainer_options {
     int64_t total_steps;        // 0: no decay; else cosine from peak to final_fraction * peak at total_steps
     double final_fraction;
     int64_t micro_batch_tokens; // tokens whose activations are held at once; a longer sequence is held whole
+    int64_t longest_tokens;     // of a sequence, for the memory that training takes; 0: not known
     bool recompute;             // hold one layer's activations and compute them again; also where there is no memory for all
     uint64_t seed;              // of a random initialisation
     struct lora_options lora;

@@ -513,6 +513,12 @@ enum desk_status desk_commit(struct desk *desk, double now_s)
 
 /* ---- one turn ---- */
 
+void desk_look(struct desk *desk)
+{
+    if (db_changed(desk->db))
+        lines_rescan(&desk->lines);
+}
+
 /* A tokenize that vanished for good must not keep runs from being planned. */
 static void watch_sources(struct desk *desk, double now_s)
 {
@@ -535,8 +541,7 @@ enum desk_status desk_turn(struct desk *desk, double now_s)
     watch_sources(desk, now_s);
     if (now_s - desk->looked_s >= 1) {
         desk->looked_s = now_s;
-        if (db_changed(desk->db))
-            lines_rescan(&desk->lines);
+        desk_look(desk);
     }
     desk_answer(desk, now_s);
     if (desk->failed || lines_plan(&desk->lines) != 0 || desk_hand_out(desk, now_s) != 0 || db_commit(desk->db) != 0)

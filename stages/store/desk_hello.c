@@ -165,6 +165,7 @@ void desk_greet(struct desk *desk, const void *peer, size_t peer_size, const str
     rate_begin(&worker->rate, now_s);
     json_t *welcome = json_object();
     int64_t missing = 0;
+    desk_look(desk);
     enum greeting greeting = greet(desk, worker, welcome, &missing, now_s, reason);
     if (greeting == FAILED && db_trouble(desk->db) == DB_REFUSED) {
         snprintf(reason, sizeof reason, "the store cannot hold these settings: %s", db_reason(desk->db));

@@ -70,6 +70,8 @@ struct desk {
 
 /* Frames among the parcels.  A refusal may also go to somebody who is no worker. */
 void desk_reply(struct desk *desk, struct worker *worker, const struct frame *frame, double now_s);
+/* Finds what others have changed in the database meanwhile ('store retry'). */
+void desk_look(struct desk *desk);
 void desk_refuse(struct desk *desk, const void *peer, size_t peer_size, int64_t item, int64_t output, bool fatal,
                  const char *reason);
 

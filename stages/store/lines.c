@@ -516,6 +516,7 @@ int line_restart(struct line *line)
     line->head = newest.batch;
     line->batch_count = line->batch_sent = 0;
     line->filled_change = 0;
+    line->final = newest.final;
     return 0;
 }
 

@@ -219,12 +219,18 @@ static int incoming_train(struct learner *learner, struct incoming *incoming, in
     if (incoming->data.count > 0) {
         incoming->cursor = incoming->next_batch;
         code = train_batch(learner, &incoming->data, incoming->cursor, incoming->final, progress);
-    } else if (incoming->final && give_final(learner, incoming->cursor) != 0) {
+    } else if (incoming->final && trainer_steps(learner->trainer) > 0 && give_final(learner, incoming->cursor) != 0) {
         code = EX_DATAERR;
     }
     dataset_reset(&incoming->data);
     incoming->taken = 0;
     return code;
+}
+
+/* Its last batch has come, and no rollout of any could be trained on. */
+static bool run_is_empty(const struct learner *learner, const struct incoming *incoming)
+{
+    return incoming->final && trainer_steps(learner->trainer) == 0;
 }
 
 /* What remains to be said and given once no more batches come.  Returns an exit code. */
@@ -234,6 +240,12 @@ static int incoming_end(struct learner *learner, const struct incoming *incoming
         log_event("run \"%s\" left_out=%lld rollouts longer than the model's context of %lld tokens", learner->options.run,
                   (long long)incoming->left_out, (long long)learner->config->position_max);
     int given = 0;
+    if (run_is_empty(learner, incoming) || (status == EDGE_END && trainer_steps(learner->trainer) == 0)) {
+        log_error("run \"%s\" has nothing to train on: no rollout of it has a target that the model has room for",
+                  learner->options.run);
+        log_hint("'store status' shows what was given up, 'store retry' offers it again");
+        return EX_DATAERR;
+    }
     if (status == EDGE_END && !incoming->final)
         given = give_final(learner, incoming->cursor);
     else if (status == EDGE_STOPPED && trainer_steps(learner->trainer) > 0)
@@ -257,7 +269,8 @@ enum edge_status learner_run_store(struct learner *learner, int *code)
     progress.begun = progress.done = trainer_steps(learner->trainer);
     struct batch frames;
     enum edge_status status = EDGE_FAILED;
-    while (*code == 0 && (status = edge_take(learner->edge, &frames, (size_t)learner->options.batch, true)) == EDGE_BATCH) {
+    while (*code == 0 && !run_is_empty(learner, &incoming)
+           && (status = edge_take(learner->edge, &frames, (size_t)learner->options.batch, true)) == EDGE_BATCH) {
         for (size_t i = 0; i < frames.count && *code == 0; i++) {
             const struct frame_target *target = &frames.frames[i].target;
             if (target->batch < incoming.next_batch)
@@ -299,20 +312,40 @@ static enum edge_status read_all(struct learner *learner, struct dataset *data, 
     return status;
 }
 
-/* What the checkpoint file must have been made with to be resumed. */
+/* What the checkpoint file must have been made with to be resumed, as words NAME=VALUE. */
 static char *cursor_text(const struct learner *learner, const struct dataset *data)
 {
     char key[KEY_SIZE];
     dataset_key(data, key);
-    return memory_printf("data=%s batch=%lld parts=%lld epochs=%lld updates=%lld seed=%llu%s", key,
-                         (long long)learner->options.batch, (long long)learner->settings.parts, (long long)learner->options.epochs,
-                         (long long)learner->options.updates, (unsigned long long)learner->options.seed,
-                         learner->settings.products == PRODUCTS_BF16 ? " products=bf16" : "");
+    const struct learner_options *options = &learner->options;
+    const struct trainer_options *settings = &learner->settings;
+    return memory_printf("data=%s batch=%lld parts=%lld epochs=%lld updates=%lld seed=%llu products=%s init=%s lr=%.9g schedule=%s "
+                         "warmup=%lld weight-decay=%.9g clip=%.9g", key, (long long)options->batch, (long long)settings->parts,
+                         (long long)options->epochs, (long long)options->updates, (unsigned long long)options->seed,
+                         settings->products == PRODUCTS_BF16 ? "bf16" : "float32", learner->init_key, settings->learning_rate,
+                         options->decay ? "cosine" : "constant", (long long)settings->warmup_steps, settings->weight_decay,
+                         settings->clip_norm);
 }
 
-static int save_file(const struct learner *learner, const char *path, const char *cursor)
+/* Names the first word that differs. */
+static void say_other_run(const char *path, const char *found, const char *cursor)
+{
+    size_t there = strcspn(found, " "), here = strcspn(cursor, " ");
+    while (there == here && there > 0 && memcmp(found, cursor, there) == 0) {
+        found += there + strspn(found + there, " ");
+        cursor += here + strspn(cursor + here, " ");
+        there = strcspn(found, " "), here = strcspn(cursor, " ");
+    }
+    log_error("checkpoint \"%s\" is of another run: it was begun with \"%.*s\", this one with \"%.*s\"", path, (int)there, found,
+              (int)here, cursor);
+    log_hint("remove it to begin anew");
+}
+
+/* The metrics of its steps are in their file before it. */
+static int save_file(const struct learner *learner, const char *path, const char *cursor, FILE *metrics_file)
 {
     struct buffer content = { 0 };
+    fflush(metrics_file);
     trainer_save(learner->trainer, true, cursor, &content);
     int result = file_write(path, content.data, content.size);
     free(content.data);
@@ -330,8 +363,7 @@ static int resume_from_file(struct learner *learner, const char *path, const cha
     const char *found = weights_metadata(checkpoint, "cursor");
     int result = -1;
     if (found == NULL || strcmp(found, cursor) != 0) {
-        log_error("checkpoint \"%s\" is of another run (%s), this one is %s", path, found ? found : "no cursor", cursor);
-        log_hint("remove it to begin anew");
+        say_other_run(path, found != NULL ? found : "", cursor);
     } else if ((result = trainer_load(learner->trainer, checkpoint, path)) == 0) {
         log_event("resumes \"%s\" at step=%lld", path, (long long)trainer_steps(learner->trainer));
     }
@@ -363,15 +395,43 @@ static int64_t steps_of(const struct learner_options *options, const struct data
     return per_epoch * options->epochs * options->updates;
 }
 
+/* The file of metrics, a line a step, behind the line of the last of these steps.  NULL, logged. */
+static FILE *metrics_open(const char *directory, int64_t steps)
+{
+    char *path = memory_printf("%s/metrics.jsonl", directory);
+    FILE *file = fopen(path, steps > 0 ? "r+" : "w");
+    if (file == NULL && steps > 0 && errno == ENOENT)
+        file = fopen(path, "w");
+    off_t end = 0;
+    for (int c; file != NULL && steps > 0 && (c = getc(file)) != EOF; ) {
+        if (c == '\n') {
+            end = ftello(file);
+            steps--;
+        }
+    }
+    if (file == NULL || ftruncate(fileno(file), end) != 0 || fseeko(file, end, SEEK_SET) != 0) {
+        log_error("could not write \"%s\": %s", path, strerror(errno));
+        if (file != NULL)
+            fclose(file);
+        file = NULL;
+    }
+    free(path);
+    return file;
+}
+
+static int64_t longest_of(const struct dataset *data)
+{
+    size_t longest = 0;
+    for (size_t i = 0; i < data->count; i++)
+        longest = data->examples[i].T > longest ? data->examples[i].T : longest;
+    return (int64_t)longest;
+}
+
 /* Returns an exit code; EX_OK also when a signal came first, and the checkpoint is then as far as the weights. */
 static int train_data(struct learner *learner, const struct dataset *data, const char *checkpoint_path, const char *cursor)
 {
     const struct learner_options *options = &learner->options;
-    char *metrics_path = memory_printf("%s/metrics.jsonl", options->output);
-    FILE *metrics_file = fopen(metrics_path, trainer_steps(learner->trainer) > 0 ? "a" : "w");
-    if (metrics_file == NULL)
-        log_error("could not create \"%s\": %s", metrics_path, strerror(errno));
-    free(metrics_path);
+    FILE *metrics_file = metrics_open(options->output, trainer_steps(learner->trainer));
     if (metrics_file == NULL)
         return EX_IOERR;
     team_share(learner);
@@ -396,11 +456,12 @@ static int train_data(struct learner *learner, const struct dataset *data, const
         free(numbers);
         progress_note(&progress, &metrics);
         progress_set(&progress, step + 1);
-        if ((step + 1) % options->checkpoint_every == 0 && step + 1 < steps && save_file(learner, checkpoint_path, cursor) != 0)
+        if ((step + 1) % options->checkpoint_every == 0 && step + 1 < steps
+            && save_file(learner, checkpoint_path, cursor, metrics_file) != 0)
             code = EX_IOERR;
     }
     progress_end(&progress);
-    if (code == EX_OK && stop_requested() && save_file(learner, checkpoint_path, cursor) != 0)
+    if (code == EX_OK && stop_requested() && save_file(learner, checkpoint_path, cursor, metrics_file) != 0)
         code = EX_IOERR;
     free(batch);
     free(order);
@@ -448,6 +509,7 @@ enum edge_status learner_run_pipe(struct learner *learner, int *code)
     } else if (status == EDGE_END) {
         if (learner->options.decay)
             learner->settings.total_steps = steps_of(&learner->options, &data);
+        learner->settings.longest_tokens = longest_of(&data);
         *code = train_and_export(learner, &data, &status);
     }
     if (left_out > 0 && *code == EX_OK)

@@ -34,6 +34,7 @@ struct learner {
     struct trainer_options settings;
     const struct model_config *config;
     const struct weights *weights;  // what training starts from; NULL: random weights
+    const char *init_key;           // of weights
     const struct tokenizer *tokenizer;
     struct pool *pool;
     struct edge *edge;

@@ -95,7 +95,7 @@ static struct options options_read(int argc, char **argv)
         { 0, "from-scratch", NULL, OPTION_FLAG, &options.from_scratch, 0, 0,
           "random weights: -m needs only config.json and tokenizer.json" },
         { 0, NULL, NULL, OPTION_HEADING, NULL, 0, 0, "the data" },
-        { 0, "batch", "N", OPTION_INT, &learner->batch, 1, 1048576, "rollouts in a batch (default 32)" },
+        { 0, "batch", "N", OPTION_INT, &learner->batch, 1, 524288, "rollouts in a batch (default 32)" },
         { 0, "epochs", "N", OPTION_INT, &learner->epochs, 1, 100000, "passes over the rollouts (default 2)" },
         { 0, "updates", "N", OPTION_INT, &learner->updates, 1, 1000, "updates on each batch (default 2; lm: 1)" },
         { 0, "seed", "N", OPTION_INT, &options.seed, 0, 9007199254740991.0,
@@ -202,10 +202,10 @@ static char *settings_text(const struct options *options, const struct trainer_o
 }
 
 /* What rank 0 does: the run itself.  Returns an exit code. */
-static int lead(const struct options *options, struct learner *learner, const char *init_key)
+static int lead(const struct options *options, struct learner *learner)
 {
     int code;
-    char *hello = settings_text(options, &learner->settings, init_key);
+    char *hello = settings_text(options, &learner->settings, learner->init_key);
     learner->edge = edge_open(&(struct edge_options){ .endpoint = options->endpoint, .stage = "train", .settings = hello,
                                   .takes = options->learner.objective == OBJECTIVE_LM ? FRAME_prompt : FRAME_target,
                                   .gives_nothing = options->endpoint == NULL,
@@ -296,8 +296,8 @@ int main(int argc, char **argv)
         code = init_open(&options, &config, pool, &weights, init_key);
     if (code == EX_OK) {
         struct learner learner = { .options = options.learner, .settings = trainer_settings(&options, init_key),
-                                   .config = &config, .weights = weights, .tokenizer = tokenizer, .pool = pool };
-        code = ranks_index(ranks) == 0 ? lead(&options, &learner, init_key) : team_follow(&learner);
+                                   .config = &config, .weights = weights, .init_key = init_key, .tokenizer = tokenizer, .pool = pool };
+        code = ranks_index(ranks) == 0 ? lead(&options, &learner) : team_follow(&learner);
         trainer_close(learner.trainer);
     }
     pool_close(pool);

@@ -1,7 +1,7 @@
 /*
  * team.c - see team.h.
  *
- *     OPEN    processor                        the trainer is opened
+ *     OPEN    processor, tokens                the trainer is opened; tokens: of the longest example
  *     SHARE                                    trainer_share
  *     STEP    total_steps, examples, tokens    then T (examples), tokens, and for the value objective targets and mask,
  *                                              each (tokens)
@@ -54,7 +54,7 @@ static int open_trainer(struct learner *learner)
 
 int team_open(struct learner *learner)
 {
-    struct order order = { .kind = ORDER_OPEN };
+    struct order order = { .kind = ORDER_OPEN, .tokens = (uint64_t)learner->settings.longest_tokens };
     processor_name(learner, order.processor);
     give_order(learner, order);
     return open_trainer(learner);
@@ -130,6 +130,7 @@ static int follow_open(struct learner *learner, const struct order *order)
         log_hint("OPENBLAS_CORETYPE makes OpenBLAS choose the same on all");
         return EX_UNAVAILABLE;
     }
+    learner->settings.longest_tokens = (int64_t)order->tokens;
     return open_trainer(learner);
 }
 

@@ -53,10 +53,32 @@ failed=$(store status --db "$db" | awk '$1 == "value-target" && $2 == "lambda_re
 # No room for any of the last batch, nor for any rollout at all: the run still ends.
 sed 's/"max_position_embeddings": *[0-9]*/"max_position_embeddings": 12/' "$tiny/base/config.json" >"$scratch/short/config.json"
 short_run nothing_fits 1
-[ $code = 0 ] && ok "a run in which no rollout fits ends" ||
+[ $code = 65 ] && grep -q 'nothing to train on' "$scratch/nothing_fits.err" && ok "a run in which no rollout fits is refused" ||
     not_ok "a run in which no rollout fits says $code: $(tail -n 1 "$scratch/nothing_fits.err")"
+check "and gives no value model" test ! -e "$scratch/nothing_fits/model.safetensors"
 grep -q 'left_out=48' "$scratch/nothing_fits.err" && ok "and says that all 48 were left out" ||
     not_ok "and says $(tail -n 1 "$scratch/nothing_fits.err")"
+
+# Scores that all fail leave nothing to train on; once they can be had, the same run is trained.
+echo 'while read -r _; do echo nan; done' >"$scratch/scorer"
+failing() { reward -q --name mended --exec "sh $scratch/scorer" --split train; }
+failing 2>"$scratch/failing.err"
+mended_run() {
+    value-target -q --run mended --reward mended --lambda 1 &
+    targets=$!
+    code=0
+    timeout 60 train -m "$tiny/base" --run mended --batch 8 --epochs 1 -o "$scratch/mended" 2>"$scratch/mended.err" || code=$?
+    wait "$targets"
+}
+mended_run
+[ $code = 65 ] && grep -q 'nothing to train on' "$scratch/mended.err" && grep -q "'store retry'" "$scratch/mended.err" &&
+    ok "a run whose scores all failed is refused" ||
+    not_ok "a run whose scores all failed says $code: $(tail -n 1 "$scratch/mended.err")"
+echo 'while read -r _; do echo 1; done' >"$scratch/scorer"
+store retry -q --db "$db" --stage reward && failing
+mended_run
+[ $code = 0 ] && check "and trained once they can be had" test -s "$scratch/mended/model.safetensors" ||
+    not_ok "once they can be had it says $code: $(tail -n 1 "$scratch/mended.err")"
 store_down
 
 # ---- adapters ----
@@ -92,8 +114,11 @@ check "it can be started again" train_lora stopped
 same "and gives the same adapters" "$scratch/whole/adapter/adapter_model.safetensors" \
     "$scratch/stopped/adapter/adapter_model.safetensors"
 interrupt killed KILL
+refused "nor of another optimiser's" 78 'begun with "lr=0.001", this one with "lr=0.01"' \
+    sh -c "train -q -m $tiny/base --batch 8 --epochs 60 --checkpoint-every 5 --lora 4 --lr 1e-2 -o $scratch/killed <$scratch/targets"
 check "a training of adapters that was killed can be started again" train_lora killed
 same "and gives the same merged model" "$scratch/whole/model.safetensors" "$scratch/killed/model.safetensors"
+same "and the same metrics, a line a step" "$scratch/whole/metrics.jsonl" "$scratch/killed/metrics.jsonl"
 
 value-target -q --lambda 0 -m "$scratch/whole" <"$scratch/scored" >"$scratch/merged"
 value-target -q --lambda 0 -m "$scratch/whole/adapter" <"$scratch/scored" >"$scratch/adapted"
