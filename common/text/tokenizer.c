@@ -425,6 +425,18 @@ bool tokenizer_stops_usual(const struct tokenizer *tokenizer)
     return same;
 }
 
+void tokenizer_unnamed_stops(const struct tokenizer *tokenizer, struct token_list *ids)
+{
+    struct token_list known = { 0 };
+    token_list_add(&known, tokenizer->begin);
+    token_list_add(&known, tokenizer->end);
+    add_special(tokenizer, stop_names, COUNT_OF(stop_names), &known);
+    for (size_t i = 0; i < tokenizer->stops.count; i++)
+        if (!list_has(&known, tokenizer->stops.at[i]))
+            token_list_add(ids, tokenizer->stops.at[i]);
+    free(known.at);
+}
+
 bool tokenizer_is_special(const struct tokenizer *tokenizer, int32_t id)
 {
     const struct added_token *token = added_find(&tokenizer->added, id);

@@ -106,7 +106,8 @@ const struct token_list *tokenizer_stops(const struct tokenizer *tokenizer);
 bool tokenizer_stops_usual(const struct tokenizer *tokenizer);
 bool tokenizer_is_special(const struct tokenizer *tokenizer, int32_t id);
 
-/* Writes tokenizer.json and tokenizer_config.json as the tokenizers library and transformers read them.  0 or -1. */
+/* Writes tokenizer.json and tokenizer_config.json as the tokenizers library and transformers read them, and
+   generation_config.json where these two do not tell every stop token, or where there is one.  0 or -1. */
 int tokenizer_write(const struct tokenizer *tokenizer, const char *directory);
 
 struct gguf_out;
