@@ -36,6 +36,15 @@ struct server {
     int64_t given;
 };
 
+static json_t *stops_json(const struct tokenizer *tokenizer)
+{
+    const struct token_list *stops = tokenizer_stops(tokenizer);
+    json_t *list = json_array();
+    for (size_t i = 0; i < stops->count; i++)
+        json_array_append_new(list, json_integer(stops->at[i]));
+    return list;
+}
+
 /* What makes this policy's rollouts what they are, as the store pins it under the policy's name. */
 static json_t *policy_spec(const struct server *server)
 {
@@ -54,6 +63,9 @@ static json_t *policy_spec(const struct server *server)
                              "max_new_tokens", (json_int_t)options->max_new_tokens, "seed", (json_int_t)options->seed,
                              "context", (json_int_t)generator_context(server->generator));
     CHECK(spec != NULL && values != NULL);
+    // What the tokenizer's key tells goes unsaid: stores hold specs without stops.
+    if (!tokenizer_stops_usual(generate->tokenizer))
+        json_object_set_new(spec, "stops", stops_json(generate->tokenizer));
     if (json_array_size(values) > 0) {
         json_object_set_new(spec, "candidates", json_integer((json_int_t)generate->candidates));
         if (generate->guide_every > 1)

@@ -25,13 +25,19 @@ void token_list_add(struct token_list *list, int32_t token)
     list->at[list->count++] = token;
 }
 
-void token_list_add_new(struct token_list *list, int32_t token)
+static bool list_has(const struct token_list *list, int32_t token)
 {
     for (size_t i = 0; i < list->count; i++) {
         if (list->at[i] == token)
-            return;
+            return true;
     }
-    token_list_add(list, token);
+    return false;
+}
+
+void token_list_add_new(struct token_list *list, int32_t token)
+{
+    if (!list_has(list, token))
+        token_list_add(list, token);
 }
 
 /* ---- opening and closing ---- */
@@ -149,6 +155,34 @@ static const char *const stop_names[] = {
     "<\357\275\234end\342\226\201of\342\226\201sentence\357\275\234>",  // DeepSeek's, with U+FF5C and U+2581
 };
 
+/* Adds those of the names that are special tokens. */
+static void add_special(const struct tokenizer *tokenizer, const char *const *names, size_t count, struct token_list *ids)
+{
+    for (size_t i = 0; i < count; i++) {
+        int32_t id = find_piece(tokenizer, names[i]);
+        if (id >= 0 && tokenizer_is_special(tokenizer, id))
+            token_list_add_new(ids, id);
+    }
+}
+
+static int by_id(const void *a, const void *b)
+{
+    int32_t x = *(const int32_t *)a, y = *(const int32_t *)b;
+    return (x > y) - (x < y);
+}
+
+static void finish_stops(struct tokenizer *tokenizer)
+{
+    struct token_list *stops = &tokenizer->stops;
+    if (tokenizer->begin >= 0)
+        token_list_add_new(stops, tokenizer->begin);
+    if (tokenizer->end >= 0)
+        token_list_add_new(stops, tokenizer->end);
+    add_special(tokenizer, stop_names, COUNT_OF(stop_names), stops);
+    if (stops->count > 0)
+        qsort(stops->at, stops->count, sizeof *stops->at, by_id);
+}
+
 void tokenizer_finish(struct tokenizer *tokenizer)
 {
     added_finish(&tokenizer->added, &tokenizer->vocabulary, &tokenizer->normalizer);
@@ -160,15 +194,7 @@ void tokenizer_finish(struct tokenizer *tokenizer)
     decoder_finish(&tokenizer->decoder, &tokenizer->vocabulary);
     if (tokenizer->begin < 0 && tokenizer->prefix.count > 0)
         tokenizer->begin = tokenizer->prefix.at[0];
-    if (tokenizer->begin >= 0)
-        token_list_add_new(&tokenizer->stops, tokenizer->begin);
-    if (tokenizer->end >= 0)
-        token_list_add_new(&tokenizer->stops, tokenizer->end);
-    for (size_t i = 0; i < COUNT_OF(stop_names); i++) {
-        int32_t id = vocabulary_find(&tokenizer->vocabulary, stop_names[i], strlen(stop_names[i]));
-        if (id >= 0 && tokenizer_is_special(tokenizer, id))
-            token_list_add_new(&tokenizer->stops, id);
-    }
+    finish_stops(tokenizer);
     if (!tokenizer->pair.present)
         use_plain_pair(tokenizer);
     tokenizer_make_key(tokenizer);
@@ -391,11 +417,40 @@ int32_t tokenizer_end(const struct tokenizer *tokenizer)
 
 bool tokenizer_is_stop(const struct tokenizer *tokenizer, int32_t id)
 {
-    for (size_t i = 0; i < tokenizer->stops.count; i++) {
-        if (tokenizer->stops.at[i] == id)
-            return true;
-    }
-    return false;
+    return list_has(&tokenizer->stops, id);
+}
+
+const struct token_list *tokenizer_stops(const struct tokenizer *tokenizer)
+{
+    return &tokenizer->stops;
+}
+
+bool tokenizer_stops_usual(const struct tokenizer *tokenizer)
+{
+    static const char *const around_names[] = { "<s>", "</s>", "<bos>", "<eos>" };
+    const struct token_list *stops = &tokenizer->stops;
+    struct token_list usual = { 0 };
+    if (tokenizer->prefix.count > 0)
+        token_list_add(&usual, tokenizer->prefix.at[0]);
+    add_special(tokenizer, around_names, COUNT_OF(around_names), &usual);
+    add_special(tokenizer, stop_names, COUNT_OF(stop_names), &usual);
+    bool same = usual.count == stops->count;
+    for (size_t i = 0; i < usual.count; i++)
+        same = same && list_has(stops, usual.at[i]);
+    free(usual.at);
+    return same;
+}
+
+void tokenizer_unnamed_stops(const struct tokenizer *tokenizer, struct token_list *ids)
+{
+    struct token_list known = { 0 };
+    token_list_add(&known, tokenizer->begin);
+    token_list_add(&known, tokenizer->end);
+    add_special(tokenizer, stop_names, COUNT_OF(stop_names), &known);
+    for (size_t i = 0; i < tokenizer->stops.count; i++)
+        if (!list_has(&known, tokenizer->stops.at[i]))
+            token_list_add(ids, tokenizer->stops.at[i]);
+    free(known.at);
 }
 
 bool tokenizer_is_special(const struct tokenizer *tokenizer, int32_t id)

@@ -104,9 +104,15 @@ int32_t tokenizer_end(const struct tokenizer *tokenizer);
  * and the begin token (models that separate documents by it sample it at the end of one).
  */
 bool tokenizer_is_stop(const struct tokenizer *tokenizer, int32_t id);
+/* All of them, ascending; borrows from tokenizer. */
+const struct token_list *tokenizer_stops(const struct tokenizer *tokenizer);
+/* Whether the stops are those that the key alone lets expect: what stands before a text, "<s>", "</s>" and their like, and the
+   well-known ends of a turn, where they are special tokens. */
+bool tokenizer_stops_usual(const struct tokenizer *tokenizer);
 bool tokenizer_is_special(const struct tokenizer *tokenizer, int32_t id);
 
-/* Writes tokenizer.json and tokenizer_config.json as the tokenizers library and transformers read them.  0 or -1. */
+/* Writes tokenizer.json and tokenizer_config.json as the tokenizers library and transformers read them, and
+   generation_config.json where these two do not tell every stop token, or where there is one.  0 or -1. */
 int tokenizer_write(const struct tokenizer *tokenizer, const char *directory);
 
 struct gguf_out;

@@ -91,6 +91,37 @@ static void put_token(struct gguf_out *out, const char *key, int32_t id)
         gguf_put_integer(out, key, (uint32_t)id);
 }
 
+/* Where a SentencePiece file is silent, readers take tokens 1 and 2; a number beyond the vocabulary says that there is none,
+   though llama.cpp takes them even then. */
+static void put_around(struct gguf_out *out, const char *key, int32_t id, bool byte_level)
+{
+    if (id >= 0 || !byte_level)
+        gguf_put_integer(out, key, id >= 0 ? (uint32_t)id : UINT32_MAX);
+}
+
+/*
+ * GGUF has two keys for stop tokens besides the end.  eom first: an eot would replace the end of turn that llama.cpp finds by
+ * its name.
+ */
+static void put_stops(const struct tokenizer *tokenizer, struct gguf_out *out)
+{
+    static const char *const keys[] = { KEY("eom_token_id"), KEY("eot_token_id") };
+    struct token_list stops = { 0 };
+    struct buffer left_out = { 0 };
+    tokenizer_unnamed_stops(tokenizer, &stops);
+    for (size_t i = 0; i < stops.count; i++) {
+        if (i < COUNT_OF(keys))
+            put_token(out, keys[i], stops.at[i]);
+        else
+            buffer_printf(&left_out, " %d", stops.at[i]);
+    }
+    if (left_out.size > 0)
+        log_event("tokenizer \"%s\" has %zu stop tokens to list, GGUF has keys for %zu: the file does not stop at%.*s",
+                  tokenizer->name, stops.count, COUNT_OF(keys), (int)left_out.size, left_out.data);
+    free(left_out.data);
+    free(stops.at);
+}
+
 int tokenizer_put_gguf(const struct tokenizer *tokenizer, size_t vocab_size, struct gguf_out *out)
 {
     bool byte_level = tokenizer_is_byte_level(tokenizer);
@@ -108,8 +139,9 @@ int tokenizer_put_gguf(const struct tokenizer *tokenizer, size_t vocab_size, str
         put_merges(tokenizer, out);
     else
         put_scores(tokenizer, vocab_size, out);
-    put_token(out, KEY("bos_token_id"), tokenizer->begin);
-    put_token(out, KEY("eos_token_id"), tokenizer->end);
+    put_around(out, KEY("bos_token_id"), tokenizer->begin, byte_level);
+    put_around(out, KEY("eos_token_id"), tokenizer->end, byte_level);
+    put_stops(tokenizer, out);
     put_token(out, KEY("unknown_token_id"), tokenizer->bpe.unknown);
     gguf_put_bool(out, KEY("add_bos_token"), tokenizer->prefix.count > 0);
     gguf_put_bool(out, KEY("add_eos_token"), tokenizer->suffix.count > 0);

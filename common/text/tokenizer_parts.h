@@ -57,6 +57,9 @@ int tokenizer_refuse(const struct tokenizer *tokenizer, const char *format, ...)
 
 void token_list_add_new(struct token_list *list, int32_t token);  // unless it is there
 
+/* Appends, ascending, the stop tokens that are neither begin nor end nor stops by a well-known name: a file must list them. */
+void tokenizer_unnamed_stops(const struct tokenizer *tokenizer, struct token_list *ids);
+
 /* The steps that several readers make.  They CHECK that there is room. */
 void tokenizer_use_byte_level(struct tokenizer *tokenizer, bool prefix_space, bool gpt2_split);
 /* WordPiece with BERT's steps, and "[CLS] a [SEP]", "[CLS] a [SEP] b [SEP]" where these tokens are there. */

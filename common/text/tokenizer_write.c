@@ -1,5 +1,5 @@
 /*
- * tokenizer_write.c - a tokenizer as tokenizer.json and tokenizer_config.json.
+ * tokenizer_write.c - a tokenizer as tokenizer.json, tokenizer_config.json and, for its stops, generation_config.json.
  *
  * What is read back has the same key and gives the same ids, here and in the tokenizers library.
  */
@@ -299,6 +299,25 @@ static json_t *config_json(const struct tokenizer *tokenizer)
     return config;
 }
 
+/* Every stop; the end token first, which readers of a single one take. */
+static json_t *generation_json(const struct tokenizer *tokenizer)
+{
+    json_t *ends = json_array(), *config = json_object();
+    if (tokenizer->end >= 0)
+        json_array_append_new(ends, json_integer(tokenizer->end));
+    for (size_t i = 0; i < tokenizer->stops.count; i++) {
+        int32_t id = tokenizer->stops.at[i];
+        if (id != tokenizer->begin && id != tokenizer->end)
+            json_array_append_new(ends, json_integer(id));
+    }
+    if (json_array_size(ends) > 0)
+        json_object_set(config, "eos_token_id", ends);
+    if (tokenizer->begin >= 0)
+        json_object_set_new(config, "bos_token_id", json_integer(tokenizer->begin));
+    json_decref(ends);
+    return config;
+}
+
 /* Takes json. */
 static int write_json(json_t *json, const char *directory, const char *file)
 {
@@ -323,9 +342,24 @@ json_t *tokenizer_to_json(const struct tokenizer *tokenizer)
                      "decoder", decoder_json(&tokenizer->decoder), "model", model_json(tokenizer));
 }
 
+/* Not where the other files tell every stop, but over one that another tokenizer left there. */
+static int write_generation(const struct tokenizer *tokenizer, const char *directory)
+{
+    static const char file[] = "generation_config.json";
+    struct token_list unnamed = { 0 };
+    tokenizer_unnamed_stops(tokenizer, &unnamed);
+    char *path = memory_printf("%s/%s", directory, file);
+    int result = unnamed.count > 0 || file_exists(path) ? write_json(generation_json(tokenizer), directory, file) : 0;
+    free(path);
+    free(unnamed.at);
+    return result;
+}
+
 int tokenizer_write(const struct tokenizer *tokenizer, const char *directory)
 {
     if (directory_make(directory) != 0 || write_json(tokenizer_to_json(tokenizer), directory, "tokenizer.json") != 0)
         return -1;
-    return write_json(config_json(tokenizer), directory, "tokenizer_config.json");
+    if (write_json(config_json(tokenizer), directory, "tokenizer_config.json") != 0)
+        return -1;
+    return write_generation(tokenizer, directory);
 }

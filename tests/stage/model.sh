@@ -33,6 +33,29 @@ for type in f32 f16 bf16 q8_0; do
     fi
 done
 
+# Where sampling stops is kept, also where only generation_config.json tells it.
+stops() {  # stops MODEL
+    model inspect "$1" | sed -n 's/.*, stops at //p'
+}
+mkdir "$scratch/stops"
+cp "$tiny"/base/* "$scratch/stops"
+echo '{"eos_token_id": [0, 41, 40]}' >"$scratch/stops/generation_config.json"
+model export -q -m "$scratch/stops" -o "$scratch/stops.gguf"
+model export -q -m "$scratch/stops" -o "$scratch/stops-directory"
+model export -q -m "$scratch/stops.gguf" -o "$scratch/stops-gguf-directory"
+for copy in stops.gguf stops-directory stops-gguf-directory; do
+    [ "$(stops "$scratch/$copy" | grep -o '([0-9]*)' | tr -d '\n')" = '(0)(40)(41)' ] && ok "$copy stops where the model did" ||
+        not_ok "$copy stops at $(stops "$scratch/$copy")"
+done
+[ ! -e "$scratch/again/generation_config.json" ] && ok "usual stops need no file" || not_ok "usual stops were written to a file"
+check "they are written over others" model export -q -m "$tiny/base" -o "$scratch/stops-directory"
+[ "$(stops "$scratch/stops-directory")" = "$(stops "$tiny/base")" ] && ok "which then no longer hold" ||
+    not_ok "after another export it stops at $(stops "$scratch/stops-directory")"
+echo '{"eos_token_id": [0, 40, 41, 42]}' >"$scratch/stops/generation_config.json"
+model export -m "$scratch/stops" -o "$scratch/stops.gguf" 2>"$scratch/stops.err"
+[ "$(grep -c 'does not stop at 42$' "$scratch/stops.err")" = 1 ] && ok "a stop that GGUF cannot tell is named" ||
+    not_ok "export of four stops said: $(cat "$scratch/stops.err")"
+
 # A file with a tensor that nothing uses, and without those that the config asks for.
 mkdir -p "$scratch/odd"
 cp "$tiny/base/config.json" "$tiny/base/tokenizer.json" "$scratch/odd"

@@ -46,6 +46,12 @@ wait $target || not_ok "value_target_fetches: $(tail -n 1 "$work/err")"
 store share -q --db "$work/far.db" "$work/value" >/dev/null
 check decode_fetches_a_value_model decode -q -s "$endpoint" -m store:base --value store:value:2 --max-new-tokens 4 "Once"
 check files_are_the_same cmp "$tiny/base/model.safetensors" "$VAS_CACHE/models/$digest/model.safetensors"
+mkdir "$work/stopping"
+cp "$tiny"/base/* "$work/stopping"
+echo '{"eos_token_id": [0, 40]}' >"$work/stopping/generation_config.json"
+stopping=$(store share -q --db "$work/far.db" "$work/stopping")
+echo Once | tokenize -q -s "$endpoint" -m store:stopping --encode >/dev/null
+check stop_tokens_are_fetched cmp "$work/stopping/generation_config.json" "$VAS_CACHE/models/$stopping/generation_config.json"
 store digest --db "$work/far.db" >"$work/far"
 stop_store TERM
 start_store "$work/near.db"
@@ -78,7 +84,7 @@ start_store "$work/far.db"
 until_true served "$work/far.db"
 refused share_needs_a_path 64 'PATH is missing' store share --db "$work/far.db"
 refused share_misses_a_path 66 'No such file' store share --db "$work/far.db" "$work/nothing.gguf"
-refused fetch_misses_a_model 66 'shares no model of that name or digest (it shares: base, judge, value)' \
+refused fetch_misses_a_model 66 'shares no model of that name or digest (it shares: base, judge, stopping, value)' \
     tokenize -s "$endpoint" -m store:other --encode
 
 # fetch: tokenizes a line with the large model of the store

@@ -89,6 +89,16 @@ done
 
 refused "other sampling options" 78 'policy "base" has temperature 1, this worker has 0.5' $sample --temperature 0.5
 refused "another base policy" 78 'policy "base" has model ' rollout -m "$scratch/rounded.gguf" -n 4 --max-new-tokens 24
+mkdir "$scratch/stops"
+cp "$tiny"/base/* "$scratch/stops"
+echo '{"eos_token_id": [0, 40]}' >"$scratch/stops/generation_config.json"
+refused "other stop tokens" 78 'policy "base" has no stops, this worker has \[0,40\]' rollout -m "$scratch/stops" -n 4 \
+    --max-new-tokens 24
+refused "other stop tokens of a steered policy" 78 'policy "vas kind:5" has no stops, this worker has \[0,40\]' decode \
+    -m "$scratch/stops" --max-new-tokens 24 -n 2 --value "$scratch/live-kind:5" --policy 'vas kind:5'
+check "under a name of its own it samples" rollout -m "$scratch/stops" --policy stops -n 1 --max-new-tokens 4
+refused "and that name means these stops" 78 'policy "stops" has stops \[0,40\], this worker has none' rollout -m "$tiny/base" \
+    --policy stops -n 1 --max-new-tokens 4
 refused "another scale of a reward" 78 'reward "unkind" has scale -1, this worker has 2' reward --name unkind \
     --lexicon pipelines/kind.txt --scale 2
 refused "another lexicon" 78 'reward "kind" has ' reward --name kind --lexicon "$scratch/other.txt"

@@ -11,6 +11,7 @@
 #include "base/philox.h"
 #include "base/utf8.h"
 #include "model/gguf.h"
+#include "model/gguf_write.h"
 #include "text/tokenizer_parts.h"
 #include "gguf_builder.h"
 #include "stderr_text.h"
@@ -344,6 +345,112 @@ static void test_configs(void)
     rmdir(directory);
 }
 
+/* text: "1 2". */
+static void expect_stops(const struct tokenizer *tokenizer, const char *text)
+{
+    const struct token_list *stops = tokenizer_stops(tokenizer);
+    struct buffer printed = { 0 };
+    for (size_t i = 0; i < stops->count; i++)
+        buffer_printf(&printed, "%s%d", i ? " " : "", stops->at[i]);
+    buffer_append(&printed, "", 1);
+    EXPECT_TEXT(printed.data, text);
+    free(printed.data);
+}
+
+static void expect_same_with_stops(const char *path, const struct tokenizer *tokenizer, const char *stops)
+{
+    int code;
+    struct tokenizer *again = tokenizer_open(path, &code);
+    EXPECT(again != NULL);
+    if (again == NULL)
+        return;
+    expect_stops(again, stops);
+    EXPECT_TEXT(tokenizer_key(again), tokenizer_key(tokenizer));
+    tokenizer_close(again);
+}
+
+/* text: NULL where there must be no file. */
+static void expect_json(const char *path, const char *text)
+{
+    EXPECT(file_exists(path) == (text != NULL));
+    if (!file_exists(path))
+        return;
+    json_t *json = json_read(path);
+    char *found = json != NULL ? json_text(json) : NULL;
+    EXPECT_TEXT(found, text);
+    free(found);
+    json_decref(json);
+}
+
+/* The metadata alone. */
+static void write_gguf(const char *path, const struct tokenizer *tokenizer)
+{
+    struct gguf_out out = { 0 };
+    struct file_out file;
+    EXPECT_INT(tokenizer_put_gguf(tokenizer, tokenizer_vocab_size(tokenizer), &out), 0);
+    EXPECT_INT(file_out_begin(&file, path), 0);
+    gguf_write_head(&out, &file);
+    EXPECT_INT(file_out_end(&file, true), 0);
+    gguf_out_free(&out);
+}
+
+/* SMALL, whose begin token is 1 and which names no end, and what generation_config.json makes of it. */
+static const struct stops_case {
+    const char *generation;
+    const char *stops;
+    bool usual;
+    const char *written;  // generation_config.json of a copy; NULL: none
+    const char *gguf;     // stops of a GGUF file, which has room for two besides the end
+} stops_cases[] = {
+    { "{\"eos_token_id\":2}", "1 2", true, NULL, "1 2" },
+    { "{\"eos_token_id\":[2,10]}", "1 2 10", false, "{\"bos_token_id\":1,\"eos_token_id\":[2,10]}", "1 2 10" },
+    { "{\"eos_token_id\":[9,7,2]}", "1 2 7 9", false, "{\"bos_token_id\":1,\"eos_token_id\":[9,2,7]}", "1 2 7 9" },
+    { "{\"eos_token_id\":[2,10,9,8,7]}", "1 2 7 8 9 10", false, "{\"bos_token_id\":1,\"eos_token_id\":[2,7,8,9,10]}",
+      "1 2 7 8" },
+    { "{\"eos_token_id\":9}", "1 9", false, NULL, "1 9" },
+    { "{}", "1", false, NULL, "1" },
+};
+
+static void check_stops(const struct stops_case *stops, const char *directory, const char *copy)
+{
+    char *generation_path = memory_printf("%s/generation_config.json", copy), *gguf_path = memory_printf("%s/t.gguf", copy);
+    int code;
+    write_file(directory, "generation_config.json", stops->generation);
+    struct tokenizer *tokenizer = tokenizer_open(directory, &code);
+    expect_stops(tokenizer, stops->stops);
+    EXPECT(tokenizer_stops_usual(tokenizer) == stops->usual);
+
+    EXPECT_INT(tokenizer_write(tokenizer, copy), 0);
+    expect_json(generation_path, stops->written);
+    expect_same_with_stops(copy, tokenizer, stops->stops);
+    write_gguf(gguf_path, tokenizer);
+    expect_same_with_stops(gguf_path, tokenizer, stops->gguf);
+
+    unlink(generation_path);
+    tokenizer_close(tokenizer);
+    free(generation_path);
+    free(gguf_path);
+}
+
+/* Goal: written as a directory or as GGUF and read again, a tokenizer stops where it did; a file for that is written only where
+   it is needed. */
+static void test_stops_are_kept(void)
+{
+    static const char *const made[] = { "tokenizer.json", "tokenizer_config.json", "generation_config.json", "t.gguf" };
+    char directory[64], copy[64];
+    test_directory(directory, sizeof directory);
+    test_directory(copy, sizeof copy);
+    write_file(directory, "tokenizer.json", SMALL);
+    for (size_t i = 0; i < COUNT_OF(stops_cases); i++)
+        check_stops(&stops_cases[i], directory, copy);
+    for (size_t i = 0; i < COUNT_OF(made); i++) {
+        remove_file(directory, made[i]);
+        remove_file(copy, made[i]);
+    }
+    rmdir(directory);
+    rmdir(copy);
+}
+
 /* ---- GGUF ---- */
 
 static void put_array(struct buffer *file, const char *key, uint32_t type, size_t count)
@@ -541,6 +648,7 @@ int main(void)
     RUN(test_refusals);
     RUN(test_key);
     RUN(test_configs);
+    RUN(test_stops_are_kept);
     RUN(test_gguf_pretokenizers);
     RUN(test_key_across_files);
     RUN(test_merges_equal_scores);
