@@ -119,12 +119,14 @@ lib_judge() {
     esac
 }
 
-# All wait while the store cannot be written, for a disk that is full as a rule: who looks at the terminal should know.
+# What the store says that who looks at the terminal should know: all wait while it cannot be written, for a disk that is full as a
+# rule, and a run that is planned does not train on more prompts.
 lib_hear() {
     while IFS= read -r lib_line <&3; do
         case $lib_line in
         "vas-store: serving "*) lib_serves=1 ;;
-        *"could not write store"* | "hint: nothing is lost"* | *"can be written again"*) printf '%s\n' "$lib_line" >&2 ;;
+        *"could not write store"* | "hint: nothing is lost"* | *"can be written again"* | \
+            *"were stored after it was planned" | "hint: another --run"*) printf '%s\n' "$lib_line" >&2 ;;
         esac
     done
 }

@@ -59,6 +59,16 @@ echo nonsense >"$scratch/bad.jsonl"
 align bad --prompts "$scratch/bad.jsonl"
 says "lines that are all bad" 65 'line 1' '^vas-align: no prompt of ".*bad.jsonl" could be used'
 
+# More prompts than the run was planned for.
+align later --prompts "$scratch/few.jsonl" --eval-fraction 0.5
+grep -q 'after it was planned' "$scratch/err" && not_ok "a new run leaves prompts out" || ok "a new run leaves nothing out"
+sed 's/,"split":"[a-z]*"//' "$tiny/prompts.jsonl" >"$scratch/more.jsonl"
+align later --prompts "$scratch/more.jsonl" --eval-fraction 0.5
+says "prompts that a run does not train on are said" 0 \
+    'run "kind" does not train on [0-9]* prompts that were stored after it was planned' '^hint: another --run'
+align later --prompts "$scratch/more.jsonl" --eval-fraction 0.5 --run again
+grep -q 'after it was planned' "$scratch/err" && not_ok "its hint does not help" || says "its hint helps" 0 'report: '
+
 # A store that another pipeline serves: its log is in the same place.
 mkdir -p "$scratch/served/log"
 store serve --db "$scratch/served/store.db" 2>"$scratch/served/log/store" &
