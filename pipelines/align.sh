@@ -24,7 +24,8 @@
 #   --epochs N --batch N --lr X --schedule NAME --refresh N --lambda X --checkpoint-every N    as in train and value-target
 #   --seed N                (default 0)
 #
-# Relative paths are taken from the repository's top.
+# Relative paths are taken from the repository's top.  Lines of the prompts that cannot be used are named and left out; that there
+# were some is said again at the end, and the exit code is 0 all the same.
 # Killed at any moment, the same command goes on where the store is.  What is there already is not computed again.
 set -eu
 cd "$(dirname "$0")/.."
@@ -46,18 +47,23 @@ options_check
 mkdir -p "$work" || exit 74
 work=$(cd "$work" && pwd)
 
+store_is_new=
+[ -e "$work/store.db" ] || store_is_new=1
 store_start
 say "store $work/store.db"
-foreground tokenize tokenize -m "$model" ${format:+--format "$format"} ${field:+--field "$field"} ${chat:+--chat "$chat"} \
+foreground_or 65 tokenize tokenize -m "$model" ${format:+--format "$format"} ${field:+--field "$field"} ${chat:+--chat "$chat"} \
     --eval-fraction "$eval_fraction" "$prompts"
-eval_prompts=$(store status --db "$work/store.db" | awk '$1 == "tokenize" && $3 == "eval" { print $4 }')
-case $eval_prompts,$eval_fraction in
-,0 | ,0.0) ;;
-,*)
-    say "no prompt is in the split eval, so nothing could be compared at the end"
-    echo "hint: give more prompts, --eval-fraction 0.5, lines with \"split\": \"eval\", or --eval-fraction 0 to train only" >&2
-    exit 65 ;;
-esac
+prompts_check "$foreground_code" --db "$work/store.db"
+if [ -n "$lacks" ]; then
+    if [ -n "$store_is_new" ] && [ -z "$worked_on" ]; then  # then the same command may give the prompts other splits
+        store_stop
+        rm -f "$work/store.db" "$work/store.db-wal" "$work/store.db-shm"
+        lacks_say
+    else
+        lacks_say kept
+    fi
+    exit 65
+fi
 
 say "sampling $samples rollouts a prompt, scoring them, training the value model \"$run\""
 worker rollout rollout -m "$model" -n "$samples" --split train --max-new-tokens "$max_new_tokens" --seed "$seed"
@@ -68,6 +74,7 @@ foreground train train -m "$value_model" --run "$run" --epochs "$epochs" --batch
 workers_stop
 if [ -z "$eval_prompts" ]; then
     say "value model: $work/value-$run"
+    [ -z "$left_out" ] || say "$left_out"
     exit 0
 fi
 
@@ -84,3 +91,4 @@ report --db "$work/store.db" --reward "$reward" --split eval -o "$work/report.ht
 say "store:  $work/store.db"
 say "value model: $work/value-$run"
 say "report: $work/report.html"
+[ -z "$left_out" ] || say "$left_out"

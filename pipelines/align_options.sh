@@ -1,7 +1,7 @@
 # align_options.sh - the options of align.sh and slurm/align.sh, as variables.
 #
 # Source it, call option_take for each option with its argument, then options_settle, and once the programs are in PATH
-# options_check.
+# options_check; prompts_check when the prompts are stored.
 
 model= prompts= reward=reward scale=1 work=vas-work value_model= run= format= field= chat=
 eval_fraction=0.1 samples=8 eval_samples=8 base_samples=16 max_new_tokens=128 betas='1 3 10'
@@ -99,4 +99,36 @@ with_reward() {  # COMMAND...: runs it with the options of reward that say which
     "$@" --name "$reward" "$reward_kind" "$reward_source" --scale "$scale" \
         ${reward_label:+--label "$reward_label"} ${reward_join:+--join "$reward_join"} \
         ${reward_truncate:+--truncate "$reward_truncate"} ${reward_quant:+--quant "$reward_quant"}
+}
+
+prompts_of() {  # SPLIT: how many $status has, nothing for none
+    printf '%s\n' "$status" | awk -v split_name="$1" '$1 == "tokenize" && $3 == split_name { print $4 }'
+}
+
+# Whether there is something to train on and to compare, once tokenize has ended with CODE, 0 or 65.  Sets eval_prompts; left_out, a
+# line when it left some out; worked_on, when the store has more than prompts; lacks, a line when the pipeline cannot go on.
+prompts_check() {  # CODE [OPTIONS OF STORE STATUS]
+    tokenize_code=$1
+    shift
+    status=$(store status "$@")
+    train_prompts=$(prompts_of train) eval_prompts=$(prompts_of eval)
+    worked_on=$(printf '%s\n' "$status" | grep -E '^(rollout|reward|value-target|train) ' || :)
+    left_out= lacks= lacks_hint=
+    [ "$tokenize_code" = 0 ] || left_out="some lines of \"$prompts\" could not be used and were left out"
+    if [ "$tokenize_code$train_prompts$eval_prompts" = 65 ]; then
+        lacks="no prompt of \"$prompts\" could be used"
+    elif [ -z "$train_prompts" ]; then
+        lacks="no prompt is in the split train, so there is nothing to learn from"
+        lacks_hint='give more prompts, a smaller --eval-fraction, or lines with "split": "train"'
+    elif [ -z "$eval_prompts" ] && [ "$eval_fraction" != 0 ] && [ "$eval_fraction" != 0.0 ]; then
+        lacks="no prompt is in the split eval, so nothing could be compared at the end"
+        lacks_hint='give more prompts, --eval-fraction 0.5, lines with "split": "eval", or --eval-fraction 0 to train only'
+    fi
+}
+
+lacks_say() {  # [kept]: the store has the prompts now
+    echo "vas-align: $lacks" >&2
+    [ -n "$lacks_hint" ] || return 0
+    echo "hint: $lacks_hint" >&2
+    [ $# = 0 ] || echo "hint: prompts that are stored keep their split: another --work gives them another" >&2
 }

@@ -5,11 +5,12 @@
 #     store_start                    starts the store on $work/store.db, sets VAS_STORE
 #     worker NAME COMMAND...         a worker in the background; restarted when it exits with 75 and on nothing else
 #     foreground NAME COMMAND...     the same in the foreground; watches the others meanwhile
+#     foreground_or CODE NAME COMMAND...    the same, and CODE is no failure; which it was, 0 or CODE, is in $foreground_code
 #     workers_wait                   until the workers in the background have ended
 #     workers_stop                   asks them to finish what they hold
 #
 # When one of them ends otherwise, all are stopped and the script exits with 75 (run it again: the store has what was
-# committed) or with the worker's own code.  Logs are in $work/log/NAME.
+# committed), with the worker's own code, or with 70 when the worker crashed.  Logs are in $work/log/NAME.
 
 bin=${BIN:-bin}
 PATH=$(cd "$bin" && pwd):$PATH
@@ -21,6 +22,8 @@ say() {
 
 lib_workers=
 lib_store=
+lib_front=
+lib_also=
 
 # Runs in the background: one worker, started again as long as it exits with 75, at most 20 times.
 lib_supervise() {
@@ -64,16 +67,24 @@ store_start() {
     lib_store=$!
     trap 'lib_stop_all' EXIT
     trap 'exit 75' INT TERM HUP
+    lib_serves=
+    until lib_watch; [ -n "$lib_serves" ]; do  # before that, workers would find a store of somebody else
+        sleep 0.05
+    done
+}
+
+store_stop() {
+    [ -n "$lib_store" ] || return 0
+    kill -TERM "$lib_store" 2>/dev/null || :  # Ctrl-C ends it too
+    wait "$lib_store" 2>/dev/null || :
+    lib_store=
 }
 
 lib_stop_all() {
     lib_exit=$?
     trap - EXIT
     workers_stop
-    if [ -n "$lib_store" ]; then
-        kill -TERM "$lib_store" 2>/dev/null
-        wait "$lib_store" 2>/dev/null
-    fi
+    store_stop
     exit "$lib_exit"
 }
 
@@ -89,27 +100,33 @@ workers_stop() {
 
 # What a worker's end means for the script.
 lib_judge() {
+    [ "$1" != "$lib_front" ] || foreground_code=$2
+    [ "$2" != 0 ] && [ "$1:$2" != "$lib_front:$lib_also" ] || return 0
+    lib_fatal=$2
     case $2 in
-    0) return ;;
-    75 | 129 | 13? | 14?)
+    75 | 129 | 130 | 137 | 143)
         say "$1 was ended from outside (code $2); what the store has is kept"
         say "run the same command again to go on"
         exit 75 ;;
     *)
         say "$1 failed with code $2"
-        if [ "$1" != "${lib_front:-}" ] && [ -f "$work/log/$1" ]; then
+        [ "$2" -le 128 ] || lib_fatal=70  # a signal of its own making
+        if [ "$1" != "$lib_front" ] && [ -f "$work/log/$1" ]; then
             say "its last words, from $work/log/$1:"
             tail -n 5 "$work/log/$1" >&2
         fi
-        exit "$2" ;;
+        exit "$lib_fatal" ;;
     esac
 }
 
-# All wait while the store cannot be written, for a disk that is full as a rule: who looks at the terminal should know.
+# What the store says that who looks at the terminal should know: all wait while it cannot be written, for a disk that is full as a
+# rule, and a run that is planned does not train on more prompts.
 lib_hear() {
     while IFS= read -r lib_line <&3; do
         case $lib_line in
-        *"could not write store"* | "hint: nothing is lost"* | *"can be written again"*) printf '%s\n' "$lib_line" >&2 ;;
+        "vas-store: serving "*) lib_serves=1 ;;
+        *"could not write store"* | "hint: nothing is lost"* | *"can be written again"* | \
+            *"were stored after it was planned" | "hint: another --run"*) printf '%s\n' "$lib_line" >&2 ;;
         esac
     done
 }
@@ -149,6 +166,13 @@ foreground() {
         sleep 0.2
     done
     lib_watch
+}
+
+foreground_or() {
+    lib_also=$1
+    shift
+    foreground "$@"
+    lib_also=
 }
 
 workers_wait() {

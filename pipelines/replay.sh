@@ -9,11 +9,11 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-case " $* " in
-*" -h "* | *" --help "*) sed -n '2,/^set -eu/{/^set -eu/d;s/^# \{0,1\}//;p;}' "$0"; exit 0 ;;
-esac
 work=vas-work previous=
 for argument in "$@"; do
+    case $argument in
+    -h | --help) sed -n '2,/^set -eu/{/^set -eu/d;s/^# \{0,1\}//;p;}' "$0"; exit 0 ;;
+    esac
     [ "$previous" != --work ] || work=$argument
     previous=$argument
 done

@@ -192,6 +192,11 @@ int64_t find_run(struct db *db, const char *name)
     return find(db, db_query(db, "SELECT id FROM run WHERE name = ?1", "t", name));
 }
 
+int64_t find_split(struct db *db, const char *name)
+{
+    return find(db, db_query(db, "SELECT 1 FROM prompt_count WHERE split = ?1 LIMIT 1", "t", name));
+}
+
 /* ---- announcements ---- */
 
 int announce_samples(struct db *db, int64_t policy, const char *split, int64_t samples)

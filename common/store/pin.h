@@ -26,6 +26,9 @@ int64_t find_policy(struct db *db, const char *name);
 int64_t find_reward(struct db *db, const char *name);
 int64_t find_run(struct db *db, const char *name);
 
+/* 1 when a prompt is of this split, 0, -1 on failure. */
+int64_t find_split(struct db *db, const char *name);
+
 /* The samples of each prompt of the split that the policy is asked for: the latest wish counts.  0 or -1. */
 int announce_samples(struct db *db, int64_t policy, const char *split, int64_t samples);
 /* A tokenize began; ended says that all its prompts have been sent.  0 or -1. */

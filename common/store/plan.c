@@ -318,6 +318,16 @@ struct plan *plan_load(struct db *db, int64_t run)
     return plan;
 }
 
+int64_t plan_left_out(struct db *db, const struct plan *plan)
+{
+    if (plan->imported)
+        return 0;
+    int64_t prompts = db_int(db, db_query(db, "SELECT sum(c.prompts) FROM run r JOIN policy o ON o.id = r.policy JOIN prompt_count c"
+                                              " ON c.split = json_extract(r.target, '$.split') AND o.tokenizer IN ('', c.tokenizer)"
+                                              " WHERE r.id = ?1", "i", plan->run), -1);
+    return prompts < 0 ? -1 : prompts - (int64_t)plan->prompt_count;
+}
+
 void plan_free(struct plan *plan)
 {
     if (plan == NULL)

@@ -71,6 +71,9 @@ enum plan_status plan_make(struct db *db, int64_t run, char *reason);
 struct plan *plan_load(struct db *db, int64_t run);
 void plan_free(struct plan *plan);
 
+/* Prompts that a set planned now would have beside the plan's, -1 on failure (db_trouble).  An imported policy has none. */
+int64_t plan_left_out(struct db *db, const struct plan *plan);
+
 /* Member i of 0 .. count-1. */
 struct plan_member plan_member(const struct plan *plan, size_t i);
 

@@ -82,7 +82,7 @@ slurm=pipelines/slurm
 
 submit store "" -- $slurm/store.sh "$work" $listen
 store=$job
-submit tokenize "after:$store" -- $slurm/job.sh "$work" tokenize \
+submit tokenize "after:$store" -- $slurm/job.sh "$work" $slurm/tokenize.sh "$prompts" "$eval_fraction" tokenize \
     -m "$model" ${format:+--format "$format"} ${field:+--field "$field"} ${chat:+--chat "$chat"} \
     --eval-fraction "$eval_fraction" "$prompts"
 tokenize=$job

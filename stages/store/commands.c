@@ -26,15 +26,30 @@
 #include "store/backup.h"
 #include "store/checkpoint.h"
 #include "store/content.h"
+#include "store/pin.h"
 #include "store/put.h"
 #include "store/read.h"
 #include "store/server.h"
 #include "store/status.h"
 #include "wire/edge.h"
 
-#define EXIT_CODES_READ \
-    "  0   done\n  64  usage\n  65  the file is not a store, or of another version\n  66  there is no such file\n" \
-                        "  74  it could not be read or written\n"
+#define EXIT_CODES_READ(or_else) \
+    "  0   done\n  64  usage\n  65  the file is not a store, or of another version" or_else "\n" \
+    "  66  there is no such file\n  74  it could not be read or written\n"
+
+/* A name that an option gave ("": none) and the row that it stands for: EX_OK, or an exit code where there is no such row, said. */
+static int name_check(struct db *db, const char *kind, const char *name, int64_t found)
+{
+    if (name[0] == '\0' || found > 0)
+        return EX_OK;
+    if (found < 0) {
+        log_error("could not read store \"%s\": %s", db_path(db), db_reason(db));
+        return EX_IOERR;
+    }
+    log_error("store \"%s\" has no %s \"%s\"", db_path(db), kind, name);
+    log_hint("'store status' lists what it has");
+    return EX_DATAERR;
+}
 
 /* Parses, refuses operands, and wants --db. */
 static void command_options(const struct option_usage *usage, const struct option_spec *specs, size_t count, int argc, char **argv,
@@ -259,6 +274,16 @@ static void export_line(const struct read_text *text)
     json_decref(line);
 }
 
+/* Returns an exit code. */
+static int export_texts(struct db *db, const char *policy, const char *reward, const char *split)
+{
+    struct read *rows = read_texts(db, policy, reward, split, 0);
+    struct read_text text;
+    while (!ferror(stdout) && read_text_next(rows, &text))
+        export_line(&text);
+    return read_end(rows) == 0 ? EX_OK : EX_IOERR;
+}
+
 int command_export(int argc, char **argv)
 {
     const char *path = NULL, *policy = "", *reward = "", *split = "";
@@ -275,18 +300,20 @@ int command_export(int argc, char **argv)
         .synopsis = "store export --db FILE [--policy NAME] [--reward NAME] [--split NAME]",
         .summary = "Prints rollouts as JSON lines: prompt, response, policy, split, sample, stopped, tokens, and where known"
                    " reward,\nscore and kl.  A rollout with several scores is a line for each.",
-        .exit_codes = EXIT_CODES_READ,
+        .exit_codes = EXIT_CODES_READ(", or has no such name"),
     };
     command_options(&usage, specs, COUNT_OF(specs), argc, argv, &path);
     int code;
     struct db *db = db_open(path, DB_READ, &code);
     if (db == NULL)
         return code;
-    struct read *rows = read_texts(db, policy, reward, split, 0);
-    struct read_text text;
-    while (!ferror(stdout) && read_text_next(rows, &text))
-        export_line(&text);
-    code = read_end(rows) == 0 ? EX_OK : EX_IOERR;
+    code = name_check(db, "policy", policy, find_policy(db, policy));
+    if (code == EX_OK)
+        code = name_check(db, "reward", reward, find_reward(db, reward));
+    if (code == EX_OK)
+        code = name_check(db, "split", split, find_split(db, split));
+    if (code == EX_OK)
+        code = export_texts(db, policy, reward, split);
     db_close(db);
     return stdout_close() == 0 ? code : EX_IOERR;
 }
@@ -355,20 +382,28 @@ int command_retry(int argc, char **argv)
         .example = "store retry --db vas.db --stage reward",
         .synopsis = "store retry --db FILE [--stage STAGE] [--name NAME]",
         .summary = "Offers items again that were given up after 4 attempts.  Works beside a store that is serving.",
-        .exit_codes = EXIT_CODES_READ,
+        .exit_codes = EXIT_CODES_READ(", or has no such name"),
     };
     command_options(&usage, specs, COUNT_OF(specs), argc, argv, &path);
     int code;
     struct db *db = db_open(path, DB_EDIT, &code);
     if (db == NULL)
         return code;
-    int64_t forgotten = failures_forget(db, stage, name);
-    if (forgotten < 0)
+    int64_t found = find_policy(db, name);
+    if (found == 0)
+        found = find_reward(db, name);
+    if (found == 0)
+        found = find_run(db, name);
+    code = name_check(db, "policy, reward or run", name, found);
+    int64_t forgotten = code == EX_OK ? failures_forget(db, stage, name) : 0;
+    if (forgotten < 0) {
         log_error("could not write store \"%s\": %s", path, db_reason(db));
-    else
+        code = EX_IOERR;
+    } else if (code == EX_OK) {
         log_event("offers again items=%lld", (long long)forgotten);
+    }
     db_close(db);
-    return forgotten < 0 ? EX_IOERR : EX_OK;
+    return code;
 }
 
 int command_digest(int argc, char **argv)
@@ -385,7 +420,7 @@ int command_digest(int argc, char **argv)
         .summary = "Prints one SHA-256 of everything that was made, in the order of its keys: equal content, equal digest, however"
                    " many\nworkers there were and in whatever order they worked.  Times, rates and checkpoints to resume from do"
                    " not count.",
-        .exit_codes = EXIT_CODES_READ,
+        .exit_codes = EXIT_CODES_READ(""),
     };
     command_options(&usage, specs, COUNT_OF(specs), argc, argv, &path);
     int code;

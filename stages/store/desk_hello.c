@@ -80,6 +80,18 @@ static void take_over(struct desk *desk, const struct worker *successor)
     }
 }
 
+/* The plan of a run is fixed: says which prompts came too late for it. */
+static int say_left_out(struct desk *desk, const struct plan *plan)
+{
+    int64_t left_out = plan_left_out(desk->db, plan);
+    if (left_out > 0) {
+        log_event("run \"%s\" does not train on %lld prompts that were stored after it was planned", plan->name,
+                  (long long)left_out);
+        log_hint("another --run trains on all");
+    }
+    return left_out < 0 ? -1 : 0;
+}
+
 static enum greeting greet_run(struct desk *desk, struct worker *worker, json_t *welcome, int64_t *missing, double now_s,
                                char *reason)
 {
@@ -104,6 +116,8 @@ static enum greeting greet_run(struct desk *desk, struct worker *worker, json_t 
         if (line_restart(worker->line) != 0 || checkpoint_newest(desk->db, worker->run, "full", &newest) != 0)
             return FAILED;
         json_object_set_new(welcome, "checkpoint", json_integer(newest.step));
+        if (worker->line->plan != NULL && say_left_out(desk, worker->line->plan) != 0)
+            return FAILED;
     }
     return line_missing(worker->line, now_s, missing) == 0 ? WELCOME : FAILED;
 }

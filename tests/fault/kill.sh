@@ -55,3 +55,32 @@ store digest --db "$scratch/killed/store.db" >"$scratch/killed.digest"
 same "the store holds the same content" "$scratch/whole.digest" "$scratch/killed.digest"
 same "the value model has the same bytes" "$scratch/whole/value-kind/model.safetensors" \
     "$scratch/killed/value-kind/model.safetensors"
+
+# Ctrl-C reaches the store and the workers as well.
+rm -f "$scratch/pid.rollout"
+BIN=$scratch/bin env --default-signal=INT setsid sh "$scratch/align" "$scratch/interrupted" >"$scratch/interrupted.log" 2>&1 &
+session=$!
+test_pids="$session"
+until_true test -s "$scratch/pid.rollout"
+sleep 0.1
+kill -s INT -- "-$session"
+code=0
+wait "$session" || code=$?
+test_pids=
+[ $code = 75 ] && ok "align.sh says on Ctrl-C that the same command goes on" ||
+    not_ok "on Ctrl-C it exited with $code: $(tail -n 1 "$scratch/interrupted.log")"
+
+# A worker that crashes would crash again.
+cat >"$scratch/bin/rollout" <<'END'
+#!/bin/sh
+case " $* " in *" --help ") exit 0 ;; esac
+ulimit -c 0
+echo "vas-rollout: something is wrong" >&2
+kill -SEGV $$
+END
+code=0
+BIN=$scratch/bin timeout 60 sh "$scratch/align" "$scratch/crashed" >"$scratch/crashed.log" 2>&1 || code=$?
+[ $code = 70 ] && grep -q 'rollout failed with code 139' "$scratch/crashed.log" &&
+    grep -q 'vas-rollout: something is wrong' "$scratch/crashed.log" && ! grep -q 'same command' "$scratch/crashed.log" &&
+    ok "a worker that crashes is a failure, with its last words" ||
+    not_ok "a worker crashed and align.sh exited with $code: $(tail -n 2 "$scratch/crashed.log" | tr '\n' '|')"

@@ -99,6 +99,28 @@ pipelines/align.sh --model "$base" --prompts "$tiny/prompts.jsonl" --lexicon pip
 [ $code = 65 ] && grep -q 'store failed with code 65' "$scratch/err" && grep -q 'store.db' "$scratch/err" &&
     ok "align.sh says how its store failed" || not_ok "align.sh with a bad store: code $code, $(tr '\n' '|' <"$scratch/err")"
 
+refused "replay.sh does not take a scorer's --help for its own" 66 'no store ".*nowhere/store.db"' \
+    pipelines/replay.sh --work "$scratch/nowhere" --model "$base" --exec 'scorer --help me -h now' --reward x
+check "replay.sh --help" pipelines/replay.sh --work "$scratch/nowhere" --help
+
+# Names that a store does not have.
+store_up "$scratch/named.db"
+tokenize -q -m "$base" --split train "$tiny/prompts.jsonl"
+rollout -q -m "$base" -n 1 --max-new-tokens 4 --policy first
+reward -q --name kind --lexicon pipelines/kind.txt
+store_down
+refused "store export of a policy that there is not" 65 'named.db" has no policy "nosuch"' \
+    store export --db "$scratch/named.db" --policy nosuch
+refused "of a reward" 65 'has no reward "nosuch"' store export --db "$scratch/named.db" --reward nosuch
+refused "of a split" 65 'has no split "nosuch"' store export --db "$scratch/named.db" --split nosuch
+check "store export of names that there are" store export --db "$scratch/named.db" --policy first --reward kind --split train
+[ "$(wc -l <"$scratch/check.out")" = 48 ] && ok "gives their rollouts" ||
+    not_ok "gives $(wc -l <"$scratch/check.out") lines and not 48"
+refused "store retry of a name that there is not" 65 'has no policy, reward or run "nosuch"' \
+    store retry --db "$scratch/named.db" --name nosuch
+check "store retry of a policy" store retry --db "$scratch/named.db" --name first
+check "store retry of a reward" store retry --db "$scratch/named.db" --name kind
+
 # Prompts.
 yes 'One day, Mia the fox ran to the park.' | head -n 60 | tr '\n' ' ' >"$scratch/long.txt"
 refused "a prompt longer than the context" 65 'context' decode -m "$base" "$(cat "$scratch/long.txt")"
