@@ -44,6 +44,22 @@ printf '%s\n' '{"prompt": "One day", "response": " Mia ran.", "score": 0.5}' '{"
 expect "stored rollouts with a score" 1 '"type":"scored".*"reward":"stored","score":0.5' --format rollouts "$scratch/d.jsonl"
 expect "each is a rollout" 2 '"type":"rollout"' --format rollouts "$scratch/d.jsonl"
 
+# Of 4000 responses to a prompt some 8 pairs have the same 20 bits of their SHA-256, from which a sample number is made.
+samples() {
+    tokenize -q -m "$base" --format rollouts "$@" | tap | sed -n 's/.*"type":"rollout".*"sample":\([0-9]*\),.*/\1/p'
+}
+awk 'BEGIN { for (i = 0; i < 4000; i++) printf "{\"prompt\":\"Once\",\"response\":\" r%d\",\"score\":1}\n", i }' >"$scratch/many.jsonl"
+samples "$scratch/many.jsonl" >"$scratch/samples"
+[ "$(sort -u "$scratch/samples" | wc -l)" = 4000 ] && ok "4000 responses to one prompt are 4000 samples" ||
+    not_ok "4000 responses are $(sort -u "$scratch/samples" | wc -l) samples"
+samples "$scratch/many.jsonl" "$scratch/many.jsonl" >"$scratch/twice"
+cat "$scratch/samples" "$scratch/samples" >"$scratch/expected"
+same "given twice they have the same numbers" "$scratch/expected" "$scratch/twice"
+key=$(tokenize -q -m "$base" --format rollouts "$scratch/many.jsonl" 2>"$scratch/err" | tap | sed -n '1s/.*"prompt_key":"\([0-9a-f]*\)".*/\1/p')
+bits=$(printf '%s\0 r0\0' "$key" | sha256sum | cut -c 12-16)
+[ "$(head -n 1 "$scratch/samples")" = $((0x$bits)) ] && ok "a number is made from prompt and response" ||
+    not_ok "the first sample is $(head -n 1 "$scratch/samples"), its digest says $((0x$bits))"
+
 tokenize -q -m "$base" --eval-fraction 0.25 "$tiny/stories.jsonl" --field text | tap >"$scratch/frames"
 evals=$(grep -c '"split":"eval"' "$scratch/frames")
 [ "$evals" -gt 110 ] && [ "$evals" -lt 190 ] && ok "a quarter of 600 texts is held out: $evals" ||
