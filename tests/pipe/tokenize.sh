@@ -174,3 +174,8 @@ lines_left "a prompt that no frame can carry" "1 line" "$scratch/large.jsonl" -m
 grep -q 'line 1: its prompt has 4200000 bytes and [0-9]* tokens, a frame carries at most 4194304 and 1048576' "$scratch/err" &&
     ok "with the limit" || not_ok "no limit: $(tr '\n' '|' <"$scratch/err")"
 [ "$(tap <"$scratch/out" | wc -l)" = 1 ] && ok "the other prompt is given" || not_ok "the other prompt is missing"
+{ echo 'Once'; head -c 40000000 /dev/zero | tr '\0' a; printf '\nOne day\n'; } >"$scratch/long.txt"
+lines_left "a line of 40 MB" "1 line" "$scratch/long.txt" -m "$base"
+grep -q 'line 2: it has more than 16777216 bytes' "$scratch/err" && ok "with its limit" || not_ok "no limit: $(head -n 1 "$scratch/err")"
+[ "$(tap <"$scratch/out" | wc -l)" = 2 ] && ok "the lines around it are given" ||
+    not_ok "of the 2 lines around it $(tap <"$scratch/out" | wc -l) are given"
