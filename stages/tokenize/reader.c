@@ -74,10 +74,11 @@ static bool fill_chunk(struct reader *reader)
 {
     if (reader->chunk_at < reader->chunk_size)
         return true;
+    bool first = reader->chunk_size == 0;
     int got = gzread(reader->file, reader->chunk, sizeof reader->chunk);
-    reader->chunk_at = 0;
     reader->chunk_size = got > 0 ? (size_t)got : 0;
-    if (got > 0)
+    reader->chunk_at = first ? utf8_mark(reader->chunk, reader->chunk_size) : 0;
+    if (reader->chunk_at < reader->chunk_size)
         return true;
     int status;
     const char *message = gzerror(reader->file, &status);

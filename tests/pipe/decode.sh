@@ -134,6 +134,9 @@ refused "--score of a model whose numbers are not finite" 65 'line 1 of .* not f
     decode -q -m "$scratch/nan" --score "$scratch/one.jsonl"
 printf '{"prompt": "One day"}\n\nOne day\n' >"$scratch/gap"
 check "an empty line of a file is no prompt" test "$(decode -q -m "$base" --json --max-new-tokens 1 "$scratch/gap" | wc -l)" = 2
+{ printf '\357\273\277'; cat "$scratch/prompts.jsonl"; } >"$scratch/marked.jsonl"
+decode -q -m "$base" --max-new-tokens 24 "$scratch/marked.jsonl" >"$scratch/out"
+same "a byte order mark before the first prompt is none of it" "$scratch/one" "$scratch/out"
 decode -q -m "$base" --score "$scratch/prompts.jsonl" >"$scratch/out" 2>"$scratch/err"
 [ $? = 65 ] && grep -q 'line 1 of' "$scratch/err" && [ ! -s "$scratch/out" ] && ok "--score names a line without a response" ||
     not_ok "--score of lines without a response: $(head -n 1 "$scratch/err")"
