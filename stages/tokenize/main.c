@@ -355,6 +355,26 @@ static int encode_record(void *context, const struct record *record)
     return 0;
 }
 
+/* The ids of a line; -1 when one is not in the vocabulary, logged. */
+static int ids_from_json(struct liner *liner, const json_t *array, const struct record *record)
+{
+    int64_t vocab_size = (int64_t)tokenizer_vocab_size(liner->style->tokenizer);
+    liner->ids.count = 0;
+    size_t i;
+    json_t *id;
+    json_array_foreach(array, i, id) {
+        if (!json_is_integer(id) || json_integer_value(id) < 0 || json_integer_value(id) >= vocab_size) {
+            char *text = json_text_readable(id);
+            log_error("cannot decode \"%s\" line %lld: id %zu is %.40s, must be a whole number from 0 to %lld", record->path,
+                      (long long)record->line, i, text, (long long)vocab_size - 1);
+            free(text);
+            return -1;
+        }
+        token_list_add(&liner->ids, (int32_t)json_integer_value(id));
+    }
+    return 0;
+}
+
 static int decode_record(void *context, const struct record *record)
 {
     struct liner *liner = context;
@@ -362,20 +382,14 @@ static int decode_record(void *context, const struct record *record)
         ? json_object() : json_parse_line(record->prompt, record->prompt_size, record->path, (size_t)record->line);
     if (array != NULL && !json_is_array(array))
         log_error("cannot decode \"%s\" line %lld: not a JSON array of token ids", record->path, (long long)record->line);
-    if (!json_is_array(array)) {
-        json_decref(array);
+    int result = json_is_array(array) ? ids_from_json(liner, array, record) : -1;
+    json_decref(array);
+    if (result != 0)
         return EX_DATAERR;
-    }
-    liner->text.size = liner->ids.count = 0;
-    size_t i;
-    json_t *id;
-    json_array_foreach(array, i, id)
-        token_list_add(&liner->ids, json_is_integer(id) && json_integer_value(id) >= 0 && json_integer_value(id) <= INT32_MAX
-                                        ? (int32_t)json_integer_value(id) : -1);
+    liner->text.size = 0;
     tokenizer_decode(liner->style->tokenizer, liner->ids.at, liner->ids.count, 0, &liner->text);
     buffer_append(&liner->text, "\n", 1);
     fwrite(liner->text.data, 1, liner->text.size, stdout);
-    json_decref(array);
     return 0;
 }
 

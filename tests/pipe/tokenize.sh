@@ -173,6 +173,10 @@ check "and written" tokenize -m "$scratch/vocabulary" --encode "$scratch/words"
 printf '%s\n' '[1, 2]' '"x"' '[3]' >"$scratch/ids"
 lines_left "--decode gives the other lines" "1 line" "$scratch/ids" -m "$base" --decode
 [ "$(wc -l <"$scratch/out")" = 2 ] && ok "all of them" || not_ok "--decode gave $(wc -l <"$scratch/out") of 2 lines"
+printf '%s\n' '[1, 2]' '[1, -1]' '[99999]' '[1.5]' '["a"]' '[3]' '[[1]]' >"$scratch/ids"
+lines_left "--decode leaves out ids that are none" "5 lines" "$scratch/ids" -m "$base" --decode
+[ "$(wc -l <"$scratch/out")" = 2 ] && grep -q 'line 3: id 0 is 99999, must be a whole number from 0 to 319' "$scratch/err" &&
+    ok "and says which" || not_ok "$(wc -l <"$scratch/out") lines, $(head -n 2 "$scratch/err" | tail -n 1)"
 { printf '{"prompt": "'; head -c 4200000 /dev/zero | tr '\0' a; printf '"}\n{"prompt": "Once"}\n'; } >"$scratch/large.jsonl"
 lines_left "a prompt that no frame can carry" "1 line" "$scratch/large.jsonl" -m "$base"
 grep -q 'line 1: its prompt has 4200000 bytes and [0-9]* tokens, a frame carries at most 4194304 and 1048576' "$scratch/err" &&
