@@ -110,6 +110,17 @@ reward -q --name vowels --exec "$count_vowels" --scale 0.1 <"$scratch/rollouts" 
 sed 's/.*"score":\([-0-9.e]*\).*/\1/' "$scratch/best" | awk '{ print $1 + 0 }' >"$scratch/best-scores"
 same "--best-of 8 gives the highest of the 8 rollouts' scores" "$scratch/highest" "$scratch/best-scores"
 
+for i in 1 2 3 4 5 6 7 8 9 10; do cat "$scratch/prompts.jsonl"; done >"$scratch/forty.jsonl"
+decode -m "$base" --best-of 4 --batch 4 --exec false --max-new-tokens 8 "$scratch/forty.jsonl" >"$scratch/out" 2>"$scratch/err"
+code=$?
+sampled=$(sed -n 's/.* responses=\([0-9]*\) .*/\1/p' "$scratch/err")
+[ $code = 69 ] && [ "${sampled:-160}" -lt 16 ] && [ "$(grep -c 'is of no use any more' "$scratch/err")" = 1 ] &&
+    ok "nothing is sampled any more when nothing can be scored" || not_ok "code $code, $sampled responses for a dead scorer"
+decode -q -m "$base" --best-of 4 --exec 'while read -r line; do case $line in *"One day"*) echo nan ;; *) echo 1 ;; esac; done' \
+    --max-new-tokens 8 --json "$scratch/prompts.jsonl" >"$scratch/out" 2>"$scratch/err"
+[ $? = 65 ] && [ "$(wc -l <"$scratch/out")" = 3 ] && ok "a prompt whose samples have no score is no reason to stop" ||
+    not_ok "$(wc -l <"$scratch/out") of 3 prompts answered: $(tail -n 1 "$scratch/err")"
+
 # ---- given text ----
 
 printf '%s\n' '{"tokens":[5,6,7]}' '{"prompt_tokens":[5],"response_tokens":[6,7]}' >"$scratch/given.jsonl"
