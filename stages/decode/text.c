@@ -260,7 +260,8 @@ static void candidate_add(struct request *request, const struct answer *answer, 
 
 static void flush_waiting(struct answer *answer)
 {
-    fwrite(answer->waiting.data, 1, answer->waiting.size, stdout);
+    if (answer->waiting.size > 0)  // else its data may be NULL
+        fwrite(answer->waiting.data, 1, answer->waiting.size, stdout);
     fflush(stdout);
     answer->waiting.size = 0;
 }

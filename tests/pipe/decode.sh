@@ -51,6 +51,11 @@ for prompt in "One day, Mia the fox ran to the park." "Tom had a" "" "Once, Anna
     decode -q -m "$base" --max-new-tokens 24 "$prompt" >>"$scratch/streamed"
 done
 same "streamed token by token it is the same text" "$scratch/one" "$scratch/streamed"
+decode -q -m "$base" --max-new-tokens 24 -n 3 "Tom had a" >"$scratch/streamed"
+decode -q -m "$base" --max-new-tokens 24 -n 3 - >"$scratch/several" <<'END'
+Tom had a
+END
+same "so are three answers, one after the other" "$scratch/several" "$scratch/streamed"
 decode -q -m "$base" --max-new-tokens 24 --value "$scratch/value:0" "$scratch/prompts.jsonl" >"$scratch/zero"
 same "beta 0 gives the base policy's text" "$scratch/one" "$scratch/zero"
 decode -q -m "$base" --max-new-tokens 24 --value "$scratch/value:40" "$scratch/prompts.jsonl" >"$scratch/steered"
