@@ -95,3 +95,8 @@ void utf8_append_repaired(struct buffer *out, const char *text, size_t size)
         size -= valid + bad;
     }
 }
+
+size_t utf8_mark(const char *text, size_t size)
+{
+    return size >= 3 && memcmp(text, "\xEF\xBB\xBF", 3) == 0 ? 3 : 0;
+}

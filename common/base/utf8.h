@@ -49,6 +49,9 @@ bool utf8_is_valid(const char *text, size_t size);
 /* Appends text with U+FFFD for each bad sequence. */
 void utf8_append_repaired(struct buffer *out, const char *text, size_t size);
 
+/* Size in bytes of the byte order mark that some programs put before a text: 3, or 0 where there is none. */
+size_t utf8_mark(const char *text, size_t size);
+
 extern const char utf8_replacement[3];  // U+FFFD
 
 #endif

@@ -78,6 +78,7 @@ struct turn {
     float *steered_logits;    // (K)
     float *values;            // (I, K)
     bool steered;             // candidates are valued
+    bool too_long;            // with one of them the text is longer than the context of a value model with its own tokenizer
     size_t candidate_row;     // row of candidate 0 among those of each value model, behind the pending tokens'
     int chosen;               // valued candidate that was sampled, -1: another token
     struct sampled sampled;
@@ -717,10 +718,14 @@ static void turns_text_values(struct generator *generator, size_t count, size_t 
     for (size_t g = 0; g < count; g++) {
         struct turn *turn = &generator->turns[g];
         if (turn->steered)
-            generator->asks[asks++] = (struct value_ask){ turn->live->followers[i].text, turn->candidates,
-                                                                turn->values + i * generator->K };
+            generator->asks[asks++] = (struct value_ask){ .text = turn->live->followers[i].text, .candidates = turn->candidates,
+                                                          .values = turn->values + i * generator->K };
     }
     text_values_get(generator->text_values[i], generator->asks, asks, generator->K);
+    const struct value_ask *ask = generator->asks;
+    for (size_t g = 0; g < count; g++)
+        if (generator->turns[g].steered)
+            generator->turns[g].too_long |= (ask++)->too_long;
 }
 
 static void turn_sample(void *context, size_t task, size_t thread)
@@ -748,22 +753,30 @@ static void turn_sample(void *context, size_t task, size_t thread)
 static char *failure_text(const struct generator *generator, const struct turn *turn)
 {
     for (size_t i = 0; i < generator->I && turn->steered; i++) {
-        bool fits = generator->text_values[i] == NULL;
-        for (size_t k = 0; k < generator->K && !fits; k++)
-            fits = !isnan(turn->values[i * generator->K + k]);
-        if (!fits)
+        size_t k = 0;
+        while (k < generator->K && isfinite(turn->values[i * generator->K + k]))
+            k++;
+        if (k == generator->K)
+            continue;
+        if (turn->too_long && generator->text_values[i] != NULL)
             return memory_printf("its text does not fit value model \"%s\" (context %lld) at response token %zu",
                                  generator->value_names[i], (long long)model_config(generator->value_models[i])->position_max,
                                  turn->live->count);
+        return memory_printf("values of \"%s\" are missing or not finite at response token %zu", generator->value_names[i],
+                             turn->live->count);
     }
-    return memory_printf("%s of \"%s\" are not finite at response token %zu", turn->steered ? "logits or values" : "logits",
-                         generator->options.base_name, turn->live->count);
+    return memory_printf("logits of \"%s\" are not finite at response token %zu", generator->options.base_name,
+                         turn->live->count);
 }
 
-/* The sampled token becomes the response's newest, or its sampling has failed. */
+/* The sampled token becomes the response's newest, or there is none: a value model's context is full, or sampling has failed. */
 static void turn_end(struct generator *generator, const struct turn *turn)
 {
     struct live *live = turn->live;
+    if (turn->too_long && live->count > 0) {
+        live->ended = true;
+        return;
+    }
     if (turn->sampled.token < 0 || !isfinite(turn->kl)) {
         live->failure = failure_text(generator, turn);
         live->ended = true;
@@ -811,7 +824,7 @@ static void group_step(struct generator *generator, struct live *live, size_t co
 {
     for (size_t g = 0; g < count; g++) {
         generator->turns[g].live = &live[g];
-        generator->turns[g].steered = false;
+        generator->turns[g].steered = generator->turns[g].too_long = false;
     }
     turns_base(generator, count);
     if (generator->I > 0) {

@@ -5,7 +5,7 @@
  * With value models a token costs one pass of the base over the live responses and, for each value model, one pass over
  * their K candidates; the chosen candidate's row stays in the value model's cache, so no token is run twice.  Value models that
  * share a trunk have one pass together.  A value model with a tokenizer of its own is asked about the candidates' text
- * (text_values.h).
+ * (text_values.h); a response ends where one of its candidates' texts would be longer than this model's context.
  *
  * Tokens may be left to the base policy: all but every guide_every-th, and those of which it is so sure that values would hardly
  * change them (skip_sure).  The value models then run them in one pass with the next token's candidates.

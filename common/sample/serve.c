@@ -7,6 +7,7 @@
 #include <sysexits.h>
 
 #include "base/check.h"
+#include "base/effort.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "base/memory.h"
@@ -188,14 +189,14 @@ static int give(struct server *server, const struct response *response)
     return result;
 }
 
+/* seconds: at work. */
 static int give_metric(struct server *server, double seconds)
 {
     struct generate_stats stats = generator_stats(server->generator);
     if (stats.tokens == 0)
         return 0;
-    json_t *numbers = json_pack("{s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f}", "tokens", (json_int_t)stats.tokens,
-                                "prompt_tokens", (json_int_t)stats.prompt_tokens, "seconds", seconds,
-                                "tokens_per_s", (double)stats.tokens / seconds, "prompt_s", stats.prompt_s,
+    json_t *numbers = json_pack("{s:I, s:I, s:f, s:f, s:f, s:f, s:f}", "tokens", (json_int_t)stats.tokens,
+                                "prompt_tokens", (json_int_t)stats.prompt_tokens, "seconds", seconds, "prompt_s", stats.prompt_s,
                                 "base_s", stats.base_s, "value_s", stats.value_s, "sample_s", stats.sample_s);
     CHECK(numbers != NULL);
     char *text = json_text(numbers);
@@ -210,6 +211,14 @@ static int give_metric(struct server *server, double seconds)
 }
 
 /* ---- the loop ---- */
+
+/* Of this process until now, seconds that were not spent waiting for items. */
+static double worked_s(void)
+{
+    double seconds[EFFORT_COUNT];
+    effort_read(seconds);
+    return seconds[EFFORT_OTHER] + seconds[EFFORT_COMPUTE] + seconds[EFFORT_WIRE];
+}
 
 /* How many more prompt frames can be held, each standing for this many samples. */
 static size_t room(const struct server *server, size_t hold_max, size_t samples)
@@ -234,7 +243,7 @@ static enum edge_status serve_all(struct server *server, size_t hold_max)
     struct progress progress;
     progress_start(&progress, "sampled", "rollouts", edge_missing(server->edge));
     size_t samples = edge_is_pipe(server->edge) ? (size_t)server->options->samples : 1;
-    double begun_s = clock_s();
+    double begun_s = worked_s();
     enum edge_status status = EDGE_EMPTY;
     while (status == EDGE_BATCH || status == EDGE_EMPTY || generator_held(server->generator) > 0) {
         bool ending = status != EDGE_BATCH && status != EDGE_EMPTY;  // then the edge is only kept alive
@@ -254,11 +263,11 @@ static enum edge_status serve_all(struct server *server, size_t hold_max)
         if (!ending)
             status = taken;
         snprintf(progress.note, sizeof progress.note, "%.0f tokens/s",
-                 (double)generator_stats(server->generator).tokens / (clock_s() - begun_s + 1e-9));
+                 (double)generator_stats(server->generator).tokens / (worked_s() - begun_s + 1e-9));
         progress_set(&progress, server->given);
     }
     progress_end(&progress);
-    if (status != EDGE_FAILED && give_metric(server, clock_s() - begun_s) != 0)
+    if (status != EDGE_FAILED && give_metric(server, worked_s() - begun_s) != 0)
         status = EDGE_FAILED;
     while (server->asked != NULL)
         asked_drop(server->asked);

@@ -210,7 +210,7 @@ static size_t common_prefix(const struct token_list *a, const struct token_list 
 }
 
 /* Tokenizes the candidates and finds what all begin with.  False when none fits the value model. */
-static bool asked_begin(struct text_values *values, struct asked *asked, const struct value_ask *ask, size_t K)
+static bool asked_begin(struct text_values *values, struct asked *asked, struct value_ask *ask, size_t K)
 {
     *asked = (struct asked){ .ask = ask, .whole = K, .keep_row = -1 };
     asked->ids = memory_alloc(K, sizeof *asked->ids);
@@ -219,6 +219,7 @@ static bool asked_begin(struct text_values *values, struct asked *asked, const s
     for (size_t k = 0; k < K; k++) {
         candidate_ids(ask->text, ask->candidates[k], &asked->ids[k]);
         asked->rows[k] = -1;
+        ask->too_long |= asked->ids[k].count > (size_t)model_config(values->model)->position_max;
         if (!ids_fit(values, &asked->ids[k]))
             continue;
         if (asked->whole == K)
@@ -330,9 +331,10 @@ static void batch_run(struct text_values *values, size_t K)
 }
 
 /* Adds the ask to the batch.  False when the batch has to run first; an ask that does not even fit alone gets no values. */
-static bool batch_add(struct text_values *values, const struct value_ask *ask, size_t K)
+static bool batch_add(struct text_values *values, struct value_ask *ask, size_t K)
 {
     struct asked asked;
+    ask->too_long = false;
     for (size_t k = 0; k < K; k++)
         ask->values[k] = NAN;
     bool added = asked_begin(values, &asked, ask, K);
@@ -349,7 +351,7 @@ static bool batch_add(struct text_values *values, const struct value_ask *ask, s
     return done || values->asked_count == 0;
 }
 
-void text_values_get(struct text_values *values, const struct value_ask *asks, size_t count, size_t K)
+void text_values_get(struct text_values *values, struct value_ask *asks, size_t count, size_t K)
 {
     for (size_t i = 0; i < count; i++) {
         if (!batch_add(values, &asks[i], K)) {

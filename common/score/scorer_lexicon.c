@@ -16,6 +16,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "base/utf8.h"
 #include "score/scorer_backend.h"
 
 static const double smoothing = 15, valence_max = 1e6;
@@ -80,10 +81,8 @@ static int line_parse(char *line, size_t *word_size, double *valence, const char
 static int lexicon_fill(struct lexicon *lexicon, size_t size, const char *path)
 {
     size_t words = 0, repeated = 0, line_number = 0;
-    char *end = lexicon->text + size, *begin = lexicon->text;
-    if (strncmp(begin, "\xEF\xBB\xBF", 3) == 0)  // a byte order mark
-        begin += 3;
-    for (char *line = begin, *next; line < end; line = next) {
+    char *end = lexicon->text + size;
+    for (char *line = lexicon->text + utf8_mark(lexicon->text, size), *next; line < end; line = next) {
         char *newline = memchr(line, '\n', (size_t)(end - line));
         next = newline ? newline + 1 : end;
         line_number++;

@@ -161,6 +161,27 @@ enum put_status put_target(struct db *db, const struct frame_target *target, str
                                floats_size(target->values), targets, target->targets.at, floats_size(target->targets)), reason);
 }
 
+/* The numbers with those added that the subject's earlier workers have reported.  NULL when the store could not be read. */
+static char *numbers_sum(struct db *db, const char *subject, json_t *numbers)
+{
+    sqlite3_stmt *query = db_query(db, "SELECT numbers FROM metric WHERE subject = ?1 AND step = 0", "t", subject);
+    int stepped = db_step(db, query);
+    if (stepped < 0)
+        return NULL;
+    json_t *sum = json_object(), *stored = NULL, *value;
+    if (stepped > 0) {
+        stored = json_loads((const char *)sqlite3_column_text(query, 0), 0, NULL);
+        db_end(query);
+    }
+    const char *key;
+    json_object_foreach(numbers, key, value)
+        json_object_set_new(sum, key, json_real(json_number_value(value) + json_number_value(json_object_get(stored, key))));
+    char *text = json_text(sum);
+    json_decref(stored);
+    json_decref(sum);
+    return text;
+}
+
 enum put_status put_metric(struct db *db, const struct frame_metric *metric, double now_s, char *reason)
 {
     json_t *numbers = json_parse(metric->numbers, strlen(metric->numbers), "metric");
@@ -174,14 +195,21 @@ enum put_status put_metric(struct db *db, const struct frame_metric *metric, dou
     json_object_foreach(numbers, key, value)
         if (!json_is_number(value))
             snprintf(name, sizeof name, "%s", wrong = key);
-    json_decref(numbers);
-    if (wrong != NULL)
+    if (wrong != NULL) {
+        json_decref(numbers);
         return refuse(reason, "field \"numbers\" has \"%s\", which is not a number", name);
-    if (db_begin(db) != 0)
+    }
+    char *text = NULL;
+    if (db_begin(db) == 0)
+        text = metric->step == 0 ? numbers_sum(db, metric->subject, numbers) : memory_text(metric->numbers);
+    json_decref(numbers);
+    if (text == NULL)
         return PUT_FAILED;
-    return insert(db, db_query(db, "INSERT INTO metric (subject, step, numbers, at_s) VALUES (?1, ?2, ?3, ?4)"
-                                   " ON CONFLICT (subject, step) DO UPDATE SET numbers = ?3, at_s = ?4", "titr", metric->subject,
-                               metric->step, metric->numbers, now_s), reason);
+    enum put_status status = insert(db, db_query(db, "INSERT INTO metric (subject, step, numbers, at_s) VALUES (?1, ?2, ?3, ?4)"
+                                                     " ON CONFLICT (subject, step) DO UPDATE SET numbers = ?3, at_s = ?4", "titr",
+                                                 metric->subject, metric->step, text, now_s), reason);
+    free(text);
+    return status;
 }
 
 int put_effort(struct db *db, const char *stage, const char *name, const int64_t ms[EFFORT_COUNT])

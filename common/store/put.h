@@ -27,7 +27,8 @@ enum put_status put_rollout(struct db *db, const struct frame_rollout *rollout, 
 enum put_status put_score(struct db *db, const struct frame_scored *scored, int64_t reward, char *reason);
 /* The batch must hold the rollout according to plan. */
 enum put_status put_target(struct db *db, const struct frame_target *target, struct plan *plan, char *reason);
-/* A later report of the same subject and step replaces the earlier one.  now_s: seconds since 1970. */
+/* A later report of the same subject and step replaces the earlier one; of step 0 it is added to it, number by number.
+   now_s: seconds since 1970. */
 enum put_status put_metric(struct db *db, const struct frame_metric *metric, double now_s, char *reason);
 
 /* Adds to what the workers of this stage and name did with their time.  0 or -1. */

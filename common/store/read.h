@@ -93,7 +93,8 @@ struct read_run {
 struct read *read_runs(struct db *db);
 bool read_run_next(struct read *rows, struct read_run *row);
 
-/* Numbers reported for a run or a policy, by subject and step; one row for each subject, step. */
+/* Numbers reported for a run or a policy, by subject and step; one row for each subject, step.  Those of step 0 are sums over
+   workers. */
 struct read_metric {
     const char *subject;
     int64_t step;

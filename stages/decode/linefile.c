@@ -11,6 +11,7 @@
 
 #include "base/log.h"
 #include "base/memory.h"
+#include "base/utf8.h"
 
 struct linefile {
     const char *name;
@@ -60,6 +61,8 @@ size_t linefile_number(const struct linefile *lines)
 
 static enum linefile_status give_line(struct linefile *lines, size_t end, char **line, size_t *size)
 {
+    if (lines->number == 0)
+        lines->at += utf8_mark(lines->data.data, end);
     *line = lines->data.data + lines->at;
     *size = end - lines->at;
     lines->at = lines->searched = end + 1;

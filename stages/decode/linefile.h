@@ -1,5 +1,6 @@
 /*
- * linefile.h - the lines of a file or of standard input, without waiting for those that have not arrived.
+ * linefile.h - the lines of a file or of standard input, without a byte order mark before the first, without waiting for those
+ * that have not arrived.
  */
 #ifndef DECODE_LINEFILE_H
 #define DECODE_LINEFILE_H

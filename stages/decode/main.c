@@ -152,7 +152,7 @@ static struct options options_read(int argc, char **argv)
                    "empty lines are not read.",
         .exit_codes = "  0   every prompt was answered\n  64  usage\n"
                       "  65  a prompt is bad (others were answered), or a model is or does not fit\n  66  a file is missing\n"
-                      "  69  no store answers\n  71  a model needs more memory than there is\n"
+                      "  69  no store answers, or --exec does not score any more\n  71  a model needs more memory than there is\n"
                       "  74  input could not be read, or output not written\n"
                       "  75  stopped before the end\n  77  the store refuses this worker's key\n"
                       "  78  the policy's name already means something else\n",

@@ -46,6 +46,7 @@ struct run {
     bool streams;            // the first unfinished answer is printed token by token
     struct answer *first, **last;
     int code;                // EX_OK until something went wrong
+    bool unscorable;         // the scorer is of no use any more
     int64_t responses;
     double kl;               // summed over responses, nats
 };
@@ -224,7 +225,8 @@ static void print_best(struct run *run, struct request *request)
     struct scorer_text *texts = memory_alloc(count, sizeof *texts);
     for (size_t i = 0; i < count; i++)
         texts[i] = request->candidates[i].text;
-    if (scorer_score(run->options->scorer, texts, count, results) != 0)
+    run->unscorable = scorer_score(run->options->scorer, texts, count, results) != 0;
+    if (run->unscorable)
         run->code = EX_UNAVAILABLE;
     for (size_t i = 0; i < count; i++) {
         if (results[i].status == SCORER_FAILED)
@@ -233,8 +235,10 @@ static void print_best(struct run *run, struct request *request)
             best = i;
     }
     if (best == count) {
-        log_error("none of %zu samples could be scored", count);
-        run->code = run->code != EX_OK ? run->code : EX_DATAERR;
+        if (!run->unscorable) {
+            log_error("none of %zu samples could be scored", count);
+            run->code = run->code != EX_OK ? run->code : EX_DATAERR;
+        }
     } else if (run->options->json) {
         json_object_set_new(request->candidates[best].json, "score", json_real(results[best].score));
         print_json(request->candidates[best].json);
@@ -256,7 +260,8 @@ static void candidate_add(struct request *request, const struct answer *answer, 
 
 static void flush_waiting(struct answer *answer)
 {
-    fwrite(answer->waiting.data, 1, answer->waiting.size, stdout);
+    if (answer->waiting.size > 0)  // else its data may be NULL
+        fwrite(answer->waiting.data, 1, answer->waiting.size, stdout);
     fflush(stdout);
     answer->waiting.size = 0;
 }
@@ -376,13 +381,13 @@ int text_run(const struct text_options *options, const struct generate_options *
 
     double begun_s = clock_s();
     size_t hold_max = 4 * generate->batch;  // answers that came before their turn wait, and the batch stays full
-    while (!stop_requested() && (run.operand < options->operand_count || generator_held(run.generator) > 0)) {
+    while (!stop_requested() && !run.unscorable && (run.operand < options->operand_count || generator_held(run.generator) > 0)) {
         bool idle = generator_held(run.generator) == 0;
         while (generator_held(run.generator) < hold_max && ask_next(&run, idle))
             idle = false;
         generator_step(run.generator);
         struct response response;
-        while (generator_next(run.generator, &response))
+        while (!run.unscorable && generator_next(run.generator, &response))
             finish(&run, &response);
         fflush(stdout);  // who asked over a pipe may wait for it; stdout_close tells of failures
     }
@@ -392,7 +397,7 @@ int text_run(const struct text_options *options, const struct generate_options *
     if (stdout_close() != 0)
         run.code = EX_IOERR;
 
-    while (run.first != NULL) {  // what a signal has interrupted
+    while (run.first != NULL) {  // what was interrupted
         struct answer *answer = run.first;
         run.first = answer->next;
         free(answer->waiting.data);

@@ -104,9 +104,9 @@ static int read_all_policies(struct survey *survey, struct db *db)
         struct read_metric metric;
         while (read_metric_next(metrics, &metric)) {
             json_t *numbers = object_from_text(metric.numbers);
-            const json_t *rate = json_object_get(numbers, "tokens_per_s");
-            if (json_is_number(rate))
-                policy->tokens_per_s = json_number_value(rate);
+            double seconds = json_number_value(json_object_get(numbers, "seconds"));
+            if (seconds > 0)
+                policy->tokens_per_s = json_number_value(json_object_get(numbers, "tokens")) / seconds;
             json_decref(numbers);
         }
         if (read_end(metrics) != 0)

@@ -35,7 +35,7 @@ struct policy {
     size_t value_count;
     int64_t rollouts, failed;  // in the split
     int64_t missing;      // of the samples that were last asked for, neither there nor failed
-    double tokens_per_s;  // NaN: not reported
+    double tokens_per_s;  // of a worker, of the time that it did not wait; NaN: not reported
 };
 
 /* A policy under one reward, or best-of-n of the base policy. */

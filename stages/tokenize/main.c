@@ -7,6 +7,7 @@
  * With --encode and --decode it only turns text into ids and back, a line each; with --train-vocab it makes a tokenizer.
  */
 #include <math.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,6 +19,8 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "base/map.h"
+#include "base/memory.h"
 #include "base/option.h"
 #include "base/philox.h"
 #include "base/progress.h"
@@ -146,6 +149,14 @@ static int read_files(const struct options *options, record_giver *give, void *c
 
 /* ---- frames ---- */
 
+enum { SAMPLES_MAX = 1048576 };  // of a prompt: "sample" in schemas/frames.def is below it
+
+/* A sample number that a stored response has. */
+struct taken {
+    uint64_t prompt, sample;  // the map's key: the number of prompt_key, the sample
+    uint64_t response;        // the number of its prompt and text
+};
+
 struct giver {
     const struct options *options;
     const struct prompt_style *style;
@@ -154,6 +165,7 @@ struct giver {
     int64_t given, too_long;
     struct buffer prompt;
     struct token_list prompt_tokens, response_tokens;
+    struct map taken;  // of all stored responses
     struct arena arena;
 };
 
@@ -180,6 +192,37 @@ static int leave_out_large(const struct record *record, const char *what, size_t
     return EX_DATAERR;
 }
 
+/*
+ * The same response to a prompt is the same sample, another response another one: the first that is free from the number that its
+ * text has.  -1 when the prompt has no free one.
+ */
+static int64_t sample_of(struct giver *giver, const char *prompt_key, const char *response)
+{
+    char key[KEY_SIZE];
+    key_from_texts(key, prompt_key, response, NULL);
+    struct taken wanted = { .prompt = number_from_key(prompt_key), .response = number_from_key(key) };
+    for (uint64_t i = 0; i < SAMPLES_MAX; i++) {
+        wanted.sample = (wanted.response + i) % SAMPLES_MAX;
+        struct taken *taken = map_find(&giver->taken, &wanted, offsetof(struct taken, response));
+        if (taken == NULL) {
+            taken = memory_alloc(1, sizeof *taken);
+            *taken = wanted;
+            map_add(&giver->taken, taken, offsetof(struct taken, response), taken);
+        }
+        if (taken->response == wanted.response)
+            return (int64_t)wanted.sample;
+    }
+    return -1;
+}
+
+static void taken_free(struct map *map)
+{
+    struct taken *taken;
+    for (size_t at = 0; (taken = map_next(map, &at)) != NULL; )
+        free(taken);
+    map_free(map);
+}
+
 /* A stored response: what it was sampled with is not known, only what it says. */
 static int give_rollout(struct giver *giver, const struct record *record, const struct frame *prompt)
 {
@@ -194,10 +237,13 @@ static int give_rollout(struct giver *giver, const struct record *record, const 
         return leave_out_large(record, "response", record->response_size, giver->response_tokens.count);
     struct frame frame = frame_extended(FRAME_rollout, prompt);
     struct frame_rollout *rollout = &frame.rollout;
-    char key[KEY_SIZE];
     rollout->response = arena_text(&giver->arena, record->response, record->response_size);
-    key_from_texts(key, rollout->prompt_key, rollout->response, NULL);
-    rollout->sample = (int64_t)(number_from_key(key) % 1048576);  // the same response is the same sample
+    rollout->sample = sample_of(giver, rollout->prompt_key, rollout->response);
+    if (rollout->sample < 0) {
+        log_error("cannot use \"%s\" line %lld: its prompt has %d other responses, which is the most", record->path,
+                  (long long)record->line, SAMPLES_MAX);
+        return EX_DATAERR;
+    }
     rollout->policy = giver->options->policy;
     rollout->response_tokens = (struct tokens){ giver->response_tokens.at, giver->response_tokens.count };
     rollout->stopped = end >= 0;
@@ -279,6 +325,7 @@ static int give_frames(const struct options *options, const struct prompt_style 
         log_event("left out %lld prompts of more than %lld tokens", (long long)giver.too_long, (long long)options->max_tokens);
 
     int edge_code = edge_close(edge, stop_requested() ? EDGE_STOPPED : EDGE_END);
+    taken_free(&giver.taken);
     arena_free(&giver.arena);
     free(giver.prompt.data);
     free(giver.prompt_tokens.at);
@@ -308,6 +355,26 @@ static int encode_record(void *context, const struct record *record)
     return 0;
 }
 
+/* The ids of a line; -1 when one is not in the vocabulary, logged. */
+static int ids_from_json(struct liner *liner, const json_t *array, const struct record *record)
+{
+    int64_t vocab_size = (int64_t)tokenizer_vocab_size(liner->style->tokenizer);
+    liner->ids.count = 0;
+    size_t i;
+    json_t *id;
+    json_array_foreach(array, i, id) {
+        if (!json_is_integer(id) || json_integer_value(id) < 0 || json_integer_value(id) >= vocab_size) {
+            char *text = json_text_readable(id);
+            log_error("cannot decode \"%s\" line %lld: id %zu is %.40s, must be a whole number from 0 to %lld", record->path,
+                      (long long)record->line, i, text, (long long)vocab_size - 1);
+            free(text);
+            return -1;
+        }
+        token_list_add(&liner->ids, (int32_t)json_integer_value(id));
+    }
+    return 0;
+}
+
 static int decode_record(void *context, const struct record *record)
 {
     struct liner *liner = context;
@@ -315,20 +382,14 @@ static int decode_record(void *context, const struct record *record)
         ? json_object() : json_parse_line(record->prompt, record->prompt_size, record->path, (size_t)record->line);
     if (array != NULL && !json_is_array(array))
         log_error("cannot decode \"%s\" line %lld: not a JSON array of token ids", record->path, (long long)record->line);
-    if (!json_is_array(array)) {
-        json_decref(array);
+    int result = json_is_array(array) ? ids_from_json(liner, array, record) : -1;
+    json_decref(array);
+    if (result != 0)
         return EX_DATAERR;
-    }
-    liner->text.size = liner->ids.count = 0;
-    size_t i;
-    json_t *id;
-    json_array_foreach(array, i, id)
-        token_list_add(&liner->ids, json_is_integer(id) && json_integer_value(id) >= 0 && json_integer_value(id) <= INT32_MAX
-                                        ? (int32_t)json_integer_value(id) : -1);
+    liner->text.size = 0;
     tokenizer_decode(liner->style->tokenizer, liner->ids.at, liner->ids.count, 0, &liner->text);
     buffer_append(&liner->text, "\n", 1);
     fwrite(liner->text.data, 1, liner->text.size, stdout);
-    json_decref(array);
     return 0;
 }
 

@@ -12,6 +12,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "base/stop.h"
 #include "base/utf8.h"
 
 enum { LINE_BYTES_MAX = 16 << 20 };
@@ -73,10 +74,11 @@ static bool fill_chunk(struct reader *reader)
 {
     if (reader->chunk_at < reader->chunk_size)
         return true;
+    bool first = reader->chunk_size == 0;
     int got = gzread(reader->file, reader->chunk, sizeof reader->chunk);
-    reader->chunk_at = 0;
     reader->chunk_size = got > 0 ? (size_t)got : 0;
-    if (got > 0)
+    reader->chunk_at = first ? utf8_mark(reader->chunk, reader->chunk_size) : 0;
+    if (reader->chunk_at < reader->chunk_size)
         return true;
     int status;
     const char *message = gzerror(reader->file, &status);
@@ -88,10 +90,14 @@ static bool fill_chunk(struct reader *reader)
     return false;
 }
 
-/* The next line without its end, NUL-terminated (NULs within are judged with its text); false at the end of the file. */
-static bool read_line(struct reader *reader)
+/*
+ * The next line without its end, NUL-terminated (NULs within are judged with its text); false at the end of the file and when it
+ * was stopped.  *whole is false where the line is longer than it may be and the rest of it is left out.
+ */
+static bool read_line(struct reader *reader, bool *whole)
 {
     bool any = false, ended = false;
+    *whole = true;
     reader->line.size = 0;
     while (!ended && fill_chunk(reader)) {
         const char *start = reader->chunk + reader->chunk_at;
@@ -100,14 +106,12 @@ static bool read_line(struct reader *reader)
         size_t size = end != NULL ? (size_t)(end - start) : left;
         any = true;
         ended = end != NULL;
-        if (reader->line.size + size > LINE_BYTES_MAX) {
-            log_error("cannot read \"%s\": line %lld is longer than %d bytes", reader->path,
-                      (long long)reader->line_number + 1, LINE_BYTES_MAX);
-            reader->failed = true;
-            return false;
-        }
-        buffer_append(&reader->line, start, size);
+        *whole = *whole && reader->line.size + size <= LINE_BYTES_MAX;
+        if (*whole)
+            buffer_append(&reader->line, start, size);
         reader->chunk_at += size + ended;
+        if (stop_requested())  // the line may have no end
+            return false;
     }
     if (!any || reader->failed)
         return false;
@@ -216,11 +220,15 @@ static bool read_json_record(struct reader *reader, struct record *record)
 
 bool reader_next(struct reader *reader, struct record *record)
 {
-    while (read_line(reader)) {
+    bool whole;
+    while (read_line(reader, &whole)) {
         *record = (struct record){ .path = reader->path, .line = reader->line_number, .score = NAN };
-        if (reader->format != READER_LINES && strspn(reader->line.data, " \t") == reader->line.size)
+        if (!whole) {
+            log_error("cannot use \"%s\" line %lld: it has more than %d bytes", reader->path, (long long)reader->line_number,
+                      LINE_BYTES_MAX);
+        } else if (reader->format != READER_LINES && strspn(reader->line.data, " \t") == reader->line.size) {
             continue;
-        if (reader->format != READER_TEXT && reader->format != READER_LINES) {
+        } else if (reader->format != READER_TEXT && reader->format != READER_LINES) {
             if (read_json_record(reader, record))
                 return true;
         } else if (utf8_is_valid(reader->line.data, reader->line.size)) {

@@ -8,7 +8,7 @@
  *     hh        Anthropic HH dialogues: the prompt is "chosen" up to and including its last "\n\nAssistant:"
  *     rollouts  one object a line: "prompt", "response", optional "score" and "split"
  *
- * Files may be gzipped.  A bad line is logged with its number, counted, and skipped.
+ * Files may be gzipped and may begin with a byte order mark.  A bad line is logged with its number, counted, and skipped.
  */
 #ifndef TOKENIZE_READER_H
 #define TOKENIZE_READER_H

@@ -51,6 +51,11 @@ for prompt in "One day, Mia the fox ran to the park." "Tom had a" "" "Once, Anna
     decode -q -m "$base" --max-new-tokens 24 "$prompt" >>"$scratch/streamed"
 done
 same "streamed token by token it is the same text" "$scratch/one" "$scratch/streamed"
+decode -q -m "$base" --max-new-tokens 24 -n 3 "Tom had a" >"$scratch/streamed"
+decode -q -m "$base" --max-new-tokens 24 -n 3 - >"$scratch/several" <<'END'
+Tom had a
+END
+same "so are three answers, one after the other" "$scratch/several" "$scratch/streamed"
 decode -q -m "$base" --max-new-tokens 24 --value "$scratch/value:0" "$scratch/prompts.jsonl" >"$scratch/zero"
 same "beta 0 gives the base policy's text" "$scratch/one" "$scratch/zero"
 decode -q -m "$base" --max-new-tokens 24 --value "$scratch/value:40" "$scratch/prompts.jsonl" >"$scratch/steered"
@@ -110,6 +115,17 @@ reward -q --name vowels --exec "$count_vowels" --scale 0.1 <"$scratch/rollouts" 
 sed 's/.*"score":\([-0-9.e]*\).*/\1/' "$scratch/best" | awk '{ print $1 + 0 }' >"$scratch/best-scores"
 same "--best-of 8 gives the highest of the 8 rollouts' scores" "$scratch/highest" "$scratch/best-scores"
 
+for i in 1 2 3 4 5 6 7 8 9 10; do cat "$scratch/prompts.jsonl"; done >"$scratch/forty.jsonl"
+decode -m "$base" --best-of 4 --batch 4 --exec false --max-new-tokens 8 "$scratch/forty.jsonl" >"$scratch/out" 2>"$scratch/err"
+code=$?
+sampled=$(sed -n 's/.* responses=\([0-9]*\) .*/\1/p' "$scratch/err")
+[ $code = 69 ] && [ "${sampled:-160}" -lt 16 ] && [ "$(grep -c 'is of no use any more' "$scratch/err")" = 1 ] &&
+    ok "nothing is sampled any more when nothing can be scored" || not_ok "code $code, $sampled responses for a dead scorer"
+decode -q -m "$base" --best-of 4 --exec 'while read -r line; do case $line in *"One day"*) echo nan ;; *) echo 1 ;; esac; done' \
+    --max-new-tokens 8 --json "$scratch/prompts.jsonl" >"$scratch/out" 2>"$scratch/err"
+[ $? = 65 ] && [ "$(wc -l <"$scratch/out")" = 3 ] && ok "a prompt whose samples have no score is no reason to stop" ||
+    not_ok "$(wc -l <"$scratch/out") of 3 prompts answered: $(tail -n 1 "$scratch/err")"
+
 # ---- given text ----
 
 printf '%s\n' '{"tokens":[5,6,7]}' '{"prompt_tokens":[5],"response_tokens":[6,7]}' >"$scratch/given.jsonl"
@@ -134,6 +150,9 @@ refused "--score of a model whose numbers are not finite" 65 'line 1 of .* not f
     decode -q -m "$scratch/nan" --score "$scratch/one.jsonl"
 printf '{"prompt": "One day"}\n\nOne day\n' >"$scratch/gap"
 check "an empty line of a file is no prompt" test "$(decode -q -m "$base" --json --max-new-tokens 1 "$scratch/gap" | wc -l)" = 2
+{ printf '\357\273\277'; cat "$scratch/prompts.jsonl"; } >"$scratch/marked.jsonl"
+decode -q -m "$base" --max-new-tokens 24 "$scratch/marked.jsonl" >"$scratch/out"
+same "a byte order mark before the first prompt is none of it" "$scratch/one" "$scratch/out"
 decode -q -m "$base" --score "$scratch/prompts.jsonl" >"$scratch/out" 2>"$scratch/err"
 [ $? = 65 ] && grep -q 'line 1 of' "$scratch/err" && [ ! -s "$scratch/out" ] && ok "--score names a line without a response" ||
     not_ok "--score of lines without a response: $(head -n 1 "$scratch/err")"

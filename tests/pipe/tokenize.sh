@@ -28,6 +28,10 @@ printf 'first\r\n\n  second\n' >"$scratch/c.txt"
 expect "plain text, a prompt a line" 2 '"prompt":"\(first\|  second\)"' "$scratch/c.txt"
 gzip -c "$scratch/a.jsonl" >"$scratch/a.jsonl.gz"
 expect "a gzipped file" 3 '"type":"prompt"' "$scratch/a.jsonl.gz"
+{ printf '\357\273\277'; cat "$scratch/a.jsonl"; } >"$scratch/marked.jsonl"
+expect "JSON lines behind a byte order mark" 3 '"type":"prompt"' "$scratch/marked.jsonl"
+printf '\357\273\277first\n' | gzip -c >"$scratch/marked.txt.gz"
+expect "a gzipped text behind one" 1 '"prompt":"first"' --format text "$scratch/marked.txt.gz"
 expect "several files" 5 '"type":"prompt"' "$scratch/a.jsonl" "$scratch/c.txt"
 
 printf '%s\n' '{"chosen": "\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant: d", "rejected": "x"}' >"$scratch/hh.jsonl"
@@ -43,6 +47,22 @@ printf '%s\n' '{"prompt": "One day", "response": " Mia ran.", "score": 0.5}' '{"
     >"$scratch/d.jsonl"
 expect "stored rollouts with a score" 1 '"type":"scored".*"reward":"stored","score":0.5' --format rollouts "$scratch/d.jsonl"
 expect "each is a rollout" 2 '"type":"rollout"' --format rollouts "$scratch/d.jsonl"
+
+# Of 4000 responses to a prompt some 8 pairs have the same 20 bits of their SHA-256, from which a sample number is made.
+samples() {
+    tokenize -q -m "$base" --format rollouts "$@" | tap | sed -n 's/.*"type":"rollout".*"sample":\([0-9]*\),.*/\1/p'
+}
+awk 'BEGIN { for (i = 0; i < 4000; i++) printf "{\"prompt\":\"Once\",\"response\":\" r%d\",\"score\":1}\n", i }' >"$scratch/many.jsonl"
+samples "$scratch/many.jsonl" >"$scratch/samples"
+[ "$(sort -u "$scratch/samples" | wc -l)" = 4000 ] && ok "4000 responses to one prompt are 4000 samples" ||
+    not_ok "4000 responses are $(sort -u "$scratch/samples" | wc -l) samples"
+samples "$scratch/many.jsonl" "$scratch/many.jsonl" >"$scratch/twice"
+cat "$scratch/samples" "$scratch/samples" >"$scratch/expected"
+same "given twice they have the same numbers" "$scratch/expected" "$scratch/twice"
+key=$(tokenize -q -m "$base" --format rollouts "$scratch/many.jsonl" 2>"$scratch/err" | tap | sed -n '1s/.*"prompt_key":"\([0-9a-f]*\)".*/\1/p')
+bits=$(printf '%s\0 r0\0' "$key" | sha256sum | cut -c 12-16)
+[ "$(head -n 1 "$scratch/samples")" = $((0x$bits)) ] && ok "a number is made from prompt and response" ||
+    not_ok "the first sample is $(head -n 1 "$scratch/samples"), its digest says $((0x$bits))"
 
 tokenize -q -m "$base" --eval-fraction 0.25 "$tiny/stories.jsonl" --field text | tap >"$scratch/frames"
 evals=$(grep -c '"split":"eval"' "$scratch/frames")
@@ -153,8 +173,17 @@ check "and written" tokenize -m "$scratch/vocabulary" --encode "$scratch/words"
 printf '%s\n' '[1, 2]' '"x"' '[3]' >"$scratch/ids"
 lines_left "--decode gives the other lines" "1 line" "$scratch/ids" -m "$base" --decode
 [ "$(wc -l <"$scratch/out")" = 2 ] && ok "all of them" || not_ok "--decode gave $(wc -l <"$scratch/out") of 2 lines"
+printf '%s\n' '[1, 2]' '[1, -1]' '[99999]' '[1.5]' '["a"]' '[3]' '[[1]]' >"$scratch/ids"
+lines_left "--decode leaves out ids that are none" "5 lines" "$scratch/ids" -m "$base" --decode
+[ "$(wc -l <"$scratch/out")" = 2 ] && grep -q 'line 3: id 0 is 99999, must be a whole number from 0 to 319' "$scratch/err" &&
+    ok "and says which" || not_ok "$(wc -l <"$scratch/out") lines, $(head -n 2 "$scratch/err" | tail -n 1)"
 { printf '{"prompt": "'; head -c 4200000 /dev/zero | tr '\0' a; printf '"}\n{"prompt": "Once"}\n'; } >"$scratch/large.jsonl"
 lines_left "a prompt that no frame can carry" "1 line" "$scratch/large.jsonl" -m "$base"
 grep -q 'line 1: its prompt has 4200000 bytes and [0-9]* tokens, a frame carries at most 4194304 and 1048576' "$scratch/err" &&
     ok "with the limit" || not_ok "no limit: $(tr '\n' '|' <"$scratch/err")"
 [ "$(tap <"$scratch/out" | wc -l)" = 1 ] && ok "the other prompt is given" || not_ok "the other prompt is missing"
+{ echo 'Once'; head -c 40000000 /dev/zero | tr '\0' a; printf '\nOne day\n'; } >"$scratch/long.txt"
+lines_left "a line of 40 MB" "1 line" "$scratch/long.txt" -m "$base"
+grep -q 'line 2: it has more than 16777216 bytes' "$scratch/err" && ok "with its limit" || not_ok "no limit: $(head -n 1 "$scratch/err")"
+[ "$(tap <"$scratch/out" | wc -l)" = 2 ] && ok "the lines around it are given" ||
+    not_ok "of the 2 lines around it $(tap <"$scratch/out" | wc -l) are given"

@@ -121,6 +121,28 @@ says "another unsteered policy has no KL" '^warm  *[0-9]*  *[-0-9.]* ± [0-9.]* 
 says "a policy steered from another base has no KL" '^cold  *[0-9]*  *[-0-9.]* ± [0-9.]*  *-  ' "$scratch/text"
 says "one steered from the base has" '^long 30  *[0-9]*  *[-0-9.]* ± [0-9.]*  *[0-9.]* ± [0-9.]* ' "$scratch/text"
 
+# A worker that mostly waits does not change the rate by more than a busy machine may.
+ask() {  # ask COUNT WORD: so many prompts
+    seq "$1" | sed "s/.*/{\"prompt\":\"$2 &\",\"split\":\"idle\"}/" | tokenize -q -m "$tiny/base"
+}
+rate() {
+    reward -q --name long --exec "$count" --scale 0.1 --split idle
+    report --db "$db" --split idle --reward long --json | sed -n 's/.*"policy":"base".*"tokens_per_s":\([0-9]*\).*/\1/p'
+}
+ask 100 Once
+rollout -q -m "$tiny/base" -n 4 --split idle --max-new-tokens 16
+before=$(rate)
+ask 1 Then
+rollout -q -m "$tiny/base" -n 4 --split idle --max-new-tokens 16 --follow &
+follower=$!
+until_true sh -c "[ \$(store export --db '$db' --policy base | grep -c '\"Then 1\"') = 4 ]"
+sleep 3
+kill -TERM $follower
+wait $follower
+after=$(rate)
+[ $((3 * ${after:-0})) -gt "${before:-1}" ] && ok "a worker that waits is not slow: $before and $after tokens/s" ||
+    not_ok "a worker that waits makes $after of $before tokens/s"
+
 for i in 1 2 3; do
     echo "{\"prompt\":\"One $i\",\"response\":\" day\",\"score\":-1e20,\"split\":\"equal\"}"
 done | tokenize -q -m "$tiny/base" --format rollouts --policy same --reward flat

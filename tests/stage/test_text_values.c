@@ -53,8 +53,8 @@ static int32_t any_token(const struct fixture *fixture, size_t text, size_t step
     return (int32_t)((number >> 7) % tokenizer_vocab_size(fixture->base));
 }
 
-/* The value of prompt and tokens the plain way; NaN where they do not fit. */
-static float plain_value(const struct fixture *fixture, const char *prompt, const int32_t *tokens, size_t count)
+/* The value model's tokens of prompt and tokens. */
+static struct token_list plain_ids(const struct fixture *fixture, const char *prompt, const int32_t *tokens, size_t count)
 {
     struct buffer text = { 0 };
     struct text_stream stream = { .started = true };
@@ -68,6 +68,14 @@ static float plain_value(const struct fixture *fixture, const char *prompt, cons
     }
     struct token_list ids = { 0 };
     retokenize_text(fixture->own, text.data, text.size, ended, &ids);
+    free(text.data);
+    return ids;
+}
+
+/* The value of prompt and tokens the plain way; NaN where they do not fit. */
+static float plain_value(const struct fixture *fixture, const char *prompt, const int32_t *tokens, size_t count)
+{
+    struct token_list ids = plain_ids(fixture, prompt, tokens, count);
     const struct model_config *config = model_config(fixture->value);
     float value = NAN;
     if (ids.count <= (size_t)config->position_max) {
@@ -79,7 +87,6 @@ static float plain_value(const struct fixture *fixture, const char *prompt, cons
         cache_close(cache);
     }
     free(ids.at);
-    free(text.data);
     return value;
 }
 
@@ -109,7 +116,7 @@ static void test_against_fresh_passes(void)
             for (size_t i = 0; i < TEXTS; i++) {
                 for (size_t k = 0; k < K; k++)
                     candidates[i][k] = any_token(&fixture, i, step, k);
-                asks[i] = (struct value_ask){ texts[i], candidates[i], got[i] };
+                asks[i] = (struct value_ask){ .text = texts[i], .candidates = candidates[i], .values = got[i] };
             }
             text_values_get(values, asks, TEXTS, K);
             for (size_t i = 0; i < TEXTS; i++) {
@@ -150,7 +157,7 @@ static void test_small_cache(void)
         for (size_t i = 0; i < MANY; i++) {
             int32_t candidates[TWO] = { any_token(&fixture, i, round, 0), any_token(&fixture, i, round, 1) };
             float got[TWO];
-            text_values_get(values, &(struct value_ask){ texts[i], candidates, got }, 1, TWO);
+            text_values_get(values, &(struct value_ask){ .text = texts[i], .candidates = candidates, .values = got }, 1, TWO);
             for (size_t k = 0; k < TWO; k++) {
                 tokens[i][round] = candidates[k];
                 different += !same_bits(got[k], plain_value(&fixture, many[i], tokens[i], round + 1));
@@ -175,11 +182,13 @@ static void test_fork(void)
     float first[K], again[K], forked[K];
     for (size_t k = 0; k < K; k++)
         candidates[k] = any_token(&fixture, 1, 0, k);
-    text_values_get(values, &(struct value_ask){ text, candidates, first }, 1, K);
+    text_values_get(values, &(struct value_ask){ .text = text, .candidates = candidates, .values = first }, 1, K);
     struct value_text *fork = value_text_fork(text);
     tokens[0] = candidates[2];
     value_text_push(fork, tokens[0]);
-    text_values_get(values, (struct value_ask[]){ { fork, candidates, forked }, { text, candidates, again } }, 2, K);
+    struct value_ask both[] = { { .text = fork, .candidates = candidates, .values = forked },
+                                { .text = text, .candidates = candidates, .values = again } };
+    text_values_get(values, both, 2, K);
     EXPECT(memcmp(first, again, sizeof first) == 0);
     for (size_t k = 0; k < K; k++) {
         tokens[1] = candidates[k];
@@ -256,6 +265,62 @@ static void test_generate(void)
     fixture_close(&fixture);
 }
 
+static size_t plain_size(const struct fixture *fixture, const char *prompt, const int32_t *tokens, size_t count)
+{
+    struct token_list ids = plain_ids(fixture, prompt, tokens, count);
+    free(ids.at);
+    return ids.count;
+}
+
+/* Where the text fills the value model's context a response ends; a prompt that does so alone fails, with the model's name. */
+static void test_long_texts(void)
+{
+    enum { SAMPLES = 8 };
+    struct fixture fixture = fixture_open(2);
+    struct value_model value = { .name = "value", .model = fixture.value, .tokenizer_key = tokenizer_key(fixture.own),
+                                 .tokenizer = fixture.own, .beta = 2 };
+    struct generate_options options = {
+        .base_name = "base", .base = fixture.policy, .tokenizer = fixture.base, .values = &value, .value_count = 1, .candidates = K,
+        .max_new_tokens = STEPS, .pool = fixture.pool, .in_order = true, .batch = SAMPLES,
+    };
+    size_t context = (size_t)model_config(fixture.value)->position_max;
+    char prompt[2][1024] = { "", "" };
+    while (plain_size(&fixture, prompt[0], NULL, 0) < context - 10)
+        strcat(prompt[0], "a big red dog ");
+    while (plain_size(&fixture, prompt[1], NULL, 0) < context + 2)
+        strcat(prompt[1], "a big red dog ");
+    int code;
+    struct generator *generator = generator_open(&options, &code);
+    for (size_t j = 0; j < 2 * SAMPLES; j++) {
+        struct token_list tokens = { 0 };
+        tokenizer_encode(fixture.base, prompt[j / SAMPLES], strlen(prompt[j / SAMPLES]), ENCODE_SPECIAL, &tokens);
+        generator_add(generator, &(struct generate_job){
+            .prompt_tokens = tokens.at, .prompt_count = tokens.count, .prompt = prompt[j / SAMPLES],
+            .prompt_key = prompt[j / SAMPLES], .sample = (uint32_t)j, .max_new_tokens = STEPS,
+            .sampling = { .temperature = 1, .top_p = 1 },
+        });
+        free(tokens.at);
+    }
+    while (generator_step(generator))
+        ;
+    struct response response;
+    size_t ended = 0, j = 0;
+    for (; generator_next(generator, &response); j++) {
+        if (j < SAMPLES) {
+            EXPECT(response.failure == NULL && response.count > 0 && isfinite(response.kl));
+            // The last token may have been no candidate.
+            EXPECT(plain_size(&fixture, prompt[0], response.tokens, response.count - 1) <= context);
+            ended += response.count < STEPS && !response.stopped;
+        } else {
+            EXPECT_TEXT(response.failure, "its text does not fit value model \"value\" (context 120) at response token 0");
+        }
+    }
+    EXPECT_INT(j, 2 * SAMPLES);
+    EXPECT(ended > SAMPLES / 2);
+    generator_close(generator);
+    fixture_close(&fixture);
+}
+
 int main(void)
 {
     RUN(test_against_fresh_passes);
@@ -263,5 +328,6 @@ int main(void)
     RUN(test_fork);
     RUN(test_retokenize);
     RUN(test_generate);
+    RUN(test_long_texts);
     return tests_end();
 }

@@ -239,6 +239,13 @@ static void test_outputs(void)
     EXPECT_TEXT(reason, "field \"numbers\" has \"x\", which is not a number");
     metric.metric.numbers = "{\"x\": 1}";
     EXPECT_INT(put_metric(db, &metric.metric, 0, reason), PUT_NEW);
+    metric.metric.numbers = "{\"x\": 2.5, \"y\": 7}";
+    for (metric.metric.step = 0; metric.metric.step < 2; metric.metric.step++)
+        for (int i = 0; i < 2; i++)
+            EXPECT_INT(put_metric(db, &metric.metric, 0, reason), PUT_NEW);
+    EXPECT_INT(count_of(db, "SELECT count(*) FROM metric WHERE step = 0 AND json_extract(numbers, '$.x') = 6"
+                            " AND json_extract(numbers, '$.y') = 14"), 1);  // 1 + 2.5 + 2.5, 7 + 7
+    EXPECT_INT(count_of(db, "SELECT count(*) FROM metric WHERE step = 1 AND json_extract(numbers, '$.x') = 2.5"), 1);
     EXPECT_INT(db_commit(db), 0);
     EXPECT_INT(count_of(db, "SELECT count(*) FROM rollout"), 1);
     EXPECT_INT(count_of(db, "SELECT count(*) FROM score"), 1);
