@@ -138,6 +138,13 @@ enum chat_format chat_format_from_template(const char *template, char **system)
     return (enum chat_format)format;
 }
 
+enum chat_format chat_format_of(const struct tokenizer *tokenizer, char **system)
+{
+    const char *template = tokenizer_chat_template(tokenizer);
+    *system = NULL;
+    return template != NULL ? chat_format_from_template(template, system) : CHAT_FORMAT_COUNT;
+}
+
 /* What Python's strip() takes away: the templates are Jinja's. */
 static bool is_space(const char *at, size_t size)
 {

@@ -30,6 +30,8 @@ const char *chat_format_name(enum chat_format format);
  * text of a system message that the template puts before conversations without one, or NULL; the caller frees it.
  */
 enum chat_format chat_format_from_template(const char *template, char **system);
+/* The same of the template that stands with a tokenizer; CHAT_FORMAT_COUNT where there is none. */
+enum chat_format chat_format_of(const struct tokenizer *tokenizer, char **system);
 
 /* What one rendered conversation is.  Zero-initialise; chat_text_free at the end. */
 struct chat_text {

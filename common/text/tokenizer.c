@@ -63,6 +63,7 @@ void tokenizer_close(struct tokenizer *tokenizer)
     };
     for (size_t i = 0; i < COUNT_OF(lists); i++)
         free(lists[i]->at);
+    json_decref(tokenizer->chat_template);
     free(tokenizer->name);
     free(tokenizer);
 }
@@ -345,9 +346,15 @@ struct tokenizer *tokenizer_open(const char *path, int *code)
         tokenizer = open_beside(model, beside, directory, code);
         free(beside);
     }
+    bool adapted = strcmp(model, path) != 0;
     free(model);
     if (tokenizer == NULL)
         return NULL;
+    if (adapted && tokenizer_read_template(tokenizer, path) != 0) {
+        *code = EX_DATAERR;
+        tokenizer_close(tokenizer);
+        return NULL;
+    }
     tokenizer_finish(tokenizer);
     *code = EX_OK;
     return tokenizer;
@@ -371,6 +378,20 @@ int32_t tokenizer_begin(const struct tokenizer *tokenizer)
 int32_t tokenizer_end(const struct tokenizer *tokenizer)
 {
     return tokenizer->end;
+}
+
+const char *tokenizer_chat_template(const struct tokenizer *tokenizer)
+{
+    const json_t *template = tokenizer->chat_template, *item;
+    size_t i;
+    if (!json_is_array(template))
+        return json_string_value(template);
+    json_array_foreach(template, i, item) {
+        const char *name = json_string_value(json_object_get(item, "name"));
+        if (name != NULL && strcmp(name, "default") == 0)
+            return json_string_value(json_object_get(item, "template"));
+    }
+    return NULL;
 }
 
 bool tokenizer_is_stop(const struct tokenizer *tokenizer, int32_t id)

@@ -17,6 +17,7 @@
 #include "base/check.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "base/utf8.h"
 #include "text/tokenizer_parts.h"
 
 /* -1: not named, or no token of this tokenizer. */
@@ -161,29 +162,35 @@ int tokenizer_read_hints(struct tokenizer_hints *hints, const char *directory)
     return 0;
 }
 
-int tokenizer_chat_template(const char *directory, char **template)
+int tokenizer_use_template(struct tokenizer *tokenizer, const char *text, size_t size)
 {
-    json_t *config;
+    if (!utf8_is_valid(text, size))
+        return tokenizer_refuse(tokenizer, "its chat template is no UTF-8 or holds NUL");
+    json_decref(tokenizer->chat_template);
+    tokenizer->chat_template = json_stringn_nocheck(text, size);
+    return 0;
+}
+
+int tokenizer_read_template(struct tokenizer *tokenizer, const char *directory)
+{
+    size_t size;
     char *path = memory_printf("%s/chat_template.jinja", directory);
     bool alone = file_exists(path);
-    *template = alone ? file_read(path, NULL) : NULL;
+    char *text = alone ? file_read(path, &size) : NULL;
     free(path);
-    if (alone)
-        return *template != NULL ? 0 : -1;
+    if (alone) {
+        int status = text != NULL ? tokenizer_use_template(tokenizer, text, size) : -1;
+        free(text);
+        return status;
+    }
+    json_t *config, *template;
     if (read_beside(directory, "tokenizer_config.json", &config) != 0)
         return -1;
-    const json_t *text = json_object_get(config, "chat_template"), *item;
-    size_t i;
-    // A list names several templates; the one called "default" is for plain conversations.
-    if (json_is_array(text)) {
-        const json_t *list = text;
-        json_array_foreach(list, i, item) {
-            if (text_begins(json_object_get(item, "name"), "default"))
-                text = json_object_get(item, "template");
-        }
+    template = json_object_get(config, "chat_template");
+    if (json_is_string(template) || json_is_array(template)) {
+        json_decref(tokenizer->chat_template);
+        tokenizer->chat_template = json_incref(template);
     }
-    if (json_is_string(text))
-        *template = memory_text(json_string_value(text));
     json_decref(config);
     return 0;
 }
@@ -203,5 +210,5 @@ int tokenizer_read_configs(struct tokenizer *tokenizer, const char *directory)
         if (bad)
             return -1;
     }
-    return 0;
+    return tokenizer_read_template(tokenizer, directory);
 }

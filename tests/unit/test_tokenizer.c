@@ -344,6 +344,62 @@ static void test_configs(void)
     rmdir(directory);
 }
 
+/* Opens a directory that holds tokenizer.json and this tokenizer_config.json; NULL where that is refused. */
+static struct tokenizer *open_configured(const char *directory, const char *config)
+{
+    int code;
+    write_file(directory, "tokenizer_config.json", config);
+    return tokenizer_open(directory, &code);
+}
+
+static void expect_template(const char *directory, const char *config, const char *expected)
+{
+    struct tokenizer *tokenizer = open_configured(directory, config);
+    const char *template = tokenizer != NULL ? tokenizer_chat_template(tokenizer) : "(refused)";
+    EXPECT_TEXT(template != NULL ? template : "(none)", expected);
+    tokenizer_close(tokenizer);
+}
+
+/* Goal: the chat template is a text, the default of a list or a file of its own, which comes first; what was read is written. */
+static void test_chat_template(void)
+{
+    static const char list[] = "{\"chat_template\":[{\"name\":\"default_tools\",\"template\":\"b\"},"
+                               "{\"name\":\"default\",\"template\":\"c\"}]}";
+    char directory[64], written[64];
+    test_directory(directory, sizeof directory);
+    test_directory(written, sizeof written);
+    write_file(directory, "tokenizer.json", SMALL);
+    expect_template(directory, "{}", "(none)");
+    expect_template(directory, "{\"chat_template\":null}", "(none)");
+    expect_template(directory, "{\"chat_template\":\"a\\né\"}", "a\né");
+    expect_template(directory, "{\"chat_template\":[{\"name\":\"tools\",\"template\":\"b\"}]}", "(none)");
+    expect_template(directory, list, "c");
+
+    struct tokenizer *tokenizer = open_configured(directory, list);
+    EXPECT(tokenizer != NULL && tokenizer_write(tokenizer, written) == 0);
+    tokenizer_close(tokenizer);
+    char *path = memory_printf("%s/tokenizer_config.json", written);
+    json_t *config = json_read(path), *expected = json_loads(list, 0, NULL);
+    EXPECT(json_equal(json_object_get(config, "chat_template"), json_object_get(expected, "chat_template")));
+    json_decref(config);
+    json_decref(expected);
+    free(path);
+
+    write_file(directory, "chat_template.jinja", "{{ d }}\n");
+    expect_template(directory, list, "{{ d }}\n");
+    stderr_hold();
+    write_file(directory, "chat_template.jinja", "\xff");
+    expect_template(directory, list, "(refused)");
+    EXPECT(strstr(stderr_release(), "its chat template is no UTF-8 or holds NUL") != NULL);
+    static const char *const files[] = { "tokenizer.json", "tokenizer_config.json", "chat_template.jinja" };
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        remove_file(directory, files[i]);
+        remove_file(written, files[i]);
+    }
+    rmdir(directory);
+    rmdir(written);
+}
+
 /* ---- GGUF ---- */
 
 static void put_array(struct buffer *file, const char *key, uint32_t type, size_t count)
@@ -541,6 +597,7 @@ int main(void)
     RUN(test_refusals);
     RUN(test_key);
     RUN(test_configs);
+    RUN(test_chat_template);
     RUN(test_gguf_pretokenizers);
     RUN(test_key_across_files);
     RUN(test_merges_equal_scores);
