@@ -380,6 +380,11 @@ int32_t tokenizer_end(const struct tokenizer *tokenizer)
     return tokenizer->end;
 }
 
+const char *tokenizer_piece(const struct tokenizer *tokenizer, int32_t id)
+{
+    return vocabulary_has(&tokenizer->vocabulary, id) ? tokenizer->vocabulary.pieces[id].at : NULL;
+}
+
 const char *tokenizer_chat_template(const struct tokenizer *tokenizer)
 {
     const json_t *template = tokenizer->chat_template, *item;

@@ -93,6 +93,8 @@ void text_stream_end(struct text_stream *stream, struct buffer *text);
 /* -1: the model has none. */
 int32_t tokenizer_begin(const struct tokenizer *tokenizer);
 int32_t tokenizer_end(const struct tokenizer *tokenizer);
+/* A token as the vocabulary spells it; NULL: there is no such token. */
+const char *tokenizer_piece(const struct tokenizer *tokenizer, int32_t id);
 
 /*
  * Whether sampling stops at this token: every end-of-text and end-of-turn token that the model's metadata name,

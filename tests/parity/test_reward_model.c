@@ -286,8 +286,9 @@ static void test_template_list(void)
     static const char *const files[] = { "config.json", "model.safetensors", "tokenizer.json", NULL };
     static const char *const all[] = { "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", NULL };
     static const char config[] =
-        "{\"chat_template\":[{\"name\":\"rag\",\"template\":\"x\"},{\"name\":\"default\",\"template\":\"{% for message in messages %}"
-        "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}{% endfor %}\"}]}";
+        "{\"chat_template\":[{\"name\":\"rag\",\"template\":\"x\"},{\"name\":\"default\",\"template\":\""
+        "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+        "{% endfor %}\"}]}";
     const char *directory = copy_of(decoder, files);
     char *path = memory_printf("%s/tokenizer_config.json", directory);
     EXPECT_INT(file_write(path, config, strlen(config)), 0);
