@@ -192,12 +192,12 @@ static json_t *open_json(const char *path, int *code)
     return json;
 }
 
-static struct tokenizer *open_tokenizer_json(const char *path, int *code)
+static struct tokenizer *open_tokenizer_json(const char *path, const char *beside, int *code)
 {
     json_t *json = open_json(path, code);
     if (json == NULL)
         return NULL;
-    struct tokenizer *tokenizer = tokenizer_from_json(json, path);
+    struct tokenizer *tokenizer = tokenizer_override(json, beside) == 0 ? tokenizer_from_json(json, path) : NULL;
     json_decref(json);
     return tokenizer;
 }
@@ -266,7 +266,7 @@ static struct tokenizer *open_directory(const char *directory, const struct toke
         bool exists = file_exists(path);
         if (exists)
             tokenizer = files[i].read != NULL ? open_mapped(path, files[i].read, hints, code)
-                        : i == 0              ? open_tokenizer_json(path, code)
+                        : i == 0              ? open_tokenizer_json(path, directory, code)
                                               : open_merges(directory, hints, code);
         free(path);
         if (exists)
@@ -320,7 +320,7 @@ static struct tokenizer *open_beside(const char *path, const char *beside, bool 
     struct tokenizer *tokenizer = directory                    ? open_directory(path, &hints, code)
                                   : has_ending(path, ".model") ? open_mapped(path, read_sentencepiece, &hints, code)
                                   : has_ending(path, ".txt")   ? open_mapped(path, read_vocabulary, &hints, code)
-                                                               : open_tokenizer_json(path, code);
+                                                               : open_tokenizer_json(path, beside, code);
     if (tokenizer != NULL && tokenizer_read_configs(tokenizer, beside) != 0) {
         *code = EX_DATAERR;
         tokenizer_close(tokenizer);

@@ -5,7 +5,8 @@
  *     tokenizer_config.json, special_tokens_map.json   bos_token, eos_token (a text, or an object with "content");
  *                                                      add_bos_token, add_eos_token
  *     generation_config.json, config.json              bos_token_id, eos_token_id (a number, or a list of them)
- *     tokenizer_config.json                            added_tokens_decoder; do_lower_case, tokenizer_class; chat_template
+ *     tokenizer_config.json                            added_tokens_decoder; do_lower_case, tokenizer_class; chat_template; what
+ *                                                    overrides tokenizer.json, see tokenizer_override
  *     config.json                                      model_type
  *
  * The first file that names one decides begin and end; the end tokens of all of them stop sampling.
@@ -159,6 +160,30 @@ int tokenizer_read_hints(struct tokenizer_hints *hints, const char *directory)
                      || text_begins(json_object_get(model, "model_type"), "roberta");
     json_decref(config);
     json_decref(model);
+    return 0;
+}
+
+int tokenizer_override(json_t *json, const char *directory)
+{
+    static const struct { const char *classes[2], *part, *type, *field, *key; } overrides[] = {
+        { { "BertTokenizer", "ElectraTokenizer" }, "normalizer", "BertNormalizer", "lowercase", "do_lower_case" },
+        { { "BertTokenizer", "ElectraTokenizer" }, "normalizer", "BertNormalizer", "strip_accents", "strip_accents" },
+        { { "BertTokenizer", "ElectraTokenizer" }, "normalizer", "BertNormalizer", "handle_chinese_chars", "tokenize_chinese_chars" },
+        { { "GPT2Tokenizer", "GPT2Tokenizer" }, "pre_tokenizer", "ByteLevel", "add_prefix_space", "add_prefix_space" },
+    };
+    json_t *config;
+    if (read_beside(directory, "tokenizer_config.json", &config) != 0)
+        return -1;
+    const char *class = json_string_value(json_object_get(config, "tokenizer_class"));
+    for (size_t i = 0; i < COUNT_OF(overrides) && class != NULL; i++) {
+        json_t *part = json_object_get(json, overrides[i].part), *value = json_object_get(config, overrides[i].key);
+        const char *type = json_string_value(json_object_get(part, "type"));
+        // within the name: DistilBertTokenizer, BertTokenizerFast
+        bool of_class = strstr(class, overrides[i].classes[0]) != NULL || strstr(class, overrides[i].classes[1]) != NULL;
+        if (of_class && type != NULL && strcmp(type, overrides[i].type) == 0 && json_is_boolean(value))
+            json_object_set(part, overrides[i].field, value);
+    }
+    json_decref(config);
     return 0;
 }
 

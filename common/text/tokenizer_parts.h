@@ -92,6 +92,10 @@ struct tokenizer_hints {
 };
 int tokenizer_read_hints(struct tokenizer_hints *hints, const char *directory);
 
+/* Changes a tokenizer.json where tokenizer_config.json beside it says otherwise and transformers follows that: do_lower_case,
+   strip_accents and tokenize_chinese_chars of BERT's and ELECTRA's classes, add_prefix_space of GPT-2's.  0, or -1 when the config is
+   bad, logged. */
+int tokenizer_override(json_t *json, const char *directory);
 /* Begin, end and stop tokens and the chat template as the files beside tokenizer.json name them.  0, or -1 when one of them is bad,
    logged. */
 int tokenizer_read_configs(struct tokenizer *tokenizer, const char *directory);

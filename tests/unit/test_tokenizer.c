@@ -400,6 +400,48 @@ static void test_chat_template(void)
     rmdir(written);
 }
 
+static void expect_configured(const char *directory, const char *config, const char *text, const char *expected)
+{
+    struct tokenizer *tokenizer = open_configured(directory, config);
+    EXPECT(tokenizer != NULL);
+    if (tokenizer != NULL)
+        expect_ids(tokenizer, text, strlen(text), 0, expected);
+    tokenizer_close(tokenizer);
+}
+
+/* Goal: where tokenizer_config.json contradicts tokenizer.json, the one is followed that transformers 5.24 follows; these are its
+   ids. */
+static void test_overrides(void)
+{
+    static const char bert[] =
+        "{\"normalizer\":{\"type\":\"BertNormalizer\",\"clean_text\":true,\"handle_chinese_chars\":true,\"strip_accents\":null,"
+        "\"lowercase\":true},\"pre_tokenizer\":{\"type\":\"BertPreTokenizer\"},\"model\":{\"type\":\"WordPiece\",\"unk_token\":\"?\","
+        "\"continuing_subword_prefix\":\"##\",\"max_input_chars_per_word\":100,\"vocab\":{\"?\":0,\"a\":1,\"A\":2,\"é\":3,"
+        "\"e\":4,\"É\":5,\"E\":6,\"中\":7,\"##文\":8,\"文\":9}}}";
+    static const char gpt2[] =
+        "{\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":true,\"trim_offsets\":true,\"use_regex\":true},\"model\":{"
+        "\"type\":\"BPE\",\"vocab\":{\"a\":0,\"Ġ\":1,\"Ġa\":2},\"merges\":[\"Ġ a\"]}}";
+    static const char text[] = "A É 中文";
+    char directory[64];
+    test_directory(directory, sizeof directory);
+    write_file(directory, "tokenizer.json", bert);
+    expect_configured(directory, "{\"tokenizer_class\":\"BertTokenizer\"}", text, "1 4 7 9");
+    expect_configured(directory, "{\"tokenizer_class\":\"BertTokenizer\",\"do_lower_case\":false}", text, "2 5 7 9");
+    expect_configured(directory, "{\"tokenizer_class\":\"ElectraTokenizerFast\",\"do_lower_case\":false}", text, "2 5 7 9");
+    expect_configured(directory, "{\"tokenizer_class\":\"DistilBertTokenizer\",\"strip_accents\":false}", text, "1 3 7 9");
+    expect_configured(directory, "{\"tokenizer_class\":\"BertTokenizerFast\",\"strip_accents\":true,\"do_lower_case\":false}", text,
+                      "2 6 7 9");
+    expect_configured(directory, "{\"tokenizer_class\":\"BertTokenizerFast\",\"tokenize_chinese_chars\":false}", text, "1 4 7 8");
+    expect_configured(directory, "{\"tokenizer_class\":\"PreTrainedTokenizerFast\",\"do_lower_case\":false}", text, "1 4 7 9");
+    write_file(directory, "tokenizer.json", gpt2);
+    expect_configured(directory, "{\"tokenizer_class\":\"GPT2TokenizerFast\",\"add_prefix_space\":false}", "a", "0");
+    expect_configured(directory, "{\"tokenizer_class\":\"GPT2Tokenizer\",\"add_prefix_space\":true}", "a", "2");
+    expect_configured(directory, "{\"tokenizer_class\":\"PreTrainedTokenizerFast\",\"add_prefix_space\":false}", "a", "2");
+    remove_file(directory, "tokenizer.json");
+    remove_file(directory, "tokenizer_config.json");
+    rmdir(directory);
+}
+
 /* ---- GGUF ---- */
 
 static void put_array(struct buffer *file, const char *key, uint32_t type, size_t count)
@@ -598,6 +640,7 @@ int main(void)
     RUN(test_key);
     RUN(test_configs);
     RUN(test_chat_template);
+    RUN(test_overrides);
     RUN(test_gguf_pretokenizers);
     RUN(test_key_across_files);
     RUN(test_merges_equal_scores);
