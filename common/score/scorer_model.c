@@ -64,15 +64,6 @@ static const char *model_source(const struct scorer_options *options)
     return options->model;
 }
 
-/* A file of the directory; NULL when there is none. */
-static char *text_read(const char *directory, const char *file)
-{
-    size_t size;
-    char *path = memory_printf("%s/%s", directory, file), *text = file_exists(path) ? file_read(path, &size) : NULL;
-    free(path);
-    return text;
-}
-
 /* Whether the directory says that it has a classification head, so that a large model without one is not read in vain. */
 static int architecture_check(const json_t *config, const char *path)
 {
@@ -86,21 +77,12 @@ static int architecture_check(const json_t *config, const char *path)
     return -1;
 }
 
-/* The chat format that the directory's template writes, and its system message;
-   CHAT_FORMAT_COUNT where there is none that is known. */
-static enum chat_format template_format(const char *path, char **system)
+/* CHAT_FORMAT_COUNT: the model has no chat template, or none that is known. */
+static enum chat_format template_format(const struct tokenizer *tokenizer, const char *path, char **system)
 {
-    enum chat_format format = CHAT_FORMAT_COUNT;
-    *system = NULL;
-    char *config_text = text_read(path, "tokenizer_config.json"), *text = text_read(path, "chat_template.jinja");
-    // Integers become doubles: transformers writes a model_max_length of 10^30.  tokenizer_open says what is wrong with the file.
-    json_t *config = config_text != NULL ? json_loads(config_text, JSON_DECODE_INT_AS_REAL, NULL) : NULL;
-    const char *template = text != NULL ? text : json_string_value(json_object_get(config, "chat_template"));
-    if (template != NULL && (format = chat_format_from_template(template, system)) == CHAT_FORMAT_COUNT)
+    enum chat_format format = chat_format_of(tokenizer, system);
+    if (format == CHAT_FORMAT_COUNT && tokenizer_chat_template(tokenizer) != NULL)
         log_event("the chat template of \"%s\" is none of those that are known", path);
-    json_decref(config);
-    free(config_text);
-    free(text);
     return format;
 }
 
@@ -112,7 +94,7 @@ static int join_open(struct reward_model *reward, const struct scorer_options *o
         return -1;
     }
     char *system = NULL, *name = NULL;
-    enum chat_format format = is_encoder ? CHAT_FORMAT_COUNT : template_format(options->model, &system);
+    enum chat_format format = is_encoder ? CHAT_FORMAT_COUNT : template_format(reward->tokenizer, options->model, &system);
     if (options->join != NULL)
         name = memory_text(options->join);
     else if (is_encoder)
@@ -194,10 +176,10 @@ static void *model_scorer_open(const struct scorer_options *options, int *code)
     free(config_path);
     if (config == NULL || architecture_check(config, path) != 0)
         goto fail;
+    if ((reward->tokenizer = tokenizer_open(path, code)) == NULL)
+        goto fail;
     *code = EX_USAGE;
     if (join_open(reward, options, is_encoder) != 0)
-        goto fail;
-    if ((reward->tokenizer = tokenizer_open(path, code)) == NULL)
         goto fail;
     if ((*code = network_open(reward, options, is_encoder, config)) != EX_OK)
         goto fail;

@@ -14,28 +14,31 @@ static const char *const role_names[] = { "system", "user", "assistant" };
 
 static const struct style {
     const char *name;
-    const char *marks[3];         // what a template of this format holds
+    const char *marks[4];         // what a template of this format holds
+    const char *begin, *end;      // what it writes as bos_token and eos_token; NULL: it writes none
+    const char *begin_next;       // what stands behind bos_token; NULL: anything
     const char *user_end;         // what it holds between marks[0], of the user, and the next "<|"; NULL: anything
     struct { const char *before, *after; } turns[ROLE_COUNT];  // NULL: there are no such messages
     const char *start;            // of the whole text
     const char *next;             // makes the assistant speak
     bool begins;                  // see struct chat_text
-    bool bos;                     // the template writes the begin token itself
     bool trims;
     bool alternates;              // user, assistant, user, ...
     bool system_inside;           // the system message is a part of the first user's
 } styles[] = {
     [CHAT_LLAMA_2] = {
-        .name = "llama-2", .marks = { "[INST]", "<<SYS>>" },
+        .name = "llama-2", .marks = { "<<SYS>>", "' [/INST]'", "' ' + eos_token" },
+        .begin = "<s>", .end = "</s>", .begin_next = "[INST] '",
         .turns = { { "<<SYS>>\n", "\n<</SYS>>\n\n" }, { "<s>[INST] ", " [/INST]" }, { " ", " </s>" } },
-        .start = "", .next = "", .bos = true, .trims = true, .alternates = true, .system_inside = true,
+        .start = "", .next = "", .trims = true, .alternates = true, .system_inside = true,
     },
     [CHAT_LLAMA_3] = {
         .name = "llama-3", .marks = { "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>" },
+        .begin = "<|begin_of_text|>",
         .turns = { { "<|start_header_id|>system<|end_header_id|>\n\n", "<|eot_id|>" },
                    { "<|start_header_id|>user<|end_header_id|>\n\n", "<|eot_id|>" },
                    { "<|start_header_id|>assistant<|end_header_id|>\n\n", "<|eot_id|>" } },
-        .start = "<|begin_of_text|>", .next = "<|start_header_id|>assistant<|end_header_id|>\n\n", .bos = true,
+        .start = "<|begin_of_text|>", .next = "<|start_header_id|>assistant<|end_header_id|>\n\n",
         .trims = true,
     },
     [CHAT_CHATML] = {
@@ -46,7 +49,7 @@ static const struct style {
         .start = "", .next = "<|im_start|>assistant\n",
     },
     [CHAT_ZEPHYR] = {
-        .name = "zephyr", .marks = { "<|user|>", "<|assistant|>" }, .user_end = "eos_token",
+        .name = "zephyr", .marks = { "<|user|>", "<|assistant|>" }, .user_end = "eos_token", .end = "</s>",
         .turns = { { "<|system|>\n", "</s>\n" }, { "<|user|>\n", "</s>\n" }, { "<|assistant|>\n", "</s>\n" } },
         .start = "", .next = "<|assistant|>\n",
     },
@@ -72,9 +75,10 @@ const char *chat_format_name(enum chat_format format)
 
 /*
  * What these formats do not do: Llama 3.1 writes the date, Phi-3 ends turns otherwise, Phi-4 ends roles otherwise, Qwen3 takes the
- * thinking out of what the assistant said.
+ * thinking out of what the assistant said; a text for what is not there and a message of the template's own may be the system's.
  */
-static const char *const foreign_marks[] = { "strftime_now", "date_string", "<|end|>", "<|im_sep|>", "<think>" };
+static const char *const foreign_marks[] = { "strftime_now", "date_string", "<|end|>", "<|im_sep|>", "<think>",
+                                             "default('", "default(\"", "'role': '", "\"role\": \"" };
 
 static bool holds_one(const char *template, const char *const *marks, size_t count)
 {
@@ -95,47 +99,215 @@ static bool ends_user(const char *template, const struct style *style)
     return end != NULL && (next == NULL || end < next);
 }
 
-static bool is_of_style(const char *template, const struct style *style)
+/* Past what joins two texts in a template: {{ bos_token + '[INST]' }}, {{ bos_token }}[INST]. */
+static const char *after_joint(const char *at)
 {
-    static const char *const trims[] = { "trim", "strip()" }, *const begins[] = { "bos_token" };
+    return at + strspn(at, " +~'\"{}-");
+}
+
+/* Llama 2 begins every turn of the user; others with its marks begin once, before all turns. */
+static bool begins_turns(const char *template, const struct style *style)
+{
+    static const char begin[] = "bos_token";
+    for (const char *at = template; style->begin_next != NULL && (at = strstr(at, begin)) != NULL;) {
+        at = after_joint(at + strlen(begin));
+        if (strncmp(at, style->begin_next, strlen(style->begin_next)) != 0)
+            return false;
+    }
+    return true;
+}
+
+/* Whether a template's use of a special token is the style's, which writes it as `written`; token: the model's own. */
+static bool is_token_of_style(const char *template, const char *name, const char *written, const char *token)
+{
+    if (strstr(template, name) == NULL)
+        return written == NULL;
+    return written != NULL && token != NULL && strcmp(written, token) == 0;
+}
+
+static bool is_of_style(const char *template, const struct style *style, const char *begin, const char *end)
+{
+    static const char *const trims[] = { "trim", "strip()" };
     for (size_t i = 0; i < COUNT_OF(style->marks) && style->marks[i] != NULL; i++) {
         if (strstr(template, style->marks[i]) == NULL)
             return false;
     }
     return ends_user(template, style) && holds_one(template, trims, COUNT_OF(trims)) == style->trims
-           && holds_one(template, begins, COUNT_OF(begins)) == style->bos;
+           && is_token_of_style(template, "bos_token", style->begin, begin) && begins_turns(template, style)
+           && is_token_of_style(template, "eos_token", style->end, end);
 }
 
-/* The text between a system turn and its end where a template writes both in one literal; line breaks may be escaped there. */
-static char *system_in_template(const char *template, const struct style *style)
+/* ---- the system message that a template puts before conversations without one ---- */
+
+/* Past so many line breaks, which may be escaped; NULL where there are others. */
+static const char *after_lines(const char *at, size_t count)
 {
-    const char *before = style->turns[ROLE_SYSTEM].before, *after = style->turns[ROLE_SYSTEM].after;
-    if (before == NULL)
-        return NULL;
-    size_t size = strcspn(before, "\n"), end_size = strcspn(after, "\n");
-    for (const char *at = template; (at = memmem(at, strlen(at), before, size)) != NULL;) {
-        const char opened = at > template ? at[-1] : '\0';  // with this quote, if with one
-        const char *const never = opened == '\'' ? "'\\{}" : opened == '"' ? "\"\\{}" : "'\"\\{}";
-        at += size;
-        at += strncmp(at, "\\n", 2) == 0 ? 2 : strspn(at, "\n");
-        const char *end = memmem(at, strlen(at), after, end_size);
-        if (end != NULL && end > at && strcspn(at, never) >= (size_t)(end - at))
-            return memory_printf("%.*s", (int)(end - at), at);
+    for (; count > 0; count--) {
+        if (*at != '\n' && strncmp(at, "\\n", 2) != 0)
+            return NULL;
+        at += *at == '\n' ? 1 : 2;
     }
-    return NULL;
+    return at;
 }
 
-enum chat_format chat_format_from_template(const char *template, char **system)
+/* Whether a text of a template is written as it stands there, with this quote around it ('\0': without any). */
+static bool is_plain(const char *text, size_t size, char quote)
+{
+    const char *const never = quote == '\'' ? "'\\{}" : quote == '"' ? "\"\\{}" : "'\"\\{}";
+    return size > 0 && strcspn(text, never) >= size;
+}
+
+/* Takes the text for the system message; false where the template has another already. */
+static bool take_system(char **system, const char *text, size_t size)
+{
+    if (*system == NULL)
+        *system = memory_printf("%.*s", (int)size, text);
+    return strlen(*system) == size && memcmp(*system, text, size) == 0;
+}
+
+/* The next system turn of a template at or after `at`: *text is what follows its mark, NULL where its line breaks do not. */
+static const char *next_turn(const char *at, const struct style *style, const char **text)
+{
+    const char *before = style->turns[ROLE_SYSTEM].before;
+    size_t size = before != NULL ? strcspn(before, "\n") : 0;
+    if (size == 0 || (at = memmem(at, strlen(at), before, size)) == NULL)
+        return NULL;
+    *text = after_lines(at + size, strlen(before) - size);
+    return at + size;
+}
+
+static size_t name_size(const char *at)
+{
+    return strspn(at, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_");
+}
+
+/* Whether a message's role stands here: message['role'], m.role, role. */
+static bool is_role(const char *at)
+{
+    const char *next = at + name_size(at);
+    return strncmp(at, "role", 4) == 0 || strncmp(next, "['role']", 8) == 0 || strncmp(next, "[\"role\"]", 8) == 0
+           || strncmp(next, ".role", 5) == 0;
+}
+
+/* Whether the template puts system messages into turns, by their name or by that of every message's role. */
+static bool turns_system(const char *template, const struct style *style)
+{
+    const char *before = style->turns[ROLE_SYSTEM].before, *text;
+    const char *role = before != NULL ? strstr(before, role_names[ROLE_SYSTEM]) : NULL;
+    if (role == NULL || next_turn(template, style, &text) != NULL)
+        return true;
+    size_t size = (size_t)(role - before);
+    for (const char *at = template; (at = memmem(at, strlen(at), before, size)) != NULL;) {
+        at += size;
+        if (is_role(after_joint(at)))
+            return true;
+    }
+    return false;
+}
+
+/* A system turn with its message in one literal, or in the open between {% %}. */
+static bool system_in_turns(const char *template, const struct style *style, char **system)
+{
+    const char *text;
+    bool branches = false;
+    for (const char *at = template; (at = next_turn(at, style, &text)) != NULL;) {
+        size_t mark_size = strcspn(style->turns[ROLE_SYSTEM].before, "\n");
+        char opened = (size_t)(at - template) > mark_size ? at[-1 - (ptrdiff_t)mark_size] : '\0';
+        const char *after = style->turns[ROLE_SYSTEM].after, *next = text != NULL ? text : at;
+        if (*next == '{' || *next == '\'' || *next == '"') {
+            next += *next != '{';
+            next += strspn(next, " \n+~{}-");
+            if (*next == '\'' || *next == '"')  // its message is another literal
+                return false;
+            branches |= *next == '%';
+        } else if (*next != '\0') {
+            const char *end = text != NULL ? memmem(text, strlen(text), after, strcspn(after, "\n")) : NULL;
+            if (end == NULL || !is_plain(text, (size_t)(end - text), opened) || !take_system(system, text, (size_t)(end - text)))
+                return false;
+        }
+    }
+    return !branches || *system != NULL;  // a turn that branches may hold a message which is not seen here
+}
+
+/* Whether a system turn of the template holds what this variable does. */
+static bool turn_holds(const char *template, const struct style *style, const char *name, size_t size)
+{
+    const char *text;
+    for (const char *at = template; (at = next_turn(at, style, &text)) != NULL;) {
+        const char *held = text != NULL ? after_joint(text) : "";
+        if (name_size(held) == size && memcmp(held, name, size) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* Whether this place of a template is reached unless another branch is: not below an if, elif or for of its own. */
+static bool is_default_branch(const char *template, const char *place)
+{
+    bool is = true;
+    for (const char *at = template; (at = strstr(at, "{%")) != NULL && at < place;) {
+        at += strlen("{%");
+        const char *tag = at + strspn(at, "- ");
+        if (strncmp(tag, "if ", 3) == 0 || strncmp(tag, "elif ", 5) == 0 || strncmp(tag, "for ", 4) == 0)
+            is = false;
+        else if (*tag == 'e')  // else, endif, endfor
+            is = true;
+    }
+    return is;
+}
+
+/* {% set system_message = 'You are ...' %}, which the system turn holds. */
+static bool system_in_variable(const char *template, const struct style *style, char **system)
+{
+    for (const char *at = template; (at = strstr(at, "set ")) != NULL;) {
+        const char *name = at + strlen("set ");
+        size_t size = name_size(name);
+        at = name + size;
+        const char *value = at + strspn(at, " =");
+        bool named = memmem(name, size, "system", strlen("system")) != NULL;
+        size_t expression = strcspn(value, "%");
+        if (named && (memmem(value, expression, "else '", 6) != NULL || memmem(value, expression, "else \"", 6) != NULL))
+            return false;
+        if (*value != '\'' && *value != '"')
+            continue;
+        const char *text = value + 1, ends[] = { *value, '\0' };
+        size_t text_size = strcspn(text, ends);
+        const char *next = text + text_size + (text[text_size] != '\0');
+        next += strspn(next, " -");
+        bool whole = strncmp(next, "%}", 2) == 0, sentence = whole && memchr(text, ' ', text_size) != NULL;
+        if (!named && !sentence)
+            continue;
+        if (!whole || !is_plain(text, text_size, *value) || !turn_holds(template, style, name, size)
+            || !is_default_branch(template, name) || !take_system(system, text, text_size))
+            return false;
+    }
+    return true;
+}
+
+enum chat_format chat_format_from_template(const char *template, const char *begin, const char *end, char **system)
 {
     *system = NULL;
     if (holds_one(template, foreign_marks, COUNT_OF(foreign_marks)))
         return CHAT_FORMAT_COUNT;
     size_t format = 0;
-    while (format < CHAT_FORMAT_COUNT && !is_of_style(template, &styles[format]))
+    while (format < CHAT_FORMAT_COUNT && !is_of_style(template, &styles[format], begin, end))
         format++;
-    if (format < CHAT_FORMAT_COUNT)
-        *system = system_in_template(template, &styles[format]);
-    return (enum chat_format)format;
+    if (format < CHAT_FORMAT_COUNT && turns_system(template, &styles[format])
+        && system_in_turns(template, &styles[format], system) && system_in_variable(template, &styles[format], system))
+        return (enum chat_format)format;
+    free(*system);
+    *system = NULL;
+    return CHAT_FORMAT_COUNT;
+}
+
+enum chat_format chat_format_of(const struct tokenizer *tokenizer, char **system)
+{
+    const char *template = tokenizer_chat_template(tokenizer);
+    *system = NULL;
+    if (template == NULL)
+        return CHAT_FORMAT_COUNT;
+    return chat_format_from_template(template, tokenizer_piece(tokenizer, tokenizer_begin(tokenizer)),
+                                     tokenizer_piece(tokenizer, tokenizer_end(tokenizer)), system);
 }
 
 /* What Python's strip() takes away: the templates are Jinja's. */

@@ -26,10 +26,14 @@ enum chat_format chat_format_from_name(const char *name);
 const char *chat_format_name(enum chat_format format);
 
 /*
- * The format that a model's Jinja template writes, as its marks tell; CHAT_FORMAT_COUNT where they name none.  *system is then the
- * text of a system message that the template puts before conversations without one, or NULL; the caller frees it.
+ * The format that a model's Jinja template writes, as its marks tell; CHAT_FORMAT_COUNT where they name none, where bos_token or
+ * eos_token is another text than the format's, or where it is not clear what system message it writes.  begin and end are those
+ * tokens' texts, NULL where there are none.  *system is the text of a system message that the template puts before conversations
+ * without one, or NULL; the caller frees it.
  */
-enum chat_format chat_format_from_template(const char *template, char **system);
+enum chat_format chat_format_from_template(const char *template, const char *begin, const char *end, char **system);
+/* The same of the template that stands with a tokenizer; CHAT_FORMAT_COUNT where there is none. */
+enum chat_format chat_format_of(const struct tokenizer *tokenizer, char **system);
 
 /* What one rendered conversation is.  Zero-initialise; chat_text_free at the end. */
 struct chat_text {

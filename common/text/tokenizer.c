@@ -70,6 +70,7 @@ void tokenizer_close(struct tokenizer *tokenizer)
     };
     for (size_t i = 0; i < COUNT_OF(lists); i++)
         free(lists[i]->at);
+    json_decref(tokenizer->chat_template);
     free(tokenizer->name);
     free(tokenizer);
 }
@@ -218,12 +219,12 @@ static json_t *open_json(const char *path, int *code)
     return json;
 }
 
-static struct tokenizer *open_tokenizer_json(const char *path, int *code)
+static struct tokenizer *open_tokenizer_json(const char *path, const char *beside, int *code)
 {
     json_t *json = open_json(path, code);
     if (json == NULL)
         return NULL;
-    struct tokenizer *tokenizer = tokenizer_from_json(json, path);
+    struct tokenizer *tokenizer = tokenizer_override(json, beside) == 0 ? tokenizer_from_json(json, path) : NULL;
     json_decref(json);
     return tokenizer;
 }
@@ -292,7 +293,7 @@ static struct tokenizer *open_directory(const char *directory, const struct toke
         bool exists = file_exists(path);
         if (exists)
             tokenizer = files[i].read != NULL ? open_mapped(path, files[i].read, hints, code)
-                        : i == 0              ? open_tokenizer_json(path, code)
+                        : i == 0              ? open_tokenizer_json(path, directory, code)
                                               : open_merges(directory, hints, code);
         free(path);
         if (exists)
@@ -346,7 +347,7 @@ static struct tokenizer *open_beside(const char *path, const char *beside, bool 
     struct tokenizer *tokenizer = directory                    ? open_directory(path, &hints, code)
                                   : has_ending(path, ".model") ? open_mapped(path, read_sentencepiece, &hints, code)
                                   : has_ending(path, ".txt")   ? open_mapped(path, read_vocabulary, &hints, code)
-                                                               : open_tokenizer_json(path, code);
+                                                               : open_tokenizer_json(path, beside, code);
     if (tokenizer != NULL && tokenizer_read_configs(tokenizer, beside) != 0) {
         *code = EX_DATAERR;
         tokenizer_close(tokenizer);
@@ -372,9 +373,15 @@ struct tokenizer *tokenizer_open(const char *path, int *code)
         tokenizer = open_beside(model, beside, directory, code);
         free(beside);
     }
+    bool adapted = strcmp(model, path) != 0;
     free(model);
     if (tokenizer == NULL)
         return NULL;
+    if (adapted && tokenizer_read_template(tokenizer, path) != 0) {
+        *code = EX_DATAERR;
+        tokenizer_close(tokenizer);
+        return NULL;
+    }
     tokenizer_finish(tokenizer);
     *code = EX_OK;
     return tokenizer;
@@ -413,6 +420,25 @@ int32_t tokenizer_begin(const struct tokenizer *tokenizer)
 int32_t tokenizer_end(const struct tokenizer *tokenizer)
 {
     return tokenizer->end;
+}
+
+const char *tokenizer_piece(const struct tokenizer *tokenizer, int32_t id)
+{
+    return vocabulary_has(&tokenizer->vocabulary, id) ? tokenizer->vocabulary.pieces[id].at : NULL;
+}
+
+const char *tokenizer_chat_template(const struct tokenizer *tokenizer)
+{
+    const json_t *template = tokenizer->chat_template, *item;
+    size_t i;
+    if (!json_is_array(template))
+        return json_string_value(template);
+    json_array_foreach(template, i, item) {
+        const char *name = json_string_value(json_object_get(item, "name"));
+        if (name != NULL && strcmp(name, "default") == 0)
+            return json_string_value(json_object_get(item, "template"));
+    }
+    return NULL;
 }
 
 bool tokenizer_is_stop(const struct tokenizer *tokenizer, int32_t id)

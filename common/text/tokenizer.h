@@ -25,10 +25,10 @@ struct tokenizer;
 struct tokenizer *tokenizer_open(const char *path, int *code);
 void tokenizer_close(struct tokenizer *tokenizer);
 /*
- * The chat template of a model directory (chat_template.jinja, or in tokenizer_config.json); the caller frees it, NULL where it has
- * none.  0, or -1 when one of these files is bad, logged.
+ * The chat template that stands with it: chat_template.jinja, in tokenizer_config.json (of several, the one named "default") or in
+ * a GGUF file's metadata.  An adapter's own comes before its base's.  NULL where there is none.
  */
-int tokenizer_chat_template(const char *directory, char **template);
+const char *tokenizer_chat_template(const struct tokenizer *tokenizer);
 
 /* Digest of everything that decides the ids of a text: two tokenizers with one key give the same.  KEY_SIZE of base/digest.h. */
 const char *tokenizer_key(const struct tokenizer *tokenizer);
@@ -98,6 +98,8 @@ void text_stream_end(struct text_stream *stream, struct buffer *text);
 /* -1: the model has none. */
 int32_t tokenizer_begin(const struct tokenizer *tokenizer);
 int32_t tokenizer_end(const struct tokenizer *tokenizer);
+/* A token as the vocabulary spells it; NULL: there is no such token. */
+const char *tokenizer_piece(const struct tokenizer *tokenizer, int32_t id);
 
 /*
  * Whether sampling stops at this token: every end-of-text and end-of-turn token that the model's metadata name,

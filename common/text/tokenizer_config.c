@@ -5,7 +5,8 @@
  *     tokenizer_config.json, special_tokens_map.json   bos_token, eos_token (a text, or an object with "content");
  *                                                      add_bos_token, add_eos_token
  *     generation_config.json, config.json              bos_token_id, eos_token_id (a number, or a list of them)
- *     tokenizer_config.json                            added_tokens_decoder; do_lower_case, tokenizer_class; chat_template
+ *     tokenizer_config.json                            added_tokens_decoder; do_lower_case, tokenizer_class; chat_template; what
+ *                                                    overrides tokenizer.json, see tokenizer_override
  *     config.json                                      model_type
  *
  * The first file that names one decides begin and end; the end tokens of all of them stop sampling.
@@ -17,6 +18,7 @@
 #include "base/check.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "base/utf8.h"
 #include "text/tokenizer_parts.h"
 
 /* -1: not named, or no token of this tokenizer. */
@@ -161,29 +163,59 @@ int tokenizer_read_hints(struct tokenizer_hints *hints, const char *directory)
     return 0;
 }
 
-int tokenizer_chat_template(const char *directory, char **template)
+int tokenizer_override(json_t *json, const char *directory)
 {
+    static const struct { const char *classes[2], *part, *type, *field, *key; } overrides[] = {
+        { { "BertTokenizer", "ElectraTokenizer" }, "normalizer", "BertNormalizer", "lowercase", "do_lower_case" },
+        { { "BertTokenizer", "ElectraTokenizer" }, "normalizer", "BertNormalizer", "strip_accents", "strip_accents" },
+        { { "BertTokenizer", "ElectraTokenizer" }, "normalizer", "BertNormalizer", "handle_chinese_chars", "tokenize_chinese_chars" },
+        { { "GPT2Tokenizer", "GPT2Tokenizer" }, "pre_tokenizer", "ByteLevel", "add_prefix_space", "add_prefix_space" },
+    };
     json_t *config;
-    char *path = memory_printf("%s/chat_template.jinja", directory);
-    bool alone = file_exists(path);
-    *template = alone ? file_read(path, NULL) : NULL;
-    free(path);
-    if (alone)
-        return *template != NULL ? 0 : -1;
     if (read_beside(directory, "tokenizer_config.json", &config) != 0)
         return -1;
-    const json_t *text = json_object_get(config, "chat_template"), *item;
-    size_t i;
-    // A list names several templates; the one called "default" is for plain conversations.
-    if (json_is_array(text)) {
-        const json_t *list = text;
-        json_array_foreach(list, i, item) {
-            if (text_begins(json_object_get(item, "name"), "default"))
-                text = json_object_get(item, "template");
-        }
+    const char *class = json_string_value(json_object_get(config, "tokenizer_class"));
+    for (size_t i = 0; i < COUNT_OF(overrides) && class != NULL; i++) {
+        json_t *part = json_object_get(json, overrides[i].part), *value = json_object_get(config, overrides[i].key);
+        const char *type = json_string_value(json_object_get(part, "type"));
+        // within the name: DistilBertTokenizer, BertTokenizerFast
+        bool of_class = strstr(class, overrides[i].classes[0]) != NULL || strstr(class, overrides[i].classes[1]) != NULL;
+        if (of_class && type != NULL && strcmp(type, overrides[i].type) == 0 && json_is_boolean(value))
+            json_object_set(part, overrides[i].field, value);
     }
-    if (json_is_string(text))
-        *template = memory_text(json_string_value(text));
+    json_decref(config);
+    return 0;
+}
+
+int tokenizer_use_template(struct tokenizer *tokenizer, const char *text, size_t size)
+{
+    if (!utf8_is_valid(text, size))
+        return tokenizer_refuse(tokenizer, "its chat template is no UTF-8 or holds NUL");
+    json_decref(tokenizer->chat_template);
+    tokenizer->chat_template = json_stringn_nocheck(text, size);
+    return 0;
+}
+
+int tokenizer_read_template(struct tokenizer *tokenizer, const char *directory)
+{
+    size_t size;
+    char *path = memory_printf("%s/chat_template.jinja", directory);
+    bool alone = file_exists(path);
+    char *text = alone ? file_read(path, &size) : NULL;
+    free(path);
+    if (alone) {
+        int status = text != NULL ? tokenizer_use_template(tokenizer, text, size) : -1;
+        free(text);
+        return status;
+    }
+    json_t *config, *template;
+    if (read_beside(directory, "tokenizer_config.json", &config) != 0)
+        return -1;
+    template = json_object_get(config, "chat_template");
+    if (json_is_string(template) || json_is_array(template)) {
+        json_decref(tokenizer->chat_template);
+        tokenizer->chat_template = json_incref(template);
+    }
     json_decref(config);
     return 0;
 }
@@ -203,5 +235,5 @@ int tokenizer_read_configs(struct tokenizer *tokenizer, const char *directory)
         if (bad)
             return -1;
     }
-    return 0;
+    return tokenizer_read_template(tokenizer, directory);
 }

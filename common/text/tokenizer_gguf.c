@@ -8,6 +8,7 @@
  *     tokenizer.ggml.tokens, scores, token_type, merges
  *     tokenizer.ggml.{bos,eos,eot,eom,unknown}_token_id, add_bos_token, add_eos_token, add_space_prefix,
  *                    remove_extra_whitespaces
+ *     tokenizer.chat_template
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -360,6 +361,12 @@ static int read_gpt2(struct tokenizer *tokenizer, const struct gguf *gguf, const
     return 0;
 }
 
+static int read_template(struct tokenizer *tokenizer, const struct gguf *gguf)
+{
+    struct gguf_text template;
+    return gguf_text(gguf, GGUF_CHAT_TEMPLATE, &template) ? tokenizer_use_template(tokenizer, template.at, template.size) : 0;
+}
+
 struct tokenizer *tokenizer_from_gguf(const struct gguf *gguf, const char *name)
 {
     static const struct kind {
@@ -381,7 +388,7 @@ struct tokenizer *tokenizer_from_gguf(const struct gguf *gguf, const char *name)
     if (read_tokens(tokenizer, gguf, kinds[kind].read == read_bert) != 0 || (types = read_types(tokenizer, gguf)) == NULL)
         goto close_tokenizer;
     piece_types_use(tokenizer, types);
-    if (kinds[kind].read(tokenizer, gguf, types) != 0)
+    if (kinds[kind].read(tokenizer, gguf, types) != 0 || read_template(tokenizer, gguf) != 0)
         goto close_tokenizer;
     free(types);
     return tokenizer;

@@ -146,5 +146,7 @@ int tokenizer_put_gguf(const struct tokenizer *tokenizer, size_t vocab_size, str
     gguf_put_bool(out, KEY("add_bos_token"), tokenizer->prefix.count > 0);
     gguf_put_bool(out, KEY("add_eos_token"), tokenizer->suffix.count > 0);
     gguf_put_bool(out, KEY("add_space_prefix"), !byte_level && begins_with_space(tokenizer));
+    if (tokenizer_chat_template(tokenizer) != NULL)
+        gguf_put_text(out, GGUF_CHAT_TEMPLATE, tokenizer_chat_template(tokenizer));
     return 0;
 }

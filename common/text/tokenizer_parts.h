@@ -43,6 +43,7 @@ struct tokenizer {
     struct decoder decoder;
     int32_t begin, end;                // -1: none
     struct token_list stops;
+    json_t *chat_template;             // as it was read: a text, or a list of {"name", "template"}; NULL: none
     char key[KEY_SIZE];
 };
 
@@ -80,6 +81,7 @@ struct tokenizer *tokenizer_from_sentencepiece(const void *data, size_t size, co
 /* BERT's vocab.txt, a piece a line.  lowercase: as the uncased models. */
 struct tokenizer *tokenizer_from_vocabulary(const char *text, size_t size, bool lowercase, const char *name);
 struct gguf;
+#define GGUF_CHAT_TEMPLATE "tokenizer.chat_template"
 /* The metadata of a GGUF file. */
 struct tokenizer *tokenizer_from_gguf(const struct gguf *gguf, const char *name);
 /* What GGUF calls the pre-tokenizer of a byte-level tokenizer; NULL where it has no name.  Valid until the next call. */
@@ -93,7 +95,16 @@ struct tokenizer_hints {
 };
 int tokenizer_read_hints(struct tokenizer_hints *hints, const char *directory);
 
-/* Begin, end and stop tokens as the files beside tokenizer.json name them.  0, or -1 when one of them is bad, logged. */
+/* Changes a tokenizer.json where tokenizer_config.json beside it says otherwise and transformers follows that: do_lower_case,
+   strip_accents and tokenize_chinese_chars of BERT's and ELECTRA's classes, add_prefix_space of GPT-2's.  0, or -1 when the config is
+   bad, logged. */
+int tokenizer_override(json_t *json, const char *directory);
+/* Begin, end and stop tokens and the chat template as the files beside tokenizer.json name them.  0, or -1 when one of them is bad,
+   logged. */
 int tokenizer_read_configs(struct tokenizer *tokenizer, const char *directory);
+/* The chat template alone, where the directory has one; what was read before stays where it has none. */
+int tokenizer_read_template(struct tokenizer *tokenizer, const char *directory);
+/* 0, or -1 where the text is no UTF-8 or holds NUL, logged. */
+int tokenizer_use_template(struct tokenizer *tokenizer, const char *text, size_t size);
 
 #endif

@@ -296,6 +296,8 @@ static json_t *config_json(const struct tokenizer *tokenizer)
         json_object_set_new(config, "eos_token", piece_json(pieces[tokenizer->end]));
     if (unknown_of(tokenizer) >= 0)
         json_object_set_new(config, "unk_token", unknown_json(tokenizer));
+    if (tokenizer->chat_template != NULL)
+        json_object_set(config, "chat_template", tokenizer->chat_template);
     return config;
 }
 

@@ -451,9 +451,8 @@ int main(int argc, char **argv)
     if (tokenizer == NULL)
         return code;
     struct prompt_style style;
-    if (prompt_style_init(&style, tokenizer, options.model, options.chat) != 0)
-        code = EX_DATAERR;
-    else if (options.encode || options.decode)
+    prompt_style_init(&style, tokenizer, options.chat);
+    if (options.encode || options.decode)
         code = give_lines(&options, &style);
     else
         code = give_frames(&options, &style);

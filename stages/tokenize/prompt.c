@@ -4,23 +4,12 @@
 #include <stdlib.h>
 #include <sysexits.h>
 
-#include "base/file.h"
 #include "base/log.h"
 
-int prompt_style_init(struct prompt_style *style, const struct tokenizer *tokenizer, const char *model, const char *chat)
+void prompt_style_init(struct prompt_style *style, const struct tokenizer *tokenizer, const char *chat)
 {
-    *style = (struct prompt_style){ .tokenizer = tokenizer, .chat = CHAT_FORMAT_COUNT };
-    if (chat != NULL) {
-        style->chat = chat_format_from_name(chat);
-        return 0;
-    }
-    char *template = NULL;
-    if (file_is_directory(model) && tokenizer_chat_template(model, &template) != 0)
-        return -1;
-    if (template != NULL)
-        style->chat = chat_format_from_template(template, &style->system);
-    free(template);
-    return 0;
+    *style = (struct prompt_style){ .tokenizer = tokenizer };
+    style->chat = chat != NULL ? chat_format_from_name(chat) : chat_format_of(tokenizer, &style->system);
 }
 
 void prompt_style_free(struct prompt_style *style)

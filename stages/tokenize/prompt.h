@@ -15,11 +15,8 @@ struct prompt_style {
     char *system;           // what the model's template says where there is no system message; NULL: nothing
 };
 
-/*
- * chat: a name as on the command line, or NULL for the format of the model's own template, where it is one that we know.  0, or -1
- * when a file of the model is bad, logged.
- */
-int prompt_style_init(struct prompt_style *style, const struct tokenizer *tokenizer, const char *model, const char *chat);
+/* chat: a name as on the command line, or NULL for the format of the model's own template, where it is one that we know. */
+void prompt_style_init(struct prompt_style *style, const struct tokenizer *tokenizer, const char *chat);
 void prompt_style_free(struct prompt_style *style);
 
 /*

@@ -26,7 +26,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     char *text = json_dumps(messages, 0), *system = NULL;
     if (text != NULL)
-        chat_format_from_template(text, &system);
+        chat_format_from_template(text, "<s>", "</s>", &system);
     free(system);
     free(text);
     json_decref(messages);

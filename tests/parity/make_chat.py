@@ -35,6 +35,14 @@ QWEN_2 = (
     "{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}{% endif %}"
     "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}")
+# As LLaMA-Factory writes it into the models that it trains.
+LLAMA_FACTORY = (
+    "{% set system_message = 'You are a helpful assistant.' %}{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}"
+    "{% set system_message = messages[0]['content'] %}{% else %}{% set loop_messages = messages %}{% endif %}"
+    "{% if system_message is defined %}{{ '<|im_start|>system\n' + system_message + '<|im_end|>\n' }}{% endif %}"
+    "{% for message in loop_messages %}{% set content = message['content'] %}{% if message['role'] == 'user' %}"
+    "{{ '<|im_start|>user\n' + content + '<|im_end|>\n<|im_start|>assistant\n' }}{% elif message['role'] == 'assistant' %}"
+    "{{ content + '<|im_end|>' + '\n' }}{% endif %}{% endfor %}")
 ZEPHYR = (
     "{% for message in messages %}\n{% if message['role'] == 'user' %}\n{{ '<|user|>\n' + message['content'] + eos_token }}\n"
     "{% elif message['role'] == 'system' %}\n{{ '<|system|>\n' + message['content'] + eos_token }}\n"
@@ -116,6 +124,7 @@ record = {
          "cases": list(cases(LLAMA_3, gpt2("<|begin_of_text|>")))},
         {"name": "chatml", "tokenizer": "gpt2", "template": CHATML, "cases": list(cases(CHATML, gpt2(None)))},
         {"name": "chatml", "tokenizer": "gpt2", "template": QWEN_2, "cases": list(cases(QWEN_2, gpt2(None)))},
+        {"name": "chatml", "tokenizer": "gpt2", "template": LLAMA_FACTORY, "cases": list(cases(LLAMA_FACTORY, gpt2(None)))},
         {"name": "hh", "cases": list(hh_cases(12))},
     ],
 }

@@ -29,12 +29,15 @@ static void expect_format(const json_t *format, const struct tokenizer *tokenize
 {
     const char *name = json_string_value(json_object_get(format, "name"));
     const json_t *cases = json_object_get(format, "cases"), *template = json_object_get(format, "template");
+    const char *kept = json_string_value(json_object_get(format, "tokenizer"));  // whose special tokens the texts have
+    bool llama2 = kept != NULL && strcmp(kept, "llama2") == 0;
     char *system = NULL;
     enum chat_format kind = chat_format_from_name(name);
     EXPECT(kind < CHAT_FORMAT_COUNT);
     EXPECT_TEXT(chat_format_name(kind), name);
     if (template != NULL)
-        EXPECT_INT(chat_format_from_template(json_string_value(template), &system), kind);
+        EXPECT_INT(chat_format_from_template(json_string_value(template), llama2 ? "<s>" : "<|begin_of_text|>",
+                                             llama2 ? "</s>" : "<|im_end|>", &system), kind);
     EXPECT(json_array_size(cases) >= 12);
     for (size_t i = 0; i < json_array_size(cases); i++) {
         const json_t *one = json_array_get(cases, i), *ids = json_object_get(one, "ids");
@@ -213,7 +216,9 @@ static void test_templates(void)
         { "{{ '<|im_start|>system\\nYou are Qwen.<|im_end|>\\n' }}<|im_start|>", CHAT_CHATML, "You are Qwen." },
         { "{{ \"<|im_start|>system\\nYou're Qwen.<|im_end|>\\n\" }}<|im_start|>", CHAT_CHATML, "You're Qwen." },
         { "{{ '<|im_start|>system\\nYou are \"Qwen\".<|im_end|>\\n' }}<|im_start|>", CHAT_CHATML, "You are \"Qwen\"." },
-        { "{{ \"<|im_start|>system\\n\" + \"You.<|im_end|>\\n\" }}<|im_start|>", CHAT_CHATML, NULL },
+        { "{{ \"<|im_start|>system\\n\" + \"You.<|im_end|>\\n\" }}<|im_start|>", CHAT_FORMAT_COUNT, NULL },
+        { "{{ '<|im_start|>system\\nYou\\'re Qwen.<|im_end|>\\n' }}<|im_start|>", CHAT_FORMAT_COUNT, NULL },
+        { "{{ '<|im_start|>system\\nA.<|im_end|>\\n' }}{{ '<|im_start|>system\\nB.<|im_end|>\\n' }}", CHAT_FORMAT_COUNT, NULL },
         { "{{ '<|im_start|>system\\n' + messages[0]['content'] + '<|im_end|>' }}", CHAT_CHATML, NULL },
         { "{{ bos_token }}{{ '<|im_start|>' }}<|im_end|>", CHAT_FORMAT_COUNT, NULL },
         { "{{ '<|im_start|>' + message['content'] | trim + '<|im_end|>' }}", CHAT_FORMAT_COUNT, NULL },
@@ -226,15 +231,89 @@ static void test_templates(void)
           "{% elif message['role'] == 'assistant' %}\n{{ '<|assistant|>\n'  + message['content'] + eos_token }}\n{% endif %}\n"
           "{% if loop.last and add_generation_prompt %}\n{{ '<|assistant|>' }}\n{% endif %}\n{% endfor %}", CHAT_FORMAT_COUNT, NULL },
         { "{{ bos_token }}[INST] {{ message['content'].strip() }} [/INST]", CHAT_FORMAT_COUNT, NULL },
+        { "<|im_start|>system\n{{ 'You.' }}<|im_end|>\n", CHAT_FORMAT_COUNT, NULL },
+        // a default in a variable: Dolphin's; not put into the turn; with an escape; with more behind it; in one expression; in a
+        // message of the template's own
+        { "{% if messages[0]['role'] == 'system' %}{% set system_message = messages[0]['content'] %}{% else %}"
+          "{% set system_message = 'You are Dolphin.' %}{% endif %}{{'<|im_start|>system\n' + system_message + '<|im_end|>\n'}}",
+          CHAT_CHATML, "You are Dolphin." },
+        { "{%- set helper = \"Be 'kind'.\" -%}<|im_start|>system\n{{ helper }}<|im_end|>\n", CHAT_CHATML, "Be 'kind'." },
+        { "{% set system_message = 'You are.' %}{{ '<|im_start|>system\n' + other + '<|im_end|>\n' }}", CHAT_FORMAT_COUNT, NULL },
+        { "{% set system_message = 'You\\'re.' %}"
+          "{{ '<|im_start|>system\n' + system_message + '<|im_end|>' }}", CHAT_FORMAT_COUNT, NULL },
+        { "{% set system_message = 'A.' + x %}"
+          "{{ '<|im_start|>system\n' + system_message + '<|im_end|>' }}", CHAT_FORMAT_COUNT, NULL },
+        { "{% set system_message = '' %}{{ '<|im_start|>system\n' + system_message + '<|im_end|>' }}", CHAT_FORMAT_COUNT, NULL },
+        { "{% set system_message = x if y else 'You.' %}"
+          "<|im_start|>system\n{{ system_message }}<|im_end|>", CHAT_FORMAT_COUNT, NULL },
+        { "{% set system_message = 'A.' %}{% set system_message = 'B.' %}<|im_start|>system\n{{ system_message }}<|im_end|>",
+          CHAT_FORMAT_COUNT, NULL },
+        { "<|im_start|>system\n{{ x | default('You.') }}<|im_end|>", CHAT_FORMAT_COUNT, NULL },
+        { "{% set messages = [{'role': 'system', 'content': 'You.'}] + messages %}"
+          "<|im_start|><|im_end|>", CHAT_FORMAT_COUNT, NULL },
+        { "{{ '<|im_start|>system\n' }}{% if x %}{{ x }}{% else %}{{ 'You.' }}{% endif %}{{ '<|im_end|>\n' }}", CHAT_FORMAT_COUNT,
+          NULL },
+        { "{% set system_message = false %}{% set role = 'user' %}{{ '<|im_start|>system\n' + system_message + '<|im_end|>' }}",
+          CHAT_CHATML, NULL },
+        // only where a flag is set; system messages outside of turns, as LLaMA-Factory has written them
+        { "{% if a %}{% set x = 1 %}{% elif b %}{% set system_message = 'You.' %}{% endif %}"
+          "{{ '<|im_start|>system\n' + system_message + '<|im_end|>' }}", CHAT_FORMAT_COUNT, NULL },
+        { "{% if system_message is defined %}{{ system_message }}{% endif %}{% for message in messages %}{% if user %}"
+          "{{ '<|im_start|>user\n' + content + '<|im_end|>\n<|im_start|>assistant\n' }}{% else %}{{ content + '<|im_end|>\n' }}"
+          "{% endif %}{% endfor %}", CHAT_FORMAT_COUNT, NULL },
+        { "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}", CHAT_CHATML, NULL },
+        // an end token that chatml does not write
+        { "{{ '<|im_start|>' + role + '\n' + content + '<|im_end|>\n' }}{{ eos_token }}", CHAT_FORMAT_COUNT, NULL },
         { "<start_of_turn>user", CHAT_FORMAT_COUNT, NULL },
         { "", CHAT_FORMAT_COUNT, NULL },
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char *system = NULL;
-        EXPECT_INT(chat_format_from_template(cases[i].template, &system), cases[i].format);
+        EXPECT_INT(chat_format_from_template(cases[i].template, "<s>", "</s>", &system), cases[i].format);
         EXPECT((system == NULL) == (cases[i].system == NULL));
         if (system != NULL && cases[i].system != NULL)
             EXPECT_TEXT(system, cases[i].system);
+        free(system);
+    }
+}
+
+#define LLAMA_2_TURNS(USER, ASSISTANT) "{% for message in messages %}{% set content = '<<SYS>>\\n' + system_message %}" \
+    "{% if message['role'] == 'user' %}{{ " USER " }}{% else %}{{ " ASSISTANT " }}{% endif %}{% endfor %}"
+
+/* Goal: a template is one of these formats only where the special tokens that it names stand where the format has them, and are the
+   texts that it has. */
+static void test_special_tokens(void)
+{
+    static const char llama2[] = LLAMA_2_TURNS("bos_token + '[INST] ' + content.strip() + ' [/INST]'",
+                                               "' ' + content.strip() + ' ' + eos_token");
+    static const char zephyr[] = "{{ '<|system|>\n' + message['content'] + eos_token }}\n"
+                                 "{{ '<|user|>\n' + message['content'] + eos_token }}\n"
+                                 "{{ '<|assistant|>' }}";
+    static const char llama3[] = "{{ bos_token }}{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' + "
+                                 "message['content'] | trim + '<|eot_id|>' }}";
+    static const struct { const char *template, *begin, *end; enum chat_format format; } cases[] = {
+        { llama2, "<s>", "</s>", CHAT_LLAMA_2 },
+        { llama2, "<s>", "<|endoftext|>", CHAT_FORMAT_COUNT },
+        { llama2, "<|endoftext|>", "</s>", CHAT_FORMAT_COUNT },
+        { llama2, NULL, NULL, CHAT_FORMAT_COUNT },
+        { zephyr, NULL, "</s>", CHAT_ZEPHYR },
+        { zephyr, "<s>", "<|endoftext|>", CHAT_FORMAT_COUNT },
+        { zephyr, "<s>", NULL, CHAT_FORMAT_COUNT },
+        { llama3, "<|begin_of_text|>", "<|eot_id|>", CHAT_LLAMA_3 },
+        { llama3, "<s>", "<|eot_id|>", CHAT_FORMAT_COUNT },
+        { llama3, NULL, NULL, CHAT_FORMAT_COUNT },
+        // begun once, not with every turn; turns with other spaces
+        { "{{ bos_token }}" LLAMA_2_TURNS("'[INST] ' + content.strip() + ' [/INST]'", "' ' + content.strip() + ' ' + eos_token"),
+          "<s>", "</s>", CHAT_FORMAT_COUNT },
+        { LLAMA_2_TURNS("bos_token + '[INST] ' + content.strip() + ' [/INST] '", "' ' + content.strip() + ' ' + eos_token"),
+          "<s>", "</s>", CHAT_FORMAT_COUNT },
+        { LLAMA_2_TURNS("bos_token + '[INST] ' + content.strip() + ' [/INST]'", "content.strip() + eos_token"), "<s>", "</s>",
+          CHAT_FORMAT_COUNT },
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char *system;
+        EXPECT_INT(chat_format_from_template(cases[i].template, cases[i].begin, cases[i].end, &system), cases[i].format);
+        EXPECT(system == NULL);
         free(system);
     }
 }
@@ -251,6 +330,7 @@ int main(void)
     RUN(test_content_stays_text);
     RUN(test_bad_messages);
     RUN(test_templates);
+    RUN(test_special_tokens);
     json_decref(record);
     return tests_end();
 }

@@ -280,6 +280,27 @@ static void remove_copy(const char *directory, const char *const *files)
     rmdir(directory);
 }
 
+/* Goal: a template in a list of several is read as one that stands alone. */
+static void test_template_list(void)
+{
+    static const char *const files[] = { "config.json", "model.safetensors", "tokenizer.json", NULL };
+    static const char *const all[] = { "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", NULL };
+    static const char config[] =
+        "{\"chat_template\":[{\"name\":\"rag\",\"template\":\"x\"},{\"name\":\"default\",\"template\":\""
+        "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+        "{% endfor %}\"}]}";
+    const char *directory = copy_of(decoder, files);
+    char *path = memory_printf("%s/tokenizer_config.json", directory);
+    EXPECT_INT(file_write(path, config, strlen(config)), 0);
+    struct scorer_options options = options_of(directory, "0", NULL);
+    int code;
+    struct scorer *scorer = scorer_open(&options, &code);
+    EXPECT(scorer != NULL && strstr(scorer_spec(scorer), "\"join\":\"chat:chatml\"") != NULL);
+    scorer_close(scorer);
+    free(path);
+    remove_copy(directory, all);
+}
+
 /* Goal: a directory without a tokenizer, without weights or with a broken config is refused, not used. */
 static void test_incomplete_directories(void)
 {
@@ -385,6 +406,7 @@ int main(void)
     RUN(test_batches);
     RUN(test_wait_is_given_up);
     RUN(test_spec);
+    RUN(test_template_list);
     RUN(test_refusals);
     RUN(test_incomplete_directories);
     RUN(test_not_finite);

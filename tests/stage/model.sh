@@ -56,6 +56,26 @@ model export -m "$scratch/stops" -o "$scratch/stops.gguf" 2>"$scratch/stops.err"
 [ "$(grep -c 'does not stop at 42$' "$scratch/stops.err")" = 1 ] && ok "a stop that GGUF cannot tell is named" ||
     not_ok "export of four stops said: $(cat "$scratch/stops.err")"
 
+# The chat template goes along, into GGUF and back, and messages are put into its format from both.
+template="{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n'}}{% endfor %}"
+cp -r "$tiny/base" "$scratch/chat"
+printf '{"eos_token": "<|endoftext|>", "chat_template": [{"name": "tools", "template": "x"}, {"name": "default", "template": "%s"}]}\n' \
+    "$template" >"$scratch/chat/tokenizer_config.json"
+echo '{"messages": [{"role": "user", "content": "One day"}]}' >"$scratch/messages.jsonl"
+model export -q -m "$scratch/chat" -o "$scratch/chat_copy"
+model export -q -m "$scratch/chat" -o "$scratch/chat.gguf"
+model export -q -m "$scratch/chat.gguf" -o "$scratch/chat_back"
+tokenize -m "$scratch/chat" --encode --format jsonl "$scratch/messages.jsonl" >"$scratch/ids"
+check "messages are read by the model's template" test -s "$scratch/ids"
+for copy in chat_copy chat.gguf chat_back; do
+    tokenize -m "$scratch/$copy" --encode --format jsonl "$scratch/messages.jsonl" >"$scratch/ids-$copy"
+    same "and by that of $copy" "$scratch/ids" "$scratch/ids-$copy"
+done
+grep -qF "\"template\": \"$template\"" "$scratch/chat_copy/tokenizer_config.json" &&
+    grep -qF '"name": "tools"' "$scratch/chat_copy/tokenizer_config.json" &&
+    grep -qF "\"chat_template\": \"$template\"" "$scratch/chat_back/tokenizer_config.json" &&
+    ok "the template is written as it was" || not_ok "the template is written as it was"
+
 # A file with a tensor that nothing uses, and without those that the config asks for.
 mkdir -p "$scratch/odd"
 cp "$tiny/base/config.json" "$tiny/base/tokenizer.json" "$scratch/odd"

@@ -451,6 +451,104 @@ static void test_stops_are_kept(void)
     rmdir(copy);
 }
 
+/* Opens a directory that holds tokenizer.json and this tokenizer_config.json; NULL where that is refused. */
+static struct tokenizer *open_configured(const char *directory, const char *config)
+{
+    int code;
+    write_file(directory, "tokenizer_config.json", config);
+    return tokenizer_open(directory, &code);
+}
+
+static void expect_template(const char *directory, const char *config, const char *expected)
+{
+    struct tokenizer *tokenizer = open_configured(directory, config);
+    const char *template = tokenizer != NULL ? tokenizer_chat_template(tokenizer) : "(refused)";
+    EXPECT_TEXT(template != NULL ? template : "(none)", expected);
+    tokenizer_close(tokenizer);
+}
+
+/* Goal: the chat template is a text, the default of a list or a file of its own, which comes first; what was read is written. */
+static void test_chat_template(void)
+{
+    static const char list[] = "{\"chat_template\":[{\"name\":\"default_tools\",\"template\":\"b\"},"
+                               "{\"name\":\"default\",\"template\":\"c\"}]}";
+    char directory[64], written[64];
+    test_directory(directory, sizeof directory);
+    test_directory(written, sizeof written);
+    write_file(directory, "tokenizer.json", SMALL);
+    expect_template(directory, "{}", "(none)");
+    expect_template(directory, "{\"chat_template\":null}", "(none)");
+    expect_template(directory, "{\"chat_template\":\"a\\né\"}", "a\né");
+    expect_template(directory, "{\"chat_template\":[{\"name\":\"tools\",\"template\":\"b\"}]}", "(none)");
+    expect_template(directory, list, "c");
+
+    struct tokenizer *tokenizer = open_configured(directory, list);
+    EXPECT(tokenizer != NULL && tokenizer_write(tokenizer, written) == 0);
+    tokenizer_close(tokenizer);
+    char *path = memory_printf("%s/tokenizer_config.json", written);
+    json_t *config = json_read(path), *expected = json_loads(list, 0, NULL);
+    EXPECT(json_equal(json_object_get(config, "chat_template"), json_object_get(expected, "chat_template")));
+    json_decref(config);
+    json_decref(expected);
+    free(path);
+
+    write_file(directory, "chat_template.jinja", "{{ d }}\n");
+    expect_template(directory, list, "{{ d }}\n");
+    stderr_hold();
+    write_file(directory, "chat_template.jinja", "\xff");
+    expect_template(directory, list, "(refused)");
+    EXPECT(strstr(stderr_release(), "its chat template is no UTF-8 or holds NUL") != NULL);
+    static const char *const files[] = { "tokenizer.json", "tokenizer_config.json", "chat_template.jinja" };
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        remove_file(directory, files[i]);
+        remove_file(written, files[i]);
+    }
+    rmdir(directory);
+    rmdir(written);
+}
+
+static void expect_configured(const char *directory, const char *config, const char *text, const char *expected)
+{
+    struct tokenizer *tokenizer = open_configured(directory, config);
+    EXPECT(tokenizer != NULL);
+    if (tokenizer != NULL)
+        expect_ids(tokenizer, text, strlen(text), 0, expected);
+    tokenizer_close(tokenizer);
+}
+
+/* Goal: where tokenizer_config.json contradicts tokenizer.json, the one is followed that transformers 5.24 follows; these are its
+   ids. */
+static void test_overrides(void)
+{
+    static const char bert[] =
+        "{\"normalizer\":{\"type\":\"BertNormalizer\",\"clean_text\":true,\"handle_chinese_chars\":true,\"strip_accents\":null,"
+        "\"lowercase\":true},\"pre_tokenizer\":{\"type\":\"BertPreTokenizer\"},\"model\":{\"type\":\"WordPiece\",\"unk_token\":\"?\","
+        "\"continuing_subword_prefix\":\"##\",\"max_input_chars_per_word\":100,\"vocab\":{\"?\":0,\"a\":1,\"A\":2,\"é\":3,"
+        "\"e\":4,\"É\":5,\"E\":6,\"中\":7,\"##文\":8,\"文\":9}}}";
+    static const char gpt2[] =
+        "{\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":true,\"trim_offsets\":true,\"use_regex\":true},\"model\":{"
+        "\"type\":\"BPE\",\"vocab\":{\"a\":0,\"Ġ\":1,\"Ġa\":2},\"merges\":[\"Ġ a\"]}}";
+    static const char text[] = "A É 中文";
+    char directory[64];
+    test_directory(directory, sizeof directory);
+    write_file(directory, "tokenizer.json", bert);
+    expect_configured(directory, "{\"tokenizer_class\":\"BertTokenizer\"}", text, "1 4 7 9");
+    expect_configured(directory, "{\"tokenizer_class\":\"BertTokenizer\",\"do_lower_case\":false}", text, "2 5 7 9");
+    expect_configured(directory, "{\"tokenizer_class\":\"ElectraTokenizerFast\",\"do_lower_case\":false}", text, "2 5 7 9");
+    expect_configured(directory, "{\"tokenizer_class\":\"DistilBertTokenizer\",\"strip_accents\":false}", text, "1 3 7 9");
+    expect_configured(directory, "{\"tokenizer_class\":\"BertTokenizerFast\",\"strip_accents\":true,\"do_lower_case\":false}", text,
+                      "2 6 7 9");
+    expect_configured(directory, "{\"tokenizer_class\":\"BertTokenizerFast\",\"tokenize_chinese_chars\":false}", text, "1 4 7 8");
+    expect_configured(directory, "{\"tokenizer_class\":\"PreTrainedTokenizerFast\",\"do_lower_case\":false}", text, "1 4 7 9");
+    write_file(directory, "tokenizer.json", gpt2);
+    expect_configured(directory, "{\"tokenizer_class\":\"GPT2TokenizerFast\",\"add_prefix_space\":false}", "a", "0");
+    expect_configured(directory, "{\"tokenizer_class\":\"GPT2Tokenizer\",\"add_prefix_space\":true}", "a", "2");
+    expect_configured(directory, "{\"tokenizer_class\":\"PreTrainedTokenizerFast\",\"add_prefix_space\":false}", "a", "2");
+    remove_file(directory, "tokenizer.json");
+    remove_file(directory, "tokenizer_config.json");
+    rmdir(directory);
+}
+
 /* ---- GGUF ---- */
 
 static void put_array(struct buffer *file, const char *key, uint32_t type, size_t count)
@@ -649,6 +747,8 @@ int main(void)
     RUN(test_key);
     RUN(test_configs);
     RUN(test_stops_are_kept);
+    RUN(test_chat_template);
+    RUN(test_overrides);
     RUN(test_gguf_pretokenizers);
     RUN(test_key_across_files);
     RUN(test_merges_equal_scores);

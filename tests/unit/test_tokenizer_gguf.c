@@ -75,6 +75,28 @@ static struct buffer byte_level(const char *pre)
     return file;
 }
 
+/* Goal: the chat template of the metadata is the tokenizer's, and one that is no text is refused. */
+static void test_chat_template(void)
+{
+    struct tokenizer *tokenizer = open_file(byte_level("gpt-2"));
+    EXPECT(tokenizer != NULL && tokenizer_chat_template(tokenizer) == NULL);
+    tokenizer_close(tokenizer);
+    static const char *const templates[] = { "{{ messages }}\n", "\xff" };
+    for (size_t i = 0; i < 2; i++) {
+        struct buffer file = byte_level("gpt-2");
+        const uint64_t values = 8;
+        memcpy(file.data + 16, &values, sizeof values);
+        put_key_text(&file, "tokenizer.chat_template", templates[i]);
+        stderr_hold();
+        tokenizer = open_file(file);
+        stderr_release();
+        EXPECT((tokenizer != NULL) == (i == 0));
+        if (tokenizer != NULL)
+            EXPECT_TEXT(tokenizer_chat_template(tokenizer), templates[i]);
+        tokenizer_close(tokenizer);
+    }
+}
+
 /* Goal: every name opens, cuts a text, and has a name that opens the same tokenizer again; a name that nobody has is refused. */
 static void test_pre_names(void)
 {
@@ -227,6 +249,7 @@ int main(void)
 {
     log_open("test_tokenizer_gguf", -1);
     RUN(test_pre_names);
+    RUN(test_chat_template);
     RUN(test_around);
     RUN(test_wordpiece);
     RUN(test_unigram);
