@@ -69,6 +69,20 @@ says "prompts that a run does not train on are said" 0 \
 align later --prompts "$scratch/more.jsonl" --eval-fraction 0.5 --run again
 grep -q 'after it was planned' "$scratch/err" && not_ok "its hint does not help" || says "its hint helps" 0 'report: '
 
+# The first of the jobs of slurm/align.sh.
+store_up "$scratch/cluster.db"
+first_job() {  # PROMPTS
+    code=0
+    pipelines/slurm/tokenize.sh "$1" 0.5 tokenize -q -m "$tiny/base" --eval-fraction 0.5 "$1" >"$scratch/out" 2>"$scratch/err" ||
+        code=$?
+}
+first_job "$scratch/eval.jsonl"
+says "a job says that there is no prompt to train on" 65 'no prompt is in the split train' '^hint: prompts that are stored'
+{ cat "$tiny/prompts.jsonl"; echo nonsense; } >"$scratch/mixed.jsonl"
+first_job "$scratch/mixed.jsonl"
+says "and that a bad line is left out" 0 'could not be used and were left out'
+store_down
+
 # A store that another pipeline serves: its log is in the same place.
 mkdir -p "$scratch/served/log"
 store serve --db "$scratch/served/store.db" 2>"$scratch/served/log/store" &
