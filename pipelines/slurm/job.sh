@@ -38,7 +38,10 @@ if [ -z "$ending$moving" ]; then
 fi
 
 [ "$code" != 0 ] && [ -z "$ending" ] || exit "$code"
-[ "$code" = 75 ] || [ "$code" = 69 ] || [ "$code" -gt 128 ] || [ -n "$moving" ] || exit "$code"
+case $code in
+75 | 69 | 129 | 130 | 137 | 143) ;;
+*) [ -n "$moving" ] || exit "$code" ;;  # a failure, or a signal of its own making
+esac
 if [ "${SLURM_RESTART_COUNT:-0}" -ge 20 ]; then
     echo "vas-slurm: job $job ended with code $code and was queued again 20 times: given up" >&2
     exit "$code"

@@ -23,7 +23,7 @@ ending=
 trap 'ending=1' TERM INT  # Slurm has told the store as well
 trap 'rm -f "$work/endpoint"' EXIT
 code=137
-while [ -z "$ending" ] && { [ "$code" -gt 128 ] || [ "$code" = 75 ]; }; do
+while [ -z "$ending" ] && case $code in 75 | 129 | 130 | 137 | 143) ;; *) false ;; esac; do
     store serve --db "$work/store.db" --listen "$listen" "$@" &
     child=$!
     echo "$endpoint" >"$work/endpoint.new" && mv "$work/endpoint.new" "$work/endpoint"
