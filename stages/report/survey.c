@@ -397,12 +397,12 @@ static int read_all_rewards(struct survey *survey, struct db *db)
 
 static void say_what_lacks(struct survey *survey)
 {
-    int64_t rollouts = 0;
+    int64_t rollouts = 0, given_up = 0;
     size_t results = 0;
     for (size_t i = 0; i < survey->policy_count; i++)
         rollouts += survey->policies[i].rollouts;
     for (size_t i = 0; i < survey->comparison_count; i++)
-        results += survey->comparisons[i].count;
+        results += survey->comparisons[i].count, given_up += survey->comparisons[i].failed;
     const char *split = survey->options.split;
     if (results > 0)
         survey->lacks = NULL;
@@ -414,8 +414,8 @@ static void say_what_lacks(struct survey *survey)
         survey->lacks = arena_printf(&survey->arena, "no responses to the prompts of split \"%s\" yet: run rollout or decode "
                                      "with --split %s", split, split);
     else
-        survey->lacks = arena_printf(&survey->arena, "the responses to the prompts of split \"%s\" have no scores yet: run reward",
-                                     split);
+        survey->lacks = arena_printf(&survey->arena, "the responses to the prompts of split \"%s\" have no scores yet: run reward%s",
+                                     split, given_up > 0 ? ", before it 'store retry' for those that were given up" : "");
 }
 
 int survey_read(struct survey *survey, struct db *db, const struct survey_options *options)

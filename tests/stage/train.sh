@@ -74,6 +74,9 @@ mended_run
 [ $code = 65 ] && grep -q 'nothing to train on' "$scratch/mended.err" && grep -q "'store retry'" "$scratch/mended.err" &&
     ok "a run whose scores all failed is refused" ||
     not_ok "a run whose scores all failed says $code: $(tail -n 1 "$scratch/mended.err")"
+report --db "$db" --reward mended --split train >"$scratch/report" 2>&1
+grep -q "before it 'store retry'" "$scratch/report" && ok "the report says what to do" ||
+    not_ok "the report says $(tail -n 1 "$scratch/report")"
 echo 'while read -r _; do echo 1; done' >"$scratch/scorer"
 store retry -q --db "$db" --stage reward && failing
 mended_run
