@@ -117,7 +117,7 @@ struct snapshot {
     struct pool *pool;
     enum tensor_type quant;
     struct valuer *valuer;
-    char *tokenizer_key;  // whose ids it knows; NULL in a run, which has looked
+    char *tokenizer_key;  // whose ids it knows; NULL in a run, where train refuses others
     int64_t step;
 };
 
