@@ -33,8 +33,8 @@ const char *tokenizer_chat_template(const struct tokenizer *tokenizer);
 /* Digest of everything that decides the ids of a text: two tokenizers with one key give the same.  KEY_SIZE of base/digest.h. */
 const char *tokenizer_key(const struct tokenizer *tokenizer);
 /*
- * The key of the tokenizer whose ids a model was trained on: its weights say it where we wrote them, else its own tokenizer is asked.
- * The caller frees it; NULL on failure, logged; *code is then the exit code.
+ * The key of the tokenizer whose ids a model was trained on: its weights say it where we wrote them, else its own tokenizer is
+ * asked.  The caller frees it; NULL on failure, logged; *code is then the exit code.
  */
 char *tokenizer_key_of_model(const char *path, int *code);
 size_t tokenizer_vocab_size(const struct tokenizer *tokenizer);

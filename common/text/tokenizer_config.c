@@ -168,7 +168,8 @@ int tokenizer_override(json_t *json, const char *directory)
     static const struct { const char *classes[2], *part, *type, *field, *key; } overrides[] = {
         { { "BertTokenizer", "ElectraTokenizer" }, "normalizer", "BertNormalizer", "lowercase", "do_lower_case" },
         { { "BertTokenizer", "ElectraTokenizer" }, "normalizer", "BertNormalizer", "strip_accents", "strip_accents" },
-        { { "BertTokenizer", "ElectraTokenizer" }, "normalizer", "BertNormalizer", "handle_chinese_chars", "tokenize_chinese_chars" },
+        { { "BertTokenizer", "ElectraTokenizer" }, "normalizer", "BertNormalizer", "handle_chinese_chars",
+          "tokenize_chinese_chars" },
         { { "GPT2Tokenizer", "GPT2Tokenizer" }, "pre_tokenizer", "ByteLevel", "add_prefix_space", "add_prefix_space" },
     };
     json_t *config;

@@ -414,8 +414,8 @@ static void say_what_lacks(struct survey *survey)
         survey->lacks = arena_printf(&survey->arena, "no responses to the prompts of split \"%s\" yet: run rollout or decode "
                                      "with --split %s", split, split);
     else
-        survey->lacks = arena_printf(&survey->arena, "the responses to the prompts of split \"%s\" have no scores yet: run reward%s",
-                                     split, given_up > 0 ? ", before it 'store retry' for those that were given up" : "");
+        survey->lacks = arena_printf(&survey->arena, "the responses to the prompts of split \"%s\" have no scores yet: run reward"
+                                     "%s", split, given_up > 0 ? ", before it 'store retry' for those that were given up" : "");
 }
 
 int survey_read(struct survey *survey, struct db *db, const struct survey_options *options)

@@ -296,7 +296,8 @@ int main(int argc, char **argv)
         code = init_open(&options, &config, pool, &weights, init_key);
     if (code == EX_OK) {
         struct learner learner = { .options = options.learner, .settings = trainer_settings(&options, init_key),
-                                   .config = &config, .weights = weights, .init_key = init_key, .tokenizer = tokenizer, .pool = pool };
+                                   .config = &config, .weights = weights, .init_key = init_key, .tokenizer = tokenizer,
+                                   .pool = pool };
         code = ranks_index(ranks) == 0 ? lead(&options, &learner) : team_follow(&learner);
         trainer_close(learner.trainer);
     }

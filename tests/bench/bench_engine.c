@@ -123,7 +123,8 @@ int main(int argc, char **argv)
         { 0, "trunk", "DIR|FILE", OPTION_TEXT, &options.trunk, 0, 0,
           "the value models are adapters' directories, all beside this model" },
         { 0, "quant", MODEL_QUANTS, OPTION_CHOICE, &options.quant_name, 0, 0, "round the matrices of all" },
-        { 0, "value-quant", MODEL_QUANTS, OPTION_CHOICE, &options.value_quant_name, 0, 0, "otherwise those of the value models and their trunk" },
+        { 0, "value-quant", MODEL_QUANTS, OPTION_CHOICE, &options.value_quant_name, 0, 0,
+          "otherwise those of the value models and their trunk" },
         { 't', "threads", "N", OPTION_INT, &options.threads, 1, 256, "threads" },
     };
     static const struct option_usage usage = {

@@ -252,7 +252,8 @@ static void test_refuses(void)
                                                               { 2, 12 }, zeros } };
     write_adapter(directory, config, strange, 3);
     expect_refused(directory, EX_DATAERR, "layers.9.mlp.up_proj.lora_A.weight\" belongs to no weight");
-    static const char tied[] = "{\"base_model_name_or_path\": \"tests/parity/train/qwen2\", \"peft_type\": \"LORA\", \"lora_alpha\": 2}";
+    static const char tied[] = "{\"base_model_name_or_path\": \"tests/parity/train/qwen2\", \"peft_type\": \"LORA\","
+                               " \"lora_alpha\": 2}";
     const struct tensor_out embedding[] = { { "base_model.model.model.embed_tokens.weight", 2, { 11, 16 }, zeros } };
     write_adapter(directory, tied, embedding, 1);
     expect_refused(directory, EX_DATAERR, "model.embed_tokens.weight replaces an embedding that is the LM head too");
