@@ -401,8 +401,10 @@ static void say_what_lacks(struct survey *survey)
     size_t results = 0;
     for (size_t i = 0; i < survey->policy_count; i++)
         rollouts += survey->policies[i].rollouts;
-    for (size_t i = 0; i < survey->comparison_count; i++)
-        results += survey->comparisons[i].count, given_up += survey->comparisons[i].failed;
+    for (size_t i = 0; i < survey->comparison_count; i++) {
+        results += survey->comparisons[i].count;
+        given_up += survey->comparisons[i].failed;
+    }
     const char *split = survey->options.split;
     if (results > 0)
         survey->lacks = NULL;

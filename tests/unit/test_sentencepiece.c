@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "stderr_text.h"
 #include "text/sentencepiece.h"
+#include "token_text.h"
 
 #define MARK "\xe2\x96\x81"
 
@@ -94,16 +95,11 @@ static struct tokenizer *open_model(struct buffer model)
 static void expect_ids(const struct tokenizer *tokenizer, const char *text, unsigned flags, const char *expected)
 {
     struct token_list ids = { 0 };
-    struct buffer printed = { 0 };
     EXPECT(tokenizer != NULL);
     if (tokenizer == NULL)
         return;
     tokenizer_encode(tokenizer, text, strlen(text), flags, &ids);
-    for (size_t i = 0; i < ids.count; i++)
-        buffer_printf(&printed, "%s%d", i ? " " : "", ids.at[i]);
-    buffer_append(&printed, "", 1);
-    EXPECT_TEXT(printed.data, expected);
-    free(printed.data);
+    expect_list(&ids, expected);
     free(ids.at);
 }
 

@@ -15,6 +15,7 @@
 #include "text/tokenizer_parts.h"
 #include "gguf_builder.h"
 #include "stderr_text.h"
+#include "token_text.h"
 
 /* A SentencePiece model of few pieces; ids in order.  The merges join "h i", then the mark and "hi". */
 #define SMALL_MODEL                                                                                                     \
@@ -51,13 +52,8 @@ static struct tokenizer *from_text(const char *text)
 static void expect_ids(const struct tokenizer *tokenizer, const char *text, size_t size, unsigned flags, const char *expected)
 {
     struct token_list ids = { 0 };
-    struct buffer printed = { 0 };
     tokenizer_encode(tokenizer, text, size, flags, &ids);
-    for (size_t i = 0; i < ids.count; i++)
-        buffer_printf(&printed, "%s%d", i ? " " : "", ids.at[i]);
-    buffer_append(&printed, "", 1);
-    EXPECT_TEXT(printed.data, expected);
-    free(printed.data);
+    expect_list(&ids, expected);
     free(ids.at);
 }
 
@@ -345,18 +341,6 @@ static void test_configs(void)
     rmdir(directory);
 }
 
-/* text: "1 2". */
-static void expect_stops(const struct tokenizer *tokenizer, const char *text)
-{
-    const struct token_list *stops = tokenizer_stops(tokenizer);
-    struct buffer printed = { 0 };
-    for (size_t i = 0; i < stops->count; i++)
-        buffer_printf(&printed, "%s%d", i ? " " : "", stops->at[i]);
-    buffer_append(&printed, "", 1);
-    EXPECT_TEXT(printed.data, text);
-    free(printed.data);
-}
-
 static void expect_same_with_stops(const char *path, const struct tokenizer *tokenizer, const char *stops)
 {
     int code;
@@ -364,7 +348,7 @@ static void expect_same_with_stops(const char *path, const struct tokenizer *tok
     EXPECT(again != NULL);
     if (again == NULL)
         return;
-    expect_stops(again, stops);
+    expect_list(tokenizer_stops(again), stops);
     EXPECT_TEXT(tokenizer_key(again), tokenizer_key(tokenizer));
     tokenizer_close(again);
 }
@@ -417,7 +401,7 @@ static void check_stops(const struct stops_case *stops, const char *directory, c
     int code;
     write_file(directory, "generation_config.json", stops->generation);
     struct tokenizer *tokenizer = tokenizer_open(directory, &code);
-    expect_stops(tokenizer, stops->stops);
+    expect_list(tokenizer_stops(tokenizer), stops->stops);
     EXPECT(tokenizer_stops_usual(tokenizer) == stops->usual);
 
     EXPECT_INT(tokenizer_write(tokenizer, copy), 0);

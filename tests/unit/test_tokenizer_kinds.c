@@ -8,6 +8,7 @@
 #include "base/utf8.h"
 #include "text/tokenizer_parts.h"
 #include "stderr_text.h"
+#include "token_text.h"
 
 #define MARK "\xe2\x96\x81"  // U+2581
 
@@ -24,16 +25,6 @@ static struct tokenizer *from_text(const char *text)
     if (tokenizer != NULL)
         tokenizer_finish(tokenizer);
     return tokenizer;
-}
-
-static void expect_list(const struct token_list *ids, const char *expected)
-{
-    struct buffer printed = { 0 };
-    for (size_t i = 0; i < ids->count; i++)
-        buffer_printf(&printed, "%s%d", i ? " " : "", ids->at[i]);
-    buffer_append(&printed, "", 1);
-    EXPECT_TEXT(printed.data, expected);
-    free(printed.data);
 }
 
 static void expect_ids(const struct tokenizer *tokenizer, const char *text, unsigned flags, const char *expected)
