@@ -87,6 +87,12 @@ void desk_answer(struct desk *desk, double now_s)
 
 /* ---- items ---- */
 
+/* What it can hold at once. */
+static size_t worker_room(const struct worker *worker)
+{
+    return worker->held.count + (size_t)worker->want;
+}
+
 /* The next frame for this worker.  1, 0 nothing now, -1. */
 static int next_frame(struct desk *desk, struct worker *worker, double now_s, struct frame *frame)
 {
@@ -95,7 +101,7 @@ static int next_frame(struct desk *desk, struct worker *worker, double now_s, st
         return line_target_frame(line, now_s, &desk->arena, frame);
     for (;;) {
         struct item *item;
-        if (line_take(line, &worker->held, now_s, &item) != 0)
+        if (line_take(line, &worker->held, worker_room(worker), now_s, &item) != 0)
             return -1;
         if (item == NULL)
             return 0;
@@ -148,9 +154,19 @@ static int tell_idle(struct desk *desk, struct worker *worker, double now_s)
     return 0;
 }
 
+static void count_room(struct desk *desk)
+{
+    for (size_t i = 0; i < desk->lines.count; i++)
+        desk->lines.lines[i]->room = 0;
+    for (size_t i = 0; i < desk->worker_count; i++)
+        if (desk->workers[i]->line != NULL && !desk->workers[i]->silent)
+            desk->workers[i]->line->room += worker_room(desk->workers[i]);
+}
+
 static int hand_out_turns(struct desk *desk, double now_s)
 {
     bool more = true;
+    count_room(desk);
     while (more && desk->replies.size < HAND_OUT_BYTES) {
         more = false;
         for (size_t i = 0; i < desk->worker_count; i++) {

@@ -15,6 +15,7 @@
 enum {
     CHAIN_COUNT = 1 << 16,
     PREFETCH = 256,            // items that are looked up at once
+    PREFETCH_BELOW = 128,      // queued ones, so that the end of the work is seen before it comes
     LOOKAHEAD_ROLLOUTS = 1024, // of a run's plan, past the first that lacks its target
     LEASE_SLOT_BITS = 24, LEASE_SERIAL_BITS = 28,  // together below INT_HIGH
 };
@@ -436,10 +437,11 @@ static int64_t fill_scores(struct line *line, struct work_item *items)
     return work_scores_scan(line->lines->db, &line->scores, items, PREFETCH);
 }
 
-/* Looks for more when the queues are empty. */
+/* Looks for more when little is queued. */
 static int line_fill(struct line *line, double now_s)
 {
-    if (line->ready.count + line->suspects.count > 0 || line->filled_change == line->lines->change
+    size_t enough = line->kind == LINE_TARGETS ? 1 : PREFETCH_BELOW;
+    if (line->ready.count + line->suspects.count >= enough || line->filled_change == line->lines->change
         || now_s - line->filled_s < FILL_PAUSE_S)
         return 0;
     struct work_item items[PREFETCH];
@@ -454,6 +456,7 @@ static int line_fill(struct line *line, double now_s)
             for (int64_t i = 0; i < found; i++)
                 item_add(line, items[i]);
     } while (found > 0 && line->ready.count == 0);  // all of these were known
+    line->drained = line->kind != LINE_TARGETS && found < PREFETCH;
     if (found == 0) {
         line->filled_change = change;
         line->filled_s = now_s;
@@ -461,7 +464,13 @@ static int line_fill(struct line *line, double now_s)
     return 0;
 }
 
-int line_take(struct line *line, struct item_list *holder, double now_s, struct item **item)
+static bool has_share(const struct line *line, const struct item_list *holder, size_t room)
+{
+    size_t left = line->ready.count + line->suspects.count + line->leased;
+    return !line->drained || holder->count * line->room < left * room;
+}
+
+int line_take(struct line *line, struct item_list *holder, size_t room, double now_s, struct item **item)
 {
     *item = NULL;
     if (holder->first != NULL && holder->first->attempts >= ITEM_SUSPECT)
@@ -470,6 +479,8 @@ int line_take(struct line *line, struct item_list *holder, double now_s, struct 
         return 0;  // no more can be out at once
     if (line_fill(line, now_s) != 0)
         return -1;
+    if (!has_share(line, holder, room))
+        return 0;
     if (line->suspects.count > 0 && holder->count == 0)
         *item = line->suspects.first;
     else if (line->ready.count > 0)

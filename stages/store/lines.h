@@ -59,6 +59,8 @@ struct line {
     int64_t workers;          // conversations that wait here
     struct item_list ready, suspects;
     size_t leased;
+    bool drained;             // the last look left nothing behind that is not in a queue; never of LINE_TARGETS
+    size_t room;              // of all workers here: items that they want or hold
     /* LINE_SAMPLES, LINE_SCORES */
     struct work_samples samples;
     struct work_scores scores;
@@ -112,8 +114,11 @@ int lines_plan(struct lines *lines);
 /* The plan of a run, loaded once; NULL while there is none. */
 struct plan *lines_find_plan(struct lines *lines, int64_t run);
 
-/* The next item for this holder, now leased to it; NULL in *item when there is none now. */
-int line_take(struct line *line, struct item_list *holder, double now_s, struct item **item);
+/*
+ * The next item for this holder, now leased to it; NULL in *item when there is none now.  Of the last items of a line each holder
+ * gets a share as large as its room, so that all end together.
+ */
+int line_take(struct line *line, struct item_list *holder, size_t room, double now_s, struct item **item);
 /* Its frame, lease included.  1; 0 when its output is no longer missing: item_done it. */
 int line_frame(struct line *line, const struct item *item, struct arena *arena, struct frame *frame);
 

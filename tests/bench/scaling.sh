@@ -1,18 +1,19 @@
 #!/bin/sh
 # scaling.sh - what a token costs after 128, 512 and 2048 others, and how much faster two workers of one thread sample than one.
 #
-#     tests/bench/scaling.sh [--rounds 3] [--threads 2] [--tokens 64] [--prompts 16] [--work build/vas] [--figures FILE]
+#     tests/bench/scaling.sh [--rounds 3] [--threads 2] [--tokens 64] [--prompts 100] [--work build/vas] [--figures FILE]
 #
-# The base policy is that of steering.sh, in float32.  Workers answer the same prompts out of a store, 4 rollouts each, and leave;
-# their starts count.  The peer of both workers is one of them.  The limit is what the machine allows two: as many times one of them
-# as two generators without a store, each alone with its model, are together faster than one.
+# The base policy is that of steering.sh, in float32.  Workers answer the same prompts out of a store, 8 rollouts each, in batches of
+# 32 as they do unless told otherwise, and leave; their starts count.  The peer of both workers is one of them.  The limit is what
+# the machine allows two: as many times one of them as two generators without a store, each alone with its model, are together
+# faster than one.
 #
 # Prints a table (table.awk).  --figures: adds the figures to this file and prints none.
 set -eu
 cd "$(dirname "$0")/../.."
 
 . tests/bench/lib.sh
-rounds=3 threads=2 tokens=64 prompts=16 work=$BUILD/vas
+rounds=3 threads=2 tokens=64 prompts=100 work=$BUILD/vas
 bench_begin 'rounds threads tokens prompts' "$@"
 bench_models
 stories=$work/stories.jsonl
@@ -32,7 +33,7 @@ workers() {  # workers COUNT: the tokens a second of so many
     begun=$(date +%s%N)
     pids=
     for worker in $(seq "$1"); do
-        rollout -q -m "$work/base" -n 4 -t 1 --batch 8 --max-new-tokens "$tokens" &
+        rollout -q -m "$work/base" -n 8 -t 1 --max-new-tokens "$tokens" &
         pids="$pids $!"
     done
     for pid in $pids; do
@@ -49,7 +50,7 @@ workers() {  # workers COUNT: the tokens a second of so many
 generators() {  # generators COUNT: the tokens a second of so many at once
     pids=
     for generator in $(seq "$1"); do
-        "$BUILD/tests/bench/bench_engine" -m "$work/base" -t 1 $(yes "sample:8:16:$tokens" | head -n 8) \
+        "$BUILD/tests/bench/bench_engine" -m "$work/base" -t 1 $(yes "sample:32:16:$tokens" | head -n 8) \
             >"$work/scaling/generator.$generator" &
         pids="$pids $!"
     done

@@ -578,6 +578,59 @@ static void test_credit_and_order(void)
     close_desk();
 }
 
+/* Goal: the last items are shared by the room that workers have, so that none ends long before another; new ones still come. */
+static void test_last_items_are_shared(void)
+{
+    open_desk();
+    store_prompts(20);
+    hello('a', "rollout", BASE);
+    hello('b', "rollout", BASE);
+    want('a', 64);
+    want('b', 16);
+    turn();
+    EXPECT_INT(count_replies('a', FRAME_prompt), 32);
+    EXPECT_INT(count_replies('b', FRAME_prompt), 8);
+    for (size_t i = 0; i < 8; i++)
+        answer('b', reply('b', FRAME_prompt, i), FRAME_rollout, (int64_t)i + 1);
+    turn();
+    EXPECT_INT(count_replies('b', FRAME_prompt), 0);  // a holds the others
+    hello('u', "tokenize", "{\"tokenizer\": \"T\"}");
+    give_prompt('u', "z", 1);
+    turn();
+    EXPECT_INT(count_replies('b', FRAME_prompt), 2);
+    close_desk();
+}
+
+/* Goal: they are shared also where the store finds in one look just all that there are. */
+static void test_last_items_of_a_whole_look(void)
+{
+    enum { LOOK = 256, ROOM = 100, A_KEEPS = 20, B_KEEPS = 10 };
+    struct frame items[2][ROOM];
+    static const char settings[] = "{\"policy\": \"base\", \"spec\": {\"tokenizer\": \"T\"}, \"samples\": 128, \"split\": \"train\"}";
+    open_desk();
+    store_prompts(2);
+    hello('a', "rollout", settings);
+    hello('b', "rollout", settings);
+    want('a', ROOM);
+    want('b', ROOM);
+    turn();
+    for (size_t i = 0; i < ROOM; i++) {
+        items[0][i] = *reply('a', FRAME_prompt, i);
+        items[1][i] = *reply('b', FRAME_prompt, i);
+    }
+    for (size_t i = A_KEEPS; i < ROOM; i++)
+        answer('a', &items[0][i], FRAME_rollout, (int64_t)i + 1);
+    for (size_t i = B_KEEPS; i < ROOM; i++)
+        answer('b', &items[1][i], FRAME_rollout, (int64_t)i + 1);
+    want('a', ROOM - A_KEEPS);
+    want('b', ROOM - B_KEEPS);
+    turn();
+    size_t each = (LOOK - 2 * ROOM + A_KEEPS + B_KEEPS) / 2;
+    EXPECT_INT(count_replies('a', FRAME_prompt), each - A_KEEPS);
+    EXPECT_INT(count_replies('b', FRAME_prompt), each - B_KEEPS);
+    close_desk();
+}
+
 /* Goal: items of a worker that says bye, or hello again, are offered to others at once, and nothing is held against them. */
 static void test_items_come_back(void)
 {
@@ -1071,6 +1124,8 @@ int main(void)
     RUN(test_fetch_worker);
     RUN(test_pieces_are_bounded);
     RUN(test_credit_and_order);
+    RUN(test_last_items_are_shared);
+    RUN(test_last_items_of_a_whole_look);
     RUN(test_items_come_back);
     RUN(test_silence);
     RUN(test_deadly_item);
