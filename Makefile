@@ -35,11 +35,12 @@ MPI_CFLAGS = $(shell $(PKG_CONFIG) --cflags ompi-c)
 MPI_LIBS = -Wl,--as-needed $(shell $(PKG_CONFIG) --libs ompi-c) -Wl,--no-as-needed
 endif
 
-COMMON_SOURCES = $(filter-out common/math/kernels_isa.c common/learn/ranks_%.c,$(wildcard common/*/*.c)) \
-    common/learn/ranks_$(RANKS).c
+COMMON_SOURCES = $(filter-out common/math/kernels_isa.c common/math/kernels_codes.c common/learn/ranks_%.c,\
+    $(wildcard common/*/*.c)) common/learn/ranks_$(RANKS).c
 KERNEL_OBJECTS = $(foreach isa,avx512 avx2 portable,$(BUILD)/common/math/kernels_$(isa).o)
-PRODUCT_OBJECTS = $(foreach isa,maddubs vnni amx halves,$(BUILD)/common/math/kernels_$(isa).o)
-COMMON_OBJECTS = $(COMMON_SOURCES:%.c=$(BUILD)/%.o) $(KERNEL_OBJECTS)
+CODES_OBJECTS = $(foreach isa,maddubs avxvnni,$(BUILD)/common/math/kernels_$(isa).o)
+PRODUCT_OBJECTS = $(foreach isa,vnni amx halves,$(BUILD)/common/math/kernels_$(isa).o)
+COMMON_OBJECTS = $(COMMON_SOURCES:%.c=$(BUILD)/%.o) $(KERNEL_OBJECTS) $(CODES_OBJECTS)
 STAGE_PARTS = $(patsubst %.c,$(BUILD)/%.o,$(filter-out %/main.c,$(wildcard stages/*/*.c)))
 STAGE_MAINS = $(STAGES:%=$(BUILD)/stages/%/main.o)
 PROGRAMS = $(STAGES:%=$(BIN)/%)
@@ -78,6 +79,7 @@ AVX512_FLAGS = -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c
 $(BUILD)/common/math/kernels_avx512.o: ISA_FLAGS = $(AVX512_FLAGS)
 AVX2_FLAGS = -mno-avx512f -mavx2 -mfma -mf16c  # without AVX-512 also where CFLAGS ask for it
 $(BUILD)/common/math/kernels_avx2.o $(BUILD)/common/math/kernels_maddubs.o: ISA_FLAGS = $(AVX2_FLAGS)
+$(BUILD)/common/math/kernels_avxvnni.o: ISA_FLAGS = $(AVX2_FLAGS) -mavxvnni
 $(BUILD)/common/math/kernels_portable.o: ISA_FLAGS =
 $(BUILD)/common/math/kernels_vnni.o: ISA_FLAGS = $(AVX512_FLAGS) -mavx512vnni
 $(BUILD)/common/math/kernels_amx.o $(BUILD)/common/math/kernels_halves.o: \
@@ -86,6 +88,10 @@ $(KERNEL_OBJECTS): $(BUILD)/common/math/kernels_%.o: common/math/kernels_isa.c
 	$(call say,CC,$@)
 	@mkdir -p $(@D)
 	$(Q)$(KERNEL_CC) -DKERNELS_ISA=$* -c -o $@ $<
+$(CODES_OBJECTS): $(BUILD)/common/math/kernels_%.o: common/math/kernels_codes.c
+	$(call say,CC,$@)
+	@mkdir -p $(@D)
+	$(Q)$(KERNEL_CC) -DCODES_ISA=$* -c -o $@ $<
 $(PRODUCT_OBJECTS): $(BUILD)/common/math/kernels_%.o: common/math/kernels_%.c
 	$(call say,CC,$@)
 	@mkdir -p $(@D)

@@ -40,7 +40,8 @@ static bool has_avx512(void)
 
 static bool has_avx2(void)
 {
-    return strcmp(kernels_get()->name, "maddubs") == 0 || strcmp(kernels_get()->name, "avx2") == 0;
+    return strcmp(kernels_get()->name, "avxvnni") == 0 || strcmp(kernels_get()->name, "maddubs") == 0
+           || strcmp(kernels_get()->name, "avx2") == 0;
 }
 
 const struct product_kernels *product_kernels_get(enum products products)

@@ -16,7 +16,7 @@
 #include "base/memory.h"
 #include "math/input.h"
 #include "math/kernels_amx.h"
-#include "math/kernels_maddubs.h"
+#include "math/kernels_codes.h"
 #include "math/kernels_vnni.h"
 #include "math/quant.h"
 
@@ -35,6 +35,13 @@ static bool has_avx512(void)
 static bool has_avx2(void)
 {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+}
+
+static bool has_avxvnni(void)
+{
+    enum { AVX_VNNI = 1 << 4 };
+    unsigned a, b, c, d;
+    return has_avx2() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & AVX_VNNI) != 0;
 }
 
 static bool has_vnni(void)
@@ -61,25 +68,29 @@ static bool has_avx512(void)
 
 /* ---- sets ---- */
 
-static struct kernels kernels_vnni, kernels_amx, kernels_maddubs;
+static struct kernels kernels_vnni, kernels_amx, kernels_avxvnni, kernels_maddubs;
 
 static void sets_make(void)
 {
 #if defined __x86_64__
     kernels_vnni = kernels_avx512;
     kernels_vnni.name = "vnni";
-    kernels_maddubs = kernels_avx2;
+    kernels_vnni.input_make = vnni_input_make;
+    kernels_vnni.linear = vnni_linear;
+    kernels_avxvnni = kernels_maddubs = kernels_avx2;
+    kernels_avxvnni.name = "avxvnni";
+    kernels_avxvnni.input_make = avxvnni_input_make;
+    kernels_avxvnni.linear = avxvnni_linear;
     kernels_maddubs.name = "maddubs";
+    kernels_maddubs.input_make = maddubs_input_make;
+    kernels_maddubs.linear = maddubs_linear;
     for (int type = 0; type < TENSOR_TYPE_COUNT; type++) {
         if (quant_forms[type].group_elements == 0 || type == TENSOR_NF4)
             continue;
         kernels_vnni.input[type] = INPUT_BYTES;
+        kernels_avxvnni.input[type] = avxvnni_input_form(type);
         kernels_maddubs.input[type] = maddubs_input_form(type);
     }
-    kernels_maddubs.input_make = maddubs_input_make;
-    kernels_maddubs.linear = maddubs_linear;
-    kernels_vnni.input_make = vnni_input_make;
-    kernels_vnni.linear = vnni_linear;
     kernels_amx = kernels_vnni;
     kernels_amx.name = "amx";
     kernels_amx.input[TENSOR_BF16] = kernels_amx.input[TENSOR_F16] = INPUT_HALVES;
@@ -99,6 +110,8 @@ const struct kernels *kernels_named(const char *name)
         return &kernels_vnni;
     if (strcmp(name, "avx512") == 0 && has_avx512())
         return &kernels_avx512;
+    if (strcmp(name, "avxvnni") == 0 && has_avxvnni())
+        return &kernels_avxvnni;
     if (strcmp(name, "maddubs") == 0 && has_avx2())
         return &kernels_maddubs;
     if (strcmp(name, "avx2") == 0 && has_avx2())
@@ -109,7 +122,7 @@ const struct kernels *kernels_named(const char *name)
 
 const struct kernels *kernels_get(void)
 {
-    static const char *const best_first[] = { "amx", "vnni", "avx512", "maddubs", "avx2", "portable" };
+    static const char *const best_first[] = { "amx", "vnni", "avx512", "avxvnni", "maddubs", "avx2", "portable" };
     const char *wanted = getenv("VAS_KERNELS");
     if (wanted != NULL && *wanted != '\0') {
         const struct kernels *kernels = kernels_named(wanted);

@@ -1,12 +1,12 @@
 /*
  * kernels.h - the inner loops of inference, chosen at start for this processor: AVX-512 with AMX, AVX-512 with VNNI, AVX-512, AVX2
- * with FMA and products of bytes or without these, portable.
+ * with FMA and AVX-VNNI, with products of bytes of its own, or without these, portable.
  *
  * Every output element is summed in an order fixed by its own indices, so results do not depend on the number of rows, on threads,
  * or on which part of a matrix a call covers.  "avx512", "avx2" and "portable" multiply float32 with the numbers that weights stand
- * for, one fused multiply-add after the other.  "vnni", "amx" and "maddubs" round the rows that meet quantised weights to 8 bits
- * in blocks of 32, as llama.cpp does, but "maddubs" to 16 where codes or levels take 8, and "amx" those that meet BF16 or F16 to
- * two BF16, some 16 bits.
+ * for, one fused multiply-add after the other.  The others round the rows that meet quantised weights to 8 bits in blocks of 32, as
+ * llama.cpp does, but "maddubs" to 16 where codes or levels take 8, and "amx" those that meet BF16 or F16 to two BF16, some
+ * 16 bits.
  *
  * Arrays are row-major, last index fastest.
  */
@@ -75,7 +75,7 @@ struct input_part {
 };
 
 struct kernels {
-    const char *name;  // "amx", "vnni", "avx512", "maddubs", "avx2", "portable"
+    const char *name;  // "amx", "vnni", "avx512", "avxvnni", "maddubs", "avx2", "portable"
 
     enum input_form input[TENSOR_TYPE_COUNT];  // by type of the weight
     /* Makes a part of the rows, all of them where it is NULL.  x: (M, K). */

@@ -1,7 +1,7 @@
 /*
  * bench_kernels.c - speed of the linear kernels for every element type, beside OpenBLAS on float32 and what the processor could do.
  *
- *     bench_kernels [-t THREADS] [-T TYPE] [KERNELS [N [K]]]      amx, vnni, avx512, maddubs, avx2 or portable; 2048 2048
+ *     bench_kernels [-t THREADS] [-T TYPE] [KERNELS [N [K]]]      amx, vnni, avx512, avxvnni, maddubs, avx2 or portable; 2048 2048
  *
  * Times are processor time, of each thread, so that they bear other work on the machine.  Weights are cold: so many copies take
  * turns that the caches hold none of them.  Threads share a matrix by its panels; making the input's form is part of a call.
@@ -198,7 +198,7 @@ int main(int argc, char **argv)
     const struct kernels *kernels = argc > 0 ? kernels_named(argv[0]) : kernels_get();
     size_t N = argc > 1 ? strtoul(argv[1], NULL, 10) : 2048, K = argc > 2 ? strtoul(argv[2], NULL, 10) : 2048;
     if (kernels == NULL || N == 0 || K == 0) {
-        fprintf(stderr, "usage: bench_kernels [-t THREADS] [-T TYPE] [amx|vnni|avx512|maddubs|avx2|portable [N [K]]]\n");
+        fprintf(stderr, "usage: bench_kernels [-t THREADS] [-T TYPE] [amx|vnni|avx512|avxvnni|maddubs|avx2|portable [N [K]]]\n");
         return 64;
     }
     struct pool *pool = pool_open(threads);

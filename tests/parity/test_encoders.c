@@ -118,7 +118,7 @@ static void compare(const char *name, enum tensor_type quant, double tolerance)
     pool_close(pool);
 }
 
-static const char *const kernel_names[] = { "amx", "avx512", "maddubs", "avx2", "portable" };
+static const char *const kernel_names[] = { "amx", "avx512", "avxvnni", "maddubs", "avx2", "portable" };
 
 /* Every model through every build of the kernels that this processor runs. */
 static void compare_all(const char *const *names, size_t count)

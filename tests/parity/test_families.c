@@ -163,7 +163,7 @@ static void expect_heads(const struct fixture *fixture)
 
 static void compare(const char *directory)
 {
-    static const char *const kernels[] = { "amx", "avx512", "maddubs", "avx2", "portable" };
+    static const char *const kernels[] = { "amx", "avx512", "avxvnni", "maddubs", "avx2", "portable" };
     for (size_t i = 0; i < COUNT_OF(kernels); i++) {
         struct fixture fixture;
         if (kernels_named(kernels[i]) == NULL)

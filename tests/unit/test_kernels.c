@@ -9,7 +9,7 @@
 #include "math/kernels.h"
 #include "math/quant.h"
 
-static const char *const names[] = { "portable", "avx2", "maddubs", "avx512", "vnni", "amx" };
+static const char *const names[] = { "portable", "avx2", "maddubs", "avxvnni", "avx512", "vnni", "amx" };
 
 /* Runs a statement for every set of kernels that this processor has. */
 #define FOR_KERNELS(k)                                   \

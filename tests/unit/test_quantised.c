@@ -183,7 +183,7 @@ static void expect_close(const struct model *actual, const struct model *expecte
  */
 static void test_gguf_blocks(void)
 {
-    static const char *const names[] = { "amx", "vnni", "avx512", "maddubs", "avx2", "portable" };
+    static const char *const names[] = { "amx", "vnni", "avx512", "avxvnni", "maddubs", "avx2", "portable" };
     static const size_t parts[] = { 1, 2, 2, 3 };  // of q, k and v in each layer
     struct buffer file = gguf_of_blocks(&block_config);
     struct weights *weights = weights_from_memory(file.data, file.size, "blocks");

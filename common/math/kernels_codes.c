@@ -1,10 +1,11 @@
 /*
- * kernels_maddubs.c - see kernels_maddubs.h.
+ * kernels_codes.c - see kernels_codes.h; built twice, CODES_ISA says for what.
  *
- * Codes of a panel are taken apart once for all rows, some units at a time in the L1 cache.  vpmaddubsw multiplies bytes and adds
- * pairs in 16 bits, in which as many pairs are added as fit; codes of 8 bits do not fit at all, and go by vpmaddwd.
+ * Codes of a panel are taken apart once for all rows, some units at a time in the L1 cache.  AVX-VNNI's vpdpbusd multiplies bytes
+ * and adds four of them in 32 bits.  Without it vpmaddubsw adds pairs in 16 bits, in which as many pairs are added as fit; codes
+ * of 8 bits do not fit at all, and go by vpmaddwd.
  */
-#include "math/kernels_maddubs.h"
+#include "math/kernels_codes.h"
 
 #include <string.h>
 
@@ -12,16 +13,25 @@
 #include "math/input.h"
 #include "math/kernels_bytes.h"
 
+#define PASTE_(a, b) a##b
+#define PASTE(a, b) PASTE_(a, b)
+#define CODES(name) PASTE(CODES_ISA, name)
+
 enum { ROWS_MAX = 4, MADE_UNITS = 8 };
+#ifdef __AVXVNNI__
+enum { HAS_VPDPBUSD = true };
+#else
+enum { HAS_VPDPBUSD = false };
+#endif
 
 extern const struct kernels kernels_avx2;
 
 INLINE bool takes_words(enum tensor_type type)
 {
-    return quant_forms[type].low_bits == 8 || quant_forms[type].levels != NULL;
+    return !HAS_VPDPBUSD && (quant_forms[type].low_bits == 8 || quant_forms[type].levels != NULL);
 }
 
-enum input_form maddubs_input_form(enum tensor_type type)
+enum input_form CODES(_input_form)(enum tensor_type type)
 {
     return takes_words(type) ? INPUT_WORDS : INPUT_BYTES;
 }
@@ -104,7 +114,7 @@ static void words_make(unsigned char *out, size_t R, size_t r, const float *x, s
     }
 }
 
-void maddubs_input_make(void *input, enum input_form form, const float *x, size_t M, size_t K, const struct input_part *part)
+void CODES(_input_make)(void *input, enum input_form form, const float *x, size_t M, size_t K, const struct input_part *part)
 {
     const struct input_part all = { 0, M, 0, K }, *of = part != NULL ? part : &all;
     if (form == INPUT_FLOATS || form == INPUT_TILES) {
@@ -179,6 +189,20 @@ INLINE void add_words(__m256i products[ROWS_MAX][PARTS], const struct made_unit 
     }
 }
 
+#ifdef __AVXVNNI__
+INLINE void add_bytes(__m256i products[ROWS_MAX][PARTS], enum tensor_type type, const struct made_unit *made,
+                      const unsigned char *row, size_t first, size_t end, size_t R)
+{
+    (void)type;
+    UNROLL for (size_t j = first; j < end; j++) {
+        UNROLL for (size_t r = 0; r < R; r++) {
+            const __m256i x = four_bytes(row + r * UNIT, j);
+            UNROLL for (size_t p = 0; p < PARTS; p++)
+                products[r][p] = _mm256_dpbusd_avx_epi32(products[r][p], made->codes[j][p], x);
+        }
+    }
+}
+#else
 INLINE void add_bytes(__m256i products[ROWS_MAX][PARTS], enum tensor_type type, const struct made_unit *made,
                       const unsigned char *row, size_t first, size_t end, size_t R)
 {
@@ -203,6 +227,7 @@ INLINE void add_bytes(__m256i products[ROWS_MAX][PARTS], enum tensor_type type, 
                 products[r][p] = _mm256_add_epi32(products[r][p], _mm256_madd_epi16(pairs[r][p], _mm256_set1_epi16(1)));
     }
 }
+#endif
 
 /* A unit by R rows of a group of lanes, from row r0 on, is added to sum. */
 INLINE void unit_add(enum tensor_type type, __m256 sum[ROWS_MAX][PARTS], const struct made_unit *made, const unsigned char *step,
@@ -214,21 +239,21 @@ INLINE void unit_add(enum tensor_type type, __m256 sum[ROWS_MAX][PARTS], const s
     UNROLL for (size_t g = 0; g < groups; g++) {
         const size_t which = groups == 1 ? 0 : 1 + g;
         __m256i products[ROWS_MAX][PARTS];
-        UNROLL for (size_t r = 0; r < R; r++) {
-            __m256i start = _mm256_setzero_si256();
-            if (code_bias(type) != 0) {
-                int32_t minus_sum;
-                memcpy(&minus_sum, &field[(FIELD_MINUS_SUM + which) * lanes + r], sizeof minus_sum);
-                start = _mm256_slli_epi32(_mm256_set1_epi32(minus_sum), __builtin_ctz((unsigned)code_bias(type)));
-            }
+        UNROLL for (size_t r = 0; r < R; r++)
             UNROLL for (size_t p = 0; p < PARTS; p++)
-                products[r][p] = start;
-        }
+                products[r][p] = _mm256_setzero_si256();
         if (takes_words(type))
             add_words(products, made, row, R);
         else
             add_bytes(products, type, made, row, g * 8 / groups, (g + 1) * 8 / groups, R);
         UNROLL for (size_t r = 0; r < R; r++) {
+            if (code_bias(type) != 0) {
+                int32_t minus_sum;
+                memcpy(&minus_sum, &field[(FIELD_MINUS_SUM + which) * lanes + r], sizeof minus_sum);
+                const __m256i bias = _mm256_slli_epi32(_mm256_set1_epi32(minus_sum), __builtin_ctz((unsigned)code_bias(type)));
+                UNROLL for (size_t p = 0; p < PARTS; p++)
+                    products[r][p] = _mm256_add_epi32(products[r][p], bias);
+            }
             const __m256 d = _mm256_set1_ps(field[FIELD_D * lanes + r]);
             UNROLL for (size_t p = 0; p < PARTS; p++) {
                 const __m256 d_scale = (__m256)made->groups[g].scale[p] * d;
@@ -315,7 +340,7 @@ static panel_function *const panel_functions[TENSOR_TYPE_COUNT] = {
     BLOCK_TYPES(ENTRY)
 };
 
-void maddubs_linear(float *y, size_t y_stride, const void *input, size_t M, const struct packed *w, size_t panel, size_t panels)
+void CODES(_linear)(float *y, size_t y_stride, const void *input, size_t M, const struct packed *w, size_t panel, size_t panels)
 {
     panel_function *run = panel_functions[w->type];
     if (run == NULL) {
@@ -332,7 +357,7 @@ void maddubs_linear(float *y, size_t y_stride, const void *input, size_t M, cons
         float partial[PANEL][PANEL];
         for (size_t m = 0; m < M; m += PANEL) {
             const size_t lanes = input_lanes(M, m);
-            const unsigned char *group = (const unsigned char *)input + input_bytes(maddubs_input_form(w->type), m, w->K);
+            const unsigned char *group = (const unsigned char *)input + input_bytes(takes_words(w->type) ? INPUT_WORDS : INPUT_BYTES, m, w->K);
             run(partial[0], PANEL, group, lanes, w->K, at);
             for (size_t r = 0; r < lanes; r++)
                 memcpy(out + (m + r) * y_stride, partial[r], w->N % PANEL * sizeof(float));
