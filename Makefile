@@ -127,8 +127,8 @@ $(BENCH_PROGRAMS): $(BUILD)/%: $(BUILD)/%.o $(BUILD)/tests/bench/limits.o $(BUIL
 	$(Q)$(CC) $(CFLAGS) -o $@ $^ $(ALL_LIBS)
 
 .PHONY: bench
-bench: bench-programs  ## how fast it is beside llama.cpp, PyTorch and llama2.c (tests/bench/bench.sh)
-	tests/bench/bench.sh --json $(BUILD)/bench.json
+bench: bench-programs  ## how fast it is beside llama.cpp, PyTorch and llama2.c; ROUNDS=1 for a first look
+	tests/bench/bench.sh $(if $(ROUNDS),--rounds $(ROUNDS)) --json $(BUILD)/bench.json
 
 .PHONY: bench-programs
 bench-programs: all $(BENCH_PROGRAMS)  ## what tests/bench/*.sh need

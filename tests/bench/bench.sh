@@ -1,24 +1,31 @@
 #!/bin/sh
 # bench.sh - how fast vas is: sampling, steering, scaling, small models and training beside their peers, in one table.
 #
-#     tests/bench/bench.sh [--json FILE]
+#     tests/bench/bench.sh [--rounds 3] [--json FILE]
 #
-# Runs sampling.sh, steering.sh, trunk.sh, scaling.sh, small.sh and training.sh, each with its defaults; they say what is measured,
-# and where peers are found.
+# Runs sampling.sh, steering.sh, trunk.sh, scaling.sh, small.sh and training.sh, of each so many rounds or pairs; they say what is
+# measured, and where peers are found.  A round takes some 20 minutes on two cores.
 set -eu
 cd "$(dirname "$0")/../.."
 
-json=
-case $# in
-0) ;;
-2) [ "$1" = --json ] || { echo "bench.sh: unknown option \"$1\"" >&2; exit 64; }
-    json=$2 ;;
-*) echo "bench.sh: usage: bench.sh [--json FILE]" >&2; exit 64 ;;
-esac
+rounds=3 json=
+while [ $# -gt 0 ]; do
+    [ $# -ge 2 ] || { echo "bench.sh: option \"$1\" needs an argument" >&2; exit 64; }
+    case $1 in
+    --rounds) rounds=$2 ;;
+    --json) json=$2 ;;
+    *) echo "bench.sh: unknown option \"$1\"" >&2; exit 64 ;;
+    esac
+    shift 2
+done
 work=${BUILD:-build}/bench
 mkdir -p "$work"
-: >"$work/figures"
-for part in sampling steering trunk scaling small training; do
-    tests/bench/$part.sh --figures "$work/figures"
-done
-awk -v json="$json" -f tests/bench/table.awk "$work/figures"
+figures=$work/figures
+: >"$figures"
+tests/bench/sampling.sh --pairs "$rounds" --rounds 2 --figures "$figures"
+tests/bench/steering.sh --rounds "$rounds" --figures "$figures"
+tests/bench/trunk.sh --rounds "$rounds" --figures "$figures"
+tests/bench/scaling.sh --rounds "$rounds" --figures "$figures"
+tests/bench/small.sh --rounds "$rounds" --figures "$figures"
+tests/bench/training.sh --pairs "$rounds" --rounds 1 --figures "$figures"
+awk -v json="$json" -f tests/bench/table.awk "$figures"
