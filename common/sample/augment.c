@@ -41,18 +41,25 @@ static double shifted_kl(const double *prob, const double *shift, size_t K)
     return kl < 0 ? 0 : kl;  // rounding; a NaN stays
 }
 
-double augment_reach(const struct kernels *kernels, const float *logits, const int32_t *candidates, size_t V, size_t K,
-                     double spread, double temperature)
+size_t augment_needed(const struct kernels *kernels, const float *logits, const int32_t *candidates, size_t V, size_t K,
+                      double spread, double temperature, double share)
 {
-    CHECK(2 <= K && K <= V);
+    CHECK(1 <= K && K <= V);
     float max = logits[candidates[0]];
-    if (temperature < TEMPERATURE_GREEDY)
-        return (double)max - logits[candidates[1]] > spread ? 0 : 1;
-    double second = exp(((double)logits[candidates[1]] - max + spread) / temperature);
-    if (!(second < 1))
-        return 1;
-    double x = fmax(softmax_sum(kernels, logits, V, max, temperature) - 1, 0) * exp(spread / temperature);
-    return isfinite(x) ? x / (1 + x) : 1;
+    size_t n = 1;
+    if (temperature < TEMPERATURE_GREEDY) {
+        while (n < K && !((double)max - logits[candidates[n]] > spread))
+            n++;
+        return n;
+    }
+    double sum = softmax_sum(kernels, logits, V, max, temperature), valued = 0;
+    for (; n < K; n++) {
+        valued += exp((double)(logits[candidates[n - 1]] - max) / temperature);
+        double x = (sum - valued) / valued * exp(spread / temperature);
+        if (x / (1 + x) <= share)  // false where x is infinite or NaN
+            break;
+    }
+    return n;
 }
 
 double augment_logits(const struct kernels *kernels, float *logits, const int32_t *candidates, const float *values,

@@ -33,19 +33,18 @@ double augment_logits(
     size_t V, size_t K, size_t I, double temperature);
 
 /*
- * How far steering can move the distribution of this token: the most total variation, in [0, 1], between the base policy and any
- * distribution that values make of it while sum_i |beta_i| * (highest V_i - lowest V_i) over the candidates is at most spread
- * (nats).
+ * How many of the candidates, the likeliest first, have to be valued, so that this token's distribution, before top_k and top_p,
+ * differs by at most share in total variation from the one that values of all K would make, while sum_i |beta_i| * (highest V_i -
+ * lowest V_i) over these is at most spread (nats).  1: none, the base policy's distribution will do.
  *
- * Values move the odds of another token against the likeliest by at most exp(spread / temperature).  With x the sum of these odds
- * moved that far, the likeliest keeps at least 1 / (1 + x) of either distribution, and they differ by at most x / (1 + x).
- * 1 where x may be 1 or more: another token could become the likeliest.  Greedy: 0 or 1.  top_k and top_p leave out tokens,
- * which makes x no larger.
+ * Values move the odds of two tokens by at most exp(spread / temperature).  With x the odds of all other tokens against the n
+ * likeliest, moved that far, the others have at most x / (1 + x) of either distribution, and among the n the odds are the same
+ * in both.  Greedy: all that could become the likeliest, and the token is the same.
  */
-double augment_reach(
+size_t augment_needed(
     const struct kernels *kernels,
     const float *logits,        // (V) of the base policy
-    const int32_t *candidates,  // (K) from top_candidates of these logits, K >= 2
-    size_t V, size_t K, double spread, double temperature);
+    const int32_t *candidates,  // (K) from top_candidates of these logits
+    size_t V, size_t K, double spread, double temperature, double share);
 
 #endif

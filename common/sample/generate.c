@@ -74,10 +74,10 @@ struct turn {
     struct live *live;
     float *logits;            // (V)
     int32_t *candidates;      // (K)
+    size_t K;                 // so many of them are valued, 0: left to the base policy
     float *base_logits;       // (K)
     float *steered_logits;    // (K)
     float *values;            // (I, K)
-    bool steered;             // candidates are valued
     bool too_long;            // with one of them the text is longer than the context of a value model with its own tokenizer
     size_t candidate_row;     // row of candidate 0 among those of each value model, behind the pending tokens'
     int chosen;               // valued candidate that was sampled, -1: another token
@@ -252,7 +252,7 @@ struct generator *generator_open(const struct generate_options *options, int *co
 {
     CHECK(options->batch >= 1 && options->value_count <= VALUE_MODELS_MAX);
     CHECK(1 <= options->candidates && options->candidates <= CANDIDATES_MAX && options->guide_every <= GUIDE_EVERY_MAX);
-    CHECK(0 <= options->skip_sure && options->skip_sure < 1);
+    CHECK(0 <= options->skip_share && options->skip_share < 1);
     enum { SKIPPED_MAX = 64 };  // tokens: as many as one pass runs at little cost beside the candidates
     struct generator *generator = memory_alloc(1, sizeof *generator);
     generator->options = *options;
@@ -278,7 +278,7 @@ struct generator *generator_open(const struct generate_options *options, int *co
     generator->context = size_min(generator->context, options->context > 0 ? options->context : CONTEXT_DEFAULT);
     generator->K = generator->I > 0 ? size_min(options->candidates, generator->V) : 0;
     generator->guide_every = size_max(options->guide_every, 1);
-    generator->pending_max = generator->guide_every + (options->skip_sure > 0 ? SKIPPED_MAX : 0);
+    generator->pending_max = generator->guide_every + (options->skip_share > 0 ? SKIPPED_MAX : 0);
     group_passes(generator);
     generator->group_max = size_min(options->batch,
                                     MODEL_ROWS_MAX / (generator->pass_most * (generator->K + generator->pending_max)));
@@ -639,17 +639,21 @@ static void turns_base(struct generator *generator, size_t count)
     span_end(span, &generator->stats.base_s);
 }
 
-/* Whether this token is left to the base policy, since it is so sure. */
-static bool turn_is_sure(const struct generator *generator, const struct turn *turn)
+/* How many candidates are valued; 0 where the base policy is so sure that the token is left to it. */
+static size_t turn_needed(const struct generator *generator, const struct turn *turn)
 {
     const struct live *live = turn->live;
-    double spread = 0, skip_sure = generator->options.skip_sure;
-    if (skip_sure == 0 || generator->K < 2 || live->pending + generator->guide_every > generator->pending_max)
-        return false;
+    size_t K = generator->K;
+    double spread = 0, share = generator->options.skip_share;
+    if (share == 0 || K < 2)
+        return K;
     for (size_t i = 0; i < generator->I; i++)  // before the first values: infinite
         spread += fabs(generator->betas[i] * ((double)live->followers[i].high - live->followers[i].low));
-    return augment_reach(generator->kernels, turn->logits, turn->candidates, generator->V, generator->K, spread,
-                         live->job->order.sampling.temperature) <= skip_sure;
+    size_t needed = augment_needed(generator->kernels, turn->logits, turn->candidates, generator->V, K, spread,
+                                   live->job->order.sampling.temperature, share);
+    if (needed > 1)
+        return needed;
+    return live->pending + generator->guide_every > generator->pending_max ? K : 0;
 }
 
 static void turn_candidates(void *context, size_t task, size_t thread)
@@ -657,12 +661,11 @@ static void turn_candidates(void *context, size_t task, size_t thread)
     (void)thread;
     struct generator *generator = context;
     struct turn *turn = &generator->turns[task];
-    turn->steered = turn->live->count % generator->guide_every == 0;
-    if (!turn->steered)
+    if (turn->live->count % generator->guide_every != 0)
         return;
     top_candidates(generator->kernels, turn->candidates, turn->logits, generator->V, generator->K);
-    turn->steered = !turn_is_sure(generator, turn);
-    for (size_t k = 0; k < generator->K; k++)
+    turn->K = turn_needed(generator, turn);
+    for (size_t k = 0; k < turn->K; k++)
         turn->base_logits[k] = turn->logits[turn->candidates[k]];
 }
 
@@ -670,11 +673,11 @@ static void turn_candidates(void *context, size_t task, size_t thread)
    newest tokens that it has not run go before them.  How many. */
 static size_t turns_rows(struct generator *generator, size_t count, size_t i, size_t M)
 {
-    size_t K = generator->K, first = M;
+    size_t first = M;
     for (size_t g = 0; g < count; g++) {
         struct turn *turn = &generator->turns[g];
         struct live *live = turn->live;
-        if (!turn->steered)
+        if (turn->K == 0)
             continue;
         int32_t sequence = live->followers[i].sequence, parent = ROW_CACHED;
         for (size_t n = live->count - live->pending; n < live->count; n++) {
@@ -682,7 +685,7 @@ static size_t turns_rows(struct generator *generator, size_t count, size_t i, si
             parent = (int32_t)M++;
         }
         turn->candidate_row = M - first;
-        for (size_t k = 0; k < K; k++)
+        for (size_t k = 0; k < turn->K; k++)
             generator->rows[M++] = (struct row){ sequence, turn->candidates[k], parent };
     }
     return M - first;
@@ -691,7 +694,7 @@ static size_t turns_rows(struct generator *generator, size_t count, size_t i, si
 /* One pass of the value models that a leader begins, over all candidates of the group for each of them. */
 static void turns_values(struct generator *generator, size_t count, size_t leader)
 {
-    size_t K = generator->K, M = 0, C = (size_t)model_config(generator->value_models[leader])->channel_count;
+    size_t M = 0, C = (size_t)model_config(generator->value_models[leader])->channel_count;
     for (size_t i = leader; i < generator->I; i++)
         if (generator->leader[i] == leader)
             M += generator->pass_rows = turns_rows(generator, count, i, M);
@@ -705,8 +708,8 @@ static void turns_values(struct generator *generator, size_t count, size_t leade
         model_values(generator->value_models[i], hidden, generator->pass_rows, generator->row_values);
         for (size_t g = 0; g < count; g++) {
             struct turn *turn = &generator->turns[g];
-            if (turn->steered)
-                memcpy(turn->values + i * K, generator->row_values + turn->candidate_row, K * sizeof(float));
+            if (turn->K > 0)
+                memcpy(turn->values + i * turn->K, generator->row_values + turn->candidate_row, turn->K * sizeof(float));
         }
     }
 }
@@ -717,14 +720,14 @@ static void turns_text_values(struct generator *generator, size_t count, size_t 
     size_t asks = 0;
     for (size_t g = 0; g < count; g++) {
         struct turn *turn = &generator->turns[g];
-        if (turn->steered)
+        if (turn->K > 0)
             generator->asks[asks++] = (struct value_ask){ .text = turn->live->followers[i].text, .candidates = turn->candidates,
-                                                          .values = turn->values + i * generator->K };
+                                                          .K = turn->K, .values = turn->values + i * turn->K };
     }
-    text_values_get(generator->text_values[i], generator->asks, asks, generator->K);
+    text_values_get(generator->text_values[i], generator->asks, asks);
     const struct value_ask *ask = generator->asks;
     for (size_t g = 0; g < count; g++)
-        if (generator->turns[g].steered)
+        if (generator->turns[g].K > 0)
             generator->turns[g].too_long |= (ask++)->too_long;
 }
 
@@ -733,9 +736,9 @@ static void turn_sample(void *context, size_t task, size_t thread)
     struct generator *generator = context;
     struct turn *turn = &generator->turns[task];
     const struct generate_job *order = &turn->live->job->order;
-    size_t K = generator->K;
+    size_t K = turn->K;
     turn->kl = 0;
-    if (turn->steered) {
+    if (K > 0) {
         turn->kl = augment_logits(generator->kernels, turn->logits, turn->candidates, turn->values, generator->betas, generator->V,
                                   K, generator->I, order->sampling.temperature);
         for (size_t k = 0; k < K; k++)
@@ -745,18 +748,18 @@ static void turn_sample(void *context, size_t task, size_t thread)
     turn->sampled = sample_token(generator->kernels, turn->logits, generator->V, order->sampling, uniform,
                                  &generator->scratch[thread]);
     turn->chosen = -1;
-    for (size_t k = 0; k < K && turn->steered; k++)
+    for (size_t k = 0; k < K; k++)
         if (turn->candidates[k] == turn->sampled.token)
             turn->chosen = (int)k;
 }
 
 static char *failure_text(const struct generator *generator, const struct turn *turn)
 {
-    for (size_t i = 0; i < generator->I && turn->steered; i++) {
+    for (size_t i = 0; i < generator->I; i++) {
         size_t k = 0;
-        while (k < generator->K && isfinite(turn->values[i * generator->K + k]))
+        while (k < turn->K && isfinite(turn->values[i * turn->K + k]))
             k++;
-        if (k == generator->K)
+        if (k == turn->K)
             continue;
         if (turn->too_long && generator->text_values[i] != NULL)
             return memory_printf("its text does not fit value model \"%s\" (context %lld) at response token %zu",
@@ -785,8 +788,8 @@ static void turn_end(struct generator *generator, const struct turn *turn)
     if (generator->options.watch != NULL)
         generator->options.watch(generator->options.watch_context, &(struct token_event){
             .tag = live->job->order.tag, .position = live->count, .token = turn->sampled.token,
-            .logprob = turn->sampled.logprob, .kl = turn->kl, .K = turn->steered ? generator->K : 0,
-            .I = turn->steered ? generator->I : 0, .candidates = turn->candidates, .base_logits = turn->base_logits,
+            .logprob = turn->sampled.logprob, .kl = turn->kl, .K = turn->K,
+            .I = turn->K > 0 ? generator->I : 0, .candidates = turn->candidates, .base_logits = turn->base_logits,
             .steered_logits = turn->steered_logits, .values = turn->values,
         });
     live->tokens[live->count] = turn->sampled.token;
@@ -795,7 +798,7 @@ static void turn_end(struct generator *generator, const struct turn *turn)
     live->stopped = tokenizer_is_stop(generator->options.tokenizer, turn->sampled.token);
     live->ended = live->stopped || live->count == live->count_max;
     generator->stats.tokens++;
-    generator->stats.steered += turn->steered;
+    generator->stats.steered += turn->K > 0;
 }
 
 /* The value models keep the row of the newest token; of a token that was no candidate there is none, only its parent's.
@@ -806,25 +809,26 @@ static void turn_keep(struct generator *generator, const struct turn *turn)
     for (size_t i = 0; i < generator->I; i++) {
         struct follower *follower = &live->followers[i];
         size_t candidate_row = generator->pass_place[i] * generator->pass_rows + turn->candidate_row;
-        for (size_t k = 0; k < generator->K && turn->steered; k++) {
-            follower->low = fminf(follower->low, turn->values[i * generator->K + k]);
-            follower->high = fmaxf(follower->high, turn->values[i * generator->K + k]);
+        for (size_t k = 0; k < turn->K; k++) {
+            follower->low = fminf(follower->low, turn->values[i * turn->K + k]);
+            follower->high = fmaxf(follower->high, turn->values[i * turn->K + k]);
         }
         if (generator->text_values[i] != NULL)
             value_text_push(follower->text, turn->sampled.token);
         else if (turn->chosen >= 0)
             row_keep(generator->value_caches[i], candidate_row + (size_t)turn->chosen);
-        else if (turn->steered && live->pending > 0)
+        else if (turn->K > 0 && live->pending > 0)
             row_keep(generator->value_caches[i], candidate_row - 1);
     }
-    live->pending = turn->chosen >= 0 ? 0 : turn->steered ? 1 : live->pending + 1;
+    live->pending = turn->chosen >= 0 ? 0 : turn->K > 0 ? 1 : live->pending + 1;
 }
 
 static void group_step(struct generator *generator, struct live *live, size_t count)
 {
     for (size_t g = 0; g < count; g++) {
         generator->turns[g].live = &live[g];
-        generator->turns[g].steered = generator->turns[g].too_long = false;
+        generator->turns[g].K = 0;
+        generator->turns[g].too_long = false;
     }
     turns_base(generator, count);
     if (generator->I > 0) {

@@ -8,7 +8,8 @@
  * (text_values.h); a response ends where one of its candidates' texts would be longer than this model's context.
  *
  * Tokens may be left to the base policy: all but every guide_every-th, and those of which it is so sure that values would hardly
- * change them (skip_sure).  The value models then run them in one pass with the next token's candidates.
+ * change them (skip_share).  The value models then run them in one pass with the next token's candidates.  Of other tokens the
+ * candidates that are too unlikely to matter need not be valued.
  *
  * A response is a function of its job, the weights and the options that the policy's spec names: not of the batch it was in, the
  * order of the jobs or the number of threads.
@@ -60,8 +61,8 @@ struct generate_options {
     size_t value_count;
     size_t candidates;                  // K, 1 .. CANDIDATES_MAX
     size_t guide_every;                 // response tokens 0, that, twice that, ... are steered; at most GUIDE_EVERY_MAX; 0: as 1
-    double skip_sure;                   // a token is left to the base policy where augment_reach is at most that, for the range of
-                                        // values that its response has seen so far; in [0, 1), 0: never
+    double skip_share;                  // values no more candidates than augment_needed says for this share, within the range of
+                                        // values that the response has seen so far; in [0, 1), 0: always all
     size_t batch;                       // responses at once, >= 1
     size_t max_new_tokens;              // what most jobs ask for: sizes the cache
     size_t context;                     // prompt and response together, tokens; 0: what the models allow, at most CONTEXT_DEFAULT

@@ -71,8 +71,8 @@ static json_t *policy_spec(const struct server *server)
         json_object_set_new(spec, "candidates", json_integer((json_int_t)generate->candidates));
         if (generate->guide_every > 1)
             json_object_set_new(spec, "guide_every", json_integer((json_int_t)generate->guide_every));
-        if (generate->skip_sure > 0)
-            json_object_set_new(spec, "skip_sure", json_real(generate->skip_sure));
+        if (generate->skip_share > 0)
+            json_object_set_new(spec, "skip_share", json_real(generate->skip_share));
     }
     json_object_set_new(spec, "values", values);
     return spec;

@@ -184,9 +184,9 @@ static bool evict(struct text_values *values, const struct value_text *except)
 
 /* ---- one ask: the rows that it adds to the batch ---- */
 
-static void asked_free(struct asked *asked, size_t K)
+static void asked_free(struct asked *asked)
 {
-    for (size_t k = 0; k < K; k++)
+    for (size_t k = 0; k < asked->ask->K; k++)
         free(asked->ids[k].at);
     free(asked->ids);
     free(asked->rows);
@@ -210,8 +210,9 @@ static size_t common_prefix(const struct token_list *a, const struct token_list 
 }
 
 /* Tokenizes the candidates and finds what all begin with.  False when none fits the value model. */
-static bool asked_begin(struct text_values *values, struct asked *asked, struct value_ask *ask, size_t K)
+static bool asked_begin(struct text_values *values, struct asked *asked, struct value_ask *ask)
 {
+    const size_t K = ask->K;
     *asked = (struct asked){ .ask = ask, .whole = K, .keep_row = -1 };
     asked->ids = memory_alloc(K, sizeof *asked->ids);
     asked->rows = memory_alloc(K, sizeof *asked->rows);
@@ -253,14 +254,14 @@ static int32_t add_row(struct text_values *values, size_t first, int32_t sequenc
 }
 
 /* False when the batch has no room for all of them: it is then as before. */
-static bool asked_rows(struct text_values *values, struct asked *asked, size_t K)
+static bool asked_rows(struct text_values *values, struct asked *asked)
 {
     struct value_text *text = asked->ask->text;
     size_t first = values->row_count;
     if (text->sequence < 0)
         text->sequence = sequence_open(values->cache);
     bool room = true;
-    for (size_t k = 0; k < K && room; k++) {
+    for (size_t k = 0; k < asked->ask->K && room; k++) {
         const struct token_list *ids = &asked->ids[k];
         if (!ids_fit(values, ids))
             continue;
@@ -302,7 +303,7 @@ static bool asked_extend(struct text_values *values, struct asked *asked)
 
 /* ---- the batch ---- */
 
-static void batch_run(struct text_values *values, size_t K)
+static void batch_run(struct text_values *values)
 {
     size_t M = values->row_count, C = (size_t)model_config(values->model)->channel_count;
     if (M > values->hidden_rows) {
@@ -317,7 +318,7 @@ static void batch_run(struct text_values *values, size_t K)
     for (size_t i = 0; i < values->asked_count; i++) {
         struct asked *asked = &values->asked[i];
         struct value_text *text = asked->ask->text;
-        for (size_t k = 0; k < K; k++)
+        for (size_t k = 0; k < asked->ask->K; k++)
             if (asked->rows[k] >= 0)
                 asked->ask->values[k] = values->row_values[asked->rows[k]];
         if (asked->keep_row >= 0) {
@@ -325,21 +326,21 @@ static void batch_run(struct text_values *values, size_t K)
             for (size_t t = text->kept.count; t < asked->keep; t++)
                 token_list_add(&text->kept, asked->ids[asked->whole].at[t]);
         }
-        asked_free(asked, K);
+        asked_free(asked);
     }
     values->asked_count = values->row_count = 0;
 }
 
 /* Adds the ask to the batch.  False when the batch has to run first; an ask that does not even fit alone gets no values. */
-static bool batch_add(struct text_values *values, struct value_ask *ask, size_t K)
+static bool batch_add(struct text_values *values, struct value_ask *ask)
 {
     struct asked asked;
     ask->too_long = false;
-    for (size_t k = 0; k < K; k++)
+    for (size_t k = 0; k < ask->K; k++)
         ask->values[k] = NAN;
-    bool added = asked_begin(values, &asked, ask, K);
+    bool added = asked_begin(values, &asked, ask);
     bool done = !added;
-    if (added && asked_extend(values, &asked) && asked_rows(values, &asked, K)) {
+    if (added && asked_extend(values, &asked) && asked_rows(values, &asked)) {
         if (values->asked_count == values->asked_capacity) {
             values->asked_capacity = values->asked_capacity ? 2 * values->asked_capacity : 32;
             values->asked = memory_grow(values->asked, values->asked_capacity, sizeof *values->asked);
@@ -347,18 +348,18 @@ static bool batch_add(struct text_values *values, struct value_ask *ask, size_t 
         values->asked[values->asked_count++] = asked;
         return true;
     }
-    asked_free(&asked, K);
+    asked_free(&asked);
     return done || values->asked_count == 0;
 }
 
-void text_values_get(struct text_values *values, struct value_ask *asks, size_t count, size_t K)
+void text_values_get(struct text_values *values, struct value_ask *asks, size_t count)
 {
     for (size_t i = 0; i < count; i++) {
-        if (!batch_add(values, &asks[i], K)) {
-            batch_run(values, K);
-            CHECK(batch_add(values, &asks[i], K));
+        if (!batch_add(values, &asks[i])) {
+            batch_run(values);
+            CHECK(batch_add(values, &asks[i]));
         }
     }
     if (values->asked_count > 0)
-        batch_run(values, K);
+        batch_run(values);
 }

@@ -36,10 +36,11 @@ void value_text_push(struct value_text *text, int32_t token);
 struct value_ask {
     struct value_text *text;
     const int32_t *candidates;  // (K)
+    size_t K;
     float *values;              // (K) out; NaN where the text with that candidate does not fit the value model
     bool too_long;              // out: with one of them it is longer than the value model's context
 };
 /* The values of all candidates of all texts.  Each text at most once. */
-void text_values_get(struct text_values *values, struct value_ask *asks, size_t count, size_t K);
+void text_values_get(struct text_values *values, struct value_ask *asks, size_t count);
 
 #endif

@@ -232,7 +232,7 @@ int main(int argc, char **argv)
         struct generate_options generate = {
             .base_name = options.model, .base = model, .tokenizer = tokenizer, .values = values.models,
             .value_count = values.count, .candidates = (size_t)options.candidates, .guide_every = (size_t)options.guide_every,
-            .skip_sure = options.skip_sure, .batch = (size_t)options.batch,
+            .skip_share = options.skip_sure, .batch = (size_t)options.batch,
             .max_new_tokens = (size_t)options.serve.max_new_tokens, .context = (size_t)options.context, .pool = pool,
         };
         if (options.score)

@@ -209,7 +209,7 @@ static void expect_same(const char *what)
             TEST_FAIL("%s changes response %zu", what, j);
 }
 
-static void check_batch_order_threads(bool one_trunk, size_t guide_every, double skip_sure, double beta)
+static void check_batch_order_threads(bool one_trunk, size_t guide_every, double skip_share, double beta)
 {
     static const struct { size_t batch, threads; bool backwards; } cases[] = {
         { 1, 1, false }, { 7, 2, false }, { 32, 1, true }, { 32, 3, false }, { 2, 2, true },
@@ -221,7 +221,7 @@ static void check_batch_order_threads(bool one_trunk, size_t guide_every, double
         struct generate_options options = options_of(&fixture, values, 2);
         options.batch = cases[i].batch;
         options.guide_every = guide_every;
-        options.skip_sure = skip_sure;
+        options.skip_share = skip_share;
         struct outcome *outcomes = i == 0 ? first_outcomes : second_outcomes;
         run_jobs(&options, 1, cases[i].backwards, outcomes, second_order);
         if (i > 0)
@@ -240,7 +240,8 @@ static void test_batch_order_threads(void)
     check_batch_order_threads(true, 1, 0, 0.8);
 }
 
-/* Goal: so it is where some tokens are left to the base policy, by their place or since it is sure of them. */
+/* Goal: so it is where some tokens are left to the base policy, by their place or since it is sure of them, and where only some
+   candidates are valued. */
 static void test_left_to_base(void)
 {
     for (int one_trunk = 0; one_trunk < 2; one_trunk++) {
@@ -319,9 +320,9 @@ struct witness {
     const struct value_model *values;
     struct cache *base_cache, *value_caches[2];
     int32_t tokens[JOBS][64 + LENGTH];
-    size_t prompt_count[JOBS], outside, checked, guide_every, steered, skipped;
+    size_t prompt_count[JOBS], outside, checked, guide_every, steered, skipped, partly;
     float low[JOBS][2], high[JOBS][2];
-    double skip_sure;
+    double skip_share;
     bool was_outside[JOBS];
     double logprob[JOBS];
 };
@@ -346,27 +347,30 @@ static void fresh_logits(const struct witness *witness, const int32_t *tokens, s
     model_logits(witness->fixture->base, hidden, 1, logits);
 }
 
-/* A token is left to the base policy where it stands for that, or where the base policy is sure; else it is steered. */
+/* A token is left to the base policy where it stands for that, or where the base policy is sure; else the needed are valued. */
 static void check_steered(struct witness *witness, const struct token_event *event, const float *logits, size_t V)
 {
     enum { K = 3 };
-    size_t j = (size_t)event->tag;
+    size_t j = (size_t)event->tag, needed = K;
     bool in_turn = event->position % witness->guide_every == 0;
     double spread = event->position == 0 ? INFINITY : 0;
     int32_t candidates[K];
     top_candidates(kernels_get(), candidates, logits, V, K);
     for (size_t i = 0; i < 2 && event->position > 0; i++)
         spread += fabs(witness->values[i].beta * ((double)witness->high[j][i] - witness->low[j][i]));
-    bool sure = witness->skip_sure > 0 && augment_reach(kernels_get(), logits, candidates, V, K, spread, 1) <= witness->skip_sure;
+    if (witness->skip_share > 0)
+        needed = augment_needed(kernels_get(), logits, candidates, V, K, spread, 1, witness->skip_share);
+    bool sure = needed == 1;
     EXPECT_INT(event->I, in_turn && !sure ? 2 : 0);
-    EXPECT_INT(event->K, in_turn && !sure ? K : 0);
+    EXPECT_INT(event->K, in_turn && !sure ? needed : 0);
     if (event->I == 0)
         EXPECT_NEAR(event->kl, 0, 0);
     witness->steered += event->I > 0;
+    witness->partly += event->I > 0 && event->K < K;
     witness->skipped += in_turn && sure;
     for (size_t i = 0; i < event->I; i++) {
-        for (size_t k = 0; k < K; k++) {
-            float value = event->values[i * K + k];
+        for (size_t k = 0; k < event->K; k++) {
+            float value = event->values[i * event->K + k];
             bool first = event->position == 0 && k == 0;
             witness->low[j][i] = first || value < witness->low[j][i] ? value : witness->low[j][i];
             witness->high[j][i] = first || value > witness->high[j][i] ? value : witness->high[j][i];
@@ -414,14 +418,14 @@ static void witness_token(void *context, const struct token_event *event)
     tokens[T] = event->token;
 }
 
-static struct witness check_against_fresh_passes(bool one_trunk, size_t guide_every, double skip_sure, double beta)
+static struct witness check_against_fresh_passes(bool one_trunk, size_t guide_every, double skip_share, double beta)
 {
     struct fixture fixture = fixture_open(2);
     const struct model *first = one_trunk ? fixture.adapted[0] : fixture.value;
     const struct model *second = one_trunk ? fixture.adapted[1] : fixture.other;
     struct value_model values[] = { value_of(&fixture, first, beta), value_of(&fixture, second, 0.5 * beta) };
     static struct witness witness;
-    witness = (struct witness){ .fixture = &fixture, .values = values, .guide_every = guide_every, .skip_sure = skip_sure,
+    witness = (struct witness){ .fixture = &fixture, .values = values, .guide_every = guide_every, .skip_share = skip_share,
                                 .base_cache = cache_open(fixture.base, 112),
                                 .value_caches = { cache_open(first, 112), cache_open(second, 112) } };
     struct generate_options options = options_of(&fixture, values, 2);
@@ -429,7 +433,7 @@ static struct witness check_against_fresh_passes(bool one_trunk, size_t guide_ev
     options.watch_context = &witness;
     options.candidates = 3;  // few, so that other tokens are sampled too
     options.guide_every = guide_every;
-    options.skip_sure = skip_sure;
+    options.skip_share = skip_share;
     run_jobs(&options, 1, false, first_outcomes, first_order);
     cache_close(witness.base_cache);
     cache_close(witness.value_caches[0]);
@@ -450,15 +454,17 @@ static void test_against_fresh_passes(void)
     }
 }
 
-/* Goal: so they are where tokens before were left to the base policy, which happens where it should and nowhere else. */
+/* Goal: so they are where tokens before were left to the base policy, or only some candidates valued, which happens where it should
+   and nowhere else. */
 static void test_left_to_base_against_fresh_passes(void)
 {
     struct witness every = check_against_fresh_passes(false, 4, 0, 1), of_trunk = check_against_fresh_passes(true, 4, 0, 1);
     EXPECT(of_trunk.steered > 20 && of_trunk.skipped == 0);
-    EXPECT(every.steered > 20 && every.skipped == 0);
+    EXPECT(every.steered > 20 && every.skipped == 0 && every.partly == 0);
     struct witness sure = check_against_fresh_passes(false, 1, 0.9, 0.01), both = check_against_fresh_passes(true, 3, 0.9, 0.01);
     EXPECT(sure.steered > 20 && sure.skipped > 20);
     EXPECT(both.steered > 20 && both.skipped > 20);
+    EXPECT(sure.partly > 20 && both.partly > 5);
 }
 
 /* ---- limits ---- */

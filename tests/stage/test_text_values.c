@@ -116,9 +116,9 @@ static void test_against_fresh_passes(void)
             for (size_t i = 0; i < TEXTS; i++) {
                 for (size_t k = 0; k < K; k++)
                     candidates[i][k] = any_token(&fixture, i, step, k);
-                asks[i] = (struct value_ask){ .text = texts[i], .candidates = candidates[i], .values = got[i] };
+                asks[i] = (struct value_ask){ .text = texts[i], .candidates = candidates[i], .K = K, .values = got[i] };
             }
-            text_values_get(values, asks, TEXTS, K);
+            text_values_get(values, asks, TEXTS);
             for (size_t i = 0; i < TEXTS; i++) {
                 for (size_t k = 0; k < K; k++) {
                     tokens[i][step] = candidates[i][k];
@@ -157,7 +157,7 @@ static void test_small_cache(void)
         for (size_t i = 0; i < MANY; i++) {
             int32_t candidates[TWO] = { any_token(&fixture, i, round, 0), any_token(&fixture, i, round, 1) };
             float got[TWO];
-            text_values_get(values, &(struct value_ask){ .text = texts[i], .candidates = candidates, .values = got }, 1, TWO);
+            text_values_get(values, &(struct value_ask){ .text = texts[i], .candidates = candidates, .K = TWO, .values = got }, 1);
             for (size_t k = 0; k < TWO; k++) {
                 tokens[i][round] = candidates[k];
                 different += !same_bits(got[k], plain_value(&fixture, many[i], tokens[i], round + 1));
@@ -182,13 +182,13 @@ static void test_fork(void)
     float first[K], again[K], forked[K];
     for (size_t k = 0; k < K; k++)
         candidates[k] = any_token(&fixture, 1, 0, k);
-    text_values_get(values, &(struct value_ask){ .text = text, .candidates = candidates, .values = first }, 1, K);
+    text_values_get(values, &(struct value_ask){ .text = text, .candidates = candidates, .K = K, .values = first }, 1);
     struct value_text *fork = value_text_fork(text);
     tokens[0] = candidates[2];
     value_text_push(fork, tokens[0]);
-    struct value_ask both[] = { { .text = fork, .candidates = candidates, .values = forked },
-                                { .text = text, .candidates = candidates, .values = again } };
-    text_values_get(values, both, 2, K);
+    struct value_ask both[] = { { .text = fork, .candidates = candidates, .K = K, .values = forked },
+                                { .text = text, .candidates = candidates, .K = K, .values = again } };
+    text_values_get(values, both, 2);
     EXPECT(memcmp(first, again, sizeof first) == 0);
     for (size_t k = 0; k < K; k++) {
         tokens[1] = candidates[k];

@@ -137,19 +137,32 @@ static void test_kl_corners(void)
     EXPECT(isnan(augment_logits(kernels_get(), broken, candidates, bad, (double[]){ 1 }, 2, 2, 1, 1)));
 }
 
-/* Goal: the bound by hand.  Probabilities 4/5 and 1/5, odds 1/4, which a spread of log 2 makes 1/2: at most 1/3. */
-static void test_reach_by_hand(void)
+static size_t needed(const float *logits, size_t K, double spread, double temperature, double share)
 {
-    const float logits[] = { 1, 1 + logf(4) };
-    const int32_t candidates[] = { 1, 0 };
-    EXPECT_NEAR(augment_reach(kernels_get(), logits, candidates, 2, 2, 0, 1), 0.2, 1e-6);
-    EXPECT_NEAR(augment_reach(kernels_get(), logits, candidates, 2, 2, log(2), 1), 1.0 / 3, 1e-6);
-    EXPECT_NEAR(augment_reach(kernels_get(), logits, candidates, 2, 2, log(2), 0.5), 1.0 / 5, 1e-6);  // odds 1/16, moved by 4
-    EXPECT_NEAR(augment_reach(kernels_get(), logits, candidates, 2, 2, 1.5, 1), 1, 0);
-    EXPECT_NEAR(augment_reach(kernels_get(), logits, candidates, 2, 2, 1.3, 0), 0, 0);  // log 4 is 1.386
-    EXPECT_NEAR(augment_reach(kernels_get(), logits, candidates, 2, 2, 1.4, 0), 1, 0);
-    EXPECT_NEAR(augment_reach(kernels_get(), logits, candidates, 2, 2, INFINITY, 1), 1, 0);
-    EXPECT_NEAR(augment_reach(kernels_get(), (float[]){ NAN, 2 }, candidates, 2, 2, 1, 1), 1, 0);
+    return augment_needed(kernels_get(), logits, (int32_t[]){ 1, 0, 2 }, 3, K, spread, temperature, share);
+}
+
+/* Goal: the bound by hand.  Probabilities 6/10, 3/10, 1/10: the others' odds are 2/3 against the likeliest, 1/9 against two. */
+static void test_needed_by_hand(void)
+{
+    const float logits[] = { logf(3), logf(6), 0 };
+    EXPECT_INT(needed(logits, 3, 0, 1, 0.401), 1);  // 2/3 / (1 + 2/3) is 0.4
+    EXPECT_INT(needed(logits, 3, 0, 1, 0.399), 2);
+    EXPECT_INT(needed(logits, 3, 0, 1, 0.101), 2);
+    EXPECT_INT(needed(logits, 3, 0, 1, 0.099), 3);
+    EXPECT_INT(needed(logits, 3, log(3), 1, 0.251), 2);  // odds of 1/3
+    EXPECT_INT(needed(logits, 3, log(3), 1, 0.249), 3);
+    EXPECT_INT(needed(logits, 3, log(3) / 2, 0.5, 0.0625), 2);  // squared odds: 1/45, moved by 3: 1/15, or 1/16 of the draws
+    EXPECT_INT(needed(logits, 3, log(3) / 2, 0.5, 0.0624), 3);
+    EXPECT_INT(needed(logits, 2, 0, 1, 0.099), 2);  // there are no more
+    EXPECT_INT(needed(logits, 1, 0, 1, 0.099), 1);
+    EXPECT_INT(needed(logits, 3, 0.68, 0, 0.1), 1);  // greedy: log 2 is 0.693, log 6 is 1.792
+    EXPECT_INT(needed(logits, 3, 0.70, 0, 0.1), 2);
+    EXPECT_INT(needed(logits, 3, 1.80, 0, 0.1), 3);
+    EXPECT_INT(needed(logits, 3, INFINITY, 1, 0.1), 3);
+    EXPECT_INT(needed(logits, 3, INFINITY, 0, 0.1), 3);
+    EXPECT_INT(needed((float[]){ 1, 2, NAN }, 3, 1, 1, 0.1), 3);
+    EXPECT_INT(needed((float[]){ -INFINITY, 2, -INFINITY }, 3, 1, 1, 0.1), 1);
 }
 
 /* Total variation between softmax(a / temperature) and softmax(b / temperature), the plain way. */
@@ -165,37 +178,64 @@ static double variation_naive(const float *a, const float *b, size_t V, double t
     return (double)half;
 }
 
-/* Goal: no values within the spread move the distribution further than the bound, also where it is small; some come near it. */
-static void test_reach_bounds_variation(void)
+/* The token that greedy sampling takes. */
+static size_t highest(const float *logits, size_t V)
 {
-    enum { V = 300, K = 20, TIMES = 3000 };
+    size_t top = 0;
+    for (size_t v = 1; v < V; v++)
+        top = logits[v] > logits[top] ? v : top;
+    return top;
+}
+
+/*
+ * Goal: where only the needed candidates are valued, the distribution is no further than share from that of all, for any values
+ * within the spread, and the greedy token is the same; some come near the share, and the number goes through all that there are.
+ */
+static void test_needed_bounds_variation(void)
+{
+    enum { V = 300, K = 20, TIMES = 4000 };
+    static const double shares[] = { 0.3, 0.1, 0.03, 0.01 };
     double nearest = 0;
-    size_t small = 0;
+    size_t of_number[K + 1] = { 0 };
     for (uint32_t i = 0; i < TIMES; i++) {
-        float base[V], logits[V], values[2 * K];
+        float base[V], all[V], few[V], values[2 * K], few_values[2 * K];
         int32_t candidates[K];
-        double betas[] = { 1.5, -0.5 }, temperature = i % 3 == 0 ? 0.7 : 1, lead = 8 * philox_uniform(i, PHILOX_DATA, 1, 0, 0);
+        bool greedy = i % 7 == 0;
+        double betas[] = { 1.5, -0.5 }, temperature = greedy ? 0 : i % 3 == 0 ? 0.7 : 1, share = shares[i % 4];
+        double slope = 12 * philox_uniform(i, PHILOX_DATA, 1, 0, 0);
+        size_t likely = 1 + i / 4 % K;
         for (uint32_t v = 0; v < V; v++)
-            base[v] = (float)philox_normal(i, PHILOX_DATA, 0, 0, v) + (v == i % V ? (float)lead + 6 : 0);
-        for (uint32_t k = 0; k < 2 * K; k++)  // every other time the likeliest against all others
-            values[k] = i % 2 ? (float)philox_uniform(i, PHILOX_DATA, 0, 1, k) : (k % K == 0) == (k >= K);
-        memcpy(logits, base, sizeof base);
+            base[v] = (float)philox_normal(i, PHILOX_DATA, 0, 0, v) + (v < likely ? (float)slope : 0);
+        for (uint32_t k = 0; k < 2 * K; k++)  // every other time half of them against the others
+            values[k] = i % 2 ? (float)philox_uniform(i, PHILOX_DATA, 0, 1, k) : (k % K < likely) == (k >= K);
+        memcpy(all, base, sizeof base);
+        memcpy(few, base, sizeof base);
         top_candidates(kernels_get(), candidates, base, V, K);
-        double reach = augment_reach(kernels_get(), base, candidates, V, K, 1.5 + 0.5, temperature);
-        augment_logits(kernels_get(), logits, candidates, values, betas, V, K, 2, temperature);
-        double variation = variation_naive(logits, base, V, temperature);
-        EXPECT(variation <= reach + 1e-6);
-        if (variation / reach > nearest)
-            nearest = variation / reach;
-        small += reach < 0.01;
+        size_t n = augment_needed(kernels_get(), base, candidates, V, K, 1.5 + 0.5, temperature, share);
+        of_number[n]++;
+        for (size_t k = 0; k < n; k++) {
+            few_values[k] = values[k];
+            few_values[n + k] = values[K + k];
+        }
+        augment_logits(kernels_get(), all, candidates, values, betas, V, K, 2, temperature);
+        augment_logits(kernels_get(), few, candidates, few_values, betas, V, n, 2, temperature);
+        if (greedy) {
+            EXPECT_INT(highest(few, V), highest(all, V));
+            continue;
+        }
+        double variation = n < K ? variation_naive(few, all, V, temperature) : 0;
+        EXPECT(variation <= share + 1e-6);
+        nearest = fmax(nearest, variation / share);
     }
-    EXPECT(nearest > 0.5 && small > TIMES / 20);
+    EXPECT(nearest > 0.5);
+    for (size_t n = 1; n <= K; n++)
+        EXPECT(of_number[n] > TIMES / 200);
 }
 
 int main(void)
 {
-    RUN(test_reach_by_hand);
-    RUN(test_reach_bounds_variation);
+    RUN(test_needed_by_hand);
+    RUN(test_needed_bounds_variation);
     RUN(test_augment_by_hand);
     RUN(test_two_value_models);
     RUN(test_kl_by_hand);
