@@ -107,9 +107,9 @@ static struct options options_read(int argc, char **argv)
         { 0, "guide-every", "B", OPTION_INT, &options.guide_every, 1, GUIDE_EVERY_MAX,
           "steer only every B-th token of a response, from the first on; the\nothers are the base policy's (default 1)" },
         { 0, "skip-sure", "P", OPTION_NUMBER, &options.skip_sure, 0, 0.999,
-          "do not value the candidates where no values within the range seen\n"
-          "in the response could change a share of more than P of the draws;\n"
-          "such tokens are the base policy's (default 0: always value them)" },
+          "do not value candidates that are too unlikely to matter: left out,\n"
+          "no values within the range seen in the response could change a\n"
+          "share of more than P of the draws (default 0: value all)" },
         { 0, "best-of", "N", OPTION_INT, &options.best_of, 1, 65536, "sample N responses, give the one with the highest score" },
         SCORER_OPTION_SPECS(options.scorer, 0, "reward-"),
         { 0, NULL, NULL, OPTION_HEADING, NULL, 0, 0, "sampling" },
