@@ -5,7 +5,8 @@
 #         [options of align.sh]
 #
 # It is align.sh on the same store under another reward name: tokenize and rollout find nothing missing, the stored
-# rollouts are scored anew, and a value model is trained on those scores.  --prompts is not needed.
+# rollouts are scored anew, and a value model is trained on those scores.  --prompts is not needed.  Options that say how the
+# rollouts were sampled (--samples, --base-samples, --max-new-tokens, --seed) are those of the first time.
 set -eu
 cd "$(dirname "$0")/.."
 

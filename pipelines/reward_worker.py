@@ -22,6 +22,9 @@ def score(prompt, response):
 
 
 HOLD = 64  # items at once
+if len(sys.argv) != 3:
+    print(__doc__, file=sys.stderr)
+    sys.exit(64)
 endpoint, name = sys.argv[1:]
 spec = {"kind": "python", "rule": "brief"}  # what the name means from now on
 hello = dict(type="hello", stage="reward", worker=f"{os.uname().nodename}, process {os.getpid()}",

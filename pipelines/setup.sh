@@ -10,6 +10,10 @@
 set -eu
 cd "$(dirname "$0")/.."
 
+case ${1:-} in
+-h | --help) sed -n '2,/^set -eu/{/^set -eu/d;s/^# \{0,1\}//;p;}' pipelines/setup.sh; exit 0 ;;
+esac
+
 packages='gcc libc6-dev make pkg-config libzmq3-dev libmsgpack-dev libopenblas-dev libsqlite3-dev libjansson-dev
 libpcre2-dev libutf8proc-dev libsodium-dev zlib1g-dev'
 

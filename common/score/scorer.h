@@ -51,7 +51,7 @@ struct scorer_options {
       "score words by a file of \"word TAB valence\" lines\n(VADER's format): s / sqrt(s*s + 15), s their sum" },    \
     { 0, "exec", "COMMAND", OPTION_TEXT, &(o).exec, 0, 0,                                                           \
       "score by a command, kept running: one JSON line\n{\"prompt\",\"response\"} in, one number a line out" },      \
-    { 0, "timeout", "S", OPTION_NUMBER, &(o).timeout_s, 0.01, 86400, "seconds the command has for one response (60)" }, \
+    { 0, "timeout", "S", OPTION_NUMBER, &(o).timeout_s, 0.01, 86400, "seconds the command has for one response (default 60)" }, \
     { letter, prefix "model", "DIR", OPTION_TEXT, &(o).model, 0, 0,                                                 \
       "score by a reward model: a directory whose architecture\nis *ForSequenceClassification, encoder or decoder" }, \
     { 0, prefix "label", "LABEL", OPTION_TEXT, &(o).label, 0, 0,                                                    \
@@ -64,7 +64,7 @@ struct scorer_options {
       "what an input that is too long loses: left, the prompt's\nbeginning; right, as transformers does it; or\n"     \
       "refuse to score it (default left)" },                                                                        \
     { 0, prefix "quant", MODEL_QUANTS, OPTION_CHOICE, &(o).quant, 0, 0, "round its weights on loading" },           \
-    { 0, "scale", "FACTOR", OPTION_NUMBER, &(o).scale, -1e6, 1e6, "multiplies every score; -1 prefers the opposite (1)" }
+    { 0, "scale", "FACTOR", OPTION_NUMBER, &(o).scale, -1e6, 1e6, "multiplies every score; -1 prefers the opposite (default 1)" }
 
 /* How many kinds are chosen. */
 size_t scorer_kinds(const struct scorer_options *options);

@@ -96,6 +96,7 @@ int command_serve(int argc, char **argv)
                    "which takes keys unless the address is a loopback one.\n"
                    "It may be killed at any time; what was acknowledged is in the file.",
         .exit_codes = "  0   stopped by SIGTERM or SIGINT\n  64  usage\n  65  the file is not a store, or of a newer version\n"
+                      "  66  the key file or the list of allowed keys is missing\n"
                       "  69  another process serves it, or the endpoint is taken\n"
                       "  74  the store could not be written, and waiting does not help\n  77  the key file can be read by others\n",
     };
@@ -232,7 +233,7 @@ int command_status(int argc, char **argv)
     if (first < argc - (watch ? 1 : 0))
         options_refuse("unexpected operand \"%s\"", argv[first]);
     if (path == NULL && endpoint == NULL && (endpoint = getenv("VAS_STORE")) == NULL)
-        options_refuse("--db is missing: which store?");
+        options_refuse("--db or -s is missing: which store?");
     stop_install();
 
     int code = EX_OK;

@@ -51,8 +51,9 @@ static struct options options_read(int argc, char **argv)
           "store to give the prompts to (default VAS_STORE; without: frames on stdout)" },
         EDGE_KEY_OPTIONS,
         { 0, "format", "jsonl|text|lines|hh|rollouts", OPTION_CHOICE, &options.format, 0, 0,
-          "text: a text a line; lines: empty ones too; hh: HH dialogues\n"
-          "(default: text for *.txt, else jsonl); files may be gzipped" },
+          "jsonl: JSON lines; text: a text a line; lines: empty ones too;\n"
+          "hh: HH dialogues; rollouts: JSON lines of {\"prompt\", \"response\",\n"
+          "\"score\"} (default: text for *.txt, else jsonl); files may be gzipped" },
         { 0, "field", "NAME", OPTION_TEXT, &options.field, 0, 0,
           "where a JSON line has its text, or its messages\n"
           "(default prompt)" },
@@ -63,7 +64,7 @@ static struct options options_read(int argc, char **argv)
         { 0, "eval-fraction", "P", OPTION_NUMBER, &options.eval_fraction, 0, 1,
           "share of the prompts that go to split eval, chosen by\ntheir text, where the line names no split (default 0)" },
         { 0, "max-prompt-tokens", "N", OPTION_INT, &options.max_tokens, 1, 1048576,
-          "leave out longer prompts, and say how many (default: none)" },
+          "leave out longer prompts, and say how many (default: no limit)" },
         { 0, "end-token", NULL, OPTION_FLAG, &options.end_token, 0, 0,
           "end every text with the end token: documents for train --objective lm" },
         { 0, "policy", "NAME", OPTION_NAME, &options.policy, 1, NAME_BYTES,

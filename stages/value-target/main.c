@@ -72,6 +72,7 @@ static struct options options_read(int argc, char **argv)
                     "          value-target [--lambda X -m VALUE] < scored > targets",
         .summary = "Computes lambda-returns, the targets that a value model is trained on.",
         .exit_codes = "  0   the run has all its targets, or the input ended\n  64  usage\n  65  a frame or a model is bad\n"
+                      "  66  the value model or its tokenizer is missing\n"
                       "  69  no store answers\n  71  the value model needs more memory than there is\n"
                       "  74  output could not be written\n  75  stopped before the end\n  77  the store refuses this worker's key\n"
                       "  78  the run was begun with other settings\n",

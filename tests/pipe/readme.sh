@@ -84,16 +84,20 @@ END
     example "$(head -n 1 "$block")" sh "$scratch/typed"
 done
 
-# The pipelines, on the small model and at small sizes.
+# The pipelines, on the small model and at small sizes, and what uses their value model.
 sed -e :line -e '/\\$/{N;s/\\\n *//;b line' -e '}' README.md | sed -n '/^```console$/,/^```$/s/^\$ //p' |
-    grep -E '^pipelines/(align|replay)\.sh ' >"$scratch/commands"
+    grep -E '^(pipelines/(align|replay)\.sh|bin/decode) ' >"$scratch/commands"
 while IFS= read -r line <&3; do
     small=$(printf '%s\n' "$line" | sed "s|--model Llama-2-7b-hf|--model $hh/base|
         s|--value-model TinyLlama-1.1B|--value-model $hh/value|
         s|reward-model-deberta-v3-large-v2|$hh/reward|; s|harmless-base.jsonl.gz|$here/&|
         s|TinyLlama-1.1B|$here/demo/base|; s| prompts.jsonl| $here/demo/prompts.jsonl|
-        s| ./my_scorer| $here/my_scorer|; s|--work run|--work $here/run|")
-    example "$line" sh -c "$small --samples 2 --eval-samples 2 --base-samples 2 --max-new-tokens 8 --betas 3 --epochs 1"
+        s| ./my_scorer| $here/my_scorer|; s|--work run|--work $here/run|
+        s|^bin/||; s|--value run|--value $here/run|")
+    case $line in
+    pipelines/*) small="$small --samples 2 --eval-samples 2 --base-samples 2 --max-new-tokens 8 --betas 3 --epochs 1" ;;
+    esac
+    example "$line" sh -c "$small"
 done 3<"$scratch/commands"
 [ -s "$scratch/commands" ] || not_ok "readme: no pipeline is shown"
 
