@@ -470,6 +470,25 @@ static bool has_share(const struct line *line, const struct item_list *holder, s
     return !line->drained || holder->count * line->room < left * room;
 }
 
+/*
+ * The next item that is ready: of samples, one of a prompt that no other worker has begun while there is one, since each worker
+ * runs a prompt once for all samples of it that it gets.
+ */
+static struct item *next_ready(const struct line *line, const struct item_list *holder)
+{
+    struct item *item = line->ready.first;
+    int64_t begun = 0;  // a prompt, by another
+    for (int looked = 0; line->kind == LINE_SAMPLES && item != NULL && looked < PREFETCH; looked++, item = item->after) {
+        if (item->key.a == begun)
+            continue;
+        const struct item *before = item_find(line, (struct work_item){ item->key.a, item->key.b - 1 });
+        if (before == NULL || before->lease == 0 || before->list == holder)
+            return item;
+        begun = item->key.a;
+    }
+    return line->ready.first;
+}
+
 int line_take(struct line *line, struct item_list *holder, size_t room, double now_s, struct item **item)
 {
     *item = NULL;
@@ -483,8 +502,8 @@ int line_take(struct line *line, struct item_list *holder, size_t room, double n
         return 0;
     if (line->suspects.count > 0 && holder->count == 0)
         *item = line->suspects.first;
-    else if (line->ready.count > 0)
-        *item = line->ready.first;
+    else
+        *item = next_ready(line, holder);
     if (*item == NULL)
         return 0;
     list_take_out(*item);
