@@ -464,6 +464,11 @@ static int line_fill(struct line *line, double now_s)
     return 0;
 }
 
+bool holds_suspect(const struct item_list *holder)
+{
+    return holder->first != NULL && holder->first->attempts >= ITEM_SUSPECT;
+}
+
 static bool has_share(const struct line *line, const struct item_list *holder, size_t room)
 {
     size_t left = line->ready.count + line->suspects.count + line->leased;
@@ -492,8 +497,8 @@ static struct item *next_ready(const struct line *line, const struct item_list *
 int line_take(struct line *line, struct item_list *holder, size_t room, double now_s, struct item **item)
 {
     *item = NULL;
-    if (holder->first != NULL && holder->first->attempts >= ITEM_SUSPECT)
-        return 0;  // a suspect is held alone
+    if (holds_suspect(holder))
+        return 0;
     if (line->lines->free_count == 0 && line->lines->lease_capacity == (size_t)1 << LEASE_SLOT_BITS)
         return 0;  // no more can be out at once
     if (line_fill(line, now_s) != 0)

@@ -1098,6 +1098,38 @@ static bool is_crowded(const void *of, const void *peer, size_t peer_size)
     return crowded_now && *(const char *)peer == 'd';
 }
 
+static void open_crowding_desk(void)
+{
+    open_desk();
+    desk_close(desk);
+    desk = desk_open(db, &(struct desk_options){ .silent_s = 15, .lease_s = 60, .crowded = is_crowded, .of = &crowded_now });
+}
+
+/* Goal: no share of the last items is kept for a worker that cannot take it: that holds a suspect, or does not read. */
+static void test_share_of_who_cannot_take(void)
+{
+    open_crowding_desk();
+    store_prompts(10);
+    hello('a', "rollout", BASE);
+    for (int i = 0; i < 2; i++) {
+        want('a', 1);
+        turn();
+        fail('a', reply('a', FRAME_prompt, 0)->prompt.item);
+    }
+    want('a', 64);
+    turn();
+    EXPECT_INT(count_replies('a', FRAME_prompt), 1);
+    crowded_now = true;
+    hello('b', "rollout", BASE);
+    hello('d', "rollout", BASE);
+    want('b', 64);
+    want('d', 64);
+    turn();
+    crowded_now = false;
+    EXPECT_INT(count_replies('b', FRAME_prompt), 19);
+    close_desk();
+}
+
 static void fetch(char worker, int64_t step)
 {
     struct frame frame = frame_make(FRAME_fetch);
@@ -1113,9 +1145,7 @@ static void fetch(char worker, int64_t step)
  */
 static void test_one_piece_at_a_time(void)
 {
-    open_desk();
-    desk_close(desk);
-    desk = desk_open(db, &(struct desk_options){ .silent_s = 15, .lease_s = 60, .crowded = is_crowded, .of = &crowded_now });
+    open_crowding_desk();
     hello('d', "decode", "{}");
     hello('e', "decode", "{}");
     turn();
@@ -1169,6 +1199,7 @@ int main(void)
     RUN(test_failed_member_is_left_out);
     RUN(test_refused_outputs);
     RUN(test_store_cannot_be_written);
+    RUN(test_share_of_who_cannot_take);
     RUN(test_one_piece_at_a_time);
     return tests_end();
 }
