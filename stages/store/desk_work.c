@@ -154,13 +154,23 @@ static int tell_idle(struct desk *desk, struct worker *worker, double now_s)
     return 0;
 }
 
+/* Whether it may be handed something now. */
+static bool can_take(const struct desk *desk, const struct worker *worker)
+{
+    return worker->line != NULL && worker->want > 0 && !worker->silent && !holds_suspect(&worker->held)
+           && !is_crowded(desk, worker);
+}
+
+/* No share of the last items is kept for a worker that cannot take it now. */
 static void count_room(struct desk *desk)
 {
     for (size_t i = 0; i < desk->lines.count; i++)
         desk->lines.lines[i]->room = 0;
-    for (size_t i = 0; i < desk->worker_count; i++)
-        if (desk->workers[i]->line != NULL && !desk->workers[i]->silent)
-            desk->workers[i]->line->room += worker_room(desk->workers[i]);
+    for (size_t i = 0; i < desk->worker_count; i++) {
+        const struct worker *worker = desk->workers[i];
+        if (worker->line != NULL)
+            worker->line->room += can_take(desk, worker) ? worker_room(worker) : worker->held.count;
+    }
 }
 
 static int hand_out_turns(struct desk *desk, double now_s)
@@ -171,7 +181,7 @@ static int hand_out_turns(struct desk *desk, double now_s)
         more = false;
         for (size_t i = 0; i < desk->worker_count; i++) {
             struct worker *worker = desk->workers[(desk->turn + i) % desk->worker_count];
-            if (worker->line == NULL || worker->want == 0 || worker->silent || is_crowded(desk, worker))
+            if (!can_take(desk, worker))
                 continue;
             int given = hand_out(desk, worker, now_s);
             if (given < 0)

@@ -464,17 +464,41 @@ static int line_fill(struct line *line, double now_s)
     return 0;
 }
 
+bool holds_suspect(const struct item_list *holder)
+{
+    return holder->first != NULL && holder->first->attempts >= ITEM_SUSPECT;
+}
+
 static bool has_share(const struct line *line, const struct item_list *holder, size_t room)
 {
     size_t left = line->ready.count + line->suspects.count + line->leased;
     return !line->drained || holder->count * line->room < left * room;
 }
 
+/*
+ * The next item that is ready: of samples, one of a prompt that no other worker has begun while there is one, since each worker
+ * runs a prompt once for all samples of it that it gets.
+ */
+static struct item *next_ready(const struct line *line, const struct item_list *holder)
+{
+    struct item *item = line->ready.first;
+    int64_t begun = 0;  // a prompt, by another
+    for (int looked = 0; line->kind == LINE_SAMPLES && item != NULL && looked < PREFETCH; looked++, item = item->after) {
+        if (item->key.a == begun)
+            continue;
+        const struct item *before = item_find(line, (struct work_item){ item->key.a, item->key.b - 1 });
+        if (before == NULL || before->lease == 0 || before->list == holder)
+            return item;
+        begun = item->key.a;
+    }
+    return line->ready.first;
+}
+
 int line_take(struct line *line, struct item_list *holder, size_t room, double now_s, struct item **item)
 {
     *item = NULL;
-    if (holder->first != NULL && holder->first->attempts >= ITEM_SUSPECT)
-        return 0;  // a suspect is held alone
+    if (holds_suspect(holder))
+        return 0;
     if (line->lines->free_count == 0 && line->lines->lease_capacity == (size_t)1 << LEASE_SLOT_BITS)
         return 0;  // no more can be out at once
     if (line_fill(line, now_s) != 0)
@@ -483,8 +507,8 @@ int line_take(struct line *line, struct item_list *holder, size_t room, double n
         return 0;
     if (line->suspects.count > 0 && holder->count == 0)
         *item = line->suspects.first;
-    else if (line->ready.count > 0)
-        *item = line->ready.first;
+    else
+        *item = next_ready(line, holder);
     if (*item == NULL)
         return 0;
     list_take_out(*item);

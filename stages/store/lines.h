@@ -114,6 +114,9 @@ int lines_plan(struct lines *lines);
 /* The plan of a run, loaded once; NULL while there is none. */
 struct plan *lines_find_plan(struct lines *lines, int64_t run);
 
+/* Whether it holds a suspect, and gets nothing beside it. */
+bool holds_suspect(const struct item_list *holder);
+
 /*
  * The next item for this holder, now leased to it; NULL in *item when there is none now.  Of the last items of a line each holder
  * gets a share as large as its room, so that all end together.

@@ -552,8 +552,9 @@ static void test_credit_and_order(void)
     want('b', 100);
     turn();
     EXPECT_INT(count_replies('b', FRAME_prompt), 3);
-    EXPECT_TEXT(reply('b', FRAME_prompt, 0)->prompt.prompt_key, "b");
-    EXPECT_INT(reply('b', FRAME_prompt, 0)->prompt.sample, 1);
+    EXPECT_TEXT(reply('b', FRAME_prompt, 0)->prompt.prompt_key, "c");
+    EXPECT_TEXT(reply('b', FRAME_prompt, 2)->prompt.prompt_key, "b");
+    EXPECT_INT(reply('b', FRAME_prompt, 2)->prompt.sample, 1);
     struct frame *idle = reply('b', FRAME_idle, 0);
     EXPECT_INT(idle->idle.missing, 6);
     EXPECT_INT(idle->idle.final, 0);
@@ -575,6 +576,34 @@ static void test_credit_and_order(void)
     turn();
     EXPECT_INT(count_replies('b', FRAME_beat), 1);
     EXPECT_INT(count_replies('b', FRAME_idle), 1);  // and after each beat
+    close_desk();
+}
+
+/* Goal: samples of a prompt stay with the worker that has begun it, which runs the prompt once, while there are others to begin. */
+static void test_samples_stay_together(void)
+{
+    static const char settings[] = "{\"policy\": \"base\", \"spec\": {\"tokenizer\": \"T\"}, \"samples\": 4, \"split\": \"train\"}";
+    open_desk();
+    store_prompts(3);
+    hello('a', "rollout", settings);
+    hello('b', "rollout", settings);
+    want('a', 1);
+    turn();
+    EXPECT_TEXT(reply('a', FRAME_prompt, 0)->prompt.prompt_key, "a");
+    want('b', 1);
+    turn();
+    EXPECT_TEXT(reply('b', FRAME_prompt, 0)->prompt.prompt_key, "b");
+    want('b', 4);
+    turn();
+    for (int64_t i = 0; i < 4; i++) {
+        EXPECT_TEXT(reply('b', FRAME_prompt, (size_t)i)->prompt.prompt_key, i < 3 ? "b" : "c");
+        EXPECT_INT(reply('b', FRAME_prompt, (size_t)i)->prompt.sample, i < 3 ? i + 1 : 0);
+    }
+    want('b', 6);
+    turn();
+    EXPECT_INT(count_replies('b', FRAME_prompt), 6);
+    EXPECT_TEXT(reply('b', FRAME_prompt, 2)->prompt.prompt_key, "c");
+    EXPECT_TEXT(reply('b', FRAME_prompt, 3)->prompt.prompt_key, "a");  // nothing else is left
     close_desk();
 }
 
@@ -1069,6 +1098,38 @@ static bool is_crowded(const void *of, const void *peer, size_t peer_size)
     return crowded_now && *(const char *)peer == 'd';
 }
 
+static void open_crowding_desk(void)
+{
+    open_desk();
+    desk_close(desk);
+    desk = desk_open(db, &(struct desk_options){ .silent_s = 15, .lease_s = 60, .crowded = is_crowded, .of = &crowded_now });
+}
+
+/* Goal: no share of the last items is kept for a worker that cannot take it: that holds a suspect, or does not read. */
+static void test_share_of_who_cannot_take(void)
+{
+    open_crowding_desk();
+    store_prompts(10);
+    hello('a', "rollout", BASE);
+    for (int i = 0; i < 2; i++) {
+        want('a', 1);
+        turn();
+        fail('a', reply('a', FRAME_prompt, 0)->prompt.item);
+    }
+    want('a', 64);
+    turn();
+    EXPECT_INT(count_replies('a', FRAME_prompt), 1);
+    crowded_now = true;
+    hello('b', "rollout", BASE);
+    hello('d', "rollout", BASE);
+    want('b', 64);
+    want('d', 64);
+    turn();
+    crowded_now = false;
+    EXPECT_INT(count_replies('b', FRAME_prompt), 19);
+    close_desk();
+}
+
 static void fetch(char worker, int64_t step)
 {
     struct frame frame = frame_make(FRAME_fetch);
@@ -1084,9 +1145,7 @@ static void fetch(char worker, int64_t step)
  */
 static void test_one_piece_at_a_time(void)
 {
-    open_desk();
-    desk_close(desk);
-    desk = desk_open(db, &(struct desk_options){ .silent_s = 15, .lease_s = 60, .crowded = is_crowded, .of = &crowded_now });
+    open_crowding_desk();
     hello('d', "decode", "{}");
     hello('e', "decode", "{}");
     turn();
@@ -1124,6 +1183,7 @@ int main(void)
     RUN(test_fetch_worker);
     RUN(test_pieces_are_bounded);
     RUN(test_credit_and_order);
+    RUN(test_samples_stay_together);
     RUN(test_last_items_are_shared);
     RUN(test_last_items_of_a_whole_look);
     RUN(test_items_come_back);
@@ -1139,6 +1199,7 @@ int main(void)
     RUN(test_failed_member_is_left_out);
     RUN(test_refused_outputs);
     RUN(test_store_cannot_be_written);
+    RUN(test_share_of_who_cannot_take);
     RUN(test_one_piece_at_a_time);
     return tests_end();
 }
