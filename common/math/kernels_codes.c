@@ -357,7 +357,7 @@ void CODES(_linear)(float *y, size_t y_stride, const void *input, size_t M, cons
         float partial[PANEL][PANEL];
         for (size_t m = 0; m < M; m += PANEL) {
             const size_t lanes = input_lanes(M, m);
-            const unsigned char *group = (const unsigned char *)input + input_bytes(takes_words(w->type) ? INPUT_WORDS : INPUT_BYTES, m, w->K);
+            const unsigned char *group = (const unsigned char *)input + input_bytes(CODES(_input_form)(w->type), m, w->K);
             run(partial[0], PANEL, group, lanes, w->K, at);
             for (size_t r = 0; r < lanes; r++)
                 memcpy(out + (m + r) * y_stride, partial[r], w->N % PANEL * sizeof(float));
