@@ -49,4 +49,4 @@ fi
 
 [ ! -f "$work/store.db" ] || say "reusing what the store $work/store.db has"
 exec pipelines/align.sh --model "$work/base" --prompts "$work/prompts.jsonl" --lexicon pipelines/kind.txt --reward kind \
-    --work "$work" --samples 8 --max-new-tokens 96 --betas '5 10 20 40' --epochs 2
+    --work "$work" --samples 8 --max-new-tokens 96 --betas '1 3 10 30' --epochs 2
