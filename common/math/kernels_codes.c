@@ -13,8 +13,6 @@
 #include "math/input.h"
 #include "math/kernels_bytes.h"
 
-#define PASTE_(a, b) a##b
-#define PASTE(a, b) PASTE_(a, b)
 #define CODES(name) PASTE(CODES_ISA, name)
 
 enum { ROWS_MAX = 4, MADE_UNITS = 8 };

@@ -15,8 +15,6 @@
 #include "math/kernels_vector.h"
 #include "math/panel.h"
 
-#define PASTE_(a, b) a##b
-#define PASTE(a, b) PASTE_(a, b)
 #define TEXT_(a) #a
 #define TEXT(a) TEXT_(a)
 

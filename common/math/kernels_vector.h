@@ -1,7 +1,7 @@
 /*
  * kernels_vector.h - what the kernels are written in: registers of LANES floats, blocks of 16 of them, and functions on them.
  *
- * Inside kernels_isa.c, for the instruction set that it is compiled for.
+ * Inside common/math, for the instruction set that a file is compiled for.
  */
 #ifndef MATH_KERNELS_VECTOR_H
 #define MATH_KERNELS_VECTOR_H
@@ -17,6 +17,8 @@
 
 #include "math/kernels.h"
 
+#define PASTE_(a, b) a##b
+#define PASTE(a, b) PASTE_(a, b)
 #define INLINE static inline __attribute__((always_inline))
 #if defined __clang__
 #define UNROLL _Pragma("clang loop unroll(full)")

@@ -30,6 +30,10 @@ for type in $types; do
     while [ $round -lt "$rounds" ]; do
         round=$((round + 1))
         echo "steering.sh: $type, round $round of $rounds" >&2
+        : >"$work/steering.peer"
+        [ -z "$peer" ] || [ -z "$torch" ] || [ "$candidates" != 20 ] ||
+            "$python" tests/bench/peer_torch_vas.py "$work/base" "$work/value" "$threads" $torch "$tokens" \
+                reference sequential batched >"$work/steering.peer"
         for value in $values; do
             case $value in
             same) what="$type steered, $candidates candidates" value_quant= ;;
@@ -39,10 +43,7 @@ for type in $types; do
                 "sample:1:32:$tokens" "steer:$candidates:1:32:$tokens" "sample:1:32:$tokens" "steer:$candidates:1:32:$tokens" |
                 awk -v OFS='\t' -v round=$round -v what="$what" '
                     { print round, what, $1 ~ /^sample/ ? "the base policy alone" : "ours", $2 }' >>"$out"
-            [ -z "$peer" ] || [ -z "$torch" ] || [ "$candidates" != 20 ] ||
-                "$python" tests/bench/peer_torch_vas.py "$work/base" "$work/value" "$threads" $torch "$tokens" \
-                    reference sequential batched |
-                awk -v OFS='\t' -v round=$round -v what="$what" '{ print round, what, "PyTorch, " $1, $2 }' >>"$out"
+            awk -v OFS='\t' -v round=$round -v what="$what" '{ print round, what, "PyTorch, " $1, $2 }' "$work/steering.peer" >>"$out"
         done
     done
 done
