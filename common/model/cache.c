@@ -150,11 +150,17 @@ int32_t sequence_open_for(struct cache *cache, const struct model *model)
 
 int32_t sequence_fork(struct cache *cache, int32_t sequence)
 {
+    return sequence_fork_prefix(cache, sequence, sequence_length(cache, sequence));
+}
+
+int32_t sequence_fork_prefix(struct cache *cache, int32_t sequence, size_t length)
+{
     int32_t fork = sequence_open_for(cache, sequence_at(cache, sequence)->model);
     const struct sequence *from = sequence_at(cache, sequence);
     struct sequence *to = sequence_at(cache, fork);
-    to->length = to->placed_end = from->length;
-    for (size_t i = 0; i < pages_for(from->length); i++) {
+    CHECK(length <= from->length);
+    to->length = to->placed_end = length;
+    for (size_t i = 0; i < pages_for(length); i++) {
         sequence_add_page(to, from->pages[i]);
         cache->references[from->pages[i]]++;
     }

@@ -82,11 +82,13 @@ struct cache;
 struct cache *cache_open(const struct model *model, size_t position_count);
 void cache_close(struct cache *cache);
 
-/* A new empty sequence, or one that shares all that sequence holds.  Copies nothing until one of them grows. */
+/* A new empty sequence, or one that shares all that sequence holds, or its first positions.  Copies nothing until one of them
+   grows. */
 int32_t sequence_open(struct cache *cache);
 /* The same of another model than the cache's, which shares its trunk: rows of the sequence go through that model. */
 int32_t sequence_open_for(struct cache *cache, const struct model *model);
 int32_t sequence_fork(struct cache *cache, int32_t sequence);
+int32_t sequence_fork_prefix(struct cache *cache, int32_t sequence, size_t length);
 void sequence_close(struct cache *cache, int32_t sequence);
 size_t sequence_length(const struct cache *cache, int32_t sequence);
 

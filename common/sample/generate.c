@@ -2,8 +2,9 @@
  * generate.c - see generate.h.
  *
  * The base's cache and each value model's part of one hold the same positions, so one account of pages serves all: a kept prompt
- * holds ceil(P / 16) pages, a live response at most ceil((P + R) / 16) - floor(P / 16) of its own, since it shares the
- * prompt's full pages.  A job starts only when what it may come to need is free; so a forward pass never lacks pages.
+ * holds ceil(P / 16) pages or, where it begins like another, shares some of them, a live response at most
+ * ceil((P + R) / 16) - floor(P / 16) of its own, since it shares the prompt's full pages.  A job starts only when what it may come
+ * to need is free; so a forward pass never lacks pages.
  */
 #include "sample/generate.h"
 
@@ -309,19 +310,23 @@ static void job_free(struct job *job)
 
 /* ---- what the value models have followed of a text ---- */
 
-/* NULL from: from its beginning. */
-static struct follower *followers_open(struct generator *generator, const struct generate_job *order, const struct follower *from)
+/* From where they have followed the first count tokens of a kept prompt that is as long as the order's or, but for text, begins
+   alike; 0: from the beginning. */
+static struct follower *followers_open(struct generator *generator, const struct generate_job *order, const struct prompt *kept,
+                                       size_t count)
 {
     struct follower *followers = memory_alloc(generator->I, sizeof *followers);
     for (size_t i = 0; i < generator->I; i++) {
+        struct cache *cache = generator->value_caches[i];
         followers[i].low = INFINITY;
         followers[i].high = -INFINITY;
         if (generator->text_values[i] != NULL)
-            followers[i].text = from != NULL ? value_text_fork(from[i].text)
-                                             : value_text_open(generator->text_values[i], order->prompt, order->begins_text);
+            followers[i].text = count == order->prompt_count
+                                    ? value_text_fork(kept->followers[i].text)
+                                    : value_text_open(generator->text_values[i], order->prompt, order->begins_text);
         else
-            followers[i].sequence = from != NULL ? sequence_fork(generator->value_caches[i], from[i].sequence)
-                                                 : sequence_open_for(generator->value_caches[i], generator->value_models[i]);
+            followers[i].sequence = count > 0 ? sequence_fork_prefix(cache, kept->followers[i].sequence, count)
+                                              : sequence_open_for(cache, generator->value_models[i]);
     }
     return followers;
 }
@@ -541,6 +546,26 @@ static struct prompt *prompt_oldest(struct generator *generator, const struct pr
     return oldest;
 }
 
+/* The kept prompt that begins most like the order's: in *count tokens, whole pages, and not the last one, whose logits are wanted.
+   *count is 0 where none does. */
+static const struct prompt *prompt_alike(const struct generator *generator, const struct generate_job *order, size_t *count)
+{
+    const struct prompt *alike = NULL;
+    *count = 0;
+    for (size_t i = 0; i < generator->options.batch; i++) {
+        const struct prompt *prompt = &generator->prompts[i];
+        size_t most = size_min(prompt->count, order->prompt_count - 1), same = 0;
+        while (same < most && prompt->tokens[same] == order->prompt_tokens[same])
+            same++;
+        same -= same % CACHE_PAGE_POSITIONS;
+        if (same > *count) {
+            *count = same;
+            alike = prompt;
+        }
+    }
+    return alike;
+}
+
 static struct prompt *prompt_run(struct generator *generator, const struct generate_job *order)
 {
     const struct generate_options *options = &generator->options;
@@ -554,23 +579,26 @@ static struct prompt *prompt_run(struct generator *generator, const struct gener
         prompt_give_up(generator, oldest);
         i = (size_t)(oldest - generator->prompts);
     }
+    size_t known;
+    const struct prompt *kept = prompt_alike(generator, order, &known);
     struct prompt *prompt = &generator->prompts[i];
     prompt->count = order->prompt_count;
     prompt->tokens = memory_alloc(prompt->count, sizeof *prompt->tokens);
     memcpy(prompt->tokens, order->prompt_tokens, prompt->count * sizeof *prompt->tokens);
     prompt->logits = memory_alloc(generator->V, sizeof *prompt->logits);
     prompt->text = memory_text(order->prompt);
-    prompt->followers = followers_open(generator, order, NULL);
-    prompt->base_sequence = sequence_open(generator->base_cache);
-    model_extend(options->base, generator->base_cache, prompt->base_sequence, prompt->tokens, prompt->count, NULL,
+    prompt->followers = followers_open(generator, order, kept, known);
+    prompt->base_sequence = known > 0 ? sequence_fork_prefix(generator->base_cache, kept->base_sequence, known)
+                                      : sequence_open(generator->base_cache);
+    model_extend(options->base, generator->base_cache, prompt->base_sequence, prompt->tokens + known, prompt->count - known, NULL,
                  generator->hidden);
     model_logits(options->base, generator->hidden, 1, prompt->logits);
     for (size_t v = 0; v < generator->I; v++)
         if (prompt->followers[v].text == NULL)
-            model_extend(generator->value_models[v], generator->value_caches[v], prompt->followers[v].sequence, prompt->tokens,
-                         prompt->count, NULL, NULL);
+            model_extend(generator->value_models[v], generator->value_caches[v], prompt->followers[v].sequence,
+                         prompt->tokens + known, prompt->count - known, NULL, NULL);
     generator->pages_used += pages_for(prompt->count);
-    generator->stats.prompt_tokens += (int64_t)prompt->count;
+    generator->stats.prompt_tokens += (int64_t)(prompt->count - known);
     span_end(span, &generator->stats.prompt_s);
     return prompt;
 }
@@ -604,7 +632,7 @@ static bool start_one(struct generator *generator)
     live->tokens = memory_alloc(count_max, sizeof *live->tokens);
     live->logprobs = memory_alloc(count_max, sizeof *live->logprobs);
     live->base_sequence = sequence_fork(generator->base_cache, prompt->base_sequence);
-    live->followers = followers_open(generator, order, prompt->followers);
+    live->followers = followers_open(generator, order, prompt, prompt->count);
     return true;
 }
 

@@ -125,7 +125,7 @@ bool generator_next(struct generator *generator, struct response *response);
 struct generate_stats {
     int64_t tokens;         // sampled
     int64_t steered;        // of these, with values
-    int64_t prompt_tokens;  // run, each prompt once
+    int64_t prompt_tokens;  // run, each prompt once, without whole pages that it begins with like a kept one
     double prompt_s, base_s, value_s, sample_s;
 };
 struct generate_stats generator_stats(const struct generator *generator);

@@ -467,6 +467,43 @@ static void test_left_to_base_against_fresh_passes(void)
     EXPECT(sure.partly > 20 && both.partly > 5);
 }
 
+/* Goal: of a prompt that begins like a kept one, the pages that they have alike are not run again; the response has the same bytes
+   as without. */
+static void test_prompts_alike(void)
+{
+    enum { LIKE = 37, LONG = 45, ALIKE = 4 };
+    struct fixture fixture = fixture_open(1);
+    struct value_model values[] = { value_of(&fixture, fixture.value, 1), value_of(&fixture, fixture.adapted[0], -1) };
+    struct generate_options options = options_of(&fixture, values, 2);
+    int32_t sampled[2][ALIKE][LENGTH] = { 0 };
+    for (int apart = 0; apart < 2; apart++) {
+        options.batch = apart ? 1 : ALIKE;  // prompts of which one is kept at a time have nothing to share
+        int code;
+        struct generator *generator = generator_open(&options, &code);
+        for (size_t p = 0; p < ALIKE; p++) {
+            int32_t tokens[LONG];
+            for (size_t t = 0; t < LONG; t++)
+                tokens[t] = (int32_t)(1 + (3 * t + (t < LIKE ? 0 : p)) % 250);
+            generator_add(generator, &(struct generate_job){
+                .prompt_tokens = tokens, .prompt_count = LONG, .prompt_key = "alike", .sample = (uint32_t)p, .seed = 7,
+                .max_new_tokens = LENGTH, .sampling = { .temperature = 1, .top_p = 1 }, .tag = (void *)p,
+            });
+        }
+        struct response response;
+        while (generator_step(generator)) {
+            while (generator_next(generator, &response)) {
+                EXPECT(response.failure == NULL && response.count >= 1);
+                memcpy(sampled[apart][(size_t)response.tag], response.tokens, response.count * sizeof *response.tokens);
+            }
+        }
+        int64_t pages_alike = LIKE - LIKE % CACHE_PAGE_POSITIONS, all = ALIKE * LONG;
+        EXPECT_INT(generator_stats(generator).prompt_tokens, apart ? all : all - (ALIKE - 1) * pages_alike);
+        generator_close(generator);
+    }
+    EXPECT(memcmp(sampled[0], sampled[1], sizeof sampled[0]) == 0);
+    fixture_close(&fixture);
+}
+
 /* ---- limits ---- */
 
 /* Goal: a small cache makes jobs wait and gives up kept prompts; every response is still there, with the same bytes. */
@@ -634,6 +671,7 @@ int main(void)
     RUN(test_second_beta_zero);
     RUN(test_against_fresh_passes);
     RUN(test_left_to_base_against_fresh_passes);
+    RUN(test_prompts_alike);
     RUN(test_small_cache);
     RUN(test_context);
     RUN(test_value_model_must_fit);

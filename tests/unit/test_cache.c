@@ -93,6 +93,37 @@ static void test_fork_copies_on_write(void)
     end();
 }
 
+/* Goal: a fork of a sequence's first positions holds these alone, and copies a page of them only where it grows inside. */
+static void test_fork_prefix(void)
+{
+    static const size_t lengths[] = { 0, 5, 16, 20, 32, 40 };
+    for (size_t i = 0; i < COUNT_OF(lengths); i++) {
+        begin();
+        float expected[C], actual[C], before[C], after[C];
+        int32_t parent = sequence_open(cache), witness = sequence_open(cache);
+        extend(parent, 40);
+        probe(parent, 5, before);
+        extend(witness, lengths[i]);
+        size_t free_pages = cache_free_pages(cache);
+        int32_t fork = sequence_fork_prefix(cache, parent, lengths[i]);
+        EXPECT_INT(sequence_length(cache, fork), lengths[i]);
+        EXPECT_INT(cache_free_pages(cache), free_pages);
+        extend(witness, 9);
+        extend(fork, 9);
+        probe(witness, 3, expected);
+        probe(fork, 3, actual);
+        EXPECT(memcmp(actual, expected, sizeof actual) == 0);
+        probe(parent, 5, after);
+        EXPECT(memcmp(after, before, sizeof after) == 0);
+        sequence_close(cache, parent);
+        sequence_close(cache, witness);
+        EXPECT_INT(cache_free_pages(cache), PAGES - (lengths[i] + 9 + CACHE_PAGE_POSITIONS - 1) / CACHE_PAGE_POSITIONS);
+        sequence_close(cache, fork);
+        EXPECT_INT(cache_free_pages(cache), PAGES);
+        end();
+    }
+}
+
 /* Goal: a fork made between a batch and its row_keep does not see the kept row, and what either appends later is its own. */
 static void test_fork_between_forward_and_keep(void)
 {
@@ -290,6 +321,7 @@ int main(void)
 {
     RUN(test_pages_follow_length);
     RUN(test_fork_copies_on_write);
+    RUN(test_fork_prefix);
     RUN(test_fork_between_forward_and_keep);
     RUN(test_keep_any_candidate);
     RUN(test_keep_through_scratch_ancestors);
