@@ -1,19 +1,19 @@
 #!/bin/sh
 # scaling.sh - what a token costs after 128, 512 and 2048 others, and how much faster two workers of one thread sample than one.
 #
-#     tests/bench/scaling.sh [--rounds 3] [--threads 2] [--tokens 64] [--prompts 100] [--work build/vas] [--figures FILE]
+#     tests/bench/scaling.sh [--rounds 3] [--threads 2] [--tokens 64] [--prompts 192] [--work build/vas] [--figures FILE]
 #
 # The base policy is that of steering.sh, in float32.  Workers answer the same prompts out of a store, 8 rollouts each, in batches of
-# 32 as they do unless told otherwise, and leave; their starts count.  The peer of both workers is one of them.  The limit is what
-# the machine allows two: as many times one of them as two generators without a store, each alone with its model, are together
-# faster than one.
+# 32 as they do unless told otherwise, and leave; their starts count.  Of random weights, responses hardly ever end early: so many
+# prompts make as many batches for each worker.  The peer of both workers is one of them.  The limit is what the machine allows two:
+# as many times one of them as two generators without a store, each alone with its model, are together faster than one.
 #
 # Prints a table (table.awk).  --figures: adds the figures to this file and prints none.
 set -eu
 cd "$(dirname "$0")/../.."
 
 . tests/bench/lib.sh
-rounds=3 threads=2 tokens=64 prompts=100 work=$BUILD/vas
+rounds=3 threads=2 tokens=64 prompts=192 work=$BUILD/vas
 bench_begin 'rounds threads tokens prompts' "$@"
 bench_models
 stories=$work/stories.jsonl
