@@ -77,7 +77,8 @@ run status -s "ipc://$work/s.db.sock"
 [ "$code" = 0 ] && grep -q '^stage .* leased ' "$work/out" && echo 'ok store_status_without_the_file' ||
     echo "not ok store_status_without_the_file: $(cat "$work/out" "$work/err")"
 run status --db "$work/s.db" -s "ipc://$work/nobody.sock"
-[ "$code" = 0 ] && grep -q '^nobody serves' "$work/out" && echo 'ok store_status_of_the_file_alone' ||
+[ "$code" = 0 ] && grep -q '^no process that serves this store has answered' "$work/out" &&
+    grep -q '^(-s ENDPOINT asks ' "$work/out" && echo 'ok store_status_of_the_file_alone' ||
     echo "not ok store_status_of_the_file_alone: $(cat "$work/out" "$work/err")"
 timeout 3 "$bin/store" status --db "$work/s.db" --watch 0.2 >"$work/out" 2>"$work/err"
 [ "$(grep -c '^stage ' "$work/out")" -gt 1 ] && ! grep -q '\[H' "$work/out" && echo 'ok store_status_watches' ||
