@@ -229,11 +229,12 @@ static int give_rollout(struct giver *giver, const struct record *record, const 
 {
     giver->response_tokens.count = 0;
     tokenizer_encode(giver->style->tokenizer, record->response, record->response_size, 0, &giver->response_tokens);
-    int32_t end = tokenizer_end(giver->style->tokenizer);
+    int32_t end = record->cut ? -1 : tokenizer_end(giver->style->tokenizer);
     if (end >= 0)
-        token_list_add(&giver->response_tokens, end);  // a stored response is a whole one
+        token_list_add(&giver->response_tokens, end);  // a stored response is a whole one unless its line says otherwise
     if (giver->response_tokens.count == 0)
-        return leave_out(record, "its response is empty and the tokenizer has no end token");
+        return leave_out(record, record->cut ? "its response is empty" :
+                                 "its response is empty and the tokenizer has no end token");
     if (record->response_size > TEXT_BYTES || giver->response_tokens.count > TOKENS_COUNT)
         return leave_out_large(record, "response", record->response_size, giver->response_tokens.count);
     struct frame frame = frame_extended(FRAME_rollout, prompt);
