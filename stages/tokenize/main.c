@@ -25,8 +25,8 @@
 #include "base/philox.h"
 #include "base/progress.h"
 #include "base/stop.h"
+#include "text/prompt.h"
 #include "text/tokenizer.h"
-#include "tokenize/prompt.h"
 #include "tokenize/reader.h"
 #include "wire/edge.h"
 #include "wire/remote_model.h"
@@ -57,8 +57,7 @@ static struct options options_read(int argc, char **argv)
         { 0, "field", "NAME", OPTION_TEXT, &options.field, 0, 0,
           "where a JSON line has its text, or its messages\n"
           "(default prompt)" },
-        { 0, "chat", "llama-2|llama-3|chatml|zephyr|hh", OPTION_CHOICE, &options.chat, 0, 0,
-          "how messages become text (default: as the model's own chat\ntemplate, where it is one of these)" },
+        CHAT_OPTION(options.chat),
         { 0, "split", "NAME", OPTION_NAME, &options.split, 1, NAME_BYTES,
           "split of all prompts (default: the line's \"split\", else train)" },
         { 0, "eval-fraction", "P", OPTION_NUMBER, &options.eval_fraction, 0, 1,
@@ -146,6 +145,19 @@ static int read_files(const struct options *options, record_giver *give, void *c
             return given;
     }
     return stop_requested() ? EX_TEMPFAIL : code;
+}
+
+/* Exit codes as prompt_make's, logged. */
+static int record_encode(const struct prompt_style *style, const struct record *record, struct buffer *text, struct token_list *ids)
+{
+    char reason[256];
+    struct prompt_source source = { record->prompt, record->prompt_size, record->messages };
+    int code = prompt_make(style, &source, text, ids, reason);
+    if (code != EX_OK)
+        log_error("cannot use \"%s\" line %lld: %s", record->path, (long long)record->line, reason);
+    if (code == EX_USAGE)
+        log_hint(CHAT_HINT);
+    return code;
 }
 
 /* ---- frames ---- */
@@ -264,7 +276,7 @@ static int give_record(void *context, const struct record *record)
     struct giver *giver = context;
     const struct options *options = giver->options;
     arena_reset(&giver->arena);
-    int made = prompt_make(giver->style, record, &giver->prompt, &giver->prompt_tokens);
+    int made = record_encode(giver->style, record, &giver->prompt, &giver->prompt_tokens);
     if (made != EX_OK)
         return made;
     if (options->end_token && tokenizer_end(giver->style->tokenizer) >= 0)
@@ -347,7 +359,7 @@ struct liner {
 static int encode_record(void *context, const struct record *record)
 {
     struct liner *liner = context;
-    int code = prompt_make(liner->style, record, &liner->text, &liner->ids);
+    int code = record_encode(liner->style, record, &liner->text, &liner->ids);
     if (code != EX_OK)
         return code;
     putchar('[');
