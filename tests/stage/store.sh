@@ -49,6 +49,10 @@ run serve
 verdict store_needs_a_file "$code" 64 'db is missing'
 run serve --db "$work/s.db" --listen tcp://0.0.0.0:5555
 verdict store_stays_on_this_machine "$code" 64 'is not a loopback address'
+for port in '' :0 :99999 :7070x :-5 ':*'; do
+    run serve --db "$work/s.db" --listen "tcp://127.0.0.1$port"
+    verdict "store_wants_a_port_and_not_$port" "$code" 64 'must end in a port, from 1 to 65535'
+done
 run serve --db "$work/s.db" --listen "ipc://$work/$(printf '%0120d' 0)"
 verdict store_checks_the_length_of_a_socket_path "$code" 64 'a socket.s may have 107'
 
