@@ -83,7 +83,8 @@ static struct options options_read(int argc, char **argv)
         .synopsis = "tokenize -m MODEL [-s ENDPOINT] [options] [FILE...]",
         .summary = "Turns texts into prompts: frames for a store or a pipe.",
         .exit_codes = "  0   every line became a prompt\n  64  usage\n  65  a line could not be used (the others were)\n"
-                      "  66  a file is missing\n  69  no store answers\n  74  output could not be written\n"
+                      "  66  a file is missing\n  69  no store answers\n"
+                      "  73  a model is where --train-vocab would write\n  74  output could not be written\n"
                       "  75  stopped before the end\n  77  the store refuses this worker's key\n",
     };
     int first = options_parse(&usage, specs, COUNT_OF(specs), argc, argv);
@@ -135,7 +136,8 @@ static int read_files(const struct options *options, record_giver *give, void *c
         }
         left_out += reader_bad_lines(reader);
         if (left_out > 0) {
-            log_error("left out %lld line%s of \"%s\"", (long long)left_out, left_out > 1 ? "s" : "", files[i]);
+            log_error("left out %lld line%s of \"%s\"", (long long)left_out, left_out > 1 ? "s" : "",
+                      strcmp(files[i], "-") != 0 ? files[i] : "standard input");
             code = EX_DATAERR;
         }
         if (reader_failed(reader))
@@ -433,10 +435,33 @@ static int collect_record(void *context, const struct record *record)
     return 0;
 }
 
+/* A model's weights mean the ids of its own tokenizer.  EX_OK, or EX_CANTCREAT, logged. */
+static int vocabulary_output_check(const char *directory)
+{
+    static const char *const names[] = { "model.safetensors", "model.safetensors.index.json" };
+    for (size_t i = 0; i < COUNT_OF(names); i++) {
+        char *path = memory_printf("%s/%s", directory, names[i]);
+        bool there = file_exists(path);
+        free(path);
+        if (there) {
+            log_error("\"%s\" has a model: its tokenizer would be replaced", directory);
+            log_hint("choose another -o");
+            return EX_CANTCREAT;
+        }
+    }
+    return EX_OK;
+}
+
 static int train_tokenizer(const struct options *options)
 {
     struct buffer texts = { 0 };
-    int code = read_files(options, collect_record, &texts);
+    int code = vocabulary_output_check(options->output);
+    if (code == EX_OK)
+        code = read_files(options, collect_record, &texts);
+    if (code == EX_OK && texts.size == 0) {
+        log_error("nothing to train on: no text came in");
+        code = EX_DATAERR;
+    }
     bool usable = code == EX_OK || (code == EX_DATAERR && texts.size > 0);
     if (usable && directory_make(options->output) != 0) {
         code = EX_IOERR;

@@ -83,6 +83,12 @@ tokenize -q -m "$base" --eval-fraction 0.25 "$tiny/stories.jsonl" --field text |
 evals=$(grep -c '"split":"eval"' "$scratch/frames")
 [ "$evals" -gt 110 ] && [ "$evals" -lt 190 ] && ok "a quarter of 600 texts is held out: $evals" ||
     not_ok "held out $evals of 600, expected about 150"
+cp -r "$base" "$scratch/trained"
+refused "a vocabulary does not replace a model's" 73 'trained" has a model' tokenize --train-vocab 300 --field text \
+    -o "$scratch/trained" "$tiny/stories.jsonl"
+same "which is as it was" "$base/tokenizer.json" "$scratch/trained/tokenizer.json"
+: >"$scratch/nothing.txt"
+refused "a vocabulary of nothing" 65 'nothing to train on' tokenize --train-vocab 300 -o "$scratch/none" "$scratch/nothing.txt"
 expect "documents end with the end token" 1 '"prompt_tokens":\[0,.*,0\]' --end-token "$scratch/b.jsonl" --field text
 
 printf '%s\n' 'One day, Mia ran.' '' '  spaces  ' 'tab	café 😀 "quotes" \n' >"$scratch/lines"
