@@ -1,5 +1,5 @@
 /*
- * export.c - the two functions of model.h that move a model between formats.
+ * export.c - the functions of model.h that move a model between formats.
  *
  * What transformers needs of an export, versions 4 and 5: the architecture's name and every size in config.json, rope_theta
  * and rope_scaling at its top level, the family's own names and layouts of weights, and "format": "pt" in the metadata of
@@ -7,6 +7,8 @@
  */
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sysexits.h>
 
 #include "base/check.h"
 #include "base/file.h"
@@ -148,6 +150,24 @@ static int export_weights(const char *path, const struct weights *weights, const
     free(tensors);
     free(list);
     return result;
+}
+
+int model_output_check(const char *output, const char *source)
+{
+    struct stat there, from;
+    if (source != NULL && stat(output, &there) == 0 && stat(source, &from) == 0 && there.st_dev == from.st_dev && there.st_ino == from.st_ino) {
+        log_error("\"%s\" is the model that is read: it would be overwritten", output);
+        log_hint("choose another -o");
+        return EX_CANTCREAT;
+    }
+    char *index = memory_printf("%s/model.safetensors.index.json", output);
+    bool sharded = file_exists(index);
+    free(index);
+    if (!sharded)
+        return EX_OK;
+    log_error("\"%s\" has a model in several files: they would be read instead of what is written there", output);
+    log_hint("choose another -o");
+    return EX_CANTCREAT;
 }
 
 int model_export(const struct weights *weights, const struct model_config *config, const char *directory)

@@ -139,6 +139,12 @@ void model_scores(const struct model *model, const float *hidden, size_t M, floa
 void model_extend(const struct model *model, struct cache *cache, int32_t sequence, const int32_t *tokens, size_t T,
                   float *hidden, float *last);
 
+/*
+ * Whether a model may be written to output, a directory or a GGUF file, when it is made of source: not where that lies, nor into a
+ * directory with the shards of another, since these would be read instead.  source may be NULL.  EX_OK, or EX_CANTCREAT, logged.
+ */
+int model_output_check(const char *output, const char *source);
+
 /* Writes a Hugging Face directory: config.json and model.safetensors (not the tokenizer)
    as transformers reads the family, in float32.  0 or -1. */
 int model_export(const struct weights *weights, const struct model_config *config, const char *directory);

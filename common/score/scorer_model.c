@@ -1,7 +1,7 @@
 /*
  * scorer_model.c - scores by a reward model: a Hugging Face directory whose architecture is *ForSequenceClassification.
  *
- *     encoder   BERT, DistilBERT, RoBERTa, DeBERTa-v2 and v3; reads prompt and response as a pair of texts
+ *     encoder   BERT, DistilBERT, RoBERTa, ELECTRA, DeBERTa-v2 and v3; reads prompt and response as a pair of texts
  *     decoder   the families of model.h; reads one text, and the score where its last token is
  *
  * The score is the head's number as it comes out (a logit), of the chosen label (label.h).  How the two texts become one input
@@ -73,7 +73,8 @@ static int architecture_check(const json_t *config, const char *path)
     if (name == NULL || (size >= strlen(wanted) && strcmp(name + size - strlen(wanted), wanted) == 0))
         return 0;
     log_error("\"%s\" cannot be a reward model: it is %.100s, which has no sequence-classification head", path, name);
-    log_hint("heads that are read: *ForSequenceClassification of BERT, DistilBERT, RoBERTa, DeBERTa-v2 and the decoder families");
+    log_hint("heads that are read: *ForSequenceClassification of BERT, DistilBERT, RoBERTa, ELECTRA, DeBERTa-v2 and the decoder "
+             "families");
     return -1;
 }
 

@@ -6,6 +6,7 @@
  *
  * With --score it samples nothing and says how likely given text is.
  */
+#include <math.h>
 #include <stdlib.h>
 #include <sysexits.h>
 
@@ -18,6 +19,7 @@
 #include "decode/values.h"
 #include "sample/serve.h"
 #include "score/scorer.h"
+#include "text/prompt.h"
 #include "wire/edge.h"
 #include "wire/frame.h"
 #include "wire/remote_model.h"
@@ -26,7 +28,7 @@ struct options {
     struct serve_options serve;
     struct scorer_options scorer;
     struct option_list values, value_tokenizers;
-    const char *model, *tokenizer, *quant_name, *value_quant_name, *kv_type_name;
+    const char *model, *tokenizer, *chat, *quant_name, *value_quant_name, *kv_type_name;
     enum tensor_type quant, value_quant, kv_type;
     double beta;
     double skip_sure;
@@ -36,12 +38,33 @@ struct options {
     size_t operand_count;
 };
 
+/* Options of value models say nothing where there is none: one was forgotten. */
+static void value_options_check(struct options *options)
+{
+    const struct {
+        const char *name;
+        bool given;
+    } those[] = {
+        { "beta", !isnan(options->beta) }, { "candidates", options->candidates > 0 }, { "guide-every", options->guide_every > 0 },
+        { "skip-sure", options->skip_sure >= 0 }, { "value-quant", options->value_quant_name != NULL },
+        { "value-tokenizer", options->value_tokenizers.count > 0 },
+    };
+    for (size_t i = 0; i < COUNT_OF(those); i++)
+        if (those[i].given && options->values.count == 0)
+            options_refuse("--%s is for value models, and there is no --value", those[i].name);
+    options->beta = isnan(options->beta) ? 3 : options->beta;
+    options->candidates = options->candidates > 0 ? options->candidates : 20;
+    options->guide_every = options->guide_every > 0 ? options->guide_every : 1;
+    options->skip_sure = fmax(options->skip_sure, 0);
+}
+
 static void options_check(struct options *options)
 {
     struct serve_options *serve = &options->serve;
     size_t scorers = scorer_kinds(&options->scorer);
     if (options->model == NULL)
         options_refuse("-m is missing: which base policy?");
+    value_options_check(options);
     options->kv_type = model_kv_type_from_name(options->kv_type_name);
     options->quant = model_quant_from_name(options->quant_name);
     options->value_quant = model_quant_from_name(options->value_quant_name);
@@ -65,20 +88,26 @@ static void options_check(struct options *options)
     } else if (options->operand_count > 0) {
         if (serve->policy != NULL)
             options_refuse("--policy is for prompts of a store or a pipe, not for \"%s\"", options->operands[0]);
+        if (serve->split != NULL || serve->follow)
+            options_refuse("--%s is for prompts of a store, not for \"%s\"", serve->follow ? "follow" : "split",
+                           options->operands[0]);
     } else {
         if (serve->endpoint == NULL && serve->policy == NULL)
             options_refuse("no prompt: give a text, a FILE, - for standard input, --store, or --policy for frames in a pipe");
         if (options->best_of > 0 || options->json)
             options_refuse("--best-of and --json are for prompts that are text");
+        if (options->chat != NULL)
+            options_refuse("--chat is for messages in a FILE; 'tokenize' has it for prompts of a store or a pipe");
     }
+    serve->split = serve->split != NULL ? serve->split : "eval";
 }
 
 static struct options options_read(int argc, char **argv)
 {
     static struct options options = {
-        .serve = { .stage = "decode", .split = "eval", .max_new_tokens = 128, .sampling = { .temperature = 1, .top_p = 1 } },
-        .scorer = SCORER_DEFAULTS, .quant = TENSOR_TYPE_COUNT, .value_quant = TENSOR_TYPE_COUNT, .beta = 3, .candidates = 20,
-        .guide_every = 1, .batch = 32,
+        .serve = { .stage = "decode", .max_new_tokens = 128, .sampling = { .temperature = 1, .top_p = 1 } },
+        .scorer = SCORER_DEFAULTS, .quant = TENSOR_TYPE_COUNT, .value_quant = TENSOR_TYPE_COUNT, .beta = NAN, .skip_sure = -1,
+        .batch = 32,
     };
     struct serve_options *serve = &options.serve;
     serve->endpoint = getenv("VAS_STORE");
@@ -125,6 +154,7 @@ static struct options options_read(int argc, char **argv)
         { 0, "top-k", "K", OPTION_INT, &serve->sampling.top_k, 0, 1048576, "sample from the K likeliest tokens (default 0: all)" },
         { 0, "seed", "N", OPTION_INT, &serve->seed, 0, 9007199254740991, "of the random numbers (default 0)" },
         { 0, NULL, NULL, OPTION_HEADING, NULL, 0, 0, "what to do" },
+        CHAT_OPTION(options.chat),
         { 0, "json", NULL, OPTION_FLAG, &options.json, 0, 0, "JSON lines with tokens, logprob and KL instead of text" },
         { 0, "score", NULL, OPTION_FLAG, &options.score, 0, 0,
           "sample nothing: JSON lines of {\"tokens\"} or {\"prompt\",\n\"response\"} in, their logprobs (and values) out" },
@@ -148,8 +178,8 @@ static struct options options_read(int argc, char **argv)
                     "          decode -m MODEL [--value NAME[:BETA]]... -s ENDPOINT [--policy NAME]\n"
                     "          decode -m MODEL --score [FILE]",
         .summary = "Answers prompts with the base policy, steered by value models.\n"
-                   "A FILE has a prompt a line, or JSON lines with \"prompt\".  The empty prompt '' is the begin token alone; "
-                   "empty lines are not read.",
+                   "A FILE has a prompt a line, or JSON lines with \"prompt\" or \"messages\".  The empty prompt '' is the begin "
+                   "token alone;\nempty lines are not read.",
         .exit_codes = "  0   every prompt was answered\n  64  usage\n"
                       "  65  a prompt is bad (others were answered), or a model is or does not fit\n  66  a file is missing\n"
                       "  69  no store answers, or --exec does not score any more\n  71  a model needs more memory than there is\n"
@@ -175,7 +205,7 @@ static int run_text(const struct options *options, const struct generate_options
         return code;
     code = text_run(&(struct text_options){
         .operands = options->operands, .operand_count = options->operand_count, .sampling = options->serve.sampling,
-        .seed = options->serve.seed, .max_new_tokens = options->serve.max_new_tokens, .samples = options->serve.samples,
+        .seed = options->serve.seed, .chat = options->chat, .max_new_tokens = options->serve.max_new_tokens, .samples = options->serve.samples,
         .scorer = scorer, .json = options->json,
     }, generate);
     scorer_close(scorer);

@@ -17,6 +17,7 @@
 #include "base/progress.h"
 #include "base/stop.h"
 #include "decode/linefile.h"
+#include "text/prompt.h"
 
 /* One prompt and what has come of it. */
 struct request {
@@ -41,6 +42,8 @@ struct run {
     const struct text_options *options;
     const struct generate_options *generate;
     struct generator *generator;
+    struct prompt_style style;
+    bool hinted;             // that --chat is missing
     struct linefile *lines;     // of the operand that is being read, if it is a file
     size_t operand;          // that comes next
     bool streams;            // the first unfinished answer is printed token by token
@@ -76,34 +79,36 @@ static void log_bad_prompt(const struct run *run, const char *reason)
         log_error("%s", reason);
 }
 
-static void ask(struct run *run, const char *prompt, size_t size)
+static void ask(struct run *run, const struct prompt_source *source)
 {
-    if (memchr(prompt, '\0', size) != NULL) {
-        log_bad_prompt(run, "prompt has a NUL");
+    char reason[256] = "prompt has a NUL";
+    struct buffer text = { 0 };
+    struct token_list tokens = { 0 };
+    int code = source->messages == NULL && memchr(source->text, '\0', source->size) != NULL
+        ? EX_DATAERR : prompt_make(&run->style, source, &text, &tokens, reason);
+    if (code == EX_OK && generator_check_prompt(run->generator, tokens.at, tokens.count, reason) != 0)
+        code = EX_DATAERR;
+    if (code != EX_OK) {
+        log_bad_prompt(run, reason);
+        if (code == EX_USAGE && !run->hinted)
+            log_hint(CHAT_HINT);
+        run->hinted = run->hinted || code == EX_USAGE;
         run->code = EX_DATAERR;
+        free(text.data);
+        free(tokens.at);
         return;
     }
     const struct text_options *options = run->options;
-    const struct tokenizer *tokenizer = run->generate->tokenizer;
-    size_t samples = (size_t)options->samples;
+    const size_t size = text.size, samples = (size_t)options->samples;
     struct request *request = memory_alloc(1, sizeof *request + samples * sizeof request->answers[0]);
-    request->prompt = memory_alloc(size + 1, 1);
-    memcpy(request->prompt, prompt, size);
-    tokenizer_encode(tokenizer, prompt, size, ENCODE_SPECIAL, &request->tokens);
-    char reason[256];
-    if (generator_check_prompt(run->generator, request->tokens.at, request->tokens.count, reason) != 0) {
-        log_bad_prompt(run, reason);
-        run->code = EX_DATAERR;
-        free(request->prompt);
-        free(request->tokens.at);
-        free(request);
-        return;
-    }
+    request->prompt = text.data;
+    request->tokens = tokens;
     request->left = samples;
     if (options->scorer != NULL)
         request->candidates = memory_alloc(samples, sizeof *request->candidates);
     char key[KEY_SIZE];
-    key_from_texts(key, tokenizer_key(tokenizer), request->prompt, NULL);  // as tokenize does, so samples are the rollouts'
+    // As tokenize makes it, so that samples are the rollouts'.
+    key_from_texts(key, tokenizer_key(run->style.tokenizer), request->prompt, NULL);
     for (size_t i = 0; i < samples; i++) {
         struct answer *answer = &request->answers[i];
         *answer = (struct answer){ .request = request, .sample = (int64_t)i, .stream = { .started = size > 0 } };
@@ -121,16 +126,18 @@ static void ask(struct run *run, const char *prompt, size_t size)
 static void ask_line(struct run *run, const char *line, size_t size)
 {
     if (line[0] != '{') {
-        ask(run, line, size);
+        ask(run, &(struct prompt_source){ .text = line, .size = size });
         return;
     }
     json_t *json = json_parse_line(line, size, linefile_name(run->lines), linefile_number(run->lines));
-    const json_t *prompt = json_object_get(json, "prompt");
+    const json_t *prompt = json_object_get(json, "prompt"), *messages = json_object_get(json, "messages");
     if (json_is_string(prompt)) {
-        ask(run, json_string_value(prompt), json_string_length(prompt));
+        ask(run, &(struct prompt_source){ .text = json_string_value(prompt), .size = json_string_length(prompt) });
+    } else if (json_is_array(prompt) || json_is_array(messages)) {
+        ask(run, &(struct prompt_source){ .messages = json_is_array(prompt) ? prompt : messages });
     } else {
         if (json != NULL)
-            log_bad_prompt(run, "no text under \"prompt\"");
+            log_bad_prompt(run, "neither a text under \"prompt\" nor a list of messages");
         run->code = EX_DATAERR;
     }
     json_decref(json);
@@ -143,7 +150,7 @@ static bool ask_next(struct run *run, bool wait)
     if (run->lines == NULL && run->operand < options->operand_count) {
         const char *operand = options->operands[run->operand];
         if (!is_file(operand)) {
-            ask(run, operand, strlen(operand));
+            ask(run, &(struct prompt_source){ .text = operand, .size = strlen(operand) });
             run->operand++;
             return true;
         }
@@ -156,7 +163,7 @@ static bool ask_next(struct run *run, bool wait)
     size_t size;
     switch (linefile_next(run->lines, wait, &line, &size)) {
     case LINEFILE_ONE:
-        if (size > 0)  // tokenize leaves empty lines out too
+        if (strspn(line, " \t") < size)  // tokenize leaves empty lines out too
             ask_line(run, line, size);
         return true;
     case LINEFILE_NONE:
@@ -375,6 +382,7 @@ int text_run(const struct text_options *options, const struct generate_options *
     run.generator = generator_open(&watched, &run.code);
     if (run.generator == NULL)
         return run.code;
+    prompt_style_init(&run.style, generate->tokenizer, options->chat);
     run.last = &run.first;
     run.streams = !options->json && options->scorer == NULL
                   && (isatty(STDOUT_FILENO) || (options->operand_count == 1 && !is_file(options->operands[0])));
@@ -405,6 +413,7 @@ int text_run(const struct text_options *options, const struct generate_options *
             request_free(answer->request);
     }
     linefile_close(run.lines);
+    prompt_style_free(&run.style);
     generator_close(run.generator);
     return run.code;
 }

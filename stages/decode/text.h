@@ -1,7 +1,7 @@
 /*
  * text.h - prompts as text in, responses as text or JSON lines out.
  *
- * A prompt comes from the command line, or from a line of a file: the line itself, or the "prompt" of a line that
+ * A prompt comes from the command line, or from a line of a file: the line itself, or the "prompt" or the "messages" of a line that
  * is a JSON object.  Answers come in the order of the prompts.  The response to a prompt is the same as the rollout that
  * workers of a store give for it.
  */
@@ -20,6 +20,7 @@ struct text_options {
     size_t operand_count;
     struct sampling sampling;
     int64_t seed, max_new_tokens;
+    const char *chat;        // format of messages, NULL: that of the model's own template
     int64_t samples;         // of each prompt
     struct scorer *scorer;   // NULL: every sample is given; else only the one with the highest score
     bool json;

@@ -68,7 +68,7 @@ int model_export_command(int argc, char **argv)
         .synopsis = "model export -m MODEL -o DIR|FILE.gguf [--type TYPE]",
         .summary = "Writes the same model in another format, with its tokenizer: what transformers or llama.cpp read.",
         .exit_codes = "  0   done\n  64  usage\n  65  the model is bad, or cannot be written so\n  66  the model is missing\n"
-                      "  74  the output could not be written\n",
+                      "  73  another model is there already\n  74  the output could not be written\n",
     };
     int first = options_parse(&usage, specs, COUNT_OF(specs), argc, argv);
     if (first < argc)
@@ -82,7 +82,9 @@ int model_export_command(int argc, char **argv)
     type_of(options.type);
 
     struct model_config config;
-    int code = config_open(&config, options.model);
+    int code = model_output_check(options.output, options.model);
+    if (code == EX_OK)
+        code = config_open(&config, options.model);
     struct tokenizer *tokenizer =
         code == EX_OK ? tokenizer_open(options.tokenizer ? options.tokenizer : options.model, &code) : NULL;
     struct weights *weights = tokenizer != NULL ? weights_open(options.model, &code) : NULL;

@@ -4,8 +4,10 @@
  *     takes   a store's database, at any time, also while it is served
  *     gives   text or JSON on standard output, one HTML page with -o
  */
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <sysexits.h>
 #include <unistd.h>
@@ -13,6 +15,7 @@
 #include "base/check.h"
 #include "base/file.h"
 #include "base/json.h"
+#include "base/log.h"
 #include "base/option.h"
 #include "report/page.h"
 #include "report/print.h"
@@ -44,7 +47,7 @@ static struct options options_read(int argc, char **argv)
         .summary = "Compares the policies in a store: score, drift from the base policy, speed.",
         .exit_codes = "  0   reported, or the store has nothing to compare yet\n  64  usage\n"
                       "  65  the file is no store, or has no such reward\n  66  the file is missing\n"
-                      "  74  output could not be written\n",
+                      "  73  -o is a database, which the page would replace\n  74  output could not be written\n",
     };
     int first = options_parse(&usage, specs, COUNT_OF(specs), argc, argv);
     if (first < argc)
@@ -62,6 +65,18 @@ static size_t terminal_width(void)
     return size.ws_col < 40 ? 40 : size.ws_col;
 }
 
+/* Whether a page there would replace a store, the one that is read or another. */
+static bool is_database(const char *path)
+{
+    static const char magic[16] = "SQLite format 3";  // with its NUL
+    char head[sizeof magic];
+    FILE *file = fopen(path, "rb");
+    bool is = file != NULL && fread(head, 1, sizeof head, file) == sizeof head && memcmp(head, magic, sizeof magic) == 0;
+    if (file != NULL)
+        fclose(file);
+    return is;
+}
+
 int main(int argc, char **argv)
 {
     struct options options = options_read(argc, argv);
@@ -70,6 +85,12 @@ int main(int argc, char **argv)
     struct db *db = db_open(options.database, DB_READ, &code);
     if (db == NULL)
         return code;
+    if (options.page != NULL && is_database(options.page)) {
+        log_error("\"%s\" is a database: the page would replace it", options.page);
+        log_hint("choose another -o");
+        db_close(db);
+        return EX_CANTCREAT;
+    }
     struct survey survey;
     code = survey_read(&survey, db, &options.survey);
     db_close(db);

@@ -360,5 +360,6 @@ void status_print(struct buffer *out, json_t *status)
     if (failed > 0)
         buffer_printf(out, "gave up: %lld more\n", failed);
     if (!json_is_true(json_object_get(status, "served")))
-        buffer_printf(out, "\nnobody serves this store: what workers are doing is not known\n");
+        buffer_printf(out, "\nno process that serves this store has answered: what workers are doing is not known\n"
+                           "(-s ENDPOINT asks one that listens elsewhere than at ipc://FILE.sock)\n");
 }

@@ -25,8 +25,8 @@
 #include "base/philox.h"
 #include "base/progress.h"
 #include "base/stop.h"
+#include "text/prompt.h"
 #include "text/tokenizer.h"
-#include "tokenize/prompt.h"
 #include "tokenize/reader.h"
 #include "wire/edge.h"
 #include "wire/remote_model.h"
@@ -57,8 +57,7 @@ static struct options options_read(int argc, char **argv)
         { 0, "field", "NAME", OPTION_TEXT, &options.field, 0, 0,
           "where a JSON line has its text, or its messages\n"
           "(default prompt)" },
-        { 0, "chat", "llama-2|llama-3|chatml|zephyr|hh", OPTION_CHOICE, &options.chat, 0, 0,
-          "how messages become text (default: as the model's own chat\ntemplate, where it is one of these)" },
+        CHAT_OPTION(options.chat),
         { 0, "split", "NAME", OPTION_NAME, &options.split, 1, NAME_BYTES,
           "split of all prompts (default: the line's \"split\", else train)" },
         { 0, "eval-fraction", "P", OPTION_NUMBER, &options.eval_fraction, 0, 1,
@@ -84,7 +83,8 @@ static struct options options_read(int argc, char **argv)
         .synopsis = "tokenize -m MODEL [-s ENDPOINT] [options] [FILE...]",
         .summary = "Turns texts into prompts: frames for a store or a pipe.",
         .exit_codes = "  0   every line became a prompt\n  64  usage\n  65  a line could not be used (the others were)\n"
-                      "  66  a file is missing\n  69  no store answers\n  74  output could not be written\n"
+                      "  66  a file is missing\n  69  no store answers\n"
+                      "  73  a model is where --train-vocab would write\n  74  output could not be written\n"
                       "  75  stopped before the end\n  77  the store refuses this worker's key\n",
     };
     int first = options_parse(&usage, specs, COUNT_OF(specs), argc, argv);
@@ -136,7 +136,8 @@ static int read_files(const struct options *options, record_giver *give, void *c
         }
         left_out += reader_bad_lines(reader);
         if (left_out > 0) {
-            log_error("left out %lld line%s of \"%s\"", (long long)left_out, left_out > 1 ? "s" : "", files[i]);
+            log_error("left out %lld line%s of \"%s\"", (long long)left_out, left_out > 1 ? "s" : "",
+                      strcmp(files[i], "-") != 0 ? files[i] : "standard input");
             code = EX_DATAERR;
         }
         if (reader_failed(reader))
@@ -146,6 +147,19 @@ static int read_files(const struct options *options, record_giver *give, void *c
             return given;
     }
     return stop_requested() ? EX_TEMPFAIL : code;
+}
+
+/* Exit codes as prompt_make's, logged. */
+static int record_encode(const struct prompt_style *style, const struct record *record, struct buffer *text, struct token_list *ids)
+{
+    char reason[256];
+    struct prompt_source source = { record->prompt, record->prompt_size, record->messages };
+    int code = prompt_make(style, &source, text, ids, reason);
+    if (code != EX_OK)
+        log_error("cannot use \"%s\" line %lld: %s", record->path, (long long)record->line, reason);
+    if (code == EX_USAGE)
+        log_hint(CHAT_HINT);
+    return code;
 }
 
 /* ---- frames ---- */
@@ -229,11 +243,12 @@ static int give_rollout(struct giver *giver, const struct record *record, const 
 {
     giver->response_tokens.count = 0;
     tokenizer_encode(giver->style->tokenizer, record->response, record->response_size, 0, &giver->response_tokens);
-    int32_t end = tokenizer_end(giver->style->tokenizer);
+    int32_t end = record->cut ? -1 : tokenizer_end(giver->style->tokenizer);
     if (end >= 0)
-        token_list_add(&giver->response_tokens, end);  // a stored response is a whole one
+        token_list_add(&giver->response_tokens, end);  // a stored response is a whole one unless its line says otherwise
     if (giver->response_tokens.count == 0)
-        return leave_out(record, "its response is empty and the tokenizer has no end token");
+        return leave_out(record, record->cut ? "its response is empty" :
+                                 "its response is empty and the tokenizer has no end token");
     if (record->response_size > TEXT_BYTES || giver->response_tokens.count > TOKENS_COUNT)
         return leave_out_large(record, "response", record->response_size, giver->response_tokens.count);
     struct frame frame = frame_extended(FRAME_rollout, prompt);
@@ -263,7 +278,7 @@ static int give_record(void *context, const struct record *record)
     struct giver *giver = context;
     const struct options *options = giver->options;
     arena_reset(&giver->arena);
-    int made = prompt_make(giver->style, record, &giver->prompt, &giver->prompt_tokens);
+    int made = record_encode(giver->style, record, &giver->prompt, &giver->prompt_tokens);
     if (made != EX_OK)
         return made;
     if (options->end_token && tokenizer_end(giver->style->tokenizer) >= 0)
@@ -346,7 +361,7 @@ struct liner {
 static int encode_record(void *context, const struct record *record)
 {
     struct liner *liner = context;
-    int code = prompt_make(liner->style, record, &liner->text, &liner->ids);
+    int code = record_encode(liner->style, record, &liner->text, &liner->ids);
     if (code != EX_OK)
         return code;
     putchar('[');
@@ -420,10 +435,33 @@ static int collect_record(void *context, const struct record *record)
     return 0;
 }
 
+/* A model's weights mean the ids of its own tokenizer.  EX_OK, or EX_CANTCREAT, logged. */
+static int vocabulary_output_check(const char *directory)
+{
+    static const char *const names[] = { "model.safetensors", "model.safetensors.index.json" };
+    for (size_t i = 0; i < COUNT_OF(names); i++) {
+        char *path = memory_printf("%s/%s", directory, names[i]);
+        bool there = file_exists(path);
+        free(path);
+        if (there) {
+            log_error("\"%s\" has a model: its tokenizer would be replaced", directory);
+            log_hint("choose another -o");
+            return EX_CANTCREAT;
+        }
+    }
+    return EX_OK;
+}
+
 static int train_tokenizer(const struct options *options)
 {
     struct buffer texts = { 0 };
-    int code = read_files(options, collect_record, &texts);
+    int code = vocabulary_output_check(options->output);
+    if (code == EX_OK)
+        code = read_files(options, collect_record, &texts);
+    if (code == EX_OK && texts.size == 0) {
+        log_error("nothing to train on: no text came in");
+        code = EX_DATAERR;
+    }
     bool usable = code == EX_OK || (code == EX_DATAERR && texts.size > 0);
     if (usable && directory_make(options->output) != 0) {
         code = EX_IOERR;

@@ -123,10 +123,17 @@ static bool read_line(struct reader *reader, bool *whole)
     return true;
 }
 
+/* What a field holds; NULL where it is missing or null. */
+static const json_t *field_value(const json_t *object, const char *field)
+{
+    const json_t *value = json_object_get(object, field);
+    return json_is_null(value) ? NULL : value;
+}
+
 /* The text of a field; NULL when it is missing, no text, or holds a NUL, which frames cannot carry. */
 static const char *field_text(const json_t *object, const char *field, size_t *size, const char **trouble)
 {
-    const json_t *value = json_object_get(object, field);
+    const json_t *value = field_value(object, field);
     *trouble = value == NULL ? "is missing" : !json_is_string(value) ? "is not a text" : NULL;
     if (*trouble != NULL)
         return NULL;
@@ -142,9 +149,10 @@ static const char *field_text(const json_t *object, const char *field, size_t *s
 /* The text of the record's own field, or messages in its place.  0, or -1 with the field and its trouble. */
 static int prompt_from_json(const struct reader *reader, struct record *record, const char **field, const char **trouble)
 {
-    const json_t *object = reader->object, *value = json_object_get(object, *field);
-    const json_t *messages = json_object_get(object, "messages");
-    if (reader->format != READER_HH && (json_is_array(value) || (value == NULL && messages != NULL))) {
+    const json_t *object = reader->object, *value = field_value(object, *field);
+    const json_t *messages = field_value(object, "messages");
+    bool list = json_is_array(value) && (json_array_size(value) == 0 || json_is_object(json_array_get(value, 0)));
+    if (reader->format != READER_HH && (list || (value == NULL && messages != NULL))) {
         *field = value != NULL ? *field : "messages";
         record->messages = value != NULL ? value : messages;
         *trouble = json_is_array(record->messages) ? NULL : "is not a list";
@@ -175,7 +183,7 @@ static int record_from_json(const struct reader *reader, struct record *record, 
         return 0;
     }
     size_t split_size;
-    if (json_object_get(object, "split") != NULL) {
+    if (field_value(object, "split") != NULL) {
         *field = "split";
         record->split = field_text(object, *field, &split_size, trouble);
         if (record->split != NULL && (split_size == 0 || split_size > 128))
@@ -188,14 +196,19 @@ static int record_from_json(const struct reader *reader, struct record *record, 
         record->response = field_text(object, *field, &record->response_size, trouble);
         if (record->response == NULL)
             return -1;
-        const json_t *score = json_object_get(object, "score");
-        if (score != NULL && !json_is_null(score)) {
+        const json_t *score = field_value(object, "score"), *stopped = field_value(object, "stopped");
+        if (score != NULL) {
             *field = "score";
             *trouble = "is not a number from -1e30 to 1e30";
             if (!json_is_number(score) || !(fabs(json_number_value(score)) <= 1e30))
                 return -1;
             record->score = json_number_value(score);
         }
+        *field = "stopped";
+        *trouble = "is neither true nor false";
+        if (stopped != NULL && !json_is_boolean(stopped))
+            return -1;
+        record->cut = json_is_false(stopped);
     }
     return 0;
 }

@@ -6,7 +6,10 @@
  *     text      one text a line; empty lines are skipped
  *     lines     one text a line, empty ones too
  *     hh        Anthropic HH dialogues: the prompt is "chosen" up to and including its last "\n\nAssistant:"
- *     rollouts  one object a line: "prompt", "response", optional "score" and "split"
+ *     rollouts  one object a line: "prompt", "response", optional "score", "split" and "stopped": false where the response was cut
+ *               at a length limit, as store export writes it
+ *
+ * A field that is null is one that is not there.
  *
  * Files may be gzipped and may begin with a byte order mark.  A bad line is logged with its number, counted, and skipped.
  */
@@ -30,6 +33,7 @@ struct record {
     size_t response_size;
     const char *split;     // NULL: the line names none
     double score;          // NaN: the line has none
+    bool cut;              // the line says that its response did not end by itself
 };
 
 struct reader;

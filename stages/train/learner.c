@@ -295,7 +295,7 @@ static enum edge_status read_all(struct learner *learner, struct dataset *data, 
 {
     struct batch frames;
     enum edge_status status;
-    char reason[256];
+    char reason[256], said[256] = "";  // one reason that all examples share is said once
     while ((status = edge_take(learner->edge, &frames, 256, true)) == EDGE_BATCH) {
         for (size_t i = 0; i < frames.count; i++) {
             const struct frame *frame = &frames.frames[i];
@@ -303,12 +303,16 @@ static enum edge_status read_all(struct learner *learner, struct dataset *data, 
                             ? dataset_add_target(data, &frame->target, learner->config, learner->tokenizer, reason)
                             : dataset_add_document(data, &frame->prompt, learner->config, learner->tokenizer, reason);
             if (added != 0) {
-                log_error("left out an example: %s", reason);
+                if (strcmp(reason, said) != 0)
+                    log_error("left out an example: %s", reason);
+                memcpy(said, reason, sizeof said);
                 ++*left_out;
             }
         }
         edge_done(learner->edge, &frames);
     }
+    if (*left_out > 1)
+        log_error("left out examples=%lld", (long long)*left_out);
     return status;
 }
 

@@ -140,7 +140,8 @@ static struct options options_read(int argc, char **argv)
         .summary = "Trains a value model on lambda-returns, or a language model on documents.",
         .exit_codes = "  0   the run is complete\n  64  usage\n  65  a model or a frame is bad\n  66  the model is missing\n"
                       "  69  no store answers, or the processor lacks --products\n  70  the loss is not finite\n"
-                      "  71  this machine has less memory than training takes\n  74  output could not be written\n"
+                      "  71  this machine has less memory than training takes\n"
+                      "  73  another model is where -o points\n  74  output could not be written\n"
                       "  75  stopped before the end: the same command resumes\n  77  the store refuses this worker's key\n"
                       "  78  the run or checkpoint was begun with other settings\n",
     };
@@ -286,6 +287,10 @@ int main(int argc, char **argv)
         log_hint("'model export' merges it into a model");
         return EX_DATAERR;
     }
+    if (options.learner.output != NULL)
+        code = model_output_check(options.learner.output, options.from_scratch ? NULL : options.model);
+    if (code != EX_OK)
+        return code;
     struct model_config config;
     code = config_open(&config, options.model);
     struct tokenizer *tokenizer = code == EX_OK ? tokenizer_open(options.model, &code) : NULL;

@@ -38,8 +38,7 @@ struct options {
 
 static struct options options_read(int argc, char **argv)
 {
-    static struct options options = { .policy = "base", .split = "train", .quant = TENSOR_TYPE_COUNT, .lambda = -1, .gamma = 1,
-                                      .refresh = 2 };
+    static struct options options = { .quant = TENSOR_TYPE_COUNT, .lambda = -1, .gamma = 1, .refresh = 2 };
     options.endpoint = getenv("VAS_STORE");
     const struct option_spec specs[] = {
         { 's', "store", "ENDPOINT", OPTION_TEXT, &options.endpoint, 0, 0,
@@ -84,6 +83,10 @@ static struct options options_read(int argc, char **argv)
         options_refuse("a store needs --run and --reward");
     if (options.endpoint == NULL && (options.run != NULL || options.reward != NULL))
         options_refuse("--run and --reward are for a store: name it with --store or VAS_STORE");
+    if (options.endpoint == NULL && (options.policy != NULL || options.split != NULL))
+        options_refuse("--policy and --split are for a store: between pipes every scored frame becomes a target");
+    options.policy = options.policy != NULL ? options.policy : "base";
+    options.split = options.split != NULL ? options.split : "train";
     if (options.endpoint != NULL && options.model != NULL)
         options_refuse("-m is for pipes; in a store the values come from the run's own snapshots");
     options.quant = model_quant_from_name(options.quant_name);
@@ -248,6 +251,24 @@ static int give_target(const struct options *options, const struct tokenizer *ow
     return edge_give(edge, &frame);
 }
 
+/* The rewards of what came through a pipe. */
+struct rewards {
+    char *first;
+    bool several;
+};
+
+/* Two scores of a response, in units that need not be the same, are two targets: seldom what was meant, so it is said, once. */
+static void rewards_note(struct rewards *rewards, const char *reward)
+{
+    if (rewards->first == NULL)
+        rewards->first = memory_text(reward);
+    if (rewards->several || strcmp(rewards->first, reward) == 0)
+        return;
+    rewards->several = true;
+    log_error("scores of several rewards come in, \"%s\" and \"%s\": each becomes a target", rewards->first, reward);
+    log_hint("where these are stored rollouts, leave out their \"score\" to give them another");
+}
+
 int main(int argc, char **argv)
 {
     struct options options = options_read(argc, argv);
@@ -272,6 +293,7 @@ int main(int argc, char **argv)
         return code;
 
     struct states states = { 0 };
+    struct rewards rewards = { 0 };
     struct arena arena;
     arena_init(&arena, "targets", 256 << 20);
     struct progress progress;
@@ -282,8 +304,11 @@ int main(int argc, char **argv)
     enum edge_status status;
     while ((status = edge_take(edge, &batch, 64, true)) == EDGE_BATCH) {
         bool failed = false;
-        for (size_t i = 0; i < batch.count && !failed; i++)
+        for (size_t i = 0; i < batch.count && !failed; i++) {
+            if (edge_is_pipe(edge))
+                rewards_note(&rewards, batch.frames[i].scored.reward);
             failed = give_target(&options, own, &snapshot, edge, &arena, &states, &batch.frames[i]) != 0;
+        }
         progress_set(&progress, given += (int64_t)batch.count);
         edge_done(edge, &batch);
         if (failed) {
@@ -296,6 +321,7 @@ int main(int argc, char **argv)
     code = edge_close(edge, status);
     arena_free(&arena);
     free(states.ids.at);
+    free(rewards.first);
     tokenizer_close(own);
     snapshot_close(&snapshot);
     pool_close(snapshot.pool);

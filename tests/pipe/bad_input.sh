@@ -144,6 +144,7 @@ tokenize -q -m "$base" --format rollouts "$scratch/score.jsonl" >"$scratch/out" 
 [ $? = 65 ] && grep -q 'line 1: field "score"' "$scratch/err" && ok "a score that no frame can carry" ||
     not_ok "a score that no frame can carry: $(head -n 1 "$scratch/err")"
 refused "a name that is not UTF-8" 64 'must be UTF-8' value-target --policy "$(printf '\377')"
+refused "a split of what comes through a pipe" 64 'split are for a store' value-target --split train
 
 # Frames that are none.
 head -c 5000 /dev/urandom >"$scratch/noise"

@@ -105,6 +105,27 @@ decode -q -m "$base" -n 8 --max-new-tokens 24 --json "$scratch/prompts.jsonl" |
     sed -n 's/.*"response_tokens":\(\[[0-9,]*\]\).*/\1/p' >"$scratch/decode-tokens"
 same "decode and rollout sample the same responses" "$scratch/rollout-tokens" "$scratch/decode-tokens"
 
+# Messages in the format of the model's own template, or of --chat, are the prompts that tokenize makes of them.
+cp -r "$base" "$scratch/chat"
+cat >"$scratch/chat/tokenizer_config.json" <<'JSON'
+{"eos_token": "<|endoftext|>", "chat_template": "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"}
+JSON
+cat >"$scratch/messages.jsonl" <<'JSON'
+{"messages": [{"role": "user", "content": "One day"}]}
+{"prompt": [{"role": "user", "content": "Mia <|endoftext|>"}, {"role": "assistant", "content": "ran"}, {"role": "user", "content": "Then?"}]}
+JSON
+for format in '' '--chat hh'; do
+    tokenize -q -m "$scratch/chat" $format "$scratch/messages.jsonl" | rollout -q -m "$scratch/chat" -n 2 --max-new-tokens 8 | tap |
+        sed -n 's/.*"prompt":\("[^"]*"\),"prompt_tokens":\([^]]*\).*"response_tokens":\([^]]*\).*/\1 \2 \3/p' >"$scratch/of-rollout"
+    decode -q -m "$scratch/chat" $format -n 2 --max-new-tokens 8 --json "$scratch/messages.jsonl" |
+        sed -n 's/.*"prompt":\("[^"]*"\),"prompt_tokens":\([^]]*\).*"response_tokens":\([^]]*\).*/\1 \2 \3/p' >"$scratch/of-decode"
+    same "messages${format:+ with $format} are answered as rollouts of them are sampled" "$scratch/of-rollout" "$scratch/of-decode"
+    [ "$(wc -l <"$scratch/of-decode")" = 4 ] || not_ok "$(wc -l <"$scratch/of-decode") of 4 answers to messages"
+done
+head -n 1 "$scratch/messages.jsonl" >"$scratch/one-message.jsonl"
+refused "messages without a format" 65 'line 1 of .*: it has messages, and the model names no chat format' decode -m "$base" \
+    "$scratch/one-message.jsonl"
+
 # ---- best of N ----
 
 decode -q -m "$base" --best-of 8 --exec "$count_vowels" --scale 0.1 --max-new-tokens 24 --json "$scratch/prompts.jsonl" \
@@ -148,7 +169,7 @@ printf '\000\000\300\177' | dd of="$scratch/nan/model.safetensors" bs=1 conv=not
 head -n 1 "$scratch/given.jsonl" >"$scratch/one.jsonl"
 refused "--score of a model whose numbers are not finite" 65 'line 1 of .* not finite' \
     decode -q -m "$scratch/nan" --score "$scratch/one.jsonl"
-printf '{"prompt": "One day"}\n\nOne day\n' >"$scratch/gap"
+printf '{"prompt": "One day"}\n\n \t\nOne day\n' >"$scratch/gap"
 check "an empty line of a file is no prompt" test "$(decode -q -m "$base" --json --max-new-tokens 1 "$scratch/gap" | wc -l)" = 2
 { printf '\357\273\277'; cat "$scratch/prompts.jsonl"; } >"$scratch/marked.jsonl"
 decode -q -m "$base" --max-new-tokens 24 "$scratch/marked.jsonl" >"$scratch/out"
@@ -200,6 +221,11 @@ refused "a file that is missing" 66 'nowhere.jsonl' decode -m "$base" "$scratch/
 refused "a value model that is missing" 66 'nowhere' decode -m "$base" --value "$scratch/nowhere:2" "One day"
 refused "best-of without a reward" 64 'needs a reward' decode -m "$base" --best-of 3 "One day"
 refused "a policy's name for text" 64 '\-\-policy is for' decode -m "$base" --policy x "One day"
+for option in '--beta 3' '--candidates 20' '--guide-every 2' '--skip-sure 0.01' '--value-quant q4_0' "--value-tokenizer $base"; do
+    refused "$option without a value model" 64 "\\${option%% *} is for value models" decode -m "$base" $option "One day"
+done
+refused "--split with a text" 64 'split is for prompts of a store, not for "One day"' decode -m "$base" --split eval "One day"
+refused "--follow with a text" 64 'follow is for prompts of a store' decode -m "$base" --follow "One day"
 refused "a share of draws above 1" 64 '\-\-skip-sure is 2' decode -m "$base" --skip-sure 2 "One day"
 refused "too many candidates" 64 '\-\-candidates is 9999' decode -m "$base" --candidates 9999 "One day"
 refused "a context shorter than the prompt" 65 'context of' decode -m "$base" --context 3 "One day, Mia the fox ran to the park."

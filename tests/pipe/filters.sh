@@ -21,6 +21,13 @@ END
     [ "$found" = "$count" ] && ok "tap shows $count frames of $file" || not_ok "tap shows $found frames of $file, expected $count"
 done
 
+# Scores of two rewards that come in together are no mistake that stays unseen.
+value-target <"$scratch/scored" 2>&1 >"$scratch/one" | grep -c several >"$scratch/said"
+reward -q --name meek --lexicon pipelines/kind.txt --scale -1 <"$scratch/rollouts" | cat "$scratch/scored" - |
+    value-target 2>&1 >"$scratch/two" | grep -c 'several rewards come in, "kind" and "meek"' >>"$scratch/said"
+[ "$(tr '\n' ' ' <"$scratch/said")" = '0 1 ' ] && [ "$(tap <"$scratch/two" | grep -ac '"type":"target"')" = 48 ] &&
+    ok "scores of two rewards are named" || not_ok "of one reward and of two it said $(tr '\n' ' ' <"$scratch/said")"
+
 tokenize -q -m "$tiny/base" "$scratch/prompts.jsonl" | rollout -q -m "$tiny/base" -n 4 --max-new-tokens 24 |
     reward -q --name kind --lexicon pipelines/kind.txt | value-target -q |
     train -q -m "$tiny/base" --batch 8 --epochs 1 -o "$scratch/value-pipe"

@@ -48,6 +48,21 @@ printf '%s\n' '{"prompt": "One day", "response": " Mia ran.", "score": 0.5}' '{"
 expect "stored rollouts with a score" 1 '"type":"scored".*"reward":"stored","score":0.5' --format rollouts "$scratch/d.jsonl"
 expect "each is a rollout" 2 '"type":"rollout"' --format rollouts "$scratch/d.jsonl"
 
+# A response that the length limit cut, as store export tells it, did not end where the end token would say so.
+printf '%s\n' '{"prompt": "One day", "response": " Mia ran", "stopped": false, "score": null, "split": null}' \
+    '{"prompt": "One day", "response": " Mia ran.", "stopped": true}' >"$scratch/cut.jsonl"
+expect "a response that was cut gets no end token" 1 '"response":" Mia ran\.","response_tokens":\[[0-9,]*,0\],"stopped":1' \
+    --format rollouts "$scratch/cut.jsonl"
+expect "and no other ends" 1 '"stopped":1\|"response_tokens":\[[0-9,]*,0\]' --format rollouts "$scratch/cut.jsonl"
+store_up "$scratch/cut.db"
+head -n 4 "$tiny/prompts.jsonl" | tokenize -q -m "$base"
+rollout -q -m "$base" -n 6 --max-new-tokens 28
+store_down
+store export --db "$scratch/cut.db" >"$scratch/exported.jsonl"
+ended=$(grep -c '"stopped":true' "$scratch/exported.jsonl")
+[ "$ended" -gt 0 ] && [ "$ended" -lt 24 ] || not_ok "$ended of 24 responses ended by themselves, some should, some not"
+expect "the same responses end that ended before store export" "$ended" '"stopped":1' --format rollouts "$scratch/exported.jsonl"
+
 # Of 4000 responses to a prompt some 8 pairs have the same 20 bits of their SHA-256, from which a sample number is made.
 samples() {
     tokenize -q -m "$base" --format rollouts "$@" | tap | sed -n 's/.*"type":"rollout".*"sample":\([0-9]*\),.*/\1/p'
@@ -68,6 +83,12 @@ tokenize -q -m "$base" --eval-fraction 0.25 "$tiny/stories.jsonl" --field text |
 evals=$(grep -c '"split":"eval"' "$scratch/frames")
 [ "$evals" -gt 110 ] && [ "$evals" -lt 190 ] && ok "a quarter of 600 texts is held out: $evals" ||
     not_ok "held out $evals of 600, expected about 150"
+cp -r "$base" "$scratch/trained"
+refused "a vocabulary does not replace a model's" 73 'trained" has a model' tokenize --train-vocab 300 --field text \
+    -o "$scratch/trained" "$tiny/stories.jsonl"
+same "which is as it was" "$base/tokenizer.json" "$scratch/trained/tokenizer.json"
+: >"$scratch/nothing.txt"
+refused "a vocabulary of nothing" 65 'nothing to train on' tokenize --train-vocab 300 -o "$scratch/none" "$scratch/nothing.txt"
 expect "documents end with the end token" 1 '"prompt_tokens":\[0,.*,0\]' --end-token "$scratch/b.jsonl" --field text
 
 printf '%s\n' 'One day, Mia ran.' '' '  spaces  ' 'tab	café 😀 "quotes" \n' >"$scratch/lines"
@@ -79,13 +100,15 @@ same "--encode and --decode give every line back" "$scratch/lines" "$scratch/bac
 cat >"$scratch/chat.jsonl" <<'JSON'
 {"messages": [{"role": "user", "content": "One day"}, {"role": "assistant", "content": "Mia ran."}, {"role": "user", "content": "Then?"}]}
 {"prompt": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "<|im_end|> stays text"}], "split": "eval"}
-{"prompt": "Once"}
+{"prompt": "Once", "messages": null, "split": null}
+{"prompt": null, "messages": [{"role": "user", "content": "Null is nothing"}]}
 JSON
 expect "messages in the format that --chat names" 1 \
     '"prompt":"<|im_start|>user\\nOne day<|im_end|>\\n<|im_start|>assistant\\nMia ran.<|im_end|>\\n<|im_start|>user\\nThen?<|im_end|>\\n<|im_start|>assistant\\n"' \
     --chat chatml "$scratch/chat.jsonl"
 expect "a list of messages as prompt, with its split" 1 '"split":"eval"' --chat chatml "$scratch/chat.jsonl"
-expect "lines with and without messages" 3 '"type":"prompt"' --chat chatml "$scratch/chat.jsonl"
+expect "null is what is not there" 1 '"prompt":"<|im_start|>user\\nNull is nothing<|im_end|>' --chat chatml "$scratch/chat.jsonl"
+expect "lines with and without messages" 4 '"type":"prompt"' --chat chatml "$scratch/chat.jsonl"
 head -n 1 "$scratch/chat.jsonl" >"$scratch/one.jsonl"
 expect "llama-2 with the begin token as its template writes it" 1 \
     '"prompt":"<s>\[INST\] One day \[/INST\] Mia ran. </s><s>\[INST\] Then? \[/INST\]"' --chat llama-2 "$scratch/one.jsonl"
@@ -123,6 +146,7 @@ bad "a role that nobody has" 'message 1: the role is not system, user or assista
 bad "content that is no text" 'message 1: "content" is no text' '{"messages": [{"role": "user", "content": 3}]}'
 bad "no messages" 'the messages are no list of at least one' '{"messages": []}'
 bad "messages that are no list" 'field "messages" is not a list' '{"messages": "a"}'
+bad "a list of texts is no messages" 'field "prompt" is not a text' '{"prompt": ["a"]}'
 bad "a prompt that is neither" 'field "prompt" is not a text' '{"prompt": 3}'
 
 # ---- tokenizers of every kind of file, there and back ----

@@ -95,5 +95,15 @@ refused "one that is not there" 66 'nowhere' model inspect "$scratch/nowhere"
 refused "one that is none" 65 'prompts.jsonl' model inspect "$tiny/prompts.jsonl"
 refused "export needs an output" 64 'o is missing' model export -m "$tiny/base"
 refused "a directory is in float32" 64 'for GGUF' model export -m "$tiny/base" -o "$scratch/x" --type q8_0
+cp -r "$tiny/base" "$scratch/self"
+refused "a model is not written over itself" 73 'self/\." is the model that is read' model export -m "$scratch/self" -o "$scratch/self/."
+same "which is as it was" "$tiny/base/model.safetensors" "$scratch/self/model.safetensors"
+cp "$scratch/base.gguf" "$scratch/self.gguf"
+refused "nor is a file" 73 'self.gguf" is the model that is read' model export -m "$scratch/self.gguf" -o "$scratch/self.gguf" --type q4_0
+same "which is as it was too" "$scratch/base.gguf" "$scratch/self.gguf"
+mkdir "$scratch/shards"
+echo '{"weight_map": {}}' >"$scratch/shards/model.safetensors.index.json"
+refused "nor is one written where shards would be read instead" 73 'shards" has a model in several files' \
+    model export -m "$tiny/base" -o "$scratch/shards"
 refused "an unknown type" 64 'must be f32' model export -m "$tiny/base" -o "$scratch/x.gguf" --type q9
 refused "an unknown command" 64 'unknown command' model examine

@@ -68,6 +68,10 @@ check "they do the terminal no harm" test "$(tr -d '\n\040-\176\200-\377' <"$scr
 report --db "$db" --split hostile --json >"$scratch/hostile.json"
 says "JSON keeps them as they are" '\\u001[bB]\[2J' "$scratch/hostile.json"
 
+store backup -q --db "$db" -o "$scratch/other.db" && cp "$scratch/other.db" "$scratch/before.db"
+refused "a page does not replace the store" 73 'other.db" is a database' report --db "$scratch/other.db" -o "$scratch/other.db"
+same "which is as it was" "$scratch/before.db" "$scratch/other.db"
+
 # A base policy, a value model, two strengths; scores of one policy are missing.
 count='while IFS= read -r line; do echo "${#line}"; done'
 for who in Mia Tom Lily Ben Anna Max Zoe Sam; do

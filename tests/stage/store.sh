@@ -49,6 +49,10 @@ run serve
 verdict store_needs_a_file "$code" 64 'db is missing'
 run serve --db "$work/s.db" --listen tcp://0.0.0.0:5555
 verdict store_stays_on_this_machine "$code" 64 'is not a loopback address'
+for port in '' :0 :99999 :7070x :-5 ':*'; do
+    run serve --db "$work/s.db" --listen "tcp://127.0.0.1$port"
+    verdict "store_wants_a_port_and_not_$port" "$code" 64 'must end in a port, from 1 to 65535'
+done
 run serve --db "$work/s.db" --listen "ipc://$work/$(printf '%0120d' 0)"
 verdict store_checks_the_length_of_a_socket_path "$code" 64 'a socket.s may have 107'
 
@@ -77,7 +81,8 @@ run status -s "ipc://$work/s.db.sock"
 [ "$code" = 0 ] && grep -q '^stage .* leased ' "$work/out" && echo 'ok store_status_without_the_file' ||
     echo "not ok store_status_without_the_file: $(cat "$work/out" "$work/err")"
 run status --db "$work/s.db" -s "ipc://$work/nobody.sock"
-[ "$code" = 0 ] && grep -q '^nobody serves' "$work/out" && echo 'ok store_status_of_the_file_alone' ||
+[ "$code" = 0 ] && grep -q '^no process that serves this store has answered' "$work/out" &&
+    grep -q '^(-s ENDPOINT asks ' "$work/out" && echo 'ok store_status_of_the_file_alone' ||
     echo "not ok store_status_of_the_file_alone: $(cat "$work/out" "$work/err")"
 timeout 3 "$bin/store" status --db "$work/s.db" --watch 0.2 >"$work/out" 2>"$work/err"
 [ "$(grep -c '^stage ' "$work/out")" -gt 1 ] && ! grep -q '\[H' "$work/out" && echo 'ok store_status_watches' ||

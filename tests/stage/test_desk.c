@@ -353,7 +353,7 @@ static void test_status(void)
     status = status_read(db, NULL, 0);
     status_print(&text, status);
     buffer_append(&text, "", 1);
-    EXPECT(strstr(text.data, "\nnobody serves this store") != NULL);
+    EXPECT(strstr(text.data, "\nno process that serves this store has answered") != NULL);
     json_decref(status);
     free(text.data);
     close_desk();

@@ -149,4 +149,12 @@ steer_both one_thread "$scratch/whole/adapter" "$scratch/second/adapter" --value
 steer_both three_threads "$scratch/whole/adapter" "$scratch/second/adapter" --value-quant q8_0 --batch 32 -t 3
 same "with a rounded trunk too, whatever the batch and the threads" "$scratch/one_thread" "$scratch/three_threads"
 refused "an adapter is not adapted" 65 'is an adapter itself' train -m "$scratch/whole/adapter" --lora 2 -o "$scratch/twice"
+cp -r "$tiny/base" "$scratch/kept"
+refused "a base policy is not written over" 73 'kept" is the model that is read' \
+    sh -c "train -m $scratch/kept --batch 8 --epochs 1 -o $scratch/kept <$scratch/targets"
+same "and is as it was" "$tiny/base/model.safetensors" "$scratch/kept/model.safetensors"
+mkdir "$scratch/shards"
+echo '{"weight_map": {}}' >"$scratch/shards/model.safetensors.index.json"
+refused "no value model is written where shards would be read instead" 73 'shards" has a model in several files' \
+    sh -c "train -m $tiny/base --batch 8 --epochs 1 -o $scratch/shards <$scratch/targets"
 refused "targets have names" 64 'lora-targets' train -m "$tiny/base" --lora 2 --lora-targets q,x -o "$scratch/none"

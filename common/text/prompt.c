@@ -1,10 +1,9 @@
 /* prompt.c - see prompt.h. */
-#include "tokenize/prompt.h"
+#include "text/prompt.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <sysexits.h>
-
-#include "base/log.h"
 
 void prompt_style_init(struct prompt_style *style, const struct tokenizer *tokenizer, const char *chat)
 {
@@ -18,22 +17,19 @@ void prompt_style_free(struct prompt_style *style)
     style->system = NULL;
 }
 
-int prompt_make(const struct prompt_style *style, const struct record *record, struct buffer *text, struct token_list *ids)
+int prompt_make(const struct prompt_style *style, const struct prompt_source *source, struct buffer *text, struct token_list *ids,
+                char reason[256])
 {
     int code = EX_OK;
-    char reason[256];
     struct chat_text chat = { 0 };
     text->size = ids->count = 0;
-    if (record->messages == NULL) {
-        tokenizer_encode(style->tokenizer, record->prompt, record->prompt_size, ENCODE_SPECIAL, ids);
-        buffer_append(text, record->prompt, record->prompt_size);
+    if (source->messages == NULL) {
+        tokenizer_encode(style->tokenizer, source->text, source->size, ENCODE_SPECIAL, ids);
+        buffer_append(text, source->text, source->size);
     } else if (style->chat == CHAT_FORMAT_COUNT) {
-        log_error("cannot use \"%s\" line %lld: it has messages, and the model names no chat format that is known", record->path,
-                  (long long)record->line);
-        log_hint("say --chat llama-2, llama-3, chatml, zephyr or hh");
+        snprintf(reason, 256, "it has messages, and the model names no chat format that is known");
         code = EX_USAGE;
-    } else if (chat_render(style->chat, record->messages, style->system, &chat, reason) != 0) {
-        log_error("cannot use \"%s\" line %lld: %s", record->path, (long long)record->line, reason);
+    } else if (chat_render(style->chat, source->messages, style->system, &chat, reason) != 0) {
         code = EX_DATAERR;
     } else {
         tokenizer_encode_around(style->tokenizer, chat.text.data, chat.text.size,
