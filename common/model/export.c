@@ -155,7 +155,8 @@ static int export_weights(const char *path, const struct weights *weights, const
 int model_output_check(const char *output, const char *source)
 {
     struct stat there, from;
-    if (source != NULL && stat(output, &there) == 0 && stat(source, &from) == 0 && there.st_dev == from.st_dev && there.st_ino == from.st_ino) {
+    if (source != NULL && stat(output, &there) == 0 && stat(source, &from) == 0 && there.st_dev == from.st_dev
+        && there.st_ino == from.st_ino) {
         log_error("\"%s\" is the model that is read: it would be overwritten", output);
         log_hint("choose another -o");
         return EX_CANTCREAT;

@@ -205,8 +205,8 @@ static int run_text(const struct options *options, const struct generate_options
         return code;
     code = text_run(&(struct text_options){
         .operands = options->operands, .operand_count = options->operand_count, .sampling = options->serve.sampling,
-        .seed = options->serve.seed, .chat = options->chat, .max_new_tokens = options->serve.max_new_tokens, .samples = options->serve.samples,
-        .scorer = scorer, .json = options->json,
+        .seed = options->serve.seed, .max_new_tokens = options->serve.max_new_tokens, .samples = options->serve.samples,
+        .chat = options->chat, .scorer = scorer, .json = options->json,
     }, generate);
     scorer_close(scorer);
     return code;
