@@ -400,6 +400,16 @@ size_t plan_batch(struct plan *plan, int64_t b, struct plan_member *members)
     return count;
 }
 
+bool plan_batch_has(struct plan *plan, int64_t b, int64_t prompt, int64_t sample)
+{
+    struct plan_member *members = memory_alloc((size_t)plan->batch, sizeof *members);
+    size_t count = plan_batch(plan, b, members), i = 0;
+    while (i < count && (members[i].prompt != prompt || members[i].sample != sample))
+        i++;
+    free(members);
+    return i < count;
+}
+
 int64_t plan_snapshot(const struct plan *plan, int64_t updates_before)
 {
     if (plan->lambda >= 1)

@@ -82,6 +82,8 @@ size_t plan_batch(struct plan *plan, int64_t b, struct plan_member *members);
 
 /* How many that are. */
 size_t plan_batch_size(const struct plan *plan, int64_t b);
+/* Whether that sample of that prompt is one of them. */
+bool plan_batch_has(struct plan *plan, int64_t b, int64_t prompt, int64_t sample);
 
 /*
  * The order of one epoch, a permutation of 0 .. count-1.  window_ends: of the windows that make up the members, ascending up to

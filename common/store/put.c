@@ -121,16 +121,6 @@ enum put_status put_score(struct db *db, const struct frame_scored *scored, int6
                                reward, rollout.id, scored->score), reason);
 }
 
-static bool batch_holds(struct plan *plan, int64_t batch, int64_t prompt, int64_t sample)
-{
-    struct plan_member *members = memory_alloc((size_t)plan->batch, sizeof *members);
-    size_t count = plan_batch(plan, batch, members), i = 0;
-    while (i < count && (members[i].prompt != prompt || members[i].sample != sample))
-        i++;
-    free(members);
-    return i < count;
-}
-
 enum put_status put_target(struct db *db, const struct frame_target *target, struct plan *plan, char *reason)
 {
     struct rollout_found rollout;
@@ -152,7 +142,7 @@ enum put_status put_target(struct db *db, const struct frame_target *target, str
     if (target->batch < 0 || target->batch >= plan->batches)
         return refuse(reason, "field \"batch\" is %lld, run \"%s\" has %lld batches", (long long)target->batch, plan->name,
                       (long long)plan->batches);
-    if (!batch_holds(plan, target->batch, rollout.prompt, target->sample))
+    if (!plan_batch_has(plan, target->batch, rollout.prompt, target->sample))
         return refuse(reason, "batch %lld of run \"%s\" does not hold prompt_key \"%s\", sample %lld", (long long)target->batch,
                       plan->name, target->prompt_key, (long long)target->sample);
     return insert(db, db_query(db, "INSERT INTO target (run, batch, rollout, step, value_count, value, target_count, target)"

@@ -9,12 +9,12 @@
 #define BLOCK_ROWS 4096
 #define BLOCK_ROWS_TEXT "4096"
 
-/* The block in the first row, if there is one.  1, 0, -1. */
-static int block_read(struct db *db, sqlite3_stmt *query, int64_t *block)
+/* The number in the first row, if there is one.  1, 0, -1. */
+static int number_read(struct db *db, sqlite3_stmt *query, int64_t *number)
 {
     int stepped = db_step(db, query);
     if (stepped > 0) {
-        *block = sqlite3_column_int64(query, 0);
+        *number = sqlite3_column_int64(query, 0);
         db_end(query);
     }
     return stepped;
@@ -70,7 +70,7 @@ static int64_t scan_prompt(struct db *db, struct work_samples *key, int64_t firs
 static int next_prompt_find(struct db *db, struct work_samples *key)
 {
     for (int64_t block = key->prompt / BLOCK_ROWS; ; block++) {
-        int found = block_read(db, db_query(db, next_prompt_block, "itii", key->policy, key->split, key->samples, block), &block);
+        int found = number_read(db, db_query(db, next_prompt_block, "itii", key->policy, key->split, key->samples, block), &block);
         if (found <= 0)
             return found;
         sqlite3_stmt *query = db_query(db, next_prompt, "itiii", key->policy, key->split, key->samples, block, key->prompt);
@@ -128,6 +128,20 @@ int work_samples_done(struct db *db, const struct work_samples *key, struct work
                                     "iii", key->policy, item.a, item.b), -1);
 }
 
+int work_samples_named(struct db *db, const struct work_samples *key, const struct frame_hold *hold, struct work_item *item)
+{
+    if (hold->sample < 0 || hold->sample >= key->samples)
+        return 0;
+    sqlite3_stmt *query = db_query(db,
+        "SELECT p.id FROM prompt p WHERE p.key = ?1 AND p.split = ?2"
+        " AND (SELECT tokenizer FROM policy WHERE id = ?3) IN ('', p.tokenizer)"
+        " AND NOT EXISTS (SELECT 1 FROM rollout WHERE policy = ?3 AND prompt = p.id AND sample = ?4)"
+        " AND NOT EXISTS (SELECT 1 FROM failure WHERE policy = ?3 AND prompt = p.id AND sample = ?4)",
+        "ttii", hold->prompt_key, key->split, key->policy, hold->sample);
+    *item = (struct work_item){ .b = hold->sample };
+    return number_read(db, query, &item->a);
+}
+
 /* ---- scores ---- */
 
 /* ?1 reward, ?2 policy or 0, ?3 split or '', ?4 block: the first from there on of whose rollouts some lack a score. */
@@ -151,7 +165,7 @@ int64_t work_scores_scan(struct db *db, struct work_scores *key, struct work_ite
     size_t count = 0;
     int64_t block = key->rollout / BLOCK_ROWS;
     for (; count < max; block++) {
-        int found = block_read(db, db_query(db, next_rollout_block, "iiti", key->reward, key->policy, key->split, block), &block);
+        int found = number_read(db, db_query(db, next_rollout_block, "iiti", key->reward, key->policy, key->split, block), &block);
         if (found <= 0)
             return found < 0 ? -1 : (int64_t)count;
         sqlite3_stmt *query = db_query(db, key->policy ? next_rollouts_of_policy : next_rollouts, "iitiii", key->reward,
@@ -180,6 +194,22 @@ int work_scores_done(struct db *db, const struct work_scores *key, struct work_i
 {
     return (int)db_int(db, db_query(db, "SELECT EXISTS (SELECT 1 FROM score WHERE reward = ?1 AND rollout = ?2)", "ii", key->reward,
                                     item.a), -1);
+}
+
+/* ?1 policy, ?2 prompt's key, ?3 sample. */
+#define NAMED_ROLLOUT \
+    " FROM rollout r WHERE r.policy = (SELECT id FROM policy WHERE name = ?1)" \
+    " AND r.prompt = (SELECT id FROM prompt WHERE key = ?2) AND r.sample = ?3"
+
+int work_scores_named(struct db *db, const struct work_scores *key, const struct frame_hold *hold, struct work_item *item)
+{
+    sqlite3_stmt *query = db_query(db, "SELECT r.id" NAMED_ROLLOUT
+                                   " AND ?4 IN (0, r.policy) AND ?5 IN ('', (SELECT split FROM prompt WHERE id = r.prompt))"
+                                   " AND NOT EXISTS (SELECT 1 FROM score WHERE reward = ?6 AND rollout = r.id)"
+                                   " AND NOT EXISTS (SELECT 1 FROM failure WHERE reward = ?6 AND rollout = r.id)", "ttiiti",
+                                   hold->policy, hold->prompt_key, hold->sample, key->policy, key->split, key->reward);
+    *item = (struct work_item){ .b = 0 };
+    return number_read(db, query, &item->a);
 }
 
 /* ---- batches ---- */
@@ -214,6 +244,23 @@ int work_target_done(struct db *db, int64_t run, struct work_item item)
 {
     return (int)db_int(db, db_query(db, "SELECT EXISTS (SELECT 1 FROM target WHERE run = ?1 AND batch = ?2 AND rollout = ?3)",
                                     "iii", run, item.a, item.b), -1);
+}
+
+int work_target_named(struct db *db, struct plan *plan, const struct frame_hold *hold, struct work_item *item)
+{
+    if (hold->batch < 0 || hold->batch >= plan->batches)
+        return 0;
+    sqlite3_stmt *query = db_query(db, "SELECT r.id, r.prompt" NAMED_ROLLOUT " AND r.policy = ?4"
+                                   " AND NOT EXISTS (SELECT 1 FROM target WHERE run = ?5 AND batch = ?6 AND rollout = r.id)"
+                                   " AND NOT EXISTS (SELECT 1 FROM failure WHERE run = ?5 AND batch = ?6 AND rollout = r.id)",
+                                   "ttiiii", hold->policy, hold->prompt_key, hold->sample, plan->policy, plan->run, hold->batch);
+    int stepped = db_step(db, query);
+    if (stepped <= 0)
+        return stepped;
+    *item = (struct work_item){ hold->batch, sqlite3_column_int64(query, 0) };
+    int64_t prompt = sqlite3_column_int64(query, 1);
+    db_end(query);
+    return plan_batch_has(plan, hold->batch, prompt, hold->sample);
 }
 
 int64_t work_targets_count(struct db *db, int64_t run)

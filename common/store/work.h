@@ -36,6 +36,8 @@ int64_t work_samples_count(struct db *db, const struct work_samples *key);
 /* 1 when the split has prompts and none of them is of the policy's tokenizer; tokenizer is then that of one of them.  0, -1. */
 int work_split_foreign(struct db *db, int64_t policy, const char *split, char *tokenizer, size_t size);
 int work_samples_done(struct db *db, const struct work_samples *key, struct work_item item);
+/* The item that a worker names; the same for scores and targets.  1; 0 when it is none that is missing, -1. */
+int work_samples_named(struct db *db, const struct work_samples *key, const struct frame_hold *hold, struct work_item *item);
 
 /* Rollouts that a reward lacks scores of. */
 struct work_scores {
@@ -47,6 +49,7 @@ struct work_scores {
 int64_t work_scores_scan(struct db *db, struct work_scores *key, struct work_item *items, size_t max);
 int64_t work_scores_count(struct db *db, const struct work_scores *key);
 int work_scores_done(struct db *db, const struct work_scores *key, struct work_item item);
+int work_scores_named(struct db *db, const struct work_scores *key, const struct frame_hold *hold, struct work_item *item);
 
 /* How far one rollout of a batch is. */
 struct work_member {
@@ -56,6 +59,7 @@ struct work_member {
 };
 int work_member(struct db *db, const struct plan *plan, int64_t batch, const struct plan_member *member, struct work_member *state);
 int work_target_done(struct db *db, int64_t run, struct work_item item);
+int work_target_named(struct db *db, struct plan *plan, const struct frame_hold *hold, struct work_item *item);
 /* Targets of the run so far. */
 int64_t work_targets_count(struct db *db, int64_t run);
 

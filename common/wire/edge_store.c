@@ -3,7 +3,7 @@
  *
  * A conversation begins with hello.  When one ends (the store was restarted, the connection broke) nothing of it is
  * relied on: credit is 0 again, items that the stage has not seen are forgotten since they will be offered again,
- * and outputs without an ack are sent again, without their leases.
+ * outputs without an ack are sent again, without their leases, and the items that the stage has are named to the store.
  */
 #define _GNU_SOURCE
 #include <pthread.h>
@@ -48,7 +48,8 @@ struct pending {
 struct lease {
     int64_t item;          // as the stage knows it: the same in all conversations
     int64_t store_item;    // as the store knows it, in that conversation
-    int64_t conversation;
+    int64_t conversation;  // in which it was handed out, or named last
+    struct buffer hold;    // the frame that names it
 };
 
 struct edge_store {
@@ -59,6 +60,7 @@ struct edge_store {
     struct buffer sending;
 
     bool talks;             // welcomed in this conversation
+    bool reads_holds;       // as the welcome said
     bool was_lost;          // and nothing was heard since
     int64_t conversation;
     double served_s, connected_s, hello_s, beat_s, sent_s, heard_s;  // times of the last
@@ -121,6 +123,7 @@ static void send_hello(struct edge *edge)
     frame.hello.stage = edge->options.stage;
     frame.hello.worker = store->worker;
     frame.hello.settings = edge->options.settings;
+    frame.hello.again = store->welcome != NULL;
     if (send_frame(store, &frame))
         store->hello_s = clock_s();
 }
@@ -169,6 +172,19 @@ static void send_beat(struct edge_store *store)
     frame.beat.held = (int64_t)(store->lease_count + store->unleased + store->pending_count);
     store->beat_s = clock_s();
     send_effort(store, &frame);
+}
+
+/* Names what the stage has from earlier conversations. */
+static void send_holds(struct edge_store *store)
+{
+    for (size_t i = 0; store->reads_holds && i < store->lease_count; i++) {
+        struct lease *lease = &store->leases[i];
+        if (lease->conversation == store->conversation)
+            continue;
+        if (!send_bytes(store, lease->hold.data, lease->hold.size))
+            return;
+        lease->conversation = store->conversation;
+    }
 }
 
 /* In portions, so that an item more or less is not a message each. */
@@ -246,6 +262,7 @@ static void receive_welcome(struct edge *edge, const struct frame_welcome *welco
     if (store->talks)
         return;  // a hello was sent twice
     store->talks = true;
+    store->reads_holds = welcome->holds;
     if (!stop_requested())  // a store that forgets us again and again, its disk being full, must not keep us
         store->outputs.acked_s = clock_s();
     if (store->welcome == NULL) {
@@ -419,6 +436,7 @@ static void send_all(struct edge *edge, double now_s)
             send_hello(edge);
         return;
     }
+    send_holds(store);
     parcel_give(&store->outputs);
     send_outputs(store);
     if (store->question != NULL && !store->question->ended)
@@ -541,7 +559,10 @@ static void take_pending(struct edge *edge, struct batch_memory *memory, size_t 
         CHECK(decoded == 0);  // it was read when it arrived
         int64_t *item = frame_item(frame);
         if (*item != 0) {
-            store->leases[store->lease_count++] = (struct lease){ ++store->last_item, *item, store->conversation };
+            struct lease *lease = &store->leases[store->lease_count++];
+            struct frame hold = frame_extended(FRAME_hold, frame);
+            *lease = (struct lease){ .item = ++store->last_item, .store_item = *item, .conversation = store->conversation };
+            frame_encode(&hold, &lease->hold);
             *item = store->last_item;
         } else {
             memory->unleased++;
@@ -600,6 +621,7 @@ static int64_t end_lease(struct edge_store *store, int64_t item)
         if (store->leases[i].item == item) {
             struct lease lease = store->leases[i];
             store->leases[i] = store->leases[--store->lease_count];
+            free(lease.hold.data);
             return lease.conversation == store->conversation ? lease.store_item : 0;
         }
     }
@@ -708,6 +730,8 @@ void store_close(struct edge *edge)
     arena_free(&store->scratch);
     free(store->sending.data);
     free(store->pending);
+    while (store->lease_count > 0)
+        free(store->leases[--store->lease_count].hold.data);
     free(store->leases);
     free(store->welcome);
     free(store);

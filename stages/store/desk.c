@@ -377,6 +377,10 @@ static void take_known(struct desk *desk, struct worker *worker, struct frame *f
         worker->want = worker->want + frame->want.count < WANT_MAX ? worker->want + frame->want.count : WANT_MAX;
         worker->told = false;
         return;
+    case FRAME_hold:
+        if (worker->line != NULL && line_hold(worker->line, &worker->held, &frame->hold) != 0)
+            desk->failed = true;
+        return;
     case FRAME_beat:
         take_effort(worker, (int64_t[]){ [EFFORT_COMPUTE] = frame->beat.compute_ms, [EFFORT_WAIT] = frame->beat.wait_ms,
                                          [EFFORT_WIRE] = frame->beat.wire_ms, [EFFORT_OTHER] = frame->beat.other_ms });
@@ -442,6 +446,8 @@ bool desk_take(struct desk *desk, const void *peer, size_t peer_size, const void
     struct worker *worker = worker_find(desk, peer, peer_size);
     arena_reset(&desk->arena);
     desk->counters.taken++;
+    if (desk->opened_s == 0)
+        desk->opened_s = now_s;
     if (frame_decode(&frame, data, size, &desk->arena, reason) != 0) {
         desk_refuse(desk, peer, peer_size, 0, 0, false, reason);
         return false;

@@ -13,6 +13,9 @@
 
 enum { WORKERS_MAX = 1 << 14 };
 
+/* Within this time of a store's first frame its workers have noticed by their beats that it was restarted, and are back. */
+static const double RETURN_S = 3;
+
 enum greeting { WELCOME, REFUSED, FAILED };
 
 static enum greeting greeting_of_pin(int64_t pinned)
@@ -195,12 +198,15 @@ void desk_greet(struct desk *desk, const void *peer, size_t peer_size, const str
         worker_add(desk, worker);
         if (worker->line != NULL)
             worker->line->workers++;
+        if (worker->line != NULL && hello->again)  // others may have what this one would be handed
+            worker->line->rests_until_s = desk->opened_s + RETURN_S;
         desk->lines.sources += settings.stage == STAGE_TOKENIZE;
         lines_changed(&desk->lines);
         char *text = json_text(welcome);
         struct frame frame = frame_make(FRAME_welcome);
         frame.welcome.settings = text;
         frame.welcome.missing = missing;
+        frame.welcome.holds = 1;
         desk_reply(desk, worker, &frame, now_s);
         free(text);
         worker->missing_at_first = missing;

@@ -64,6 +64,7 @@ struct desk {
     bool in_trouble;          // and it has been said
     bool news;                // rows were added since the last commit
     double looked_s;          // for changes by other processes
+    double opened_s;          // when the first frame came; 0: not yet
     double tokenize_s;        // when a tokenize was last here, or the desk was opened; 0: not yet known
     struct desk_counters counters;
 };

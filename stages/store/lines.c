@@ -17,7 +17,7 @@ enum {
     PREFETCH = 256,            // items that are looked up at once
     PREFETCH_BELOW = 128,      // queued ones, so that the end of the work is seen before it comes
     LOOKAHEAD_ROLLOUTS = 1024, // of a run's plan, past the first that lacks its target
-    LEASE_SLOT_BITS = 24, LEASE_SERIAL_BITS = 28,  // together below INT_HIGH
+    LEASED_MAX = 1 << 24,      // items
 };
 
 static const double FILL_PAUSE_S = 0.02;   // between two looks that may find nothing
@@ -90,42 +90,35 @@ static void item_free(struct item *item)
     free(item);
 }
 
-static void lease_give(struct item *item)
+static void lease_give(struct item *item, int64_t lease)
 {
     struct lines *lines = item->line->lines;
-    if (lines->free_count == 0) {
-        size_t capacity = lines->lease_capacity ? 2 * lines->lease_capacity : 1024;
-        CHECK(capacity <= (size_t)1 << LEASE_SLOT_BITS);
-        lines->leases = memory_grow(lines->leases, capacity, sizeof *lines->leases);
-        lines->free_slots = memory_grow(lines->free_slots, capacity, sizeof *lines->free_slots);
-        for (size_t slot = capacity; slot-- > lines->lease_capacity; ) {
-            lines->leases[slot] = NULL;
-            lines->free_slots[lines->free_count++] = (uint32_t)slot;
-        }
-        lines->lease_capacity = capacity;
-    }
-    uint32_t slot = lines->free_slots[--lines->free_count];
-    lines->serial = (lines->serial + 1) & (((uint64_t)1 << LEASE_SERIAL_BITS) - 1);
-    item->lease = (int64_t)((lines->serial + 1) << LEASE_SLOT_BITS | slot);
-    lines->leases[slot] = item;
+    struct item **chain = &lines->leases[lease % CHAIN_COUNT];
+    item->lease = lease;
+    item->lease_chain = *chain;
+    *chain = item;
     item->line->leased++;
+    lines->leased++;
 }
 
 static void lease_end(struct item *item)
 {
     struct lines *lines = item->line->lines;
-    uint32_t slot = (uint32_t)item->lease & ((1u << LEASE_SLOT_BITS) - 1);
-    lines->leases[slot] = NULL;
-    lines->free_slots[lines->free_count++] = slot;
+    struct item **at = &lines->leases[item->lease % CHAIN_COUNT];
+    while (*at != item)
+        at = &(*at)->lease_chain;
+    *at = item->lease_chain;
     item->lease = 0;
     item->line->leased--;
+    lines->leased--;
 }
 
 struct item *lines_leased(struct lines *lines, int64_t lease, const struct item_list *holder)
 {
-    size_t slot = (size_t)lease & (((size_t)1 << LEASE_SLOT_BITS) - 1);
-    struct item *item = lease > 0 && slot < lines->lease_capacity ? lines->leases[slot] : NULL;
-    return item != NULL && item->lease == lease && item->list == holder ? item : NULL;
+    struct item *item = lines->leases[lease % CHAIN_COUNT];
+    while (item != NULL && (item->lease != lease || item->list != holder))
+        item = item->lease_chain;
+    return item;
 }
 
 void item_done(struct item *item)
@@ -204,9 +197,12 @@ void lines_open(struct lines *lines, struct db *db)
 {
     *lines = (struct lines){ .db = db, .change = 1 };
     lines->chains = memory_alloc(CHAIN_COUNT, sizeof *lines->chains);
+    lines->leases = memory_alloc(CHAIN_COUNT, sizeof *lines->leases);
     /* So that a lease of an earlier process is never taken for one of this. */
-    if (getrandom(&lines->serial, sizeof lines->serial, 0) < 0)
-        lines->serial = (uint64_t)(uintptr_t)lines;
+    uint64_t random;
+    if (getrandom(&random, sizeof random, 0) < 0)
+        random = (uint64_t)(uintptr_t)lines;
+    lines->last_lease = (int64_t)(random % INT_HIGH);
 }
 
 void lines_close(struct lines *lines)
@@ -229,7 +225,6 @@ void lines_close(struct lines *lines)
     free(lines->plans);
     free(lines->chains);
     free(lines->leases);
-    free(lines->free_slots);
 }
 
 void lines_changed(struct lines *lines)
@@ -494,13 +489,40 @@ static struct item *next_ready(const struct line *line, const struct item_list *
     return line->ready.first;
 }
 
+/* From a queue of its line. */
+static void item_lend(struct item *item, struct item_list *holder, int64_t lease)
+{
+    list_take_out(item);
+    lease_give(item, lease);
+    list_put_last(holder, item);
+}
+
+int line_hold(struct line *line, struct item_list *holder, const struct frame_hold *hold)
+{
+    struct lines *lines = line->lines;
+    struct work_item key;
+    if (holds_suspect(holder) || lines->leased == LEASED_MAX || lines_leased(lines, hold->item, holder) != NULL)
+        return 0;
+    int missing = line->kind == LINE_SAMPLES ? work_samples_named(lines->db, &line->samples, hold, &key)
+                : line->kind == LINE_SCORES ? work_scores_named(lines->db, &line->scores, hold, &key)
+                : line->kind == LINE_TARGETS && line->plan != NULL ? work_target_named(lines->db, line->plan, hold, &key) : 0;
+    if (missing <= 0)
+        return missing;
+    struct item *item = item_find(line, key);
+    if (item == NULL) {
+        item = item_add(line, key);
+        item->step = hold->step;
+    }
+    if (item->lease == 0 && (item->attempts < ITEM_SUSPECT || holder->count == 0))
+        item_lend(item, holder, hold->item);
+    return 0;
+}
+
 int line_take(struct line *line, struct item_list *holder, size_t room, double now_s, struct item **item)
 {
     *item = NULL;
-    if (holds_suspect(holder))
+    if (holds_suspect(holder) || line->lines->leased == LEASED_MAX || now_s < line->rests_until_s)
         return 0;
-    if (line->lines->free_count == 0 && line->lines->lease_capacity == (size_t)1 << LEASE_SLOT_BITS)
-        return 0;  // no more can be out at once
     if (line_fill(line, now_s) != 0)
         return -1;
     if (!has_share(line, holder, room))
@@ -509,11 +531,8 @@ int line_take(struct line *line, struct item_list *holder, size_t room, double n
         *item = line->suspects.first;
     else
         *item = next_ready(line, holder);
-    if (*item == NULL)
-        return 0;
-    list_take_out(*item);
-    lease_give(*item);
-    list_put_last(holder, *item);
+    if (*item != NULL)
+        item_lend(*item, holder, line->lines->last_lease = line->lines->last_lease % INT_HIGH + 1);
     return 0;
 }
 

@@ -49,7 +49,7 @@ struct item {
     int64_t attempts;         // that failed or ended their worker
     int64_t lease;            // 0: not handed out
     struct item_list *list;   // a queue of its line, or what its holder holds
-    struct item *before, *after, *chain;
+    struct item *before, *after, *chain, *lease_chain;
 };
 
 struct line {
@@ -61,6 +61,7 @@ struct line {
     size_t leased;
     bool drained;             // the last look left nothing behind that is not in a queue; never of LINE_TARGETS
     size_t room;              // of all workers here: items that they want or hold
+    double rests_until_s;     // nothing is handed out before
     /* LINE_SAMPLES, LINE_SCORES */
     struct work_samples samples;
     struct work_scores scores;
@@ -91,10 +92,9 @@ struct lines {
     uint64_t change;          // grows when the store may have got rows
     uint64_t planned_change;
     struct item **chains;     // by line and key
-    struct item **leases;     // (lease_capacity) by slot
-    uint32_t *free_slots;
-    size_t lease_capacity, free_count;
-    uint64_t serial;
+    struct item **leases;     // chains by lease
+    size_t leased;
+    int64_t last_lease;
 };
 
 void lines_open(struct lines *lines, struct db *db);
@@ -124,6 +124,12 @@ bool holds_suspect(const struct item_list *holder);
 int line_take(struct line *line, struct item_list *holder, size_t room, double now_s, struct item **item);
 /* Its frame, lease included.  1; 0 when its output is no longer missing: item_done it. */
 int line_frame(struct line *line, const struct item *item, struct arena *arena, struct frame *frame);
+
+/*
+ * An item that this holder has from an earlier conversation is leased to it again, under the number that it had, if it is missing
+ * and nobody else's.  0 or -1.
+ */
+int line_hold(struct line *line, struct item_list *holder, const struct frame_hold *hold);
 
 /* LINE_BATCHES: begins with the batch that comes next after the newest full checkpoint. */
 int line_restart(struct line *line);

@@ -683,6 +683,136 @@ static void test_items_come_back(void)
     close_desk();
 }
 
+/* As a worker that is back: says so, and names an item that it has. */
+static void hello_again(char worker, const char *stage, const char *settings)
+{
+    struct frame frame = frame_make(FRAME_hello);
+    frame.hello.stage = stage;
+    frame.hello.worker = (char[]){ worker, '\0' };
+    frame.hello.settings = settings;
+    frame.hello.again = 1;
+    say(worker, &frame);
+}
+
+static void hold(char worker, const struct frame *item)
+{
+    struct frame frame = frame_extended(FRAME_hold, item);
+    say(worker, &frame);
+}
+
+/* Goal: what workers have when the store is restarted is leased to them again and handed to nobody else, whoever comes back first;
+   its output or failure ends it, and what its worker leaves goes to others. */
+static void test_held_items(void)
+{
+    open_desk();
+    store_prompts(4);
+    for (char worker = 'a'; worker <= 'b'; worker++) {
+        hello(worker, "rollout", BASE);
+        want(worker, 3);
+    }
+    turn();
+    struct frame items[6];
+    for (size_t i = 0; i < 6; i++)
+        items[i] = *reply(i < 3 ? 'a' : 'b', FRAME_prompt, i % 3);
+    restart_desk();
+    hello_again('a', "rollout", BASE);
+    turn();
+    EXPECT_INT(reply('a', FRAME_welcome, 0)->welcome.holds, 1);
+    for (size_t i = 0; i < 3; i++)
+        hold('a', &items[i]);
+    hold('a', &items[0]);  // again
+    want('a', 8);
+    turn();
+    EXPECT_INT(count_replies('a', FRAME_prompt), 0);
+    EXPECT(reply('a', FRAME_idle, 0)->idle.missing > 0);
+    EXPECT_INT(desk_count(desk).leased, 3);
+    hello_again('b', "rollout", BASE);
+    hold('b', &items[0]);  // which is with another
+    for (size_t i = 3; i < 6; i++)
+        hold('b', &items[i]);
+    turn();
+    EXPECT_INT(desk_count(desk).leased, 6);
+    now_s += 3;
+    turn();
+    EXPECT_INT(count_replies('a', FRAME_prompt), 2);  // what nobody had
+    answer('a', &items[0], FRAME_rollout, 1);
+    fail('b', items[3].prompt.item);
+    turn();
+    EXPECT_INT(count_replies('a', FRAME_ack), 1);
+    EXPECT_INT(count_replies('a', FRAME_prompt), 1);
+    EXPECT_TEXT(reply('a', FRAME_prompt, 0)->prompt.prompt_key, items[3].prompt.prompt_key);
+    EXPECT_INT(desk_count(desk).leased, 7);
+    plain('b', FRAME_bye);
+    turn();
+    EXPECT_INT(count_replies('a', FRAME_prompt), 2);
+    close_desk();
+}
+
+/* Goal: a worker that is back after its connection broke keeps what it has, and nothing is held against it. */
+static void test_held_over_a_broken_link(void)
+{
+    open_desk();
+    store_prompts(1);
+    hello('a', "rollout", BASE);
+    want('a', 2);
+    turn();
+    struct frame items[2] = { *reply('a', FRAME_prompt, 0), *reply('a', FRAME_prompt, 1) };
+    now_s += 10;
+    desk_unreachable(desk, "a", 1, now_s);
+    hello_again('a', "rollout", BASE);
+    hello('b', "rollout", BASE);
+    hold('a', &items[0]);
+    hold('a', &items[1]);
+    want('b', 2);
+    turn();
+    EXPECT_INT(count_replies('b', FRAME_prompt), 0);
+    answer('a', &items[0], FRAME_rollout, 1);
+    answer('a', &items[1], FRAME_rollout, 2);
+    turn();
+    EXPECT_INT(reply('b', FRAME_idle, 0)->idle.missing, 0);
+    EXPECT_INT(desk_count(desk).leased, 0);
+    EXPECT_INT(desk_count(desk).duplicates, 0);
+    close_desk();
+}
+
+/* Goal: items that are stored, unknown, of another split, or in no place of theirs are not held, and nothing waits for them. */
+static void test_held_in_vain(void)
+{
+    open_desk();
+    store_prompts(2);
+    hello('a', "rollout", BASE);
+    want('a', 4);
+    turn();
+    struct frame items[4];
+    for (size_t i = 0; i < 4; i++)
+        items[i] = *reply('a', FRAME_prompt, i);
+    answer('a', &items[0], FRAME_rollout, 1);
+    turn();
+    restart_desk();
+    hello('a', "rollout", BASE);
+    hello('w', "reward", REWARD);
+    hello('f', "fetch", "{}");
+    hold('a', &items[0]);
+    items[1].prompt.prompt_key = "z";
+    hold('a', &items[1]);
+    items[2].prompt.sample = 2;
+    hold('a', &items[2]);
+    items[3].prompt.sample = -1;
+    hold('a', &items[3]);
+    hold('w', &items[0]);  // names no rollout
+    hold('f', &items[0]);
+    turn();
+    EXPECT_INT(desk_count(desk).leased, 0);
+    EXPECT_INT(desk_count(desk).refused, 0);
+    want('a', 4);
+    turn();
+    EXPECT_INT(count_replies('a', FRAME_prompt), 3);
+    answer('a', &items[0], FRAME_rollout, 1);  // had, without a lease
+    turn();
+    EXPECT_INT(reply('a', FRAME_ack, 0)->ack.outputs.count, 1);
+    close_desk();
+}
+
 /* Goal: a silent worker's items go to others after 15 s; when it speaks again it was only slow, and its output counts. */
 static void test_silence(void)
 {
@@ -950,6 +1080,48 @@ static void test_training_run(void)
     close_desk();
 }
 
+/* Goal: rollouts and scored rollouts are held like prompts, those of a run with their snapshot. */
+static void test_held_items_of_a_run(void)
+{
+    open_desk();
+    make_scored(2);
+    hello('u', "reward", "{\"reward\": \"u\", \"spec\": {\"kind\": \"test\"}}");
+    hello('v', "value-target", TARGET);
+    hello('r', "train", TRAIN);
+    want('u', 1);
+    want('v', 1);
+    turn();
+    give_checkpoint('r', "weights", 0, 0, false, 1);
+    turn();
+    struct frame scored = *reply('v', FRAME_scored, 0);
+    restart_desk();
+    hello('u', "reward", "{\"reward\": \"u\", \"spec\": {\"kind\": \"test\"}}");
+    hello('v', "value-target", TARGET);
+    scored.scored.item += 5;
+    hold('u', &scored);
+    hold('v', &scored);
+    scored.scored.item++;
+    scored.scored.batch = 1;  // which has others
+    hold('v', &scored);
+    scored.scored.batch = 2;  // of 0 and 1
+    hold('v', &scored);
+    turn();
+    EXPECT_INT(desk_count(desk).leased, 2);
+    want('u', 8);
+    want('v', 8);
+    turn();
+    EXPECT_INT(count_replies('u', FRAME_rollout), 3);
+    EXPECT_INT(count_replies('v', FRAME_scored), 1);
+    plain('v', FRAME_bye);
+    hello('x', "value-target", TARGET);
+    want('x', 8);
+    turn();
+    EXPECT_INT(count_replies('x', FRAME_scored), 2);
+    EXPECT_INT(reply('x', FRAME_scored, 0)->scored.step, 0);
+    EXPECT_INT(reply('x', FRAME_scored, 1)->scored.step, 0);
+    close_desk();
+}
+
 /* Goal: a second train takes over from the checkpoint; the first is sent away when it next speaks. */
 static void test_take_over(void)
 {
@@ -1187,6 +1359,9 @@ int main(void)
     RUN(test_last_items_are_shared);
     RUN(test_last_items_of_a_whole_look);
     RUN(test_items_come_back);
+    RUN(test_held_items);
+    RUN(test_held_over_a_broken_link);
+    RUN(test_held_in_vain);
     RUN(test_silence);
     RUN(test_deadly_item);
     RUN(test_pardon);
@@ -1195,6 +1370,7 @@ int main(void)
     RUN(test_reward_waits_for_rollouts);
     RUN(test_fresh_rows_count);
     RUN(test_training_run);
+    RUN(test_held_items_of_a_run);
     RUN(test_take_over);
     RUN(test_failed_member_is_left_out);
     RUN(test_refused_outputs);

@@ -30,6 +30,7 @@ static struct hub {
     int items;              // outputs that are missing at first
     bool targets;           // items are targets in batches of 8, without leases
     int restart_every;      // outputs after which it forgets everything but what is stored
+    bool restart_once;
     int lose_acks;          // so many acks are never sent
     int stall_after;        // outputs after which it says nothing for stall_s
     double stall_s;
@@ -37,6 +38,7 @@ static struct hub {
     int refuse_output;      // this item's output is refused; -1: none
     const char *refuse_hello;
     int fatal_after;        // outputs
+    bool reads_holds;
     bool final;             // idle says that nothing can be missing again
     const char *checkpoint; // that fetch finds
     size_t checkpoint_size;
@@ -54,6 +56,9 @@ static struct hub {
     int credit, held, outputs, repeated, hellos, byes, failures, beats, incarnation, unacked_seen;
     bool leased[ITEMS_MAX], stored[ITEMS_MAX];
     bool wanted_too_much, wrong_lease, acked_any;
+    int64_t named[ITEMS_MAX];  // leases that hold frames named in this incarnation; 0: none
+    int holds;
+    bool wanted_before_holds;
     struct buffer received; // of a checkpoint
     const char *refuse_kind; // of checkpoints; NULL: none
     int pieces_sent, pieces_until_restart;
@@ -87,6 +92,7 @@ static void hub_forget(void)
 {
     hub.credit = hub.held = 0;
     memset(hub.leased, 0, sizeof hub.leased);
+    memset(hub.named, 0, sizeof hub.named);
 }
 
 static void hub_restart(void)
@@ -182,7 +188,7 @@ static void hub_refuse(int64_t output, const char *reason, bool fatal)
 static void hub_take_rollout(const struct frame_rollout *rollout)
 {
     int index = (int)rollout->sample;
-    if (rollout->item != 0 && rollout->item != lease_of(index))
+    if (hub.named[index] != 0 ? rollout->item != hub.named[index] : rollout->item != 0 && rollout->item != lease_of(index))
         hub.wrong_lease = true;
     if (rollout->item != 0 && hub.leased[index]) {
         hub.leased[index] = false;
@@ -200,12 +206,25 @@ static void hub_take_rollout(const struct frame_rollout *rollout)
     hub.stored[index] = true;
     if (hub.fatal_after > 0 && hub.outputs >= hub.fatal_after)
         hub_refuse(0, "another worker trains this run", true);
-    else if (hub.restart_every > 0 && hub.outputs % hub.restart_every == 0)
+    else if (hub.restart_every > 0 && hub.outputs % hub.restart_every == 0 && !(hub.restart_once && hub.incarnation > 0))
         hub_restart();  // stored, but nobody is told
     else
         hub_ack(rollout->output);
     if (hub.stall_after > 0 && hub.outputs == hub.stall_after)
         hub.silent_until_s = hub.vanish ? INFINITY : clock_s() + hub.stall_s;
+}
+
+static void hub_take_hold(const struct frame_hold *hold)
+{
+    int index = (int)hold->sample;
+    hub.holds++;
+    hub.wanted_before_holds |= hub.credit > 0;
+    EXPECT_TEXT(hold->prompt_key, "key");
+    if (hub.stored[index] || hub.leased[index])
+        return;
+    hub.named[index] = hold->item;
+    hub.leased[index] = true;
+    hub.held++;
 }
 
 static void hub_answer_fetch(const struct frame_fetch *fetch)
@@ -311,6 +330,7 @@ static void hub_hear(const struct frame *frame)
         }
         welcome.welcome.settings = "{\"checkpoint\":-1}";
         welcome.welcome.missing = missing_count();
+        welcome.welcome.holds = hub.reads_holds;
         hub_send(welcome);
         break;
     case FRAME_want:
@@ -325,6 +345,7 @@ static void hub_hear(const struct frame *frame)
         hub_send(frame_make(FRAME_beat));
         hub_hand_out();
         break;
+    case FRAME_hold: hub_take_hold(&frame->hold); break;
     case FRAME_rollout: hub_take_rollout(&frame->rollout); break;
     case FRAME_failed:
         hub.failures++;
@@ -507,6 +528,48 @@ static void test_restarts(void)
     expect_all_stored();
     EXPECT(hub.incarnation >= 5);
     EXPECT(hub.hellos >= hub.incarnation);
+}
+
+/* A worker that has some items while the store is restarted after the output of others. */
+static void run_holder(bool reads_holds)
+{
+    hub_start((struct hub){ .items = 60, .restart_every = 5, .restart_once = true, .reads_holds = reads_holds,
+                            .refuse_output = -1 });
+    int code;
+    struct edge *edge = open_worker(false, &code);
+    struct batch kept, batch, none;
+    EXPECT_INT(edge_take(edge, &kept, 7, true), EDGE_BATCH);
+    for (int given = 0; given < 5; given++) {
+        EXPECT_INT(edge_take(edge, &batch, 1, true), EDGE_BATCH);
+        give_rollout(edge, &batch.frames[0].prompt);
+        edge_done(edge, &batch);
+    }
+    for (double end_s = clock_s() + 2; hub.hellos < 2 && clock_s() < end_s; usleep(1000))
+        edge_take(edge, &none, 0, false);
+    for (double end_s = clock_s() + 0.2; clock_s() < end_s; usleep(1000))
+        edge_take(edge, &none, 0, false);
+    for (size_t i = 0; i < kept.count; i++)
+        EXPECT((hub.named[kept.frames[i].prompt.sample] != 0) == reads_holds);
+    for (size_t i = 0; i < kept.count; i++)
+        give_rollout(edge, &kept.frames[i].prompt);
+    edge_done(edge, &kept);
+    EXPECT_INT(edge_close(edge, answer_all(edge)), 0);
+    hub_stop();
+    expect_all_stored();
+}
+
+/* Goal: a restarted store is told what the stage has before it is asked for more, and the outputs of that end their leases. */
+static void test_holds(void)
+{
+    run_holder(true);
+    EXPECT(!hub.wanted_before_holds);
+}
+
+/* Goal: a store that does not read hold frames is sent none. */
+static void test_no_holds(void)
+{
+    run_holder(false);
+    EXPECT_INT(hub.holds, 0);
 }
 
 /* Goal: a store that says nothing for a while gets a new connection and then everything. */
@@ -929,6 +992,8 @@ int main(void)
     RUN(test_all_items_are_answered);
     RUN(test_lost_acks);
     RUN(test_restarts);
+    RUN(test_holds);
+    RUN(test_no_holds);
     RUN(test_silence);
     RUN(test_gone_store);
     RUN(test_no_store);

@@ -533,6 +533,12 @@ static void test_extended(void)
     struct frame prompt = frame_extended(FRAME_prompt, &scored);  // and back, with what a prompt has
     EXPECT_TEXT(prompt.prompt.prompt_key, "key");
     EXPECT_INT(prompt.prompt.sample, 3);
+
+    struct frame hold = frame_extended(FRAME_hold, &scored);
+    EXPECT_INT(hold.hold.item, 7);
+    EXPECT_TEXT(hold.hold.prompt_key, "key");
+    EXPECT_INT(hold.hold.sample, 3);
+    EXPECT_INT(hold.hold.batch, -1);
 }
 
 /* Goal: the names that frames can carry, and those just beyond. */
