@@ -310,8 +310,8 @@ static void job_free(struct job *job)
 
 /* ---- what the value models have followed of a text ---- */
 
-/* From where they have followed the first count tokens of a kept prompt that is as long as the order's or, but for text, begins
-   alike; 0: from the beginning. */
+/* What follows the order's prompt, from where a kept one's followers are after its first count tokens; 0: from the beginning.  Those
+   of text take over a whole prompt or nothing. */
 static struct follower *followers_open(struct generator *generator, const struct generate_job *order, const struct prompt *kept,
                                        size_t count)
 {
@@ -546,8 +546,8 @@ static struct prompt *prompt_oldest(struct generator *generator, const struct pr
     return oldest;
 }
 
-/* The kept prompt that begins most like the order's: in *count tokens, whole pages, and not the last one, whose logits are wanted.
-   *count is 0 where none does. */
+/* The kept prompt with which the order's begins for longest: for *count tokens, whole pages of them, and never the last one, whose
+   logits are wanted.  NULL, and 0, where there is none. */
 static const struct prompt *prompt_alike(const struct generator *generator, const struct generate_job *order, size_t *count)
 {
     const struct prompt *alike = NULL;
