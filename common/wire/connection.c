@@ -11,6 +11,7 @@
 #include <zmq.h>
 
 #include "base/log.h"
+#include "wire/endpoint.h"
 #include "wire/frame.h"
 
 enum {
@@ -18,17 +19,12 @@ enum {
     CONNECT_MS = 5000,    // for one attempt
 };
 
-static bool is_tcp(const char *endpoint)
-{
-    return strncmp(endpoint, "tcp://", 6) == 0;
-}
-
 int edge_keys_read(struct edge_keys *files, struct curve_pair *pair, char *store_key, const char *endpoint)
 {
     const char *own = edge_keys.own ? edge_keys.own : getenv("VAS_KEY");
     const char *other = edge_keys.store ? edge_keys.store : getenv("VAS_STORE_KEY");
     *files = (struct edge_keys){ NULL, NULL };
-    if (!is_tcp(endpoint) || (own == NULL && other == NULL))
+    if (!endpoint_is_tcp(endpoint) || (own == NULL && other == NULL))
         return EX_OK;
     if (own == NULL || other == NULL) {
         log_error("%s is missing: a worker with a key needs its own and the store's", own == NULL ? "--key" : "--store-key");
@@ -95,7 +91,8 @@ int connection_renew(struct connection *connection)
     zmq_setsockopt(socket, ZMQ_IMMEDIATE, &immediate, sizeof immediate);  // nothing waits in the socket for a store that is away
     zmq_setsockopt(socket, ZMQ_MAXMSGSIZE, &size_max, sizeof size_max);
     zmq_setsockopt(socket, ZMQ_RCVHWM, &connection->receive_max, sizeof connection->receive_max);
-    if ((!is_tcp(connection->endpoint) || tcp_options(connection) == 0) && zmq_connect(socket, connection->endpoint) == 0)
+    if ((!endpoint_is_tcp(connection->endpoint) || tcp_options(connection) == 0)
+        && zmq_connect(socket, connection->endpoint) == 0)
         return EX_OK;
     log_error("cannot connect to store \"%s\": %s", connection->endpoint, zmq_strerror(errno));
     log_hint("an endpoint is ipc://FILE or tcp://HOST:PORT");
@@ -107,7 +104,9 @@ int connection_open(struct connection *connection, const char *endpoint, int rec
 {
     *connection = (struct connection){ .endpoint = endpoint, .receive_max = receive_max };
     connection->context = zmq_ctx_new();  // NULL: the socket cannot be made
-    int code = edge_keys_read(&connection->key_files, &connection->key, connection->store_key, endpoint);
+    int code = endpoint_check_port(endpoint);
+    if (code == EX_OK)
+        code = edge_keys_read(&connection->key_files, &connection->key, connection->store_key, endpoint);
     return code == EX_OK ? connection_renew(connection) : code;
 }
 

@@ -14,6 +14,7 @@
 #include "store/status.h"
 #include "wire/curve.h"
 #include "wire/edge.h"
+#include "wire/endpoint.h"
 #include "wire/frame.h"
 
 struct asker {
@@ -38,6 +39,8 @@ struct asker *asker_open(const char *endpoint, int *code)
     struct edge_keys keys;
     struct curve_pair pair;
     char store_key[CURVE_KEY_SIZE];
+    if ((*code = endpoint_check_port(endpoint)) != EX_OK)
+        return NULL;
     *code = edge_keys_read(&keys, &pair, store_key, endpoint);
     if (*code != EX_OK)
         return NULL;

@@ -32,6 +32,7 @@
 #include "store/server.h"
 #include "store/status.h"
 #include "wire/edge.h"
+#include "wire/endpoint.h"
 
 #define EXIT_CODES_READ(or_else) \
     "  0   done\n  64  usage\n  65  the file is not a store, or of another version" or_else "\n" \
@@ -107,7 +108,7 @@ int command_serve(int argc, char **argv)
     bool has_tcp = false;
     for (size_t i = 0; i < listen.count; i++) {
         char reason[STORE_REASON_BYTES];
-        has_tcp = has_tcp || strncmp(listen.items[i], "tcp://", 6) == 0;
+        has_tcp = has_tcp || endpoint_is_tcp(listen.items[i]);
         if (endpoint_check(listen.items[i], key != NULL, reason) != 0)
             options_refuse("%s", reason);
     }

@@ -6,7 +6,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdbool.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,6 +25,7 @@
 #include "store/admit.h"
 #include "store/peers.h"
 #include "wire/curve.h"
+#include "wire/endpoint.h"
 #include "wire/frame.h"
 
 enum {
@@ -59,11 +59,6 @@ struct server {
 
 /* ---- endpoints ---- */
 
-static bool is_tcp(const char *endpoint)
-{
-    return strncmp(endpoint, "tcp://", 6) == 0;
-}
-
 /* An address and a port; names are looked up elsewhere, so none is known to stay on this machine. */
 static bool is_loopback(const char *address)
 {
@@ -83,15 +78,6 @@ static bool is_loopback(const char *address)
     return inet_pton(AF_INET6, host + 1, &six) == 1 && IN6_IS_ADDR_LOOPBACK(&six);
 }
 
-/* ZeroMQ reads "7070x" and 65536 + 7070 as 7070, and the store would say that it listens where nobody finds it. */
-static bool has_port(const char *address)
-{
-    const char *colon = strrchr(address, ':'), *port = colon != NULL ? colon + 1 : "";
-    size_t digits = strspn(port, "0123456789");
-    long number = digits > 0 && digits <= 5 && port[digits] == '\0' ? strtol(port, NULL, 10) : 0;
-    return 1 <= number && number <= UINT16_MAX;
-}
-
 int endpoint_check(const char *endpoint, bool wants_keys, char *reason)
 {
     enum { PATH_BYTES_MAX = sizeof ((struct sockaddr_un *)0)->sun_path - 1 };
@@ -100,9 +86,10 @@ int endpoint_check(const char *endpoint, bool wants_keys, char *reason)
             return 0;
         snprintf(reason, STORE_REASON_BYTES, "endpoint \"%s\" has a path of %zu bytes, a socket's may have %d", endpoint,
                  strlen(endpoint + 6), PATH_BYTES_MAX);
-    } else if (is_tcp(endpoint) && !has_port(endpoint + 6)) {
-        snprintf(reason, STORE_REASON_BYTES, "endpoint \"%s\" must end in a port, from 1 to %d", endpoint, UINT16_MAX);
-    } else if (is_tcp(endpoint)) {
+    } else if (endpoint_is_tcp(endpoint) && !endpoint_has_port(endpoint)) {
+        snprintf(reason, STORE_REASON_BYTES, "endpoint \"%s\" must end in a port, from 1 to %d", endpoint,
+                 ENDPOINT_PORT_MAX);
+    } else if (endpoint_is_tcp(endpoint)) {
         if (wants_keys || is_loopback(endpoint + 6))
             return 0;
         snprintf(reason, STORE_REASON_BYTES,
@@ -145,7 +132,7 @@ static int endpoint_bind(struct server *server, const char *endpoint)
         return EX_UNAVAILABLE;
     if (path != NULL)
         unlink(path);  // left by a store that was killed: the lock says that nobody serves it
-    bool keyed = is_tcp(endpoint) && server->admit != NULL;
+    bool keyed = endpoint_is_tcp(endpoint) && server->admit != NULL;
     if (curve_serve(server->socket, keyed ? &server->key : NULL) != 0 || zmq_bind(server->socket, endpoint) != 0) {
         log_error("could not bind endpoint \"%s\": %s", endpoint, zmq_strerror(zmq_errno()));
         return EX_UNAVAILABLE;

@@ -19,6 +19,8 @@ refused "an abbreviated option" 64 'unknown option "--mod"' tokenize --mod "$bas
 refused "an argument that an option of every program does not take" 64 'option "--quiet=3" takes no argument' rollout --quiet=3
 refused "an option without its argument" 64 'needs an argument' rollout -m
 refused "an option out of range" 64 '\-\-top-p is 3, must be' rollout -m "$base" --top-p 3
+refused "a store without a port" 64 'store "tcp://127.0.0.1:99999" must end in a port' rollout -m "$base" -s tcp://127.0.0.1:99999
+refused "a store with half a port" 64 'must end in a port, from 1 to 65535' store status -s tcp://127.0.0.1:7070x
 refused "an option that is no number" 64 'takes a whole number' rollout -m "$base" -n many
 refused "store: unknown command" 64 'nonsense' store nonsense
 for command in "store serve" "store keygen" "model export"; do
