@@ -161,7 +161,7 @@ int model_output_check(const char *output, const char *source)
         log_hint("choose another -o");
         return EX_CANTCREAT;
     }
-    char *index = memory_printf("%s/model.safetensors.index.json", output);
+    char *index = weights_index_path(output);
     bool sharded = file_exists(index);
     free(index);
     if (!sharded)

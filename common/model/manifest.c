@@ -18,6 +18,7 @@
 #include "base/memory.h"
 #include "base/progress.h"
 #include "model/adapter.h"
+#include "model/weights.h"
 
 enum { MB = 1000000 };
 static const int64_t FILE_BYTES_MAX = (int64_t)1 << 44;  // so that sizes and their sum are exact in anybody's JSON
@@ -177,7 +178,7 @@ static bool has_ending(const char *name, const char *ending)
 /* The index of a sharded model, or NULL where there is none.  -1 when it cannot be read. */
 static int index_read(const char *directory, json_t **index)
 {
-    char *path = memory_printf("%s/model.safetensors.index.json", directory);
+    char *path = weights_index_path(directory);
     *index = file_exists(path) ? json_read(path) : NULL;
     int result = file_exists(path) && *index == NULL ? -1 : 0;
     free(path);

@@ -147,9 +147,14 @@ static char *only_safetensors(const char *directory, int *code)
     return NULL;
 }
 
+char *weights_index_path(const char *directory)
+{
+    return memory_printf("%s/model.safetensors.index.json", directory);
+}
+
 static int directory_open(struct weights *weights, const char *directory)
 {
-    char *index = memory_printf("%s/model.safetensors.index.json", directory);
+    char *index = weights_index_path(directory);
     char *single = memory_printf("%s/model.safetensors", directory);
     int code = EX_OK;
     if (file_exists(index)) {

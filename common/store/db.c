@@ -270,6 +270,22 @@ static int lock_take(struct db *db)
     return code;
 }
 
+static bool begins_as_database(int fd)
+{
+    static const char magic[16] = "SQLite format 3";  // with its NUL
+    char head[sizeof magic];
+    return pread(fd, head, sizeof head, 0) == (ssize_t)sizeof head && memcmp(head, magic, sizeof magic) == 0;
+}
+
+bool db_is_database(const char *path)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    bool is = fd >= 0 && begins_as_database(fd);
+    if (fd >= 0)
+        close(fd);
+    return is;
+}
+
 /* What SQLite would answer with a riddle is said here: missing, a directory, some other file. */
 static int file_examine(const char *path, enum db_mode mode)
 {
@@ -284,12 +300,9 @@ static int file_examine(const char *path, enum db_mode mode)
             close(fd);
         return code;
     }
-    static const char magic[16] = "SQLite format 3";  // with its NUL
-    char head[sizeof magic];
-    ssize_t size = pread(fd, head, sizeof head, 0);
+    bool empty = S_ISREG(status.st_mode) && status.st_size == 0 && mode == DB_SERVE, database = begins_as_database(fd);
     close(fd);
-    bool empty = S_ISREG(status.st_mode) && status.st_size == 0 && mode == DB_SERVE;
-    if (empty || (size == (ssize_t)sizeof head && memcmp(head, magic, sizeof magic) == 0))
+    if (empty || database)
         return EX_OK;
     log_error("\"%s\" is not a store: it is no SQLite database", path);
     return EX_DATAERR;

@@ -29,6 +29,8 @@ enum db_mode {
 struct db *db_open(const char *path, enum db_mode mode, int *code);
 /* Rolls back what was not committed. */
 void db_close(struct db *db);
+/* Whether the file is an SQLite database, a store or not. */
+bool db_is_database(const char *path);
 const char *db_path(const struct db *db);
 
 /* How bad the last failure was. */

@@ -12,6 +12,7 @@
 #include <zmq.h>
 
 #include "base/check.h"
+#include "wire/endpoint.h"
 
 static const struct {
     uint16_t event;
@@ -67,7 +68,7 @@ static int connect_to(const char *endpoint)
 {
     char host[256];
     struct addrinfo *found;
-    const char *address = strncmp(endpoint, "tcp://", 6) == 0 ? endpoint + 6 : "", *colon = strrchr(address, ':');
+    const char *address = endpoint_is_tcp(endpoint) ? endpoint + strlen("tcp://") : "", *colon = strrchr(address, ':');
     bool brackets = address[0] == '[';
     if (colon == NULL || (size_t)(colon - address) >= sizeof host || colon - address <= 2 * brackets)
         return -1;

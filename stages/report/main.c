@@ -4,10 +4,8 @@
  *     takes   a store's database, at any time, also while it is served
  *     gives   text or JSON on standard output, one HTML page with -o
  */
-#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/ioctl.h>
 #include <sysexits.h>
 #include <unistd.h>
@@ -65,18 +63,6 @@ static size_t terminal_width(void)
     return size.ws_col < 40 ? 40 : size.ws_col;
 }
 
-/* Whether a page there would replace a store, the one that is read or another. */
-static bool is_database(const char *path)
-{
-    static const char magic[16] = "SQLite format 3";  // with its NUL
-    char head[sizeof magic];
-    FILE *file = fopen(path, "rb");
-    bool is = file != NULL && fread(head, 1, sizeof head, file) == sizeof head && memcmp(head, magic, sizeof magic) == 0;
-    if (file != NULL)
-        fclose(file);
-    return is;
-}
-
 int main(int argc, char **argv)
 {
     struct options options = options_read(argc, argv);
@@ -85,7 +71,7 @@ int main(int argc, char **argv)
     struct db *db = db_open(options.database, DB_READ, &code);
     if (db == NULL)
         return code;
-    if (options.page != NULL && is_database(options.page)) {
+    if (options.page != NULL && db_is_database(options.page)) {
         log_error("\"%s\" is a database: the page would replace it", options.page);
         log_hint("choose another -o");
         db_close(db);

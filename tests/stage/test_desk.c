@@ -219,6 +219,17 @@ static void store_prompts(int count)
     turn();
 }
 
+/* Two prompts, whose samples are all handed to a rollout. */
+static void begin_rollouts(char worker, struct frame items[4])
+{
+    store_prompts(2);
+    hello(worker, "rollout", BASE);
+    want(worker, 4);
+    turn();
+    for (size_t i = 0; i < 4; i++)
+        items[i] = *reply(worker, FRAME_prompt, i);
+}
+
 /* ---- conversations ---- */
 
 /* Goal: hello is welcomed, outputs are acknowledged after the commit, a duplicate too. */
@@ -779,13 +790,8 @@ static void test_held_over_a_broken_link(void)
 static void test_held_in_vain(void)
 {
     open_desk();
-    store_prompts(2);
-    hello('a', "rollout", BASE);
-    want('a', 4);
-    turn();
     struct frame items[4];
-    for (size_t i = 0; i < 4; i++)
-        items[i] = *reply('a', FRAME_prompt, i);
+    begin_rollouts('a', items);
     answer('a', &items[0], FRAME_rollout, 1);
     turn();
     restart_desk();
@@ -1160,13 +1166,8 @@ static void test_take_over(void)
 static void test_failed_member_is_left_out(void)
 {
     open_desk();
-    store_prompts(2);
-    hello('a', "rollout", BASE);
-    want('a', 4);
-    turn();
     struct frame items[4];
-    for (size_t i = 0; i < 4; i++)
-        items[i] = *reply('a', FRAME_prompt, i);
+    begin_rollouts('a', items);
     for (size_t i = 1; i < 4; i++)
         answer('a', &items[i], FRAME_rollout, (int64_t)i);
     int64_t lease = items[0].prompt.item;
