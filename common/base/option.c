@@ -23,6 +23,8 @@
 enum { LONG_BASE = 256, LONG_COMMON = 10000 };
 
 static const char *asked_command;  // whose options were read last; NULL: the program has none
+static const char **given_names;   // (given_count) of the options that were found
+static size_t given_count;
 
 _Noreturn static void refuse_end(void)
 {
@@ -41,6 +43,14 @@ _Noreturn void options_refuse(const char *format, ...)
         log_error("%s", text);
     va_end(arguments);
     refuse_end();
+}
+
+bool options_given(const char *name)
+{
+    for (size_t i = 0; i < given_count; i++)
+        if (strcmp(given_names[i], name) == 0)
+            return true;
+    return false;
 }
 
 static void help_option(char letter, const char *name, const char *argument, const char *help)
@@ -163,6 +173,7 @@ int options_parse(const struct option_usage *usage, const struct option_spec *sp
 {
     log_open(usage->program, 0);
     asked_command = usage->command;
+    given_count = 0;
     struct option *table = memory_alloc(spec_count + 5, sizeof *table);
     char letters[256] = ":", *letter = letters + 1;
     size_t table_count = 0;
@@ -212,6 +223,8 @@ int options_parse(const struct option_usage *usage, const struct option_spec *sp
                 i++;
             CHECK(i < spec_count);
             store_value(&specs[i], optarg);
+            given_names = memory_grow(given_names, given_count + 1, sizeof *given_names);
+            given_names[given_count++] = specs[i].name;
         }
     }
     free(table);

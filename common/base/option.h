@@ -7,6 +7,7 @@
 #ifndef BASE_OPTION_H
 #define BASE_OPTION_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 enum option_kind {
@@ -50,6 +51,9 @@ struct option_usage {
  */
 int options_parse(const struct option_usage *usage, const struct option_spec *specs, size_t spec_count,
                   int argc, char **argv);
+
+/* Whether the last options_parse found the option of this long name, by name or letter. */
+bool options_given(const char *name);
 
 /* Prints "hint: see 'PROGRAM --help'", or the command's, and exits 64; for mistakes that options_parse cannot see. */
 _Noreturn void options_refuse(const char *format, ...) __attribute__((format(printf, 1, 2)));

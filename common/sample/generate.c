@@ -42,6 +42,8 @@ struct prompt {
 
 struct job {
     struct generate_job order;
+    double betas[VALUE_MODELS_MAX];  // (I)
+    bool steered;             // one of them is other than 0
     uint64_t number;          // of the jobs that were added
     struct job *next;
 };
@@ -92,7 +94,7 @@ struct generator {
     const struct model *value_models[VALUE_MODELS_MAX];  // those with beta other than 0
     const char *value_names[VALUE_MODELS_MAX];
     const struct tokenizer *tokenizers[VALUE_MODELS_MAX];  // their own, or NULL
-    double betas[VALUE_MODELS_MAX];
+    size_t places[VALUE_MODELS_MAX];      // where they stand among the options' value models
     size_t V, K, I, context;
     size_t guide_every, pending_max;
     size_t leader[VALUE_MODELS_MAX];      // the first value model that runs in one pass with this one: those of one trunk do
@@ -274,7 +276,7 @@ struct generator *generator_open(const struct generate_options *options, int *co
         generator->value_models[generator->I] = value->model;
         generator->value_names[generator->I] = value->name;
         generator->tokenizers[generator->I] = value->tokenizer;
-        generator->betas[generator->I++] = value->beta;
+        generator->places[generator->I++] = i;
     }
     generator->context = size_min(generator->context, options->context > 0 ? options->context : CONTEXT_DEFAULT);
     generator->K = generator->I > 0 ? size_min(options->candidates, generator->V) : 0;
@@ -480,6 +482,11 @@ void generator_add(struct generator *generator, const struct generate_job *order
     job->order.prompt_tokens = tokens;
     job->order.prompt_key = memory_text(order->prompt_key);
     job->order.prompt = memory_text(order->prompt != NULL ? order->prompt : "");
+    for (size_t i = 0; i < generator->I; i++) {
+        size_t place = generator->places[i];
+        job->betas[i] = order->betas != NULL ? order->betas[place] : generator->options.values[place].beta;
+        job->steered |= job->betas[i] != 0;
+    }
     *generator->waiting_end = job;
     generator->waiting_end = &job->next;
 }
@@ -676,7 +683,7 @@ static size_t turn_needed(const struct generator *generator, const struct turn *
     if (share == 0 || K < 2)
         return K;
     for (size_t i = 0; i < generator->I; i++)  // before the first values: infinite
-        spread += fabs(generator->betas[i] * ((double)live->followers[i].high - live->followers[i].low));
+        spread += fabs(live->job->betas[i] * ((double)live->followers[i].high - live->followers[i].low));
     size_t needed = augment_needed(generator->kernels, turn->logits, turn->candidates, generator->V, K, spread,
                                    live->job->order.sampling.temperature, share);
     if (needed > 1)
@@ -689,7 +696,7 @@ static void turn_candidates(void *context, size_t task, size_t thread)
     (void)thread;
     struct generator *generator = context;
     struct turn *turn = &generator->turns[task];
-    if (turn->live->count % generator->guide_every != 0)
+    if (!turn->live->job->steered || turn->live->count % generator->guide_every != 0)
         return;
     top_candidates(generator->kernels, turn->candidates, turn->logits, generator->V, generator->K);
     turn->K = turn_needed(generator, turn);
@@ -767,8 +774,8 @@ static void turn_sample(void *context, size_t task, size_t thread)
     size_t K = turn->K;
     turn->kl = 0;
     if (K > 0) {
-        turn->kl = augment_logits(generator->kernels, turn->logits, turn->candidates, turn->values, generator->betas, generator->V,
-                                  K, generator->I, order->sampling.temperature);
+        turn->kl = augment_logits(generator->kernels, turn->logits, turn->candidates, turn->values, turn->live->job->betas,
+                                  generator->V, K, generator->I, order->sampling.temperature);
         for (size_t k = 0; k < K; k++)
             turn->steered_logits[k] = turn->logits[turn->candidates[k]];
     }

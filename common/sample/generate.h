@@ -71,7 +71,7 @@ struct generate_options {
     generate_watch *watch;              // NULL: nobody looks
     void *watch_context;
 };
-enum { CONTEXT_DEFAULT = 8192, GUIDE_EVERY_MAX = 1024 };
+enum { CONTEXT_DEFAULT = 8192, GUIDE_EVERY_MAX = 1024, NEW_TOKENS_MAX = 1048576, BETA_MAX = 1000000 /* either way */ };
 
 /* Whether a value model can steer this base policy: 0, or -1, logged. */
 int value_model_check(const struct generate_options *options, const struct value_model *value);
@@ -97,6 +97,8 @@ struct generate_job {
     uint64_t seed;
     size_t max_new_tokens;         // >= 1
     struct sampling sampling;
+    const double *betas;           // (value_count of the options) copied: those of this job, ignored where a value model's own
+                                   // is 0; all 0: the base policy.  NULL: the value models' own
     bool begins_text;              // the prompt has no text, so the response loses the space that begins a text
     void *tag;
 };

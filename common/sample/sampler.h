@@ -20,6 +20,11 @@ struct sampling {
     int64_t top_k;       // that many candidates at most; 0: all
 };
 #define TEMPERATURE_GREEDY 1e-4
+/* What programs accept. */
+#define TEMPERATURE_MAX 100
+#define TOP_P_MIN 1e-9
+#define TOP_K_MAX 1048576
+#define SEED_MAX 9007199254740991  // that any reader of JSON keeps exactly
 
 /* Room for one row of logits; one for each thread that samples. */
 struct sample_scratch {

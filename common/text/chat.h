@@ -20,6 +20,8 @@
 #include "text/tokenizer.h"
 
 enum chat_format { CHAT_LLAMA_2, CHAT_LLAMA_3, CHAT_CHATML, CHAT_ZEPHYR, CHAT_HH, CHAT_FORMAT_COUNT };
+/* Their names in this order, as command lines list them. */
+#define CHAT_NAMES "llama-2|llama-3|chatml|zephyr|hh"
 
 /* CHAT_FORMAT_COUNT: no such name. */
 enum chat_format chat_format_from_name(const char *name);

@@ -10,7 +10,6 @@
 #include "text/tokenizer.h"
 
 /* How programs that take messages are told their format. */
-#define CHAT_NAMES "llama-2|llama-3|chatml|zephyr|hh"
 #define CHAT_HINT "say --chat llama-2, llama-3, chatml, zephyr or hh"
 #define CHAT_OPTION(chat) \
     { 0, "chat", CHAT_NAMES, OPTION_CHOICE, &(chat), 0, 0, \

@@ -6,7 +6,6 @@
  *
  * With --score it samples nothing and says how likely given text is.
  */
-#include <math.h>
 #include <stdlib.h>
 #include <sysexits.h>
 
@@ -30,8 +29,7 @@ struct options {
     struct option_list values, value_tokenizers;
     const char *model, *tokenizer, *chat, *quant_name, *value_quant_name, *kv_type_name;
     enum tensor_type quant, value_quant, kv_type;
-    double beta;
-    double skip_sure;
+    double beta, skip_sure;
     int64_t candidates, guide_every, best_of, batch, context, threads, samples;
     bool greedy, json, score, keep_packed;
     char *const *operands;
@@ -39,23 +37,12 @@ struct options {
 };
 
 /* Options of value models say nothing where there is none: one was forgotten. */
-static void value_options_check(struct options *options)
+static void value_options_check(const struct options *options)
 {
-    const struct {
-        const char *name;
-        bool given;
-    } those[] = {
-        { "beta", !isnan(options->beta) }, { "candidates", options->candidates > 0 }, { "guide-every", options->guide_every > 0 },
-        { "skip-sure", options->skip_sure >= 0 }, { "value-quant", options->value_quant_name != NULL },
-        { "value-tokenizer", options->value_tokenizers.count > 0 },
-    };
-    for (size_t i = 0; i < COUNT_OF(those); i++)
-        if (those[i].given && options->values.count == 0)
-            options_refuse("--%s is for value models, and there is no --value", those[i].name);
-    options->beta = isnan(options->beta) ? 3 : options->beta;
-    options->candidates = options->candidates > 0 ? options->candidates : 20;
-    options->guide_every = options->guide_every > 0 ? options->guide_every : 1;
-    options->skip_sure = fmax(options->skip_sure, 0);
+    static const char *const names[] = { "beta", "candidates", "guide-every", "skip-sure", "value-quant", "value-tokenizer" };
+    for (size_t i = 0; i < COUNT_OF(names); i++)
+        if (options_given(names[i]) && options->values.count == 0)
+            options_refuse("--%s is for value models, and there is no --value", names[i]);
 }
 
 static void options_check(struct options *options)
@@ -106,8 +93,8 @@ static struct options options_read(int argc, char **argv)
 {
     static struct options options = {
         .serve = { .stage = "decode", .max_new_tokens = 128, .sampling = { .temperature = 1, .top_p = 1 } },
-        .scorer = SCORER_DEFAULTS, .quant = TENSOR_TYPE_COUNT, .value_quant = TENSOR_TYPE_COUNT, .beta = NAN, .skip_sure = -1,
-        .batch = 32,
+        .scorer = SCORER_DEFAULTS, .quant = TENSOR_TYPE_COUNT, .value_quant = TENSOR_TYPE_COUNT, .beta = 3,
+        .candidates = 20, .guide_every = 1, .batch = 32,
     };
     struct serve_options *serve = &options.serve;
     serve->endpoint = getenv("VAS_STORE");
@@ -143,16 +130,10 @@ static struct options options_read(int argc, char **argv)
         SCORER_OPTION_SPECS(options.scorer, 0, "reward-"),
         { 0, NULL, NULL, OPTION_HEADING, NULL, 0, 0, "sampling" },
         { 'n', "samples", "N", OPTION_INT, &options.samples, 1, 1048576, "responses to each prompt (default 1)" },
-        { 0, "max-new-tokens", "N", OPTION_INT, &serve->max_new_tokens, 1, 1048576, "length limit of a response (default 128)" },
         { 0, "context", "TOKENS", OPTION_INT, &options.context, 2, 1048576,
           "length limit of prompt and response together\n(default: the models' own, at most 8192)" },
-        { 0, "temperature", "T", OPTION_NUMBER, &serve->sampling.temperature, 0, 100,
-          "logits are divided by it; 0: greedy (default 1)" },
+        SAMPLING_OPTION_SPECS(*serve),
         { 0, "greedy", NULL, OPTION_FLAG, &options.greedy, 0, 0, "always the likeliest token" },
-        { 0, "top-p", "P", OPTION_NUMBER, &serve->sampling.top_p, 1e-9, 1,
-          "sample from the likeliest tokens that hold this much\nprobability (default 1: all)" },
-        { 0, "top-k", "K", OPTION_INT, &serve->sampling.top_k, 0, 1048576, "sample from the K likeliest tokens (default 0: all)" },
-        { 0, "seed", "N", OPTION_INT, &serve->seed, 0, 9007199254740991, "of the random numbers (default 0)" },
         { 0, NULL, NULL, OPTION_HEADING, NULL, 0, 0, "what to do" },
         CHAT_OPTION(options.chat),
         { 0, "json", NULL, OPTION_FLAG, &options.json, 0, 0, "JSON lines with tokens, logprob and KL instead of text" },
@@ -178,8 +159,10 @@ static struct options options_read(int argc, char **argv)
                     "          decode -m MODEL [--value NAME[:BETA]]... -s ENDPOINT [--policy NAME]\n"
                     "          decode -m MODEL --score [FILE]",
         .summary = "Answers prompts with the base policy, steered by value models.\n"
-                   "A FILE has a prompt a line, or JSON lines with \"prompt\" or \"messages\".  The empty prompt '' is the begin "
-                   "token alone;\nempty lines are not read.",
+                   "A FILE has a prompt a line, or JSON lines with \"prompt\" or \"messages\", and what a line wants otherwise: "
+                   "\"decode\":\n{\"beta\": 5, \"temperature\": 0.7, \"top_p\": 0.9, \"top_k\": 40, \"seed\": 1, "
+                   "\"max_new_tokens\": 64}, a list of betas for several\nvalue models.  The empty prompt '' is the begin token "
+                   "alone; empty lines are not read.",
         .exit_codes = "  0   every prompt was answered\n  64  usage\n"
                       "  65  a prompt is bad (others were answered), or a model is or does not fit\n  66  a file is missing\n"
                       "  69  no store answers, or --exec does not score any more\n  71  a model needs more memory than there is\n"
@@ -204,8 +187,9 @@ static int run_text(const struct options *options, const struct generate_options
     if (options->best_of > 0 && (scorer = scorer_open(&scorer_options, &code)) == NULL)
         return code;
     code = text_run(&(struct text_options){
-        .operands = options->operands, .operand_count = options->operand_count, .sampling = options->serve.sampling,
-        .seed = options->serve.seed, .max_new_tokens = options->serve.max_new_tokens, .samples = options->serve.samples,
+        .operands = options->operands, .operand_count = options->operand_count, .samples = options->serve.samples,
+        .line = { .sampling = options->serve.sampling, .seed = options->serve.seed,
+                  .max_new_tokens = options->serve.max_new_tokens },
         .chat = options->chat, .scorer = scorer, .json = options->json,
     }, generate);
     scorer_close(scorer);

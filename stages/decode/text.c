@@ -23,6 +23,7 @@
 struct request {
     char *prompt;
     struct token_list tokens;
+    json_t *own;             // "decode" of its line, or NULL
     size_t left;             // samples to come
     struct candidate {       // of best-of, each sample that succeeded
         json_t *json;
@@ -43,6 +44,7 @@ struct run {
     const struct generate_options *generate;
     struct generator *generator;
     struct prompt_style style;
+    struct line_options line;   // of lines that say nothing themselves
     bool hinted;             // that --chat is missing
     struct linefile *lines;     // of the operand that is being read, if it is a file
     size_t operand;          // that comes next
@@ -79,14 +81,19 @@ static void log_bad_prompt(const struct run *run, const char *reason)
         log_error("%s", reason);
 }
 
-static void ask(struct run *run, const struct prompt_source *source)
+/* own: what its line says under "decode", or NULL. */
+static void ask(struct run *run, const struct prompt_source *source, json_t *own)
 {
     char reason[256] = "prompt has a NUL";
+    struct line_options line = run->line;
     struct buffer text = { 0 };
     struct token_list tokens = { 0 };
     int code = source->messages == NULL && memchr(source->text, '\0', source->size) != NULL
         ? EX_DATAERR : prompt_make(&run->style, source, &text, &tokens, reason);
     if (code == EX_OK && generator_check_prompt(run->generator, tokens.at, tokens.count, reason) != 0)
+        code = EX_DATAERR;
+    if (code == EX_OK && own != NULL
+        && line_options_read(&line, own, run->generate->values, run->generate->value_count, reason) != 0)
         code = EX_DATAERR;
     if (code != EX_OK) {
         log_bad_prompt(run, reason);
@@ -103,6 +110,7 @@ static void ask(struct run *run, const struct prompt_source *source)
     struct request *request = memory_alloc(1, sizeof *request + samples * sizeof request->answers[0]);
     request->prompt = text.data;
     request->tokens = tokens;
+    request->own = json_incref(own);
     request->left = samples;
     if (options->scorer != NULL)
         request->candidates = memory_alloc(samples, sizeof *request->candidates);
@@ -116,9 +124,9 @@ static void ask(struct run *run, const struct prompt_source *source)
         run->last = &answer->next;
         generator_add(run->generator, &(struct generate_job){
             .prompt_tokens = request->tokens.at, .prompt_count = request->tokens.count, .prompt = request->prompt,
-            .prompt_key = key, .sample = (uint32_t)i, .seed = (uint64_t)options->seed,
-            .max_new_tokens = (size_t)options->max_new_tokens, .sampling = options->sampling, .begins_text = size == 0,
-            .tag = answer,
+            .prompt_key = key, .sample = (uint32_t)i, .seed = (uint64_t)line.seed,
+            .max_new_tokens = (size_t)line.max_new_tokens, .sampling = line.sampling, .betas = line.betas,
+            .begins_text = size == 0, .tag = answer,
         });
     }
 }
@@ -126,15 +134,16 @@ static void ask(struct run *run, const struct prompt_source *source)
 static void ask_line(struct run *run, const char *line, size_t size)
 {
     if (line[0] != '{') {
-        ask(run, &(struct prompt_source){ .text = line, .size = size });
+        ask(run, &(struct prompt_source){ .text = line, .size = size }, NULL);
         return;
     }
     json_t *json = json_parse_line(line, size, linefile_name(run->lines), linefile_number(run->lines));
     const json_t *prompt = json_object_get(json, "prompt"), *messages = json_object_get(json, "messages");
+    json_t *own = json_object_get(json, "decode");
     if (json_is_string(prompt)) {
-        ask(run, &(struct prompt_source){ .text = json_string_value(prompt), .size = json_string_length(prompt) });
+        ask(run, &(struct prompt_source){ .text = json_string_value(prompt), .size = json_string_length(prompt) }, own);
     } else if (json_is_array(prompt) || json_is_array(messages)) {
-        ask(run, &(struct prompt_source){ .messages = json_is_array(prompt) ? prompt : messages });
+        ask(run, &(struct prompt_source){ .messages = json_is_array(prompt) ? prompt : messages }, own);
     } else {
         if (json != NULL)
             log_bad_prompt(run, "neither a text under \"prompt\" nor a list of messages");
@@ -150,7 +159,7 @@ static bool ask_next(struct run *run, bool wait)
     if (run->lines == NULL && run->operand < options->operand_count) {
         const char *operand = options->operands[run->operand];
         if (!is_file(operand)) {
-            ask(run, &(struct prompt_source){ .text = operand, .size = strlen(operand) });
+            ask(run, &(struct prompt_source){ .text = operand, .size = strlen(operand) }, NULL);
             run->operand++;
             return true;
         }
@@ -186,6 +195,7 @@ static void request_free(struct request *request)
 {
     for (size_t i = 0; i < request->candidate_count; i++)
         json_decref(request->candidates[i].json);
+    json_decref(request->own);
     free(request->candidates);
     free(request->prompt);
     free(request->tokens.at);
@@ -214,6 +224,8 @@ static json_t *response_to_json(const struct answer *answer, const struct respon
                              "response_tokens", json_from_tokens(response->tokens, response->count),
                              "logprob", logprob, "kl", response->kl, "stopped", response->stopped);
     CHECK(json != NULL);
+    if (request->own != NULL)
+        json_object_set(json, "decode", request->own);
     return json;
 }
 
@@ -373,7 +385,9 @@ static void log_summary(const struct run *run, double seconds)
 
 int text_run(const struct text_options *options, const struct generate_options *generate)
 {
-    struct run run = { .options = options, .code = EX_OK };
+    struct run run = { .options = options, .line = options->line, .code = EX_OK };
+    for (size_t i = 0; i < generate->value_count; i++)
+        run.line.betas[i] = generate->values[i].beta;
     struct generate_options watched = *generate;
     watched.in_order = true;
     watched.watch = watch;

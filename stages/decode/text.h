@@ -2,7 +2,7 @@
  * text.h - prompts as text in, responses as text or JSON lines out.
  *
  * A prompt comes from the command line, or from a line of a file: the line itself, or the "prompt" or the "messages" of a line that
- * is a JSON object.  Answers come in the order of the prompts.  The response to a prompt is the same as the rollout that
+ * is a JSON object, with what its "decode" asks for (line_options.h).  Answers come in the order of the prompts.  The response to a prompt is the same as the rollout that
  * workers of a store give for it.
  */
 #ifndef DECODE_TEXT_H
@@ -12,14 +12,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "decode/line_options.h"
 #include "sample/generate.h"
 #include "score/scorer.h"
 
 struct text_options {
     char *const *operands;   // (operand_count) each a file, "-" or a prompt
     size_t operand_count;
-    struct sampling sampling;
-    int64_t seed, max_new_tokens;
+    struct line_options line; // what lines may ask for otherwise; betas are the value models'
     const char *chat;        // format of messages, NULL: that of the model's own template
     int64_t samples;         // of each prompt
     struct scorer *scorer;   // NULL: every sample is given; else only the one with the highest score

@@ -8,8 +8,6 @@
 #include "base/pool.h"
 #include "sample/generate.h"
 
-enum { BETA_MAX = 1000000 };  // either way
-
 struct values {
     struct value_model models[VALUE_MODELS_MAX];
     size_t count;

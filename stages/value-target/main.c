@@ -38,7 +38,7 @@ struct options {
 
 static struct options options_read(int argc, char **argv)
 {
-    static struct options options = { .quant = TENSOR_TYPE_COUNT, .lambda = -1, .gamma = 1, .refresh = 2 };
+    static struct options options = { .quant = TENSOR_TYPE_COUNT, .gamma = 1, .refresh = 2 };
     options.endpoint = getenv("VAS_STORE");
     const struct option_spec specs[] = {
         { 's', "store", "ENDPOINT", OPTION_TEXT, &options.endpoint, 0, 0,
@@ -90,7 +90,7 @@ static struct options options_read(int argc, char **argv)
     if (options.endpoint != NULL && options.model != NULL)
         options_refuse("-m is for pipes; in a store the values come from the run's own snapshots");
     options.quant = model_quant_from_name(options.quant_name);
-    if (options.lambda < 0)
+    if (!options_given("lambda"))
         options.lambda = options.endpoint != NULL || options.model != NULL ? 0.95 : 1;
     else if (options.lambda < 1 && options.endpoint == NULL && options.model == NULL)
         options_refuse("--lambda %g needs values: name a value model with -m", options.lambda);

@@ -59,6 +59,19 @@ static void expect_format(const json_t *format, const struct tokenizer *tokenize
     free(system);
 }
 
+/* Goal: what command lines list are the formats' names. */
+static void test_names(void)
+{
+    struct buffer names = { 0 };
+    for (enum chat_format format = 0; format < CHAT_FORMAT_COUNT; format++) {
+        EXPECT_INT(chat_format_from_name(chat_format_name(format)), format);
+        buffer_printf(&names, "%s%s", format > 0 ? "|" : "", chat_format_name(format));
+    }
+    buffer_append(&names, "", 1);
+    EXPECT_TEXT(names.data, CHAT_NAMES);
+    free(names.data);
+}
+
 /* Goal: every format gives the text of the models' own templates, from every shape of history, trimmed as they trim. */
 static void test_texts(void)
 {
@@ -324,6 +337,7 @@ int main(void)
     record = json_read("tests/parity/chat.json");
     if (record == NULL)
         return 1;
+    RUN(test_names);
     RUN(test_texts);
     RUN(test_ids_llama2);
     RUN(test_ids_gpt2);

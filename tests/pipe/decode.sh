@@ -67,6 +67,46 @@ decode -q -m "$base" --max-new-tokens 24 --value "$scratch/value" --value "$scra
     >"$scratch/both"
 same "--beta is for value models without their own, and a second one with 0 adds nothing" "$scratch/steered" "$scratch/both"
 
+# A line's own dials: what the command line would give with them, beside other lines in one batch; and a line for each mistake.
+cat >"$scratch/dials.jsonl" <<'JSON'
+{"prompt":"Tom had a","decode":{"beta":0}}
+{"prompt":"Tom had a"}
+{"prompt":"Tom had a","decode":{"beta":[-40],"temperature":0.5,"top_p":0.75,"top_k":50,"seed":3,"max_new_tokens":12}}
+{"prompt":"Tom had a","decode":{"temperature":0}}
+JSON
+dial() {
+    decode -q -m "$base" --max-new-tokens 24 --json "$@" "Tom had a"
+}
+{
+    dial
+    dial --value "$scratch/value:40"
+    dial --value "$scratch/value:-40" --temperature 0.5 --top-p 0.75 --top-k 50 --seed 3 --max-new-tokens 12
+    dial --value "$scratch/value:40" --greedy
+} >"$scratch/dialled-alone"
+decode -q -m "$base" --max-new-tokens 24 --value "$scratch/value:40" --json "$scratch/dials.jsonl" >"$scratch/answers"
+sed 's/^{"decode":{[^}]*},/{/' "$scratch/answers" >"$scratch/dialled"
+same "lines that ask for it are decoded with dials of their own" "$scratch/dialled-alone" "$scratch/dialled"
+own=$(sed -n '3s/^{"decode":\({[^}]*}\),.*/\1/p' "$scratch/answers")
+[ "$own" = '{"beta":[-40],"max_new_tokens":12,"seed":3,"temperature":0.5,"top_k":50,"top_p":0.75}' ] &&
+    ok "and say so" || not_ok "the third answer says $own"
+dial_refused() {  # NAME PATTERN JSON OPTION...
+    name=$1 pattern=$2
+    printf '{"prompt":"Tom had a","decode":%s}\n{"prompt":"Tom had a"}\n' "$3" >"$scratch/mistaken.jsonl"
+    shift 3
+    refused "$name" 65 "line 1 of .*: $pattern" decode -q -m "$base" --max-new-tokens 4 "$@" \
+        "$scratch/mistaken.jsonl"
+    grep -q . "$scratch/refused.out" || not_ok "$name: the other line was not answered"
+}
+dial_refused "an unknown dial" '"decode" has "betas", knows beta, temperature' '{"betas":1}' --value "$scratch/value"
+dial_refused "a dial out of range" '"top_p" under "decode" is 1.5, must be from 1e-09 to 1' '{"top_p":1.5}'
+dial_refused "a dial that is no whole number" '"seed" under "decode" is no whole number' '{"seed":1.5}'
+dial_refused "betas for more value models than there are" '"beta" under "decode" has 2 numbers, must have 1' '{"beta":[1,2]}' \
+    --value "$scratch/value"
+dial_refused "a beta without a value model" '"beta" under "decode" is for value models' '{"beta":1}'
+dial_refused "a beta for a value model that is not read" '"beta" under "decode" is 1 for .*, which was not read' '{"beta":1}' \
+    --value "$scratch/value:0"
+dial_refused "dials that are no object" '"decode" is no object' '[1]'
+
 # Tokens left to the base policy: all but the first; or those that a value model which cannot move anything would not change.
 decode -q -m "$base" --max-new-tokens 24 --value "$scratch/value:40" --guide-every 1000 --greedy --json "$scratch/prompts.jsonl" \
     >"$scratch/every"

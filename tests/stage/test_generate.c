@@ -147,7 +147,7 @@ static size_t prompt_of(size_t p, int32_t tokens[64])
     return count;
 }
 
-static void add_job(struct generator *generator, size_t j, double temperature)
+static void add_job(struct generator *generator, size_t j, double temperature, const double *betas)
 {
     int32_t tokens[64];
     size_t count = prompt_of(j / SAMPLES, tokens);
@@ -156,7 +156,8 @@ static void add_job(struct generator *generator, size_t j, double temperature)
     key_from_texts(key, number, NULL);
     generator_add(generator, &(struct generate_job){
         .prompt_tokens = tokens, .prompt_count = count, .prompt_key = key, .sample = (uint32_t)(j % SAMPLES), .seed = 7,
-        .max_new_tokens = 1 + (j * 5) % LENGTH, .sampling = { .temperature = temperature, .top_p = 1 }, .tag = (void *)j,
+        .max_new_tokens = 1 + (j * 5) % LENGTH, .sampling = { .temperature = temperature, .top_p = 1 }, .betas = betas,
+        .tag = (void *)j,
     });
 }
 
@@ -190,7 +191,7 @@ static void run_jobs(const struct generate_options *options, double temperature,
     size_t added = 0, taken = 0;
     while (added < JOBS || generator_held(generator) > 0) {
         for (size_t i = 0; i < 5 && added < JOBS; i++, added++)
-            add_job(generator, backwards ? JOBS - 1 - added : added, temperature);
+            add_job(generator, backwards ? JOBS - 1 - added : added, temperature, NULL);
         generator_step(generator);
         take_all(generator, outcomes, order, &taken);
     }
@@ -311,6 +312,44 @@ static void test_second_beta_zero(void)
     run_jobs(&options, 1, false, second_outcomes, second_order);
     EXPECT(memcmp(first_outcomes, second_outcomes, sizeof first_outcomes) != 0);
     fixture_close(&fixture);
+}
+
+/* Goal: jobs with betas of their own, in one batch with others, are what generators with these betas give. */
+static void test_own_betas(void)
+{
+    enum { KINDS = 3 };
+    static const double own[KINDS][2] = { { 1.5, -0.7 }, { 0, 0 }, { -2, 0 } };
+    static struct outcome expected[KINDS][JOBS];
+    for (size_t guide_every = 1; guide_every <= 2; guide_every++) {
+        struct fixture fixture = fixture_open(2);
+        struct value_model values[] = { value_of(&fixture, fixture.value, 0), value_of(&fixture, fixture.other, 0) };
+        struct generate_options options = options_of(&fixture, values, 2);
+        options.guide_every = guide_every;
+        for (size_t kind = 0; kind < KINDS; kind++) {
+            values[0].beta = own[kind][0];
+            values[1].beta = own[kind][1];
+            run_jobs(&options, 1, false, expected[kind], first_order);
+        }
+        EXPECT(memcmp(expected[0], expected[1], sizeof expected[0]) != 0 && memcmp(expected[1], expected[2], sizeof expected[1]) != 0);
+
+        values[0].beta = own[0][0];
+        values[1].beta = own[0][1];
+        int code;
+        struct generator *generator = generator_open(&options, &code);
+        CHECK(generator != NULL);
+        memset(second_outcomes, 0, sizeof second_outcomes);
+        for (size_t j = 0; j < JOBS; j++) {
+            memcpy(&first_outcomes[j], &expected[j % KINDS][j], sizeof first_outcomes[j]);
+            add_job(generator, j, 1, j % KINDS == 0 ? NULL : own[j % KINDS]);
+        }
+        size_t taken = 0;
+        while (generator_step(generator))
+            take_all(generator, second_outcomes, second_order, &taken);
+        EXPECT_INT(taken, JOBS);
+        expect_same("the company of jobs with other betas");
+        generator_close(generator);
+        fixture_close(&fixture);
+    }
 }
 
 /* ---- against fresh passes over the whole text ---- */
@@ -669,6 +708,7 @@ int main(void)
     RUN(test_beta_zero);
     RUN(test_constant_value);
     RUN(test_second_beta_zero);
+    RUN(test_own_betas);
     RUN(test_against_fresh_passes);
     RUN(test_left_to_base_against_fresh_passes);
     RUN(test_prompts_alike);
