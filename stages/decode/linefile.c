@@ -18,6 +18,7 @@ struct linefile {
     int fd;
     size_t number;
     bool ended;
+    bool skips;           // to the end of a line that is too long
     struct buffer data;
     size_t at, searched;  // bytes: where the next line begins; up to where it has no end
 };
@@ -82,8 +83,12 @@ static enum linefile_status read_more(struct linefile *lines, bool wait)
     lines->searched -= lines->at;
     lines->at = 0;
     if (lines->data.size > LINE_BYTES_MAX) {
-        log_error("line %zu of \"%s\" has more than %d bytes", lines->number + 1, lines->name, LINE_BYTES_MAX);
-        return LINEFILE_FAILED;
+        lines->data.size = lines->searched = 0;
+        if (!lines->skips) {
+            lines->skips = true;
+            log_error("line %zu of \"%s\" has more than %d bytes", lines->number + 1, lines->name, LINE_BYTES_MAX);
+            return LINEFILE_LONG;
+        }
     }
     if (poll(&(struct pollfd){ .fd = lines->fd, .events = POLLIN }, 1, wait ? WAIT_MS : 0) <= 0)
         return LINEFILE_NONE;
@@ -108,8 +113,15 @@ enum linefile_status linefile_next(struct linefile *lines, bool wait, char **lin
         const char *newline = lines->searched < lines->data.size
                                   ? memchr(lines->data.data + lines->searched, '\n', lines->data.size - lines->searched)
                                   : NULL;
-        if (newline != NULL)
-            return give_line(lines, (size_t)(newline - lines->data.data), line, size);
+        if (newline != NULL) {
+            size_t end = (size_t)(newline - lines->data.data);
+            if (!lines->skips)
+                return give_line(lines, end, line, size);
+            lines->skips = false;
+            lines->number++;
+            lines->at = lines->searched = end + 1;
+            continue;
+        }
         lines->searched = lines->data.size;
         if (lines->ended) {
             if (lines->at >= lines->data.size)

@@ -8,7 +8,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-enum { LINE_BYTES_MAX = 32 << 20 };
+enum { LINE_BYTES_MAX = 16 << 20 };
 
 struct linefile;
 
@@ -18,6 +18,7 @@ void linefile_close(struct linefile *lines);
 
 enum linefile_status {
     LINEFILE_ONE,     // a line
+    LINEFILE_LONG,    // of more than LINE_BYTES_MAX bytes: logged, and left out
     LINEFILE_NONE,    // nothing has arrived; with wait not for a while: ask again unless a signal came
     LINEFILE_END,     // no more
     LINEFILE_FAILED,  // logged

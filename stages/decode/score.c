@@ -230,7 +230,8 @@ int score_run(const char *path, const struct generate_options *generate)
     char *line;
     size_t size;
     while (!stop_requested() && (status = linefile_next(lines, true, &line, &size)) != LINEFILE_END && status != LINEFILE_FAILED)
-        if (status == LINEFILE_ONE && size > 0 && score_line(&scoring, lines, line, size) != 0)
+        if (status == LINEFILE_LONG
+            || (status == LINEFILE_ONE && size > 0 && score_line(&scoring, lines, line, size) != 0))
             code = EX_DATAERR;
     if (stop_requested())
         code = EX_TEMPFAIL;

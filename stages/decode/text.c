@@ -175,6 +175,9 @@ static bool ask_next(struct run *run, bool wait)
         if (strspn(line, " \t") < size)  // tokenize leaves empty lines out too
             ask_line(run, line, size);
         return true;
+    case LINEFILE_LONG:
+        run->code = EX_DATAERR;
+        return true;
     case LINEFILE_NONE:
         return false;
     case LINEFILE_FAILED:

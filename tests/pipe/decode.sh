@@ -273,3 +273,13 @@ printf '{"prompt":"One day"}\n{"promt":"typo"}\n{nonsense\n{"prompt":"Tom had a"
 decode -q -m "$base" --max-new-tokens 4 --json "$scratch/mixed.jsonl" >"$scratch/out" 2>"$scratch/err"
 [ $? = 65 ] && [ "$(wc -l <"$scratch/out")" = 2 ] && grep -q 'line 2' "$scratch/err" && grep -q 'line 3' "$scratch/err" &&
     ok "bad lines are named, good ones are answered" || not_ok "bad lines: $(tr '\n' '|' <"$scratch/err")"
+{
+    printf 'One day\n'
+    head -c 20000000 /dev/zero | tr '\0' x
+    printf '\nTom had a\n'
+    head -c 20000000 /dev/zero | tr '\0' x
+} >"$scratch/long.txt"
+decode -q -m "$base" --max-new-tokens 4 --json "$scratch/long.txt" >"$scratch/out" 2>"$scratch/err"
+code=$?
+[ "$code $(wc -l <"$scratch/out") $(sed 's/.*line \([0-9]\) of .* has more than .*/\1/' "$scratch/err" | tr '\n' ' ')" = "65 2 2 4 " ] &&
+    ok "so it is where lines are too long" || not_ok "long lines: exit $code, $(tr '\n' '|' <"$scratch/err")"
