@@ -116,35 +116,49 @@ static int index_open(struct weights *weights, const char *directory, const char
     return code;
 }
 
-/* The only *.safetensors file of a directory; NULL, logged, when there is none or a choice.  The caller frees. */
-static char *only_safetensors(const char *directory, int *code)
+/* How many *.safetensors files a directory has, the last seen of them into *path (malloc'd); -1 with errno. */
+static int count_safetensors(const char *directory, char **path)
 {
     DIR *entries = opendir(directory);
-    if (entries == NULL) {
-        log_error("could not open directory \"%s\": %s", directory, strerror(errno));
-        *code = EX_OSERR;
-        return NULL;
-    }
-    char *path = NULL;
-    size_t count = 0;
-    for (struct dirent *entry; (entry = readdir(entries)) != NULL;) {
+    int count = entries != NULL ? 0 : -1;
+    *path = NULL;
+    for (struct dirent *entry; entries != NULL && (entry = readdir(entries)) != NULL;) {
         size_t size = strlen(entry->d_name), ending = strlen(".safetensors");
         if (size <= ending || strcmp(entry->d_name + size - ending, ".safetensors") != 0)
             continue;
-        free(path);
-        path = memory_printf("%s/%s", directory, entry->d_name);
+        free(*path);
+        *path = memory_printf("%s/%s", directory, entry->d_name);
         count++;
     }
-    closedir(entries);
+    if (entries != NULL)
+        closedir(entries);
+    return count;
+}
+
+/* The only *.safetensors file of a directory; NULL, logged, when there is none or a choice.  The caller frees. */
+static char *only_safetensors(const char *directory, int *code)
+{
+    char *path;
+    int count = count_safetensors(directory, &path);
     if (count == 1)
         return path;
-    free(path);
-    *code = count == 0 ? EX_NOINPUT : EX_DATAERR;
-    if (count == 0)
+    if (count < 0)
+        log_error("could not open directory \"%s\": %s", directory, strerror(errno));
+    else if (count == 0)
         log_error("model \"%s\": it has no *.safetensors file", directory);
     else
-        log_error("model \"%s\": it has %zu *.safetensors files but no model.safetensors.index.json", directory, count);
+        log_error("model \"%s\": it has %d *.safetensors files but no model.safetensors.index.json", directory, count);
+    *code = count < 0 ? EX_OSERR : count == 0 ? EX_NOINPUT : EX_DATAERR;
+    free(path);
     return NULL;
+}
+
+bool weights_in_directory(const char *directory)
+{
+    char *path;
+    int count = count_safetensors(directory, &path);
+    free(path);
+    return count > 0;
 }
 
 char *weights_index_path(const char *directory)

@@ -43,6 +43,8 @@ struct weights;
 
 /* NULL on failure, logged; *code is then the exit code (65 bad, 66 missing, 69 cannot be read). */
 struct weights *weights_open(const char *path, int *code);
+/* Whether a directory has *.safetensors files, of whatever model. */
+bool weights_in_directory(const char *directory);
 /* Where a directory of several *.safetensors files says which tensor is in which; malloc'd. */
 char *weights_index_path(const char *directory);
 /* Borrows data for as long as the weights live.  name is how errors call it. */

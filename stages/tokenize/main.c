@@ -25,6 +25,7 @@
 #include "base/philox.h"
 #include "base/progress.h"
 #include "base/stop.h"
+#include "model/weights.h"
 #include "text/prompt.h"
 #include "text/tokenizer.h"
 #include "tokenize/reader.h"
@@ -438,18 +439,11 @@ static int collect_record(void *context, const struct record *record)
 /* A model's weights mean the ids of its own tokenizer.  EX_OK, or EX_CANTCREAT, logged. */
 static int vocabulary_output_check(const char *directory)
 {
-    static const char *const names[] = { "model.safetensors", "model.safetensors.index.json" };
-    for (size_t i = 0; i < COUNT_OF(names); i++) {
-        char *path = memory_printf("%s/%s", directory, names[i]);
-        bool there = file_exists(path);
-        free(path);
-        if (there) {
-            log_error("\"%s\" has a model: its tokenizer would be replaced", directory);
-            log_hint("choose another -o");
-            return EX_CANTCREAT;
-        }
-    }
-    return EX_OK;
+    if (!weights_in_directory(directory))
+        return EX_OK;
+    log_error("\"%s\" has a model: its tokenizer would be replaced", directory);
+    log_hint("choose another -o");
+    return EX_CANTCREAT;
 }
 
 static int train_tokenizer(const struct options *options)
