@@ -140,31 +140,32 @@ static void report(const char *name, struct pool *pool, const struct kernels *ke
     free(y);
 }
 
-static struct pool *limit_pool;
-static double (*limit_function)(void);
-static double limit_rates[256];
+struct reading {
+    const char *data;
+    size_t each;       // bytes, of a thread
+    double rates[256];
+};
 
-static void limit_task(void *context, size_t task, size_t thread)
+static void read_task(void *context, size_t task, size_t thread)
 {
     (void)thread;
-    const float *data = context;
-    size_t each = COLD_BYTES / pool_threads(limit_pool) / 256 * 256;
-    limit_rates[task] = limit_function != NULL ? limit_function() : limit_read((const char *)data + task * each, each);
+    struct reading *reading = context;
+    reading->rates[task] = limit_read(reading->data + task * reading->each, reading->each);
 }
 
-/* Of all threads together, the best of several rounds. */
-static double limit_best(double (*function)(void), const float *data)
+/* Of all threads together, bytes/s, the best of several rounds. */
+static double read_best(struct pool *pool, const float *data)
 {
+    struct reading reading = { .data = (const char *)data, .each = COLD_BYTES / pool_threads(pool) / 256 * 256 };
     double best = 0.0;
-    limit_function = function;
     for (int round = 0; round < ROUNDS; round++) {
         double sum = 0.0;
-        pool_run(limit_pool, pool_threads(limit_pool), limit_task, (void *)data);
-        for (size_t i = 0; i < pool_threads(limit_pool); i++)
-            sum += limit_rates[i];
+        pool_run(pool, pool_threads(pool), read_task, &reading);
+        for (size_t i = 0; i < pool_threads(pool); i++)
+            sum += reading.rates[i];
         best = sum > best ? sum : best;
     }
-    return best * 1e-9;
+    return best;
 }
 
 static void report_limits(struct pool *pool, const float *weight)
@@ -173,12 +174,11 @@ static void report_limits(struct pool *pool, const float *weight)
         const char *name;
         double (*rate)(void);
     } limits[] = { { "fma", limit_fma }, { "dpbf16", limit_dpbf16 }, { "dpbusd", limit_dpbusd },
-                   { "amx bf16", limit_amx_bf16 }, { "amx int8", limit_amx_int8 } };
-    limit_pool = pool;
+                   { "maddubs", limit_maddubs }, { "amx bf16", limit_amx_bf16 }, { "amx int8", limit_amx_int8 } };
     printf("limits   ");
     for (size_t i = 0; i < COUNT_OF(limits); i++)
-        printf(" %s %.0f,", limits[i].name, limit_best(limits[i].rate, weight));
-    printf(" read %.1f GB/s\n", limit_best(NULL, weight));
+        printf(" %s %.0f,", limits[i].name, 1e-9 * limit_of_pool(pool, limits[i].rate));
+    printf(" read %.1f GB/s\n", 1e-9 * read_best(pool, weight));
 }
 
 int main(int argc, char **argv)

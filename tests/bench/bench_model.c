@@ -4,21 +4,25 @@
  *     bench_model [-c] [-t THREADS] [-r ROUNDS] [-d DEPTH] MODEL [WHAT...]
  *
  * WHAT: pN prefill of N tokens; gB one more token of B independent sequences; fB the same of B sequences that share their first 256
- * positions; cK K candidates of one sequence; read: bytes that all threads together read from memory a second.  Sequences begin
- * DEPTH tokens long (32).  Prints the best and the median of the rounds.
+ * positions; cK K candidates of one sequence.  Sequences begin DEPTH tokens long (32).  Prints the best and the median of the rounds.
+ * "limits" measures what the processor reads and multiplies; at the end lines of "limit WHAT" say what the best of these would allow
+ * where every matrix is read and multiplied once and nothing else takes time.
  * -c counts the threads' processor time, on the average, and not time on the clock: for machines with other work.
  */
 #include <ctype.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "base/check.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "limits.h"
 #include "model/model.h"
+#include "model/network.h"
 
 enum {
     ROUNDS_MAX = 1000,
@@ -45,7 +49,9 @@ static int compare(const void *a, const void *b)
 
 struct bench {
     const struct model *model;
+    struct pool *pool;
     size_t C, V, rounds, depth;
+    double read_most, multiply_most[TENSOR_TYPE_COUNT];  // bytes/s, operations/s
     float *hidden, *logits;
     int32_t *tokens;
 };
@@ -63,20 +69,67 @@ static void read_share(void *context, size_t task, size_t thread)
     limit_read((const char *)context + task * READ_BYTES, READ_BYTES);
 }
 
-static void measure_read(struct pool *pool, size_t rounds)
+/* N of a WHAT; 0: it is none. */
+static size_t rows_of(const char *what)
 {
-    double rates[ROUNDS_MAX];
-    size_t all = pool_threads(pool) * READ_BYTES;
+    char *end;
+    size_t n = strchr("pgfc", what[0]) != NULL && isdigit((unsigned char)what[1]) ? strtoul(what + 1, &end, 10) : 0;
+    return n > 0 && *end == '\0' && n <= (what[0] == 'p' || what[0] == 'c' ? MODEL_ROWS_MAX : LOGITS_ROWS_MAX) ? n : 0;
+}
+
+/* ---- what the processor allows ---- */
+
+static const struct packed *head(const struct model *model)
+{
+    return model->lm_head.data != NULL ? &model->lm_head : &model->embedding;
+}
+
+static void measure_limits(struct bench *bench)
+{
+    size_t all = pool_threads(bench->pool) * READ_BYTES;
     char *data = memory_alloc_aligned(all, 1);
     memset(data, 1, all);
-    for (size_t round = 0; round < rounds; round++) {
+    for (size_t round = 0; round < bench->rounds; round++) {
         double start = seconds();
-        pool_run(pool, pool_threads(pool), read_share, data);
-        rates[round] = (double)all / (seconds() - start);
+        pool_run(bench->pool, pool_threads(bench->pool), read_share, data);
+        bench->read_most = fmax(bench->read_most, (double)all / (seconds() - start));
     }
     free(data);
-    print("read", rates, rounds);
+    const struct layer *layer = &bench->model->layers[0];
+    const enum tensor_type types[] = { layer->qkv.parts[0].type, layer->down.parts[0].type, head(bench->model)->type };
+    for (size_t i = 0; i < COUNT_OF(types); i++)
+        bench->multiply_most[types[i]] = fmax(bench->multiply_most[types[i]], limit_multiply(bench->pool, types[i]));
 }
+
+/* What a pass takes at least. */
+struct cost {
+    double bytes, multiply_s;
+};
+
+static void cost_add(struct cost *cost, const struct bench *bench, const struct packed *w, size_t rows)
+{
+    cost->bytes += (double)(packed_panels(w) * w->panel_bytes);
+    if (bench->multiply_most[w->type] > 0)
+        cost->multiply_s += 2.0 * (double)(w->N * w->K * rows) / bench->multiply_most[w->type];
+}
+
+static void print_allowed(const struct bench *bench, const char *what)
+{
+    size_t n = rows_of(what);
+    struct cost cost = { 0 };
+    for (int64_t l = 0; l < model_config(bench->model)->layer_count; l++) {
+        const struct layer *layer = &bench->model->layers[l];
+        const struct linear *linears[] = { &layer->qkv, &layer->o, &layer->gate, &layer->up, &layer->down };
+        for (size_t i = 0; i < COUNT_OF(linears); i++)
+            for (size_t part = 0; part < linears[i]->part_count; part++)
+                cost_add(&cost, bench, &linears[i]->parts[part], n);
+    }
+    if (what[0] != 'c')
+        cost_add(&cost, bench, head(bench->model), what[0] == 'p' ? 1 : n);
+    printf("limit %s %.2f\n", what, (double)n / fmax(cost.bytes / bench->read_most, cost.multiply_s));
+}
+
+/* ---- what it takes ---- */
 
 /* A sequence of T tokens. */
 static int32_t begin(const struct bench *bench, struct cache *cache, size_t T)
@@ -85,14 +138,6 @@ static int32_t begin(const struct bench *bench, struct cache *cache, size_t T)
     if (T > 0)
         model_extend(bench->model, cache, sequence, bench->tokens, T, NULL, NULL);
     return sequence;
-}
-
-/* N of a WHAT; 0: it is none. */
-static size_t rows_of(const char *what)
-{
-    char *end;
-    size_t n = strchr("pgfc", what[0]) != NULL && isdigit((unsigned char)what[1]) ? strtoul(what + 1, &end, 10) : 0;
-    return n > 0 && *end == '\0' && n <= (what[0] == 'p' || what[0] == 'c' ? MODEL_ROWS_MAX : LOGITS_ROWS_MAX) ? n : 0;
 }
 
 static size_t depth_of(const struct bench *bench, const char *what)
@@ -159,13 +204,13 @@ int main(int argc, char **argv)
         }
     }
     if (optind == argc || threads == 0 || bench.rounds == 0 || bench.rounds > ROUNDS_MAX || bench.depth > TOKENS) {
-        fprintf(stderr, "usage: bench_model [-c] [-t THREADS] [-r ROUNDS] [-d DEPTH] MODEL [pN|gB|fB|cK|read...]\n");
+        fprintf(stderr, "usage: bench_model [-c] [-t THREADS] [-r ROUNDS] [-d DEPTH] MODEL [pN|gB|fB|cK|limits...]\n");
         return 64;
     }
     log_open("bench_model", 0);
     for (int i = optind + 1; i < argc; i++) {
-        if (strcmp(argv[i], "read") != 0 && rows_of(argv[i]) == 0) {
-            log_error("\"%s\" is none of read, p or c with 1 to %d, g or f with 1 to %d", argv[i], MODEL_ROWS_MAX, LOGITS_ROWS_MAX);
+        if (strcmp(argv[i], "limits") != 0 && rows_of(argv[i]) == 0) {
+            log_error("\"%s\" is none of limits, p or c with 1 to %d, g or f with 1 to %d", argv[i], MODEL_ROWS_MAX, LOGITS_ROWS_MAX);
             return 64;
         }
     }
@@ -177,13 +222,14 @@ int main(int argc, char **argv)
     printf("load_s %.2f\n", seconds() - start);
     size_t position_max = (size_t)model_config(model)->position_max;
     for (int i = optind + 1; i < argc; i++) {
-        if (strcmp(argv[i], "read") != 0 && positions_of(&bench, argv[i]) > position_max) {
+        if (strcmp(argv[i], "limits") != 0 && positions_of(&bench, argv[i]) > position_max) {
             log_error("%s takes %zu positions, model \"%s\" has %zu", argv[i], positions_of(&bench, argv[i]), argv[optind],
                       position_max);
             return 64;
         }
     }
     bench.model = model;
+    bench.pool = pool;
     bench.C = (size_t)model_config(model)->channel_count;
     bench.V = (size_t)model_config(model)->vocab_size;
     bench.hidden = memory_alloc_aligned(MODEL_ROWS_MAX * bench.C, sizeof(float));
@@ -191,11 +237,15 @@ int main(int argc, char **argv)
     bench.tokens = memory_alloc(TOKENS, sizeof *bench.tokens);
     for (size_t i = 0; i < TOKENS; i++)
         bench.tokens[i] = (int32_t)(i * 7919 % bench.V);
-    for (int i = optind + 1; i < argc; i++)
-        if (strcmp(argv[i], "read") == 0)
-            measure_read(pool, bench.rounds);
+    for (int i = optind + 1; i < argc; i++) {
+        if (strcmp(argv[i], "limits") == 0)
+            measure_limits(&bench);
         else
             measure(&bench, argv[i]);
+    }
+    for (int i = optind + 1; i < argc && bench.read_most > 0; i++)
+        if (strcmp(argv[i], "limits") != 0)
+            print_allowed(&bench, argv[i]);
     free(bench.tokens);
     free(bench.logits);
     free(bench.hidden);

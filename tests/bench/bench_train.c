@@ -92,34 +92,6 @@ static double operations_of(const struct model_config *config, const struct trai
     return weights * 2.0 * (2.0 + (options->lora.rank > 0 ? 0.0 : 1.0) + (options->recompute ? 1.0 : 0.0));
 }
 
-struct multiplying {
-    double (*limit)(void);
-    double rate[THREADS_MAX];
-};
-
-static void multiply_task(void *context, size_t task, size_t thread)
-{
-    (void)thread;
-    struct multiplying *multiplying = context;
-    multiplying->rate[task] = multiplying->limit();
-}
-
-/* The most operations a second of all threads at once. */
-static double multiply_rate(struct pool *pool, enum products products)
-{
-    enum { TRIES = 5 };
-    struct multiplying multiplying = { .limit = products == PRODUCTS_BF16 ? limit_amx_bf16 : limit_fma };
-    double most = 0.0;
-    for (size_t i = 0; i < TRIES; i++) {
-        double rate = 0.0;
-        pool_run(pool, pool_threads(pool), multiply_task, &multiplying);
-        for (size_t thread = 0; thread < pool_threads(pool); thread++)
-            rate += multiplying.rate[thread];
-        most = rate > most ? rate : most;
-    }
-    return most;
-}
-
 int main(int argc, char **argv)
 {
     static size_t length[LENGTHS_MAX];
@@ -171,7 +143,8 @@ int main(int argc, char **argv)
 
     if (written != NULL)
         weights_write(trainer, options.lora.rank > 0, written);
-    double losses[ROUNDS_MAX + 1], took = 0.0, positions = 0.0, before = multiply_rate(pool, options.products);
+    double (*const limit)(void) = options.products == PRODUCTS_BF16 ? limit_amx_bf16 : limit_fma;
+    double losses[ROUNDS_MAX + 1], took = 0.0, positions = 0.0, before = limit_of_pool(pool, limit);
     for (size_t round = 0, first = 0; round <= rounds; round++, first += batch) {
         if (first + batch > count)
             first = 0;
@@ -184,7 +157,7 @@ int main(int argc, char **argv)
         took += seconds() - start;
         positions += (double)metrics.tokens;
     }
-    const double after = multiply_rate(pool, options.products);
+    const double after = limit_of_pool(pool, limit);
     printf("%.2f %.2f", positions / took, (after > before ? after : before) / operations_of(&config, &options));
     for (size_t round = 0; round <= rounds; round++)
         printf(" %.8g", losses[round]);

@@ -4,9 +4,11 @@
 #include <immintrin.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/resource.h>
 #include <time.h>
 
+#include "base/memory.h"
 #include "math/kernels.h"
 
 enum { CHAINS = 12, ROUNDS = 100000 };
@@ -32,7 +34,7 @@ static double seconds(void)
         for (int round = 0; round < ROUNDS; round++) {                                    \
             _Pragma("GCC unroll 12") for (int i = 0; i < CHAINS; i++) {                   \
                 sum[i] = step(sum[i], x, x);                                              \
-                __asm__ volatile("" : "+v"(sum[i]));                                      \
+                __asm__ volatile("" : "+v"(sum[i]), "+v"(x));                             \
             }                                                                             \
         }                                                                                 \
         return (double)(operations) * CHAINS * ROUNDS / (seconds() - start);              \
@@ -41,7 +43,10 @@ CHAIN_LIMIT(chain_fma_512, "avx512f", __m512, _mm512_fmadd_ps, 32)
 CHAIN_LIMIT(chain_fma_256, "avx2,fma", __m256, _mm256_fmadd_ps, 16)
 #define DPBF16(sum, a, b) _mm512_dpbf16_ps(sum, (__m512bh)(a), (__m512bh)(b))
 CHAIN_LIMIT(chain_dpbf16, "avx512f,avx512bf16", __m512, DPBF16, 64)
-CHAIN_LIMIT(chain_dpbusd, "avx512f,avx512vnni", __m512i, _mm512_dpbusd_epi32, 128)
+CHAIN_LIMIT(chain_dpbusd_512, "avx512f,avx512vnni", __m512i, _mm512_dpbusd_epi32, 128)
+CHAIN_LIMIT(chain_dpbusd_256, "avxvnni", __m256i, _mm256_dpbusd_avx_epi32, 64)
+#define MADDUBS(sum, a, b) _mm256_add_epi16(sum, _mm256_maddubs_epi16(a, b))
+CHAIN_LIMIT(chain_maddubs, "avx2", __m256i, MADDUBS, 64)
 
 double limit_fma(void)
 {
@@ -55,7 +60,12 @@ double limit_dpbf16(void)
 
 double limit_dpbusd(void)
 {
-    return kernels_named("vnni") != NULL ? chain_dpbusd() : 0.0;
+    return kernels_named("vnni") != NULL ? chain_dpbusd_512() : kernels_named("avxvnni") != NULL ? chain_dpbusd_256() : 0.0;
+}
+
+double limit_maddubs(void)
+{
+    return kernels_named("maddubs") != NULL ? chain_maddubs() : 0.0;
 }
 
 #define TILE_LIMIT(name, isa, step, operations)                                           \
@@ -95,6 +105,49 @@ double limit_amx_bf16(void)
 double limit_amx_int8(void)
 {
     return kernels_named("amx") != NULL ? tile_int8() : 0.0;
+}
+
+struct multiplying {
+    double (*limit)(void);
+    double *rates;  // (threads)
+};
+
+static void multiply_task(void *context, size_t task, size_t thread)
+{
+    (void)thread;
+    struct multiplying *multiplying = context;
+    multiplying->rates[task] = multiplying->limit();
+}
+
+double limit_of_pool(struct pool *pool, double (*limit)(void))
+{
+    enum { TRIES = 5 };
+    struct multiplying multiplying = { limit, memory_alloc(pool_threads(pool), sizeof(double)) };
+    double most = 0.0;
+    for (size_t i = 0; i < TRIES; i++) {
+        double all = 0.0;
+        pool_run(pool, pool_threads(pool), multiply_task, &multiplying);
+        for (size_t thread = 0; thread < pool_threads(pool); thread++)
+            all += multiplying.rates[thread];
+        most = all > most ? all : most;
+    }
+    free(multiplying.rates);
+    return most;
+}
+
+double limit_multiply(struct pool *pool, enum tensor_type type)
+{
+    double (*const floats[])(void) = { limit_fma, limit_amx_bf16, type == TENSOR_BF16 ? limit_dpbf16 : NULL };
+    double (*const bytes[])(void) = { limit_maddubs, limit_dpbusd, limit_amx_int8 };
+    double most = 0.0;
+    for (size_t i = 0; i < 3; i++) {
+        double (*limit)(void) = type > TENSOR_BF16 ? bytes[i] : floats[i];
+        if (limit == NULL || (type == TENSOR_F32 && limit != limit_fma))
+            continue;
+        double rate = limit_of_pool(pool, limit);
+        most = rate > most ? rate : most;
+    }
+    return most;
 }
 
 typedef uint64_t line __attribute__((vector_size(64)));

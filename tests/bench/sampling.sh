@@ -6,8 +6,8 @@
 #
 # The cases are bench_model.c's: gB one more token of B sequences, pN a prompt of N tokens, fB one more token of B rollouts of one
 # prompt.  llama.cpp runs through llama-cpp-python where $VAS_PYTHON (default python3) has it.  Ours and theirs take turns.  The
-# limit is what reading every weight once for a token of each sequence would allow, at the best rate at which memory was read before
-# and after.
+# limit is what reading every weight once, or multiplying it by each token, would allow, whichever takes longer, at the best rates
+# before and after.
 #
 # Prints a table (table.awk).  --figures: adds the figures to this file and prints none.
 set -eu
@@ -24,18 +24,15 @@ fi
 for type in $types; do
     model=$work/$shape-$type.gguf
     [ -f "$model" ] || "$BUILD/tests/bench/make_gguf" "$shape" "$type" "$model"
-    bytes=$(wc -c <"$model")
     pair=0
     while [ $pair -lt "$pairs" ]; do
         pair=$((pair + 1))
         echo "sampling.sh: $type, pair $pair of $pairs" >&2
-        "$BUILD/tests/bench/bench_model" -t "$threads" -r "$rounds" "$model" read $cases read |
-            awk -v OFS='\t' -v pair=$pair -v type="$type" -v bytes="$bytes" '
-                $1 == "read" { if ($2 > read) read = $2; next }
+        "$BUILD/tests/bench/bench_model" -t "$threads" -r "$rounds" "$model" limits $cases limits |
+            awk -v OFS='\t' -v pair=$pair -v type="$type" '
                 $1 == "load_s" { next }
-                $1 !~ /^p/ { rows[$1] = substr($1, 2) }
-                { print pair, type " " $1, "ours", $3 }
-                END { for (what in rows) print pair, type " " what, "limit", rows[what] * read / bytes }' >>"$out"
+                $1 == "limit" { print pair, type " " $2, "limit", $3; next }
+                { print pair, type " " $1, "ours", $3 }' >>"$out"
         [ -z "$peer" ] || "$python" tests/bench/peer_llama_cpp.py "$model" "$threads" "$rounds" $cases |
             awk -v OFS='\t' -v pair=$pair -v type="$type" '{ print pair, type " " $1, "llama.cpp", $2 }' >>"$out"
     done
