@@ -11,6 +11,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
 
@@ -42,12 +43,18 @@ struct pool {
     atomic_uint_fast64_t open;    // the number of the loop that workers may come to; 0: none; LOOP_CLOSING: the pool closes
     atomic_size_t inside;         // workers that may be in the open loop; while there are any, all of the above but open stays
 
+    _Atomic(pool_job *) job;      // that no thread has come to; NULL: none
+    void *job_context;
+    atomic_bool job_runs;         // it has not ended
+
     pthread_mutex_t mutex;
     pthread_cond_t wake;
     atomic_size_t sleepers;       // changed under the mutex
 };
 
 #define LOOP_CLOSING UINT_FAST64_MAX
+
+static _Thread_local bool in_job;  // whether a worker does a job
 
 /* One round of waiting. */
 static void spin(unsigned round)
@@ -68,18 +75,24 @@ static void pool_share(struct pool *pool, size_t thread)
     }
 }
 
-/* The number of an open loop that comes after one. */
-static uint_fast64_t pool_await(struct pool *pool, uint_fast64_t after)
+/* The job, for whoever asks first; else NULL. */
+static pool_job *pool_take_job(struct pool *pool)
 {
-    uint_fast64_t open;
+    return atomic_load(&pool->job) != NULL ? atomic_exchange(&pool->job, NULL) : NULL;
+}
+
+/* The number of an open loop that comes after one; or *job is one to do. */
+static uint_fast64_t pool_await(struct pool *pool, uint_fast64_t after, pool_job **job)
+{
+    uint_fast64_t open = 0;
     for (unsigned round = 0; round < SPIN_ROUNDS; round++) {
-        if ((open = atomic_load_explicit(&pool->open, memory_order_acquire)) > after)
+        if ((*job = pool_take_job(pool)) != NULL || (open = atomic_load_explicit(&pool->open, memory_order_acquire)) > after)
             return open;
         spin(round);
     }
     pthread_mutex_lock(&pool->mutex);
     atomic_fetch_add(&pool->sleepers, 1);
-    while ((open = atomic_load(&pool->open)) <= after)
+    while ((*job = pool_take_job(pool)) == NULL && (open = atomic_load(&pool->open)) <= after)
         pthread_cond_wait(&pool->wake, &pool->mutex);
     atomic_fetch_sub(&pool->sleepers, 1);
     pthread_mutex_unlock(&pool->mutex);
@@ -90,7 +103,16 @@ static void *pool_worker_run(void *argument)
 {
     struct pool_worker *worker = argument;
     struct pool *pool = worker->pool;
-    for (uint_fast64_t loop = 0; (loop = pool_await(pool, loop)) != LOOP_CLOSING; ) {
+    pool_job *job;
+    for (uint_fast64_t loop = 0, open; (open = pool_await(pool, loop, &job)) != LOOP_CLOSING; ) {
+        if (job != NULL) {
+            in_job = true;
+            job(pool->job_context);
+            in_job = false;
+            atomic_store_explicit(&pool->job_runs, false, memory_order_release);
+            continue;
+        }
+        loop = open;
         atomic_fetch_add(&pool->inside, 1);
         if (atomic_load(&pool->open) == loop)  // not ended meanwhile
             pool_share(pool, worker->thread);
@@ -99,10 +121,9 @@ static void *pool_worker_run(void *argument)
     return NULL;
 }
 
-/* Opens a loop.  A worker that falls asleep sees it, or is seen. */
-static void pool_begin(struct pool *pool, uint_fast64_t loop)
+/* After a loop was opened, or a job laid down: a worker that falls asleep sees it, or is seen. */
+static void pool_wake(struct pool *pool)
 {
-    atomic_store(&pool->open, loop);
     if (atomic_load(&pool->sleepers) == 0)
         return;
     pthread_mutex_lock(&pool->mutex);
@@ -142,7 +163,8 @@ void pool_close(struct pool *pool)
 {
     if (pool == NULL)
         return;
-    pool_begin(pool, LOOP_CLOSING);
+    atomic_store(&pool->open, LOOP_CLOSING);
+    pool_wake(pool);
     for (size_t i = 0; i + 1 < pool->threads; i++)
         pthread_join(pool->workers[i].id, NULL);
     pthread_cond_destroy(&pool->wake);
@@ -154,12 +176,12 @@ void pool_close(struct pool *pool)
 
 size_t pool_threads(const struct pool *pool)
 {
-    return pool->threads;
+    return in_job ? 1 : pool->threads;
 }
 
 void pool_run(struct pool *pool, size_t tasks, pool_task *task, void *context)
 {
-    if (pool->threads == 1 || tasks <= 1) {
+    if (pool_threads(pool) == 1 || tasks <= 1) {
         for (size_t i = 0; i < tasks; i++)
             task(context, i, 0);
         return;
@@ -170,9 +192,29 @@ void pool_run(struct pool *pool, size_t tasks, pool_task *task, void *context)
         atomic_store_explicit(&pool->shares[thread].next, begin, memory_order_relaxed);
         begin = pool->shares[thread].end = tasks * (thread + 1) / pool->threads;
     }
-    pool_begin(pool, ++pool->loops);
+    atomic_store(&pool->open, ++pool->loops);
+    pool_wake(pool);
     pool_share(pool, 0);
     atomic_store(&pool->open, 0);
     for (unsigned round = 0; atomic_load(&pool->inside) > 0; round++)
+        spin(round);
+}
+
+void pool_start(struct pool *pool, pool_job *job, void *context)
+{
+    pool->job_context = context;
+    atomic_store(&pool->job_runs, true);
+    atomic_store(&pool->job, job);
+    pool_wake(pool);
+}
+
+void pool_finish(struct pool *pool)
+{
+    pool_job *job = pool_take_job(pool);
+    if (job != NULL) {
+        job(pool->job_context);
+        atomic_store(&pool->job_runs, false);
+    }
+    for (unsigned round = 0; atomic_load_explicit(&pool->job_runs, memory_order_acquire); round++)
         spin(round);
 }

@@ -22,4 +22,13 @@ size_t pool_threads(const struct pool *pool);
 /* Runs task 0 .. tasks-1 and returns when all have ended.  Not reentrant.  thread < pool_threads(). */
 void pool_run(struct pool *pool, size_t tasks, pool_task *task, void *context);
 
+/*
+ * Has another thread do a job while the caller goes on, whose loops the other threads share meanwhile.  Loops within the job are
+ * that thread's alone: there pool_threads() is 1.  pool_finish waits for its end; a job that no thread has come to it does itself.
+ * One job at a time.
+ */
+typedef void pool_job(void *context);
+void pool_start(struct pool *pool, pool_job *job, void *context);
+void pool_finish(struct pool *pool);
+
 #endif

@@ -18,6 +18,7 @@
 #include "base/effort.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "base/pace.h"
 #include "base/progress.h"
 #include "sample/text_values.h"
 
@@ -58,6 +59,7 @@ struct live {
     size_t count, count_max;
     size_t pages;              // set aside for it
     size_t pending;            // so many of the newest tokens were no valued candidates: the value models have not run them
+    bool ahead;                // the base has run its newest token: generator->ahead_logits
     bool ended, stopped;
     double kl;
     char *failure;
@@ -121,6 +123,9 @@ struct generator {
     struct row *rows;        // (group_max * (K + pending_max))
     float *hidden;           // (rows, C of the widest model)
     float *logits;           // (group_max, V)
+    float *ahead_hidden;     // (C)
+    float *ahead_logits;     // (V)
+    struct pace pace;        // whether to go ahead
     float *row_values;       // (rows)
     struct value_ask *asks;  // (group_max)
     struct sample_scratch *scratch;  // (threads)
@@ -234,6 +239,8 @@ static void alloc_work(struct generator *generator)
 
     generator->rows = memory_alloc(row_count, sizeof *generator->rows);
     generator->hidden = memory_alloc_aligned(row_count * C, sizeof(float));
+    generator->ahead_hidden = memory_alloc_aligned((size_t)model_config(options->base)->channel_count, sizeof(float));
+    generator->ahead_logits = memory_alloc_aligned(V, sizeof(float));
     generator->row_values = memory_alloc(row_count, sizeof(float));
     generator->asks = memory_alloc(G, sizeof *generator->asks);
     generator->logits = memory_alloc_aligned(G * V, sizeof(float));
@@ -408,6 +415,8 @@ void generator_close(struct generator *generator)
     free(generator->logits);
     free(generator->asks);
     free(generator->row_values);
+    free(generator->ahead_logits);
+    free(generator->ahead_hidden);
     free(generator->hidden);
     free(generator->rows);
     free(generator);
@@ -645,7 +654,7 @@ static bool start_one(struct generator *generator)
 
 /* ---- one token for a group of responses ---- */
 
-/* Logits of the next token: from the base's pass over the newest tokens, or at the first from the prompt's. */
+/* Logits of the next token: from the base's pass over the newest tokens, which may be over, or at the first from the prompt's. */
 static void turns_base(struct generator *generator, size_t count)
 {
     const struct generate_options *options = &generator->options;
@@ -653,7 +662,7 @@ static void turns_base(struct generator *generator, size_t count)
     size_t M = 0;
     for (size_t g = 0; g < count; g++) {
         struct live *live = generator->turns[g].live;
-        if (live->count > 0) {
+        if (live->count > 0 && !live->ahead) {
             generator->turns[g].logits = generator->logits + M * generator->V;
             generator->rows[M++] = (struct row){ live->base_sequence, live->tokens[live->count - 1], ROW_CACHED };
         }
@@ -666,9 +675,11 @@ static void turns_base(struct generator *generator, size_t count)
     }
     for (size_t g = 0; g < count; g++) {
         struct live *live = generator->turns[g].live;
-        if (live->count == 0) {
+        if (live->count == 0 || live->ahead) {
+            const float *known = live->ahead ? generator->ahead_logits : live->prompt->logits;
             generator->turns[g].logits = generator->logits + M++ * generator->V;
-            memcpy(generator->turns[g].logits, live->prompt->logits, generator->V * sizeof(float));
+            memcpy(generator->turns[g].logits, known, generator->V * sizeof(float));
+            live->ahead = false;
         }
     }
     span_end(span, &generator->stats.base_s);
@@ -766,6 +777,24 @@ static void turns_text_values(struct generator *generator, size_t count, size_t 
             generator->turns[g].too_long |= (ask++)->too_long;
 }
 
+/* All value models' passes. */
+static void turns_all_values(struct generator *generator, size_t count)
+{
+    for (size_t i = 0; i < generator->I; i++) {
+        if (generator->text_values[i] != NULL)
+            turns_text_values(generator, count, i);
+        else if (generator->leader[i] == i)
+            turns_values(generator, count, i);
+    }
+}
+
+static struct sampled turn_draw(struct generator *generator, const struct turn *turn, size_t thread)
+{
+    const struct generate_job *order = &turn->live->job->order;
+    double uniform = sample_uniform(order->seed, order->prompt_key, order->sample, (uint32_t)turn->live->count);
+    return sample_token(generator->kernels, turn->logits, generator->V, order->sampling, uniform, &generator->scratch[thread]);
+}
+
 static void turn_sample(void *context, size_t task, size_t thread)
 {
     struct generator *generator = context;
@@ -779,9 +808,7 @@ static void turn_sample(void *context, size_t task, size_t thread)
         for (size_t k = 0; k < K; k++)
             turn->steered_logits[k] = turn->logits[turn->candidates[k]];
     }
-    double uniform = sample_uniform(order->seed, order->prompt_key, order->sample, (uint32_t)turn->live->count);
-    turn->sampled = sample_token(generator->kernels, turn->logits, generator->V, order->sampling, uniform,
-                                 &generator->scratch[thread]);
+    turn->sampled = turn_draw(generator, turn, thread);
     turn->chosen = -1;
     for (size_t k = 0; k < K; k++)
         if (turn->candidates[k] == turn->sampled.token)
@@ -858,8 +885,36 @@ static void turn_keep(struct generator *generator, const struct turn *turn)
     live->pending = turn->chosen >= 0 ? 0 : turn->K > 0 ? 1 : live->pending + 1;
 }
 
+/* ---- the base goes ahead of a single response's values ---- */
+
+/* The token that would be drawn without values; -1: nothing follows it, or the base does not go ahead. */
+static int32_t turn_guess(struct generator *generator, const struct turn *turn)
+{
+    const struct live *live = turn->live;
+    if (generator->live_count > 1 || turn->K == 0 || pace_way(&generator->pace) == 0 || live->count + 1 == live->count_max)
+        return -1;
+    int32_t token = turn_draw(generator, turn, 0).token;
+    return token >= 0 && !tokenizer_is_stop(generator->options.tokenizer, token) ? token : -1;
+}
+
+static void base_ahead(struct generator *generator, const struct live *live, int32_t guess)
+{
+    const struct model *base = generator->options.base;
+    struct span span = span_begin();
+    model_forward(base, generator->base_cache, &(struct row){ live->base_sequence, guess, ROW_CACHED }, 1, generator->ahead_hidden);
+    model_logits(base, generator->ahead_hidden, 1, generator->ahead_logits);
+    span_end(span, &generator->stats.base_s);
+}
+
+static void values_job(void *context)
+{
+    turns_all_values(context, 1);
+}
+
 static void group_step(struct generator *generator, struct live *live, size_t count)
 {
+    struct pool *pool = generator->options.pool;
+    int32_t guess = -1;
     for (size_t g = 0; g < count; g++) {
         generator->turns[g].live = &live[g];
         generator->turns[g].K = 0;
@@ -868,22 +923,31 @@ static void group_step(struct generator *generator, struct live *live, size_t co
     turns_base(generator, count);
     if (generator->I > 0) {
         struct span span = span_begin();
-        pool_run(generator->options.pool, count, turn_candidates, generator);
-        for (size_t i = 0; i < generator->I; i++) {
-            if (generator->text_values[i] != NULL)
-                turns_text_values(generator, count, i);
-            else if (generator->leader[i] == i)
-                turns_values(generator, count, i);
+        pool_run(pool, count, turn_candidates, generator);
+        guess = turn_guess(generator, &generator->turns[0]);
+        if (guess >= 0) {
+            pool_start(pool, values_job, generator);
+            span_end(span, &generator->stats.value_s);
+            base_ahead(generator, live, guess);
+            span = span_begin();
+            pool_finish(pool);
+        } else {
+            turns_all_values(generator, count);
         }
         span_end(span, &generator->stats.value_s);
     }
     struct span span = span_begin();
-    pool_run(generator->options.pool, count, turn_sample, generator);
+    pool_run(pool, count, turn_sample, generator);
     span_end(span, &generator->stats.sample_s);
     for (size_t g = 0; g < count; g++) {
         turn_end(generator, &generator->turns[g]);
         if (generator->I > 0 && !live[g].ended)
             turn_keep(generator, &generator->turns[g]);
+    }
+    if (guess >= 0 && !live->ended && generator->turns[0].sampled.token == guess) {
+        row_keep(generator->base_cache, 0);
+        live->ahead = true;
+        generator->stats.ahead++;
     }
 }
 
@@ -894,9 +958,12 @@ bool generator_step(struct generator *generator)
     CHECK(generator->live_count > 0 || generator->waiting == NULL);
     if (generator->live_count == 0)
         return false;
+    double begun_s = clock_s();
     for (size_t first = 0; first < generator->live_count; first += generator->group_max)
         group_step(generator, &generator->live[first],
                    size_min(generator->group_max, generator->live_count - first));
+    if (generator->live_count == 1 && generator->I > 0 && pool_threads(generator->options.pool) > 1)
+        pace_add(&generator->pace, clock_s() - begun_s);
 
     size_t left = 0;
     for (size_t i = 0; i < generator->live_count; i++) {

@@ -1,11 +1,12 @@
 /*
  * generate.h - responses sampled token by token, many at once, from a base policy steered by value models.
  *
- * Jobs are added at any time; each step gives every live response one token.  A prompt is run once for all jobs that share it.
- * With value models a token costs one pass of the base over the live responses and, for each value model, one pass over
- * their K candidates; the chosen candidate's row stays in the value model's cache, so no token is run twice.  Value models that
- * share a trunk have one pass together.  A value model with a tokenizer of its own is asked about the candidates' text
- * (text_values.h); a response ends where one of its candidates' texts would be longer than this model's context.
+ * Jobs are added at any time; each step gives every live response one token.  A prompt is run once for all jobs that share it. With
+ * value models a token costs one pass of the base over the live responses and, for each value model, one pass over their K
+ * candidates; the chosen candidate's row stays in the value model's cache, so no token is run twice.  Value models that share a
+ * trunk have one pass together.  While the candidates of a single response are valued, the base goes ahead with the token that it
+ * would draw without values, where that is faster (pace.h).  A value model with a tokenizer of its own is asked about the
+ * candidates' text (text_values.h); a response ends where one of its candidates' texts would be longer than this model's context.
  *
  * Tokens may be left to the base policy: all but every guide_every-th, and those of which it is so sure that values would hardly
  * change them (skip_share).  The value models then run them in one pass with the next token's candidates.  Of other tokens the
@@ -127,6 +128,7 @@ bool generator_next(struct generator *generator, struct response *response);
 struct generate_stats {
     int64_t tokens;         // sampled
     int64_t steered;        // of these, with values
+    int64_t ahead;          // of these, drawn as the base had gone ahead with
     int64_t prompt_tokens;  // run, each prompt once, without whole pages that it begins with like a kept one
     double prompt_s, base_s, value_s, sample_s;
 };

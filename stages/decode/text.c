@@ -376,14 +376,16 @@ static void log_summary(const struct run *run, double seconds)
     struct generate_stats stats = generator_stats(run->generator);
     if (run->responses == 0)
         return;
-    char kl[32] = "", steered[40] = "";
+    char kl[32] = "", steered[40] = "", ahead[40] = "";
     if (run->options->scorer == NULL)
         snprintf(kl, sizeof kl, " kl=%.4g", run->kl / (double)run->responses);
     if (stats.steered > 0 && stats.steered < stats.tokens)
         snprintf(steered, sizeof steered, " steered=%lld", (long long)stats.steered);
-    log_event("responses=%lld tokens=%lld tokens_per_s=%.0f seconds=%.2f prompt_s=%.2f base_s=%.2f value_s=%.2f sample_s=%.2f%s%s",
+    if (stats.ahead > 0)
+        snprintf(ahead, sizeof ahead, " ahead=%lld", (long long)stats.ahead);
+    log_event("responses=%lld tokens=%lld tokens_per_s=%.0f seconds=%.2f prompt_s=%.2f base_s=%.2f value_s=%.2f sample_s=%.2f%s%s%s",
               (long long)run->responses, (long long)stats.tokens, (double)stats.tokens / fmax(seconds, 1e-9), seconds,
-              stats.prompt_s, stats.base_s, stats.value_s, stats.sample_s, kl, steered);
+              stats.prompt_s, stats.base_s, stats.value_s, stats.sample_s, kl, steered, ahead);
 }
 
 int text_run(const struct text_options *options, const struct generate_options *generate)

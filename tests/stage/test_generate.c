@@ -180,6 +180,8 @@ static void take_all(struct generator *generator, struct outcome *outcomes, size
     }
 }
 
+static struct generate_stats last_stats;  // of run_jobs
+
 /* All jobs, added a few at a time between steps; backwards: the last first.  order: (JOBS) in which they came out. */
 static void run_jobs(const struct generate_options *options, double temperature, bool backwards, struct outcome *outcomes,
                      size_t order[JOBS])
@@ -197,6 +199,7 @@ static void run_jobs(const struct generate_options *options, double temperature,
     }
     EXPECT_INT(taken, JOBS);
     EXPECT(!generator_step(generator));
+    last_stats = generator_stats(generator);
     generator_close(generator);
 }
 
@@ -213,7 +216,7 @@ static void expect_same(const char *what)
 static void check_batch_order_threads(bool one_trunk, size_t guide_every, double skip_share, double beta)
 {
     static const struct { size_t batch, threads; bool backwards; } cases[] = {
-        { 1, 1, false }, { 7, 2, false }, { 32, 1, true }, { 32, 3, false }, { 2, 2, true },
+        { 1, 1, false }, { 7, 2, false }, { 32, 1, true }, { 32, 3, false }, { 2, 2, true }, { 1, 2, false }, { 1, 4, true },
     };
     for (size_t i = 0; i < COUNT_OF(cases); i++) {
         struct fixture fixture = fixture_open(cases[i].threads);
@@ -227,6 +230,9 @@ static void check_batch_order_threads(bool one_trunk, size_t guide_every, double
         run_jobs(&options, 1, cases[i].backwards, outcomes, second_order);
         if (i > 0)
             expect_same("batch, order or threads");
+        EXPECT(cases[i].threads > 1 || last_stats.ahead == 0);
+        if (cases[i].batch == 1 && cases[i].threads > 1 && guide_every == 1 && skip_share == 0)
+            EXPECT(last_stats.ahead > 0);
         fixture_close(&fixture);
     }
     for (size_t j = 0; j < JOBS; j++)

@@ -14,6 +14,7 @@
 #include "base/map.h"
 #include "base/memory.h"
 #include "base/philox.h"
+#include "base/pace.h"
 #include "base/pool.h"
 #include "base/progress.h"
 #include "base/utf8.h"
@@ -191,6 +192,68 @@ static void test_pool_short_loops(void)
     pool_close(pool);
 }
 
+struct beside_context {
+    struct pool *pool;
+    size_t threads;
+    struct sum_context sums;
+};
+
+static void beside_job(void *context)
+{
+    struct beside_context *beside = context;
+    beside->threads = pool_threads(beside->pool);
+    beside->sums.threads = beside->threads;
+    pool_run(beside->pool, 300, square_task, &beside->sums);
+}
+
+/* Goal: a job beside loops runs once and is over when pool_finish returns, its loops and theirs run every task once, also where no
+   other thread comes to it in time, or there is none. */
+static void test_pool_beside(void)
+{
+    for (size_t threads = 1; threads <= 4; threads++) {
+        struct pool *pool = pool_open(threads);
+        for (int round = 0; round < 2000; round++) {
+            struct beside_context beside = { .pool = pool };
+            struct sum_context sums = { .threads = threads };
+            pool_start(pool, beside_job, &beside);
+            for (int loop = 0; loop < round % 4; loop++)
+                pool_run(pool, 100, square_task, &sums);
+            pool_finish(pool);
+            EXPECT(beside.threads == 1 || beside.threads == threads);
+            EXPECT(!sums.thread_out_of_range && !beside.sums.thread_out_of_range);
+            for (size_t i = 0; i < 1000; i++) {
+                EXPECT_INT(beside.sums.results[i], i < 300 ? i * i : 0);
+                EXPECT_INT(sums.results[i], i < 100 ? (uint64_t)(round % 4) * i * i : 0);
+            }
+            if (round % 500 == 0)
+                usleep(2000);
+        }
+        pool_close(pool);
+    }
+}
+
+/* Steps by way 1 take so many times as long; they are too long now and then either way. */
+static size_t run_pace(struct pace *pace, double times, size_t steps)
+{
+    size_t ways = 0;
+    for (size_t i = 0; i < steps; i++) {
+        size_t way = pace_way(pace);
+        ways += way;
+        pace_add(pace, (way == 1 ? times : 1.0) * (i % 7 == 0 ? 50.0 : 1.0));
+    }
+    return ways;
+}
+
+/* Goal: but for trials the faster way is taken, also when the other becomes it. */
+static void test_pace(void)
+{
+    struct pace pace = { 0 };
+    const size_t trial = PACE_WARM + PACE_TRIED, round = 2 * trial + PACE_KEPT;
+    EXPECT_INT(run_pace(&pace, 0.9, round), trial + PACE_KEPT);
+    EXPECT_INT(run_pace(&pace, 1.1, round), trial);
+    EXPECT_INT(run_pace(&pace, 0.9, round), trial + PACE_KEPT);
+}
+
 /* Goal: a file appears whole, replaces the old one, and nothing stays beside it, not even what a killed process had begun there. */
 static void test_file_write(void)
 {
@@ -358,6 +421,8 @@ int main(void)
     RUN(test_arena);
     RUN(test_pool);
     RUN(test_pool_short_loops);
+    RUN(test_pool_beside);
+    RUN(test_pace);
     RUN(test_file_write);
     RUN(test_file_cut_short);
     RUN(test_file_write_together);
