@@ -1,8 +1,8 @@
 /*
  * generate.h - responses sampled token by token, many at once, from a base policy steered by value models.
  *
- * Jobs are added at any time; each step gives every live response one token.  A prompt is run once for all jobs that share it. With
- * value models a token costs one pass of the base over the live responses and, for each value model, one pass over their K
+ * Jobs are added at any time; each step gives every live response one token.  A prompt is run once for all jobs that share it.
+ * With value models a token costs one pass of the base over the live responses and, for each value model, one pass over their K
  * candidates; the chosen candidate's row stays in the value model's cache, so no token is run twice.  Value models that share a
  * trunk have one pass together.  While the candidates of a single response are valued, the base goes ahead with the token that it
  * would draw without values, where that is faster (pace.h).  A value model with a tokenizer of its own is asked about the

@@ -80,7 +80,8 @@ int line_options_read(struct line_options *options, const json_t *json, const st
         while (i < COUNT_OF(numbers) && strcmp(numbers[i].name, name) != 0)
             i++;
         if (i == COUNT_OF(numbers)) {
-            snprintf(reason, 256, "\"decode\" has \"%.100s\", knows beta, temperature, top_p, top_k, seed and max_new_tokens", name);
+            snprintf(reason, 256, "\"decode\" has \"%.100s\", knows beta, temperature, top_p, top_k, seed and max_new_tokens",
+                     name);
             return -1;
         }
         if (number_check(name, value, numbers[i].whole, numbers[i].min, numbers[i].max, reason) != 0)

@@ -2,8 +2,8 @@
  * text.h - prompts as text in, responses as text or JSON lines out.
  *
  * A prompt comes from the command line, or from a line of a file: the line itself, or the "prompt" or the "messages" of a line that
- * is a JSON object, with what its "decode" asks for (line_options.h).  Answers come in the order of the prompts.  The response to a prompt is the same as the rollout that
- * workers of a store give for it.
+ * is a JSON object, with what its "decode" asks for (line_options.h).  Answers come in the order of the prompts.  The response to a
+ * prompt is the same as the rollout that workers of a store give for it.
  */
 #ifndef DECODE_TEXT_H
 #define DECODE_TEXT_H

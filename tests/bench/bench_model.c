@@ -4,9 +4,9 @@
  *     bench_model [-c] [-t THREADS] [-r ROUNDS] [-d DEPTH] MODEL [WHAT...]
  *
  * WHAT: pN prefill of N tokens; gB one more token of B independent sequences; fB the same of B sequences that share their first 256
- * positions; cK K candidates of one sequence.  Sequences begin DEPTH tokens long (32).  Prints the best and the median of the rounds.
- * "limits" measures what the processor reads and multiplies; at the end lines of "limit WHAT" say what the best of these would allow
- * where every matrix is read and multiplied once and nothing else takes time.
+ * positions; cK K candidates of one sequence.  Sequences begin DEPTH tokens long (32).  Prints the best and the median of the
+ * rounds.  "limits" measures what the processor reads and multiplies; at the end lines of "limit WHAT" say what the best of these
+ * would allow where every matrix is read and multiplied once and nothing else takes time.
  * -c counts the threads' processor time, on the average, and not time on the clock: for machines with other work.
  */
 #include <ctype.h>
@@ -210,7 +210,8 @@ int main(int argc, char **argv)
     log_open("bench_model", 0);
     for (int i = optind + 1; i < argc; i++) {
         if (strcmp(argv[i], "limits") != 0 && rows_of(argv[i]) == 0) {
-            log_error("\"%s\" is none of limits, p or c with 1 to %d, g or f with 1 to %d", argv[i], MODEL_ROWS_MAX, LOGITS_ROWS_MAX);
+            log_error("\"%s\" is none of limits, p or c with 1 to %d, g or f with 1 to %d", argv[i], MODEL_ROWS_MAX,
+                      LOGITS_ROWS_MAX);
             return 64;
         }
     }
