@@ -71,6 +71,8 @@ int line_options_read(struct line_options *options, const json_t *json, const st
     const char *name;
     json_t *value;
     json_object_foreach((json_t *)json, name, value) {
+        if (json_is_null(value))
+            continue;
         if (strcmp(name, "beta") == 0) {
             if (betas_read(options->betas, value, values, value_count, reason) != 0)
                 return -1;

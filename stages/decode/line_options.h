@@ -21,7 +21,7 @@ struct line_options {
 };
 
 /*
- * Puts what json names into options, which hold what is not named.  values: (value_count) those that --value names.
+ * Puts what json names into options, which hold what is not named or null.  values: (value_count) those that --value names.
  * 0, or -1 with one line of reason.
  */
 int line_options_read(struct line_options *options, const json_t *json, const struct value_model *values, size_t value_count,

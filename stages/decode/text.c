@@ -140,6 +140,7 @@ static void ask_line(struct run *run, const char *line, size_t size)
     json_t *json = json_parse_line(line, size, linefile_name(run->lines), linefile_number(run->lines));
     const json_t *prompt = json_object_get(json, "prompt"), *messages = json_object_get(json, "messages");
     json_t *own = json_object_get(json, "decode");
+    own = json_is_null(own) ? NULL : own;
     if (json_is_string(prompt)) {
         ask(run, &(struct prompt_source){ .text = json_string_value(prompt), .size = json_string_length(prompt) }, own);
     } else if (json_is_array(prompt) || json_is_array(messages)) {

@@ -72,7 +72,8 @@ cat >"$scratch/dials.jsonl" <<'JSON'
 {"prompt":"Tom had a","decode":{"beta":0}}
 {"prompt":"Tom had a"}
 {"prompt":"Tom had a","decode":{"beta":[-40],"temperature":0.5,"top_p":0.75,"top_k":50,"seed":3,"max_new_tokens":12}}
-{"prompt":"Tom had a","decode":{"temperature":0}}
+{"prompt":"Tom had a","decode":{"temperature":0,"beta":null}}
+{"prompt":"Tom had a","decode":null}
 JSON
 dial() {
     decode -q -m "$base" --max-new-tokens 24 --json "$@" "Tom had a"
@@ -82,6 +83,7 @@ dial() {
     dial --value "$scratch/value:40"
     dial --value "$scratch/value:-40" --temperature 0.5 --top-p 0.75 --top-k 50 --seed 3 --max-new-tokens 12
     dial --value "$scratch/value:40" --greedy
+    dial --value "$scratch/value:40"
 } >"$scratch/dialled-alone"
 decode -q -m "$base" --max-new-tokens 24 --value "$scratch/value:40" --json "$scratch/dials.jsonl" >"$scratch/answers"
 sed 's/^{"decode":{[^}]*},/{/' "$scratch/answers" >"$scratch/dialled"
