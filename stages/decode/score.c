@@ -229,16 +229,17 @@ int score_run(const char *path, const struct generate_options *generate)
     enum linefile_status status = LINEFILE_NONE;
     char *line;
     size_t size;
-    while (!stop_requested() && (status = linefile_next(lines, true, &line, &size)) != LINEFILE_END && status != LINEFILE_FAILED)
+    while (!stop_requested() && !ferror(stdout) && (status = linefile_next(lines, true, &line, &size)) != LINEFILE_END
+           && status != LINEFILE_FAILED)
         if (status == LINEFILE_LONG
             || (status == LINEFILE_ONE && size > 0 && score_line(&scoring, lines, line, size) != 0))
             code = EX_DATAERR;
-    if (stop_requested())
-        code = EX_TEMPFAIL;
-    else if (status == LINEFILE_FAILED)
+    if (status == LINEFILE_FAILED)
         code = EX_IOERR;
     if (stdout_close() != 0)
         code = EX_IOERR;
+    if (stop_requested())  // which may have interrupted a write
+        code = EX_TEMPFAIL;
 
     free(scoring.tokens.at);
     free(scoring.logits);

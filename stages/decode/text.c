@@ -409,21 +409,22 @@ int text_run(const struct text_options *options, const struct generate_options *
 
     double begun_s = clock_s();
     size_t hold_max = 4 * generate->batch;  // answers that came before their turn wait, and the batch stays full
-    while (!stop_requested() && !run.unscorable && (run.operand < options->operand_count || generator_held(run.generator) > 0)) {
+    while (!stop_requested() && !ferror(stdout) && !run.unscorable
+           && (run.operand < options->operand_count || generator_held(run.generator) > 0)) {
         bool idle = generator_held(run.generator) == 0;
         while (generator_held(run.generator) < hold_max && ask_next(&run, idle))
             idle = false;
         generator_step(run.generator);
         struct response response;
-        while (!run.unscorable && generator_next(run.generator, &response))
+        while (!run.unscorable && !ferror(stdout) && generator_next(run.generator, &response))
             finish(&run, &response);
         fflush(stdout);  // who asked over a pipe may wait for it; stdout_close tells of failures
     }
-    if (stop_requested())
-        run.code = EX_TEMPFAIL;
     log_summary(&run, clock_s() - begun_s);
     if (stdout_close() != 0)
         run.code = EX_IOERR;
+    if (stop_requested())  // which may have interrupted a write
+        run.code = EX_TEMPFAIL;
 
     while (run.first != NULL) {  // what was interrupted
         struct answer *answer = run.first;

@@ -369,7 +369,7 @@ static int encode_record(void *context, const struct record *record)
     for (size_t i = 0; i < liner->ids.count; i++)
         printf(i ? ", %d" : "%d", liner->ids.at[i]);
     printf("]\n");
-    return 0;
+    return ferror(stdout) ? EX_IOERR : EX_OK;
 }
 
 /* The ids of a line; -1 when one is not in the vocabulary, logged. */
@@ -407,7 +407,7 @@ static int decode_record(void *context, const struct record *record)
     tokenizer_decode(liner->style->tokenizer, liner->ids.at, liner->ids.count, 0, &liner->text);
     buffer_append(&liner->text, "\n", 1);
     fwrite(liner->text.data, 1, liner->text.size, stdout);
-    return 0;
+    return ferror(stdout) ? EX_IOERR : EX_OK;
 }
 
 static int give_lines(struct options *options, const struct prompt_style *style)

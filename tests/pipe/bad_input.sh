@@ -166,6 +166,32 @@ tokenize -q -m "$base" "$tiny/prompts.jsonl" >/dev/full 2>"$scratch/err"
 decode -q -m "$base" --max-new-tokens 4 "One day" >/dev/full 2>"$scratch/err"
 [ $? = 74 ] && ok "a full disk behind decode" || not_ok "a full disk behind decode: $(tr '\n' '|' <"$scratch/err")"
 
+# A reader that goes away ends who writes, also while there is more to read.
+gone() {  # NAME LINE COMMAND...
+    name=$1 line=$2
+    shift 2
+    yes "$line" 2>/dev/null | { timeout 20 "$@" 2>"$scratch/err"; echo $? >"$scratch/code"; } | head -n 1 >/dev/null
+    [ "$(cat "$scratch/code")" = 74 ] && grep -q 'could not write standard output: Broken pipe' "$scratch/err" && ok "$name" ||
+        not_ok "$name: code $(cat "$scratch/code"), $(head -n 1 "$scratch/err")"
+}
+gone "nobody reads decode's text" "Tom had a" decode -q -m "$base" --max-new-tokens 4 -
+gone "nobody reads decode's JSON" "Tom had a" decode -q -m "$base" --max-new-tokens 4 --json -
+gone "nobody reads decode's scores" '{"tokens":[0,1,2]}' decode -q -m "$base" --score -
+gone "nobody reads tokenize's ids" "Tom had a" tokenize -q -m "$base" --encode
+gone "nobody reads tokenize's text" "[1, 2]" tokenize -q -m "$base" --decode
+mkfifo "$scratch/unread"
+yes "Tom had a" 2>/dev/null | decode -q -m "$base" --max-new-tokens 4 --json - >"$scratch/unread" 2>"$scratch/err" &
+test_pids=$!
+exec 4<"$scratch/unread"
+read -r _ <&4
+sleep 1  # the pipe is full
+kill -TERM "$test_pids"
+wait "$test_pids"
+code=$?
+exec 4<&-
+test_pids=
+[ $code = 75 ] && ok "a signal stops decode while nobody reads" || not_ok "a signal while nobody reads: code $code"
+
 # A reward command that misbehaves.
 tokenize -q -m "$base" "$scratch/mixed.jsonl" 2>/dev/null | rollout -q -m "$base" -n 2 --max-new-tokens 4 >"$scratch/rollouts"
 reward -q --name x --exec 'echo nonsense' <"$scratch/rollouts" >"$scratch/out" 2>"$scratch/err"
