@@ -101,6 +101,9 @@ dial_refused() {  # NAME PATTERN JSON OPTION...
 }
 dial_refused "an unknown dial" '"decode" has "betas", knows beta, temperature' '{"betas":1}' --value "$scratch/value"
 dial_refused "a dial out of range" '"top_p" under "decode" is 1.5, must be from 1e-09 to 1' '{"top_p":1.5}'
+dial_refused "a whole number out of range" '"seed" under "decode" is 9007199254740992, must be from 0 to 9007199254740991' \
+    '{"seed":9007199254740992}'
+dial_refused "a dial that is true" '"temperature" under "decode" is no number' '{"temperature":true}'
 dial_refused "a dial that is no whole number" '"seed" under "decode" is no whole number' '{"seed":1.5}'
 dial_refused "betas for more value models than there are" '"beta" under "decode" has 2 numbers, must have 1' '{"beta":[1,2]}' \
     --value "$scratch/value"
