@@ -75,7 +75,8 @@ struct turn {
     float *base_logits;       // (K)
     float *steered_logits;    // (K)
     float *values;            // (I, K)
-    bool too_long;            // with one of them the text is longer than the context of a value model with its own tokenizer
+    bool too_long;            // with one of them the text is longer than the context of a value model that has its own tokenizer
+                              // and a beta other than 0
     size_t candidate_row;     // row of candidate 0 among those of each value model, behind the pending tokens'
     int chosen;               // valued candidate that was sampled, -1: another token
     struct sampled sampled;

@@ -49,8 +49,9 @@ static size_t turn_needed(const struct generator *generator, const struct turn *
     double spread = 0, share = generator->options.skip_share;
     if (share == 0 || K < 2)
         return K;
-    for (size_t i = 0; i < generator->I; i++)  // before the first values: infinite
-        spread += fabs(live->job->betas[i] * ((double)live->followers[i].high - live->followers[i].low));
+    for (size_t i = 0; i < generator->I; i++)
+        if (live->job->betas[i] != 0)  // before the first values: infinite
+            spread += fabs(live->job->betas[i] * ((double)live->followers[i].high - live->followers[i].low));
     size_t needed = augment_needed(generator->kernels, turn->logits, turn->candidates, generator->V, K, spread,
                                    live->job->order.sampling.temperature, share);
     if (needed > 1)
@@ -128,9 +129,11 @@ static void turns_text_values(struct generator *generator, size_t count, size_t 
     }
     text_values_get(generator->text_values[i], generator->asks, asks);
     const struct value_ask *ask = generator->asks;
-    for (size_t g = 0; g < count; g++)
-        if (generator->turns[g].K > 0)
-            generator->turns[g].too_long |= (ask++)->too_long;
+    for (size_t g = 0; g < count; g++) {
+        struct turn *turn = &generator->turns[g];
+        if (turn->K > 0)
+            turn->too_long |= (ask++)->too_long && turn->live->job->betas[i] != 0;
+    }
 }
 
 /* All value models' passes. */
@@ -179,7 +182,7 @@ static char *failure_text(const struct generator *generator, const struct turn *
         size_t k = 0;
         while (k < turn->K && isfinite(turn->values[i * turn->K + k]))
             k++;
-        if (k == turn->K)
+        if (k == turn->K || turn->live->job->betas[i] == 0)
             continue;
         if (turn->too_long && generator->text_values[i] != NULL)
             return memory_printf("its text does not fit value model \"%s\" (context %lld) at response token %zu",
