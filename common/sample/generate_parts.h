@@ -119,6 +119,8 @@ struct generator {
     float *ahead_hidden;     // (C)
     float *ahead_logits;     // (V)
     struct pace pace;        // whether to go ahead
+    double paced_s;          // when this was last asked,
+    uint64_t paced;          // for the job of this number - 1; 0: none, or others have lived since
     float *row_values;       // (rows)
     struct value_ask *asks;  // (group_max)
     struct sample_scratch *scratch;  // (threads)

@@ -4,6 +4,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/memory.h"
 #include "sample/generate_parts.h"
 
 /* ---- the base ---- */
@@ -248,11 +249,26 @@ static void turn_keep(struct generator *generator, const struct turn *turn)
 
 /* ---- the base goes ahead of a single response's values ---- */
 
+/* Whether to go ahead now.  What the answer led to is timed up to the next valued token of the response: a wrong guess is paid for
+   only there, and after a right one also tokens that are not valued come sooner. */
+static bool ahead_pays(struct generator *generator, const struct live *live)
+{
+    double now_s = clock_s();
+    if (generator->paced == live->job->number + 1)
+        pace_add(&generator->pace, now_s - generator->paced_s);
+    generator->paced = live->job->number + 1;
+    generator->paced_s = now_s;
+    return pace_way(&generator->pace) == 1;
+}
+
 /* The token that would be drawn without values; -1: nothing follows it, or the base does not go ahead. */
 static int32_t turn_guess(struct generator *generator, const struct turn *turn)
 {
     const struct live *live = turn->live;
-    if (generator->live_count > 1 || turn->K == 0 || pace_way(&generator->pace) == 0 || live->count + 1 == live->count_max)
+    if (generator->live_count > 1)
+        generator->paced = 0;
+    if (generator->live_count > 1 || turn->K == 0 || pool_threads(generator->options.pool) == 1
+        || !ahead_pays(generator, live) || live->count + 1 == live->count_max)
         return -1;
     int32_t token = turn_draw(generator, turn, 0).token;
     return token >= 0 && !tokenizer_is_stop(generator->options.tokenizer, token) ? token : -1;
