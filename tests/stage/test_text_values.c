@@ -327,7 +327,8 @@ static void test_long_text_unheard(void)
     struct fixture fixture = fixture_open(2);
     struct value_model values[] = {
         { .name = "heard", .model = fixture.policy, .tokenizer_key = tokenizer_key(fixture.base), .beta = 1 },
-        { .name = "value", .model = fixture.value, .tokenizer_key = tokenizer_key(fixture.own), .tokenizer = fixture.own, .beta = 2 },
+        { .name = "value", .model = fixture.value, .tokenizer_key = tokenizer_key(fixture.own), .tokenizer = fixture.own,
+          .beta = 2 },
     };
     struct generate_options options = {
         .base_name = "base", .base = fixture.policy, .tokenizer = fixture.base, .values = values, .candidates = K,
@@ -343,8 +344,8 @@ static void test_long_text_unheard(void)
         int code;
         struct generator *generator = generator_open(&options, &code);
         generator_add(generator, &(struct generate_job){
-            .prompt_tokens = tokens.at, .prompt_count = tokens.count, .prompt = prompt, .prompt_key = prompt, .max_new_tokens = STEPS,
-            .sampling = { .temperature = 1, .top_p = 1 }, .betas = (double[]){ 1, 0 },
+            .prompt_tokens = tokens.at, .prompt_count = tokens.count, .prompt = prompt, .prompt_key = prompt,
+            .max_new_tokens = STEPS, .sampling = { .temperature = 1, .top_p = 1 }, .betas = (double[]){ 1, 0 },
         });
         while (generator_step(generator))
             ;
