@@ -1,8 +1,9 @@
 /*
  * pace.h - which of two ways to do the same is faster, found out while it is done.
  *
- * Some steps are done either way; the way whose steps took less, but for the longest of each, is kept for so many that the other's
- * trial is cheap beside them, and so on.
+ * Some steps are done either way, way 0 first; the way whose steps took less, but for odd ones that took many times as long as the
+ * middle one, is kept for so many that the trial is cheap beside them, and so on.  A way 1 that has taken far longer than the whole
+ * trial of way 0 is not tried to the end.
  */
 #ifndef BASE_PACE_H
 #define BASE_PACE_H
@@ -10,12 +11,16 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/* Steps of a way: before those that count, that count, of these left out, and kept before the next trial. */
-enum { PACE_WARM = 2, PACE_TRIED = 16, PACE_LONGEST = 4, PACE_KEPT = 1000 };
+enum {
+    PACE_WARM = 2, PACE_TRIED = 16,  // steps of a way in a trial: before those that count, that count
+    PACE_ODD = 4,                    // times the middle one: what takes longer is left out
+    PACE_LOST = 2,                   // times the trial of way 0: what has taken longer has lost
+    PACE_KEPT = 1000,                // steps before the next trial
+};
 
 /* Zero-initialise. */
 struct pace {
-    double tried_s[2][PACE_TRIED];
+    double tried_s[2][PACE_TRIED], spent_s[2];
     size_t steps;  // of this trial and what follows it
     size_t faster;
 };

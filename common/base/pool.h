@@ -24,8 +24,8 @@ void pool_run(struct pool *pool, size_t tasks, pool_task *task, void *context);
 
 /*
  * Has another thread do a job while the caller goes on, whose loops the other threads share meanwhile.  Loops within the job are
- * that thread's alone: there pool_threads() is 1.  pool_finish waits for its end; a job that no thread has come to it does itself.
- * One job at a time.
+ * that thread's alone: there pool_threads() is 1.  pool_finish waits for its end; a job that no thread has come to it does itself,
+ * with all threads.  One job at a time.
  */
 typedef void pool_job(void *context);
 void pool_start(struct pool *pool, pool_job *job, void *context);

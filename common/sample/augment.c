@@ -84,7 +84,7 @@ double augment_logits(const struct kernels *kernels, float *logits, const int32_
         float *logit = &logits[candidates[k]], base = *logit;
         double change = 0;
         for (size_t i = 0; i < I; i++)
-            change += betas[i] * ((double)values[i * K + k] - mean[i]);
+            change += betas[i] != 0 ? betas[i] * ((double)values[i * K + k] - mean[i]) : 0;  // 0 times a NaN is none
         if (change != 0)  // adding 0 would turn -0 into 0
             *logit = (float)((double)base + change);
         prob[k] = exp((double)(base - max) / temperature) / base_sum;

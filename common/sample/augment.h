@@ -19,10 +19,10 @@
 enum { CANDIDATES_MAX = 1024, VALUE_MODELS_MAX = 16 };
 
 /*
- * Steers one row of logits in place.  Equal values of all candidates, or beta 0, leave every bit as it is.
+ * Steers one row of logits in place.  Equal values of all candidates, or beta 0 whatever the values, leave every bit as it is.
  *
  * Returns KL(steered || base) in nats over the whole vocabulary, both at this temperature (at 1 when sampling is greedy: a
- * point mass has no finite divergence) and without top_k or top_p.  Never negative; NaN when logits or values are.
+ * point mass has no finite divergence) and without top_k or top_p.  Never negative; NaN when logits are, or values that count.
  */
 double augment_logits(
     const struct kernels *kernels,

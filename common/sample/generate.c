@@ -6,7 +6,6 @@
  * ceil((P + R) / 16) - floor(P / 16) of its own, since it shares the prompt's full pages.  A job starts only when what it may come
  * to need is free; so a forward pass never lacks pages.
  */
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -350,12 +349,9 @@ bool generator_step(struct generator *generator)
     CHECK(generator->live_count > 0 || generator->waiting == NULL);
     if (generator->live_count == 0)
         return false;
-    double begun_s = clock_s();
     for (size_t first = 0; first < generator->live_count; first += generator->group_max)
         group_step(generator, &generator->live[first],
                    size_min(generator->group_max, generator->live_count - first));
-    if (generator->live_count == 1 && generator->I > 0 && pool_threads(generator->options.pool) > 1)
-        pace_add(&generator->pace, clock_s() - begun_s);
 
     size_t left = 0;
     for (size_t i = 0; i < generator->live_count; i++) {

@@ -75,7 +75,8 @@ struct turn {
     float *base_logits;       // (K)
     float *steered_logits;    // (K)
     float *values;            // (I, K)
-    bool too_long;            // with one of them the text is longer than the context of a value model with its own tokenizer
+    bool too_long;            // with one of them the text is longer than the context of a value model that has its own tokenizer
+                              // and a beta other than 0
     size_t candidate_row;     // row of candidate 0 among those of each value model, behind the pending tokens'
     int chosen;               // valued candidate that was sampled, -1: another token
     struct sampled sampled;
@@ -118,6 +119,8 @@ struct generator {
     float *ahead_hidden;     // (C)
     float *ahead_logits;     // (V)
     struct pace pace;        // whether to go ahead
+    double paced_s;          // when this was last asked,
+    uint64_t paced;          // for the job of this number - 1; 0: none, or others have lived since
     float *row_values;       // (rows)
     struct value_ask *asks;  // (group_max)
     struct sample_scratch *scratch;  // (threads)

@@ -6,12 +6,13 @@
 #include <string.h>
 
 #include "base/check.h"
+#include "base/memory.h"
 #include "sample/generate_parts.h"
 
 /* ---- what the value models have followed of a text ---- */
 
-/* What follows the order's prompt, from where a kept one's followers are after its first count tokens; 0: from the beginning.  Those
-   of text take over a whole prompt or nothing. */
+/* What follows the order's prompt, from where a kept one's followers are after its first count tokens; 0: from the beginning.
+   Those of text take over a whole prompt or nothing. */
 static struct follower *followers_open(struct generator *generator, const struct generate_job *order, const struct prompt *kept,
                                        size_t count)
 {
@@ -139,7 +140,6 @@ static struct prompt *prompt_run(struct generator *generator, const struct gener
 
 /* ---- the beginning of a response ---- */
 
-/* Starts the first waiting job if its pages are free or can be made free.  False when it has to wait. */
 bool live_start(struct generator *generator)
 {
     struct job *job = generator->waiting;

@@ -4,6 +4,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/memory.h"
 #include "sample/generate_parts.h"
 
 /* ---- the base ---- */
@@ -49,8 +50,9 @@ static size_t turn_needed(const struct generator *generator, const struct turn *
     double spread = 0, share = generator->options.skip_share;
     if (share == 0 || K < 2)
         return K;
-    for (size_t i = 0; i < generator->I; i++)  // before the first values: infinite
-        spread += fabs(live->job->betas[i] * ((double)live->followers[i].high - live->followers[i].low));
+    for (size_t i = 0; i < generator->I; i++)
+        if (live->job->betas[i] != 0)  // before the first values: infinite
+            spread += fabs(live->job->betas[i] * ((double)live->followers[i].high - live->followers[i].low));
     size_t needed = augment_needed(generator->kernels, turn->logits, turn->candidates, generator->V, K, spread,
                                    live->job->order.sampling.temperature, share);
     if (needed > 1)
@@ -128,9 +130,11 @@ static void turns_text_values(struct generator *generator, size_t count, size_t 
     }
     text_values_get(generator->text_values[i], generator->asks, asks);
     const struct value_ask *ask = generator->asks;
-    for (size_t g = 0; g < count; g++)
-        if (generator->turns[g].K > 0)
-            generator->turns[g].too_long |= (ask++)->too_long;
+    for (size_t g = 0; g < count; g++) {
+        struct turn *turn = &generator->turns[g];
+        if (turn->K > 0)
+            turn->too_long |= (ask++)->too_long && turn->live->job->betas[i] != 0;
+    }
 }
 
 /* All value models' passes. */
@@ -179,7 +183,7 @@ static char *failure_text(const struct generator *generator, const struct turn *
         size_t k = 0;
         while (k < turn->K && isfinite(turn->values[i * turn->K + k]))
             k++;
-        if (k == turn->K)
+        if (k == turn->K || turn->live->job->betas[i] == 0)
             continue;
         if (turn->too_long && generator->text_values[i] != NULL)
             return memory_printf("its text does not fit value model \"%s\" (context %lld) at response token %zu",
@@ -245,11 +249,26 @@ static void turn_keep(struct generator *generator, const struct turn *turn)
 
 /* ---- the base goes ahead of a single response's values ---- */
 
+/* Whether to go ahead now.  What the answer led to is timed up to the next valued token of the response: a wrong guess is paid for
+   only there, and after a right one also tokens that are not valued come sooner. */
+static bool ahead_pays(struct generator *generator, const struct live *live)
+{
+    double now_s = clock_s();
+    if (generator->paced == live->job->number + 1)
+        pace_add(&generator->pace, now_s - generator->paced_s);
+    generator->paced = live->job->number + 1;
+    generator->paced_s = now_s;
+    return pace_way(&generator->pace) == 1;
+}
+
 /* The token that would be drawn without values; -1: nothing follows it, or the base does not go ahead. */
 static int32_t turn_guess(struct generator *generator, const struct turn *turn)
 {
     const struct live *live = turn->live;
-    if (generator->live_count > 1 || turn->K == 0 || pace_way(&generator->pace) == 0 || live->count + 1 == live->count_max)
+    if (generator->live_count > 1)
+        generator->paced = 0;
+    if (generator->live_count > 1 || turn->K == 0 || pool_threads(generator->options.pool) == 1
+        || !ahead_pays(generator, live) || live->count + 1 == live->count_max)
         return -1;
     int32_t token = turn_draw(generator, turn, 0).token;
     return token >= 0 && !tokenizer_is_stop(generator->options.tokenizer, token) ? token : -1;

@@ -28,6 +28,7 @@ static int number_check(const char *name, const json_t *value, bool whole, doubl
         return -1;
     }
     if (json_number_value(value) < min || json_number_value(value) > max) {
+        // 16 digits tell SEED_MAX from the next number.
         snprintf(reason, 256, "\"%s\" under \"decode\" is %.16g, must be from %.16g to %.16g", name, json_number_value(value), min,
                  max);
         return -1;

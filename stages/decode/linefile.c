@@ -18,7 +18,7 @@ struct linefile {
     int fd;
     size_t number;
     bool ended;
-    bool skips;           // to the end of a line that is too long
+    bool skips;           // to the end of a line that is too long, which was said
     struct buffer data;
     size_t at, searched;  // bytes: where the next line begins; up to where it has no end
 };
@@ -74,6 +74,12 @@ static enum linefile_status give_line(struct linefile *lines, size_t end, char *
     return LINEFILE_ONE;
 }
 
+static enum linefile_status too_long(const struct linefile *lines, size_t number)
+{
+    log_error("line %zu of \"%s\" has more than %d bytes", number, lines->name, LINE_BYTES_MAX);
+    return LINEFILE_LONG;
+}
+
 /* Reads what has arrived.  LINEFILE_ONE: there may be a line now. */
 static enum linefile_status read_more(struct linefile *lines, bool wait)
 {
@@ -86,8 +92,7 @@ static enum linefile_status read_more(struct linefile *lines, bool wait)
         lines->data.size = lines->searched = 0;
         if (!lines->skips) {
             lines->skips = true;
-            log_error("line %zu of \"%s\" has more than %d bytes", lines->number + 1, lines->name, LINE_BYTES_MAX);
-            return LINEFILE_LONG;
+            return too_long(lines, lines->number + 1);
         }
     }
     if (poll(&(struct pollfd){ .fd = lines->fd, .events = POLLIN }, 1, wait ? WAIT_MS : 0) <= 0)
@@ -115,11 +120,14 @@ enum linefile_status linefile_next(struct linefile *lines, bool wait, char **lin
                                   : NULL;
         if (newline != NULL) {
             size_t end = (size_t)(newline - lines->data.data);
-            if (!lines->skips)
+            bool known = lines->skips;
+            if (!known && end - lines->at <= LINE_BYTES_MAX)
                 return give_line(lines, end, line, size);
             lines->skips = false;
             lines->number++;
             lines->at = lines->searched = end + 1;
+            if (!known)
+                return too_long(lines, lines->number);
             continue;
         }
         lines->searched = lines->data.size;

@@ -384,7 +384,8 @@ static void log_summary(const struct run *run, double seconds)
         snprintf(steered, sizeof steered, " steered=%lld", (long long)stats.steered);
     if (stats.ahead > 0)
         snprintf(ahead, sizeof ahead, " ahead=%lld", (long long)stats.ahead);
-    log_event("responses=%lld tokens=%lld tokens_per_s=%.0f seconds=%.2f prompt_s=%.2f base_s=%.2f value_s=%.2f sample_s=%.2f%s%s%s",
+    log_event("responses=%lld tokens=%lld tokens_per_s=%.0f seconds=%.2f prompt_s=%.2f base_s=%.2f value_s=%.2f sample_s=%.2f"
+              "%s%s%s",
               (long long)run->responses, (long long)stats.tokens, (double)stats.tokens / fmax(seconds, 1e-9), seconds,
               stats.prompt_s, stats.base_s, stats.value_s, stats.sample_s, kl, steered, ahead);
 }

@@ -11,13 +11,13 @@
  */
 #include <ctype.h>
 #include <math.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 
-#include "base/check.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "limits.h"
@@ -84,6 +84,14 @@ static const struct packed *head(const struct model *model)
     return model->lm_head.data != NULL ? &model->lm_head : &model->embedding;
 }
 
+/* In the order of enum linear_name. */
+static void linears_of(const struct model *model, int64_t l, const struct linear *linears[LINEAR_COUNT])
+{
+    const struct layer *layer = &model->layers[l];
+    const struct linear *all[LINEAR_COUNT] = { &layer->qkv, &layer->o, &layer->gate, &layer->up, &layer->down };
+    memcpy(linears, all, sizeof all);
+}
+
 static void measure_limits(struct bench *bench)
 {
     size_t all = pool_threads(bench->pool) * READ_BYTES;
@@ -95,10 +103,18 @@ static void measure_limits(struct bench *bench)
         bench->read_most = fmax(bench->read_most, (double)all / (seconds() - start));
     }
     free(data);
-    const struct layer *layer = &bench->model->layers[0];
-    const enum tensor_type types[] = { layer->qkv.parts[0].type, layer->down.parts[0].type, head(bench->model)->type };
-    for (size_t i = 0; i < COUNT_OF(types); i++)
-        bench->multiply_most[types[i]] = fmax(bench->multiply_most[types[i]], limit_multiply(bench->pool, types[i]));
+    bool used[TENSOR_TYPE_COUNT] = { false };
+    used[head(bench->model)->type] = true;
+    for (int64_t l = 0; l < model_config(bench->model)->layer_count; l++) {
+        const struct linear *linears[LINEAR_COUNT];
+        linears_of(bench->model, l, linears);
+        for (size_t i = 0; i < LINEAR_COUNT; i++)
+            for (size_t part = 0; part < linears[i]->part_count; part++)
+                used[linears[i]->parts[part].type] = true;
+    }
+    for (enum tensor_type type = 0; type < TENSOR_TYPE_COUNT; type++)
+        if (used[type])
+            bench->multiply_most[type] = fmax(bench->multiply_most[type], limit_multiply(bench->pool, type));
 }
 
 /* What a pass takes at least. */
@@ -118,9 +134,9 @@ static void print_allowed(const struct bench *bench, const char *what)
     size_t n = rows_of(what);
     struct cost cost = { 0 };
     for (int64_t l = 0; l < model_config(bench->model)->layer_count; l++) {
-        const struct layer *layer = &bench->model->layers[l];
-        const struct linear *linears[] = { &layer->qkv, &layer->o, &layer->gate, &layer->up, &layer->down };
-        for (size_t i = 0; i < COUNT_OF(linears); i++)
+        const struct linear *linears[LINEAR_COUNT];
+        linears_of(bench->model, l, linears);
+        for (size_t i = 0; i < LINEAR_COUNT; i++)
             for (size_t part = 0; part < linears[i]->part_count; part++)
                 cost_add(&cost, bench, &linears[i]->parts[part], n);
     }

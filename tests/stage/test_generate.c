@@ -565,6 +565,18 @@ static void test_small_cache(void)
     run_jobs(&options, 1, false, second_outcomes, second_order);
     expect_same("a small cache");
     fixture_close(&fixture);
+
+    // The base goes ahead with a token that is not kept, and then other prompts want pages.
+    fixture = fixture_open(2);
+    values[0] = value_of(&fixture, fixture.value, 1);
+    for (options = options_of(&fixture, values, 1), options.batch = 1; options.batch <= 3; options.batch++) {
+        options.max_new_tokens = 1;
+        options.context = 70;
+        run_jobs(&options, 1, options.batch == 2, second_outcomes, second_order);
+        expect_same("a small cache, and a base that goes ahead");
+        EXPECT(options.batch > 1 || last_stats.ahead > 0);
+    }
+    fixture_close(&fixture);
 }
 
 /* Goal: a response ends where prompt and response fill the context; a prompt that fills it alone is refused with both lengths. */

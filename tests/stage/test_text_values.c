@@ -321,6 +321,44 @@ static void test_long_texts(void)
     fixture_close(&fixture);
 }
 
+/* To a job whose own beta for it is 0 it does not matter that the text is too long for the value model. */
+static void test_long_text_unheard(void)
+{
+    struct fixture fixture = fixture_open(2);
+    struct value_model values[] = {
+        { .name = "heard", .model = fixture.policy, .tokenizer_key = tokenizer_key(fixture.base), .beta = 1 },
+        { .name = "value", .model = fixture.value, .tokenizer_key = tokenizer_key(fixture.own), .tokenizer = fixture.own,
+          .beta = 2 },
+    };
+    struct generate_options options = {
+        .base_name = "base", .base = fixture.policy, .tokenizer = fixture.base, .values = values, .candidates = K,
+        .max_new_tokens = STEPS, .pool = fixture.pool, .batch = 1,
+    };
+    char prompt[1024] = "";
+    while (plain_size(&fixture, prompt, NULL, 0) < (size_t)model_config(fixture.value)->position_max + 2)
+        strcat(prompt, "a big red dog ");
+    struct token_list tokens = { 0 };
+    tokenizer_encode(fixture.base, prompt, strlen(prompt), ENCODE_SPECIAL, &tokens);
+    int32_t sampled[2][STEPS] = { 0 };
+    for (options.value_count = 1; options.value_count <= 2; options.value_count++) {
+        int code;
+        struct generator *generator = generator_open(&options, &code);
+        generator_add(generator, &(struct generate_job){
+            .prompt_tokens = tokens.at, .prompt_count = tokens.count, .prompt = prompt, .prompt_key = prompt,
+            .max_new_tokens = STEPS, .sampling = { .temperature = 1, .top_p = 1 }, .betas = (double[]){ 1, 0 },
+        });
+        while (generator_step(generator))
+            ;
+        struct response response;
+        EXPECT(generator_next(generator, &response) && response.failure == NULL && response.kl > 0);
+        memcpy(sampled[options.value_count - 1], response.tokens, response.count * sizeof(int32_t));
+        generator_close(generator);
+    }
+    EXPECT(memcmp(sampled[0], sampled[1], sizeof sampled[0]) == 0);
+    free(tokens.at);
+    fixture_close(&fixture);
+}
+
 int main(void)
 {
     RUN(test_against_fresh_passes);
@@ -329,5 +367,6 @@ int main(void)
     RUN(test_retokenize);
     RUN(test_generate);
     RUN(test_long_texts);
+    RUN(test_long_text_unheard);
     return tests_end();
 }

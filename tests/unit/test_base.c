@@ -232,26 +232,31 @@ static void test_pool_beside(void)
     }
 }
 
-/* Steps by way 1 take so many times as long; they are too long now and then either way. */
-static size_t run_pace(struct pace *pace, double times, size_t steps)
+/* How many of the steps go by way 1, where they take so many times as long; with seldom every fourth twice that.  Now and then one
+   is held up either way. */
+static size_t run_pace(struct pace *pace, double times, bool seldom, size_t steps)
 {
     size_t ways = 0;
     for (size_t i = 0; i < steps; i++) {
         size_t way = pace_way(pace);
         ways += way;
-        pace_add(pace, (way == 1 ? times : 1.0) * (i % 7 == 0 ? 50.0 : 1.0));
+        pace_add(pace, (way == 0 ? 1.0 : seldom && i % 4 == 0 ? 2.0 * times : times) * (i % 7 == 0 ? 50.0 : 1.0));
     }
     return ways;
 }
 
-/* Goal: but for trials the faster way is taken, also when the other becomes it. */
+/* Goal: but for trials the faster way is taken, also when the other becomes it, or when it is the faster one only most of the time;
+   and one that is far slower is not tried for long. */
 static void test_pace(void)
 {
     struct pace pace = { 0 };
     const size_t trial = PACE_WARM + PACE_TRIED, round = 2 * trial + PACE_KEPT;
-    EXPECT_INT(run_pace(&pace, 0.9, round), trial + PACE_KEPT);
-    EXPECT_INT(run_pace(&pace, 1.1, round), trial);
-    EXPECT_INT(run_pace(&pace, 0.9, round), trial + PACE_KEPT);
+    EXPECT_INT(run_pace(&pace, 0.9, false, round), trial + PACE_KEPT);
+    EXPECT_INT(run_pace(&pace, 1.1, false, round), trial);
+    EXPECT_INT(run_pace(&pace, 0.9, false, round), trial + PACE_KEPT);
+    EXPECT_INT(run_pace(&pace, 0.9, true, round), trial);
+    EXPECT_INT(run_pace(&pace, 0.7, true, round), trial + PACE_KEPT);
+    EXPECT(run_pace(&pace, 50, false, PACE_KEPT) < trial / 3);
 }
 
 /* Goal: a file appears whole, replaces the old one, and nothing stays beside it, not even what a killed process had begun there. */
