@@ -67,6 +67,7 @@ struct generate_options {
     size_t batch;                       // responses at once, >= 1
     size_t max_new_tokens;              // what most jobs ask for: sizes the cache
     size_t context;                     // prompt and response together, tokens; 0: what the models allow, at most CONTEXT_DEFAULT
+    bool always_ahead;                  // the base goes ahead wherever it can, else where it is faster; the responses are the same
     bool in_order;                      // responses come back in the order of the jobs, else as they finish
     struct pool *pool;
     generate_watch *watch;              // NULL: nobody looks

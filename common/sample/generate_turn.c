@@ -253,6 +253,10 @@ static void turn_keep(struct generator *generator, const struct turn *turn)
    only there, and after a right one also tokens that are not valued come sooner. */
 static bool ahead_pays(struct generator *generator, const struct live *live)
 {
+    if (generator->options.always_ahead)
+        return true;
+    if (pool_threads(generator->options.pool) == 1)
+        return false;
     double now_s = clock_s();
     if (generator->paced == live->job->number + 1)
         pace_add(&generator->pace, now_s - generator->paced_s);
@@ -267,8 +271,7 @@ static int32_t turn_guess(struct generator *generator, const struct turn *turn)
     const struct live *live = turn->live;
     if (generator->live_count > 1)
         generator->paced = 0;
-    if (generator->live_count > 1 || turn->K == 0 || pool_threads(generator->options.pool) == 1
-        || !ahead_pays(generator, live) || live->count + 1 == live->count_max)
+    if (generator->live_count > 1 || turn->K == 0 || !ahead_pays(generator, live) || live->count + 1 == live->count_max)
         return -1;
     int32_t token = turn_draw(generator, turn, 0).token;
     return token >= 0 && !tokenizer_is_stop(generator->options.tokenizer, token) ? token : -1;
