@@ -8,7 +8,6 @@
 #ifndef BASE_PACE_H
 #define BASE_PACE_H
 
-#include <stdbool.h>
 #include <stddef.h>
 
 enum {

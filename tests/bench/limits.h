@@ -23,7 +23,7 @@ double limit_read(const void *data, size_t size_bytes);  // bytes/s, size_bytes 
 
 /* The most operations a second of all threads of the pool at once. */
 double limit_of_pool(struct pool *pool, double (*limit)(void));
-/* The fastest of these that takes such weights: floats as they are, BF16 also as BF16, blocks as bytes. */
+/* The fastest of these that takes such weights: floats as they are, F16 and BF16 also by BF16 products, blocks as bytes. */
 double limit_multiply(struct pool *pool, enum tensor_type type);
 
 /* To standard error: the most memory that this process has had resident, files that it maps included. */
