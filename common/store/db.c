@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sysexits.h>
 #include <unistd.h>
 
@@ -31,6 +32,10 @@ enum {
     QUERY_SLOTS = 256,            // a power of 2, above the number of different queries
     BUSY_WAIT_MS = 5000,
     LOOKASIDE_BYTES = 4096, LOOKASIDE_COUNT = 128,
+    PAGE_BYTES = 4096,            // SQLite's default
+    LOG_PAGES_MAX = 16384,        // 64 MiB: a page that is written often is written to its place seldom
+    LOG_PAGES_MIN = 256,          // a shorter log is left alone
+    LOG_SHARE = 3,                // so many logs should fit what is left of the disk
 };
 
 struct query_slot {
@@ -252,6 +257,19 @@ bool db_changed(struct db *db)
     return db->data_version != before;
 }
 
+/* After each commit: a long log goes to its place and is begun anew; also a shorter one that would soon leave the disk no room, not
+   even for what it holds. */
+static int log_grew(void *context, sqlite3 *handle, const char *name, int pages)
+{
+    const struct db *db = context;
+    struct statvfs disk;
+    bool tight = pages >= LOG_PAGES_MIN && statvfs(db->path, &disk) == 0
+                 && (uint64_t)pages * PAGE_BYTES * LOG_SHARE > (uint64_t)disk.f_bavail * disk.f_frsize;
+    if (pages >= LOG_PAGES_MAX || tight)
+        sqlite3_wal_checkpoint_v2(handle, name, SQLITE_CHECKPOINT_PASSIVE, NULL, NULL);
+    return SQLITE_OK;
+}
+
 /* ---- opening ---- */
 
 static int lock_take(struct db *db)
@@ -436,8 +454,7 @@ struct db *db_open(const char *path, enum db_mode mode, int *code)
     if (*code != EX_OK)
         goto close_db;
     const char *pragmas = mode == DB_SERVE
-        ? "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA cache_size = -65536;"
-          "PRAGMA wal_autocheckpoint = 16384"  // 64 MiB: a page that is written often is written to its place seldom
+        ? "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA cache_size = -65536"
         : "PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON";
     int result = sqlite3_exec(db->handle, pragmas, NULL, NULL, NULL);
     if (result != SQLITE_OK) {
@@ -446,6 +463,8 @@ struct db *db_open(const char *path, enum db_mode mode, int *code)
         *code = EX_IOERR;
         goto close_db;
     }
+    if (mode == DB_SERVE)
+        sqlite3_wal_hook(db->handle, log_grew, db);
     db_changed(db);
     return db;
 
