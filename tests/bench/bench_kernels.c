@@ -140,34 +140,6 @@ static void report(const char *name, struct pool *pool, const struct kernels *ke
     free(y);
 }
 
-struct reading {
-    const char *data;
-    size_t each;       // bytes, of a thread
-    double rates[256];
-};
-
-static void read_task(void *context, size_t task, size_t thread)
-{
-    (void)thread;
-    struct reading *reading = context;
-    reading->rates[task] = limit_read(reading->data + task * reading->each, reading->each);
-}
-
-/* Of all threads together, bytes/s, the best of several rounds. */
-static double read_best(struct pool *pool, const float *data)
-{
-    struct reading reading = { .data = (const char *)data, .each = COLD_BYTES / pool_threads(pool) / 256 * 256 };
-    double best = 0.0;
-    for (int round = 0; round < ROUNDS; round++) {
-        double sum = 0.0;
-        pool_run(pool, pool_threads(pool), read_task, &reading);
-        for (size_t i = 0; i < pool_threads(pool); i++)
-            sum += reading.rates[i];
-        best = sum > best ? sum : best;
-    }
-    return best;
-}
-
 static void report_limits(struct pool *pool, const float *weight)
 {
     static const struct {
@@ -178,7 +150,7 @@ static void report_limits(struct pool *pool, const float *weight)
     printf("limits   ");
     for (size_t i = 0; i < COUNT_OF(limits); i++)
         printf(" %s %.0f,", limits[i].name, 1e-9 * limit_of_pool(pool, limits[i].rate));
-    printf(" read %.1f GB/s\n", 1e-9 * read_best(pool, weight));
+    printf(" read %.1f GB/s\n", 1e-9 * limit_read_of_pool(pool, weight, COLD_BYTES));
 }
 
 int main(int argc, char **argv)

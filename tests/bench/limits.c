@@ -107,49 +107,6 @@ double limit_amx_int8(void)
     return kernels_named("amx") != NULL ? tile_int8() : 0.0;
 }
 
-struct multiplying {
-    double (*limit)(void);
-    double *rates;  // (threads)
-};
-
-static void multiply_task(void *context, size_t task, size_t thread)
-{
-    (void)thread;
-    struct multiplying *multiplying = context;
-    multiplying->rates[task] = multiplying->limit();
-}
-
-double limit_of_pool(struct pool *pool, double (*limit)(void))
-{
-    enum { TRIES = 5 };
-    struct multiplying multiplying = { limit, memory_alloc(pool_threads(pool), sizeof(double)) };
-    double most = 0.0;
-    for (size_t i = 0; i < TRIES; i++) {
-        double all = 0.0;
-        pool_run(pool, pool_threads(pool), multiply_task, &multiplying);
-        for (size_t thread = 0; thread < pool_threads(pool); thread++)
-            all += multiplying.rates[thread];
-        most = all > most ? all : most;
-    }
-    free(multiplying.rates);
-    return most;
-}
-
-double limit_multiply(struct pool *pool, enum tensor_type type)
-{
-    double (*const floats[])(void) = { limit_fma, limit_amx_bf16, type == TENSOR_BF16 ? limit_dpbf16 : NULL };
-    double (*const bytes[])(void) = { limit_maddubs, limit_dpbusd, limit_amx_int8 };
-    double most = 0.0;
-    for (size_t i = 0; i < 3; i++) {
-        double (*limit)(void) = type > TENSOR_BF16 ? bytes[i] : floats[i];
-        if (limit == NULL || (type == TENSOR_F32 && limit != limit_fma))
-            continue;
-        double rate = limit_of_pool(pool, limit);
-        most = rate > most ? rate : most;
-    }
-    return most;
-}
-
 typedef uint64_t line __attribute__((vector_size(64)));
 
 double limit_read(const void *data, size_t size_bytes)
@@ -166,6 +123,63 @@ double limit_read(const void *data, size_t size_bytes)
     double taken = seconds() - start;
     __asm__ volatile("" : : "m"(sum));
     return (double)size_bytes / taken;
+}
+
+/* What each thread measures: limit, or where that is NULL how fast it reads a part of data. */
+struct shared {
+    double (*limit)(void);
+    const char *data;
+    size_t each;    // bytes, of a thread
+    double *rates;  // (threads)
+};
+
+static void rate_task(void *context, size_t task, size_t thread)
+{
+    (void)thread;
+    struct shared *shared = context;
+    shared->rates[task] = shared->limit != NULL ? shared->limit() : limit_read(shared->data + task * shared->each, shared->each);
+}
+
+/* Of all threads at once, the best of some tries. */
+static double best_rate(struct pool *pool, struct shared shared)
+{
+    enum { TRIES = 7 };
+    double most = 0.0;
+    shared.rates = memory_alloc(pool_threads(pool), sizeof *shared.rates);
+    for (size_t i = 0; i < TRIES; i++) {
+        double all = 0.0;
+        pool_run(pool, pool_threads(pool), rate_task, &shared);
+        for (size_t thread = 0; thread < pool_threads(pool); thread++)
+            all += shared.rates[thread];
+        most = all > most ? all : most;
+    }
+    free(shared.rates);
+    return most;
+}
+
+double limit_of_pool(struct pool *pool, double (*limit)(void))
+{
+    return best_rate(pool, (struct shared){ .limit = limit });
+}
+
+double limit_read_of_pool(struct pool *pool, const void *data, size_t size_bytes)
+{
+    return best_rate(pool, (struct shared){ .data = data, .each = size_bytes / pool_threads(pool) / 256 * 256 });
+}
+
+double limit_multiply(struct pool *pool, enum tensor_type type)
+{
+    double (*const floats[])(void) = { limit_fma, limit_amx_bf16, type == TENSOR_BF16 ? limit_dpbf16 : NULL };
+    double (*const bytes[])(void) = { limit_maddubs, limit_dpbusd, limit_amx_int8 };
+    double most = 0.0;
+    for (size_t i = 0; i < 3; i++) {
+        double (*limit)(void) = type > TENSOR_BF16 ? bytes[i] : floats[i];
+        if (limit == NULL || (type == TENSOR_F32 && limit != limit_fma))
+            continue;
+        double rate = limit_of_pool(pool, limit);
+        most = rate > most ? rate : most;
+    }
+    return most;
 }
 
 void peak_print(const char *program)

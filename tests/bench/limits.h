@@ -23,6 +23,8 @@ double limit_read(const void *data, size_t size_bytes);  // bytes/s, size_bytes 
 
 /* The most operations a second of all threads of the pool at once. */
 double limit_of_pool(struct pool *pool, double (*limit)(void));
+/* The most bytes a second that they read at once, each its part of the data. */
+double limit_read_of_pool(struct pool *pool, const void *data, size_t size_bytes);
 /* The fastest of these that takes such weights: floats as they are, F16 and BF16 also by BF16 products, blocks as bytes. */
 double limit_multiply(struct pool *pool, enum tensor_type type);
 
