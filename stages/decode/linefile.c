@@ -60,6 +60,17 @@ size_t linefile_number(const struct linefile *lines)
     return lines->number;
 }
 
+json_t *refusal_to_json(const char *reason, const struct linefile *lines)
+{
+    struct buffer valid = { 0 };  // what a reason quotes may be cut inside a character
+    utf8_append_repaired(&valid, reason, strlen(reason));
+    json_t *json = json_pack("{s:s%}", "error", valid.data, valid.size);
+    if (lines != NULL)
+        json_object_set_new(json, "line", json_integer((json_int_t)lines->number));
+    free(valid.data);
+    return json;
+}
+
 static enum linefile_status give_line(struct linefile *lines, size_t end, char **line, size_t *size)
 {
     if (lines->number == 0)
@@ -74,9 +85,9 @@ static enum linefile_status give_line(struct linefile *lines, size_t end, char *
     return LINEFILE_ONE;
 }
 
-static enum linefile_status too_long(const struct linefile *lines, size_t number)
+static enum linefile_status too_long(struct linefile *lines)
 {
-    log_error("line %zu of \"%s\" has more than %d bytes", number, lines->name, LINE_BYTES_MAX);
+    log_error("line %zu of \"%s\" has more than %d bytes", ++lines->number, lines->name, LINE_BYTES_MAX);
     return LINEFILE_LONG;
 }
 
@@ -92,7 +103,7 @@ static enum linefile_status read_more(struct linefile *lines, bool wait)
         lines->data.size = lines->searched = 0;
         if (!lines->skips) {
             lines->skips = true;
-            return too_long(lines, lines->number + 1);
+            return too_long(lines);
         }
     }
     if (poll(&(struct pollfd){ .fd = lines->fd, .events = POLLIN }, 1, wait ? WAIT_MS : 0) <= 0)
@@ -124,10 +135,9 @@ enum linefile_status linefile_next(struct linefile *lines, bool wait, char **lin
             if (!known && end - lines->at <= LINE_BYTES_MAX)
                 return give_line(lines, end, line, size);
             lines->skips = false;
-            lines->number++;
             lines->at = lines->searched = end + 1;
             if (!known)
-                return too_long(lines, lines->number);
+                return too_long(lines);
             continue;
         }
         lines->searched = lines->data.size;

@@ -8,6 +8,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "base/json.h"
+
 enum { LINE_BYTES_MAX = 16 << 20 };
 
 struct linefile;
@@ -27,6 +29,9 @@ enum linefile_status {
 enum linefile_status linefile_next(struct linefile *lines, bool wait, char **line, size_t *size);
 
 const char *linefile_name(const struct linefile *lines);
-size_t linefile_number(const struct linefile *lines);  // of the line given last, from 1
+size_t linefile_number(const struct linefile *lines);  // of the last line given or left out, from 1
+
+/* {"error": reason, "line": its number}, what JSON lines have in place of an answer to it; lines NULL: no "line". */
+json_t *refusal_to_json(const char *reason, const struct linefile *lines);
 
 #endif

@@ -136,7 +136,7 @@ static struct options options_read(int argc, char **argv)
         { 0, "greedy", NULL, OPTION_FLAG, &options.greedy, 0, 0, "always the likeliest token" },
         { 0, NULL, NULL, OPTION_HEADING, NULL, 0, 0, "what to do" },
         CHAT_OPTION(options.chat),
-        { 0, "json", NULL, OPTION_FLAG, &options.json, 0, 0, "JSON lines with tokens, logprob and KL instead of text" },
+        { 0, "json", NULL, OPTION_FLAG, &options.json, 0, 0, "JSON lines with tokens, logprob and KL instead of text; where\nthere is no answer, with \"error\"" },
         { 0, "score", NULL, OPTION_FLAG, &options.score, 0, 0,
           "sample nothing: JSON lines of {\"tokens\"} or {\"prompt\",\n\"response\"} in, their logprobs (and values) out" },
         { 's', "store", "ENDPOINT", OPTION_TEXT, &serve->endpoint, 0, 0,

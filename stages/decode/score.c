@@ -115,15 +115,15 @@ static int tokens_from_json(struct scoring *scoring, const json_t *json, char re
         tokens_from_text(scoring, prompt, response);
     } else {
         snprintf(reason, 256,
-                 "has neither \"tokens\", nor \"prompt_tokens\" and \"response_tokens\", nor \"prompt\" and \"response\"");
+                 "neither \"tokens\", nor \"prompt_tokens\" and \"response_tokens\", nor \"prompt\" and \"response\"");
         return -1;
     }
     if (scoring->tokens.count == 0 || scoring->first == 0) {
-        snprintf(reason, 256, "has no tokens that a response could follow");
+        snprintf(reason, 256, "no tokens that a response could follow");
         return -1;
     }
     if (scoring->tokens.count > scoring->context) {
-        snprintf(reason, 256, "has %zu tokens, the context is %zu", scoring->tokens.count, scoring->context);
+        snprintf(reason, 256, "%zu tokens, the context is %zu", scoring->tokens.count, scoring->context);
         return -1;
     }
     return 0;
@@ -170,28 +170,39 @@ static int score_tokens(struct scoring *scoring, json_t *out)
     return finite ? 0 : -1;
 }
 
+static void answer(const json_t *json)
+{
+    char *text = json_text(json);
+    puts(text);
+    fflush(stdout);  // who asked over a pipe may wait for it; stdout_close tells of failures
+    free(text);
+}
+
+static void answer_refusal(const struct linefile *lines, const char *reason)
+{
+    json_t *json = refusal_to_json(reason, lines);
+    answer(json);
+    json_decref(json);
+}
+
 /* 0, or -1 when the line cannot be scored (logged). */
 static int score_line(struct scoring *scoring, const struct linefile *lines, const char *line, size_t size)
 {
-    char reason[256];
-    json_t *json = json_parse_line(line, size, linefile_name(lines), linefile_number(lines));
-    int result = -1;
-    if (json != NULL && tokens_from_json(scoring, json, reason) != 0) {
-        log_error("line %zu of \"%s\" %s", linefile_number(lines), linefile_name(lines), reason);
-    } else if (json != NULL) {
-        json_t *out = json_object();
+    char reason[256] = "the line is no JSON";
+    json_t *json = json_parse_line(line, size, linefile_name(lines), linefile_number(lines)), *out = json_object();
+    int result = json != NULL ? tokens_from_json(scoring, json, reason) : -1;
+    if (result == 0) {
+        snprintf(reason, sizeof reason, "the model's numbers are not finite");
         result = score_tokens(scoring, out);
-        if (result == 0) {
-            char *text = json_text(out);
-            puts(text);
-            fflush(stdout);  // who asked over a pipe may wait for it; stdout_close tells of failures
-            free(text);
-        } else {
-            log_error("line %zu of \"%s\": the model's numbers for it are not finite", linefile_number(lines),
-                      linefile_name(lines));
-        }
-        json_decref(out);
     }
+    if (result == 0) {
+        answer(out);
+    } else {
+        if (json != NULL)
+            log_error("line %zu of \"%s\": %s", linefile_number(lines), linefile_name(lines), reason);
+        answer_refusal(lines, reason);
+    }
+    json_decref(out);
     json_decref(json);
     return result;
 }
@@ -230,10 +241,12 @@ int score_run(const char *path, const struct generate_options *generate)
     char *line;
     size_t size;
     while (!stop_requested() && !ferror(stdout) && (status = linefile_next(lines, true, &line, &size)) != LINEFILE_END
-           && status != LINEFILE_FAILED)
-        if (status == LINEFILE_LONG
-            || (status == LINEFILE_ONE && size > 0 && score_line(&scoring, lines, line, size) != 0))
+           && status != LINEFILE_FAILED) {
+        if (status == LINEFILE_LONG)
+            answer_refusal(lines, "the line is too long");
+        if (status == LINEFILE_LONG || (status == LINEFILE_ONE && size > 0 && score_line(&scoring, lines, line, size) != 0))
             code = EX_DATAERR;
+    }
     if (status == LINEFILE_FAILED)
         code = EX_IOERR;
     if (stdout_close() != 0)

@@ -19,7 +19,7 @@
 #include "decode/linefile.h"
 #include "text/prompt.h"
 
-/* One prompt and what has come of it. */
+/* One prompt and what has come of it; or, for JSON lines, a line that cannot be answered, whose one answer is its refusal. */
 struct request {
     char *prompt;
     struct token_list tokens;
@@ -36,6 +36,7 @@ struct request {
         int64_t sample;
         struct text_stream stream;
         struct buffer waiting;        // text that is not printed yet, because it is another's turn
+        json_t *refusal;              // what is printed in place of a response; NULL: one will come
     } answers[];
 };
 
@@ -50,6 +51,7 @@ struct run {
     size_t operand;          // that comes next
     bool streams;            // the first unfinished answer is printed token by token
     struct answer *first, **last;
+    size_t queued;           // answers from first to last
     int code;                // EX_OK until something went wrong
     bool unscorable;         // the scorer is of no use any more
     int64_t responses;
@@ -72,13 +74,34 @@ static bool is_file(const char *operand)
     return strpbrk(operand, " \n") == NULL && (ends_with(operand, ".jsonl") || ends_with(operand, ".txt"));
 }
 
-/* Where the present prompt comes from, for messages. */
-static void log_bad_prompt(const struct run *run, const char *reason)
+static void queue(struct run *run, struct answer *answer)
+{
+    *run->last = answer;
+    run->last = &answer->next;
+    run->queued++;
+}
+
+/* The present prompt has no response.  Where answers are JSON lines it has one all the same, so that who asks in turn goes on. */
+static void refuse(struct run *run, const char *reason)
+{
+    run->code = EX_DATAERR;
+    if (!run->options->json)
+        return;
+    struct request *request = memory_alloc(1, sizeof *request + sizeof request->answers[0]);
+    request->left = 1;
+    request->answers[0].request = request;
+    request->answers[0].refusal = refusal_to_json(reason, run->lines);
+    queue(run, &request->answers[0]);
+}
+
+/* The same, with a word about where the prompt comes from. */
+static void refuse_logged(struct run *run, const char *reason)
 {
     if (run->lines != NULL)
         log_error("line %zu of \"%s\": %s", linefile_number(run->lines), linefile_name(run->lines), reason);
     else
         log_error("%s", reason);
+    refuse(run, reason);
 }
 
 /* own: what its line says under "decode", or NULL. */
@@ -96,11 +119,10 @@ static void ask(struct run *run, const struct prompt_source *source, json_t *own
         && line_options_read(&line, own, run->generate->values, run->generate->value_count, reason) != 0)
         code = EX_DATAERR;
     if (code != EX_OK) {
-        log_bad_prompt(run, reason);
+        refuse_logged(run, reason);
         if (code == EX_USAGE && !run->hinted)
             log_hint(CHAT_HINT);
         run->hinted = run->hinted || code == EX_USAGE;
-        run->code = EX_DATAERR;
         free(text.data);
         free(tokens.at);
         return;
@@ -120,8 +142,7 @@ static void ask(struct run *run, const struct prompt_source *source, json_t *own
     for (size_t i = 0; i < samples; i++) {
         struct answer *answer = &request->answers[i];
         *answer = (struct answer){ .request = request, .sample = (int64_t)i, .stream = { .started = size > 0 } };
-        *run->last = answer;
-        run->last = &answer->next;
+        queue(run, answer);
         generator_add(run->generator, &(struct generate_job){
             .prompt_tokens = request->tokens.at, .prompt_count = request->tokens.count, .prompt = request->prompt,
             .prompt_key = key, .sample = (uint32_t)i, .seed = (uint64_t)line.seed,
@@ -145,10 +166,10 @@ static void ask_line(struct run *run, const char *line, size_t size)
         ask(run, &(struct prompt_source){ .text = json_string_value(prompt), .size = json_string_length(prompt) }, own);
     } else if (json_is_array(prompt) || json_is_array(messages)) {
         ask(run, &(struct prompt_source){ .messages = json_is_array(prompt) ? prompt : messages }, own);
+    } else if (json != NULL) {
+        refuse_logged(run, "neither a text under \"prompt\" nor a list of messages");
     } else {
-        if (json != NULL)
-            log_bad_prompt(run, "neither a text under \"prompt\" nor a list of messages");
-        run->code = EX_DATAERR;
+        refuse(run, "the line is no JSON");
     }
     json_decref(json);
 }
@@ -177,7 +198,7 @@ static bool ask_next(struct run *run, bool wait)
             ask_line(run, line, size);
         return true;
     case LINEFILE_LONG:
-        run->code = EX_DATAERR;
+        refuse(run, "the line is too long");
         return true;
     case LINEFILE_NONE:
         return false;
@@ -214,15 +235,20 @@ static json_t *json_from_tokens(const int32_t *tokens, size_t count)
     return array;
 }
 
+/* null where it holds broken UTF-8, which is no JSON text. */
+static json_t *prompt_to_json(const struct request *request)
+{
+    json_t *prompt = json_string(request->prompt);
+    return prompt != NULL ? prompt : json_null();
+}
+
 static json_t *response_to_json(const struct answer *answer, const struct response *response)
 {
     const struct request *request = answer->request;
     double logprob = 0;
     for (size_t i = 0; i < response->count; i++)
         logprob += response->logprobs[i];
-    // A prompt may hold broken UTF-8, which is no JSON text.
-    json_t *prompt = json_string(request->prompt);
-    json_t *json = json_pack("{s:o, s:s, s:I, s:o, s:o, s:f, s:f, s:b}", "prompt", prompt != NULL ? prompt : json_null(),
+    json_t *json = json_pack("{s:o, s:s, s:I, s:o, s:o, s:f, s:f, s:b}", "prompt", prompt_to_json(request),
                              "response", response->text, "sample", (json_int_t)answer->sample,
                              "prompt_tokens", json_from_tokens(request->tokens.at, request->tokens.count),
                              "response_tokens", json_from_tokens(response->tokens, response->count),
@@ -238,6 +264,17 @@ static void print_json(const json_t *json)
     char *text = json_text(json);
     puts(text);
     free(text);
+}
+
+/* In place of a sample's response; of best-of (sample -1) in place of the best. */
+static void print_failure(const struct request *request, int64_t sample, const char *reason)
+{
+    json_t *json = refusal_to_json(reason, NULL);
+    json_object_set_new(json, "prompt", prompt_to_json(request));
+    if (sample >= 0)
+        json_object_set_new(json, "sample", json_integer(sample));
+    print_json(json);
+    json_decref(json);
 }
 
 /* Best-of: prints the sample with the highest score, of equal ones the first. */
@@ -261,6 +298,8 @@ static void print_best(struct run *run, struct request *request)
         if (!run->unscorable) {
             log_error("none of %zu samples could be scored", count);
             run->code = run->code != EX_OK ? run->code : EX_DATAERR;
+            if (run->options->json)
+                print_failure(request, -1, "none of its samples could be scored");
         }
     } else if (run->options->json) {
         json_object_set_new(request->candidates[best].json, "score", json_real(results[best].score));
@@ -287,6 +326,30 @@ static void flush_waiting(struct answer *answer)
         fwrite(answer->waiting.data, 1, answer->waiting.size, stdout);
     fflush(stdout);
     answer->waiting.size = 0;
+}
+
+/* The next answer's turn is over. */
+static void answer_end(struct run *run)
+{
+    struct answer *answer = run->first;
+    struct request *request = answer->request;
+    free(answer->waiting.data);
+    json_decref(answer->refusal);
+    run->first = answer->next;
+    run->queued--;
+    if (run->first == NULL)
+        run->last = &run->first;
+    if (--request->left == 0)
+        request_free(request);
+}
+
+/* Those whose turn has come. */
+static void print_refusals(struct run *run)
+{
+    while (run->first != NULL && run->first->refusal != NULL) {
+        print_json(run->first->refusal);
+        answer_end(run);
+    }
 }
 
 /* The answer that comes next has finished. */
@@ -316,18 +379,16 @@ static void finish(struct run *run, const struct response *response)
         } else {
             puts(response->text);
         }
+    } else if (run->options->json && request->candidates == NULL) {
+        print_failure(request, answer->sample, response->failure);
     }
-    free(answer->waiting.data);
-    run->first = answer->next;
-    if (run->first == NULL)
-        run->last = &run->first;
-    else if (run->streams)
+    if (request->left == 1 && request->candidate_count > 0)
+        print_best(run, request);
+    else if (request->left == 1 && request->candidates != NULL && run->options->json)
+        print_failure(request, -1, response->failure);
+    answer_end(run);
+    if (run->streams && run->first != NULL)
         flush_waiting(run->first);
-    if (--request->left == 0) {
-        if (request->candidate_count > 0)
-            print_best(run, request);
-        request_free(request);
-    }
 }
 
 /* ---- while tokens are chosen ---- */
@@ -413,12 +474,15 @@ int text_run(const struct text_options *options, const struct generate_options *
     while (!stop_requested() && !ferror(stdout) && !run.unscorable
            && (run.operand < options->operand_count || generator_held(run.generator) > 0)) {
         bool idle = generator_held(run.generator) == 0;
-        while (generator_held(run.generator) < hold_max && ask_next(&run, idle))
+        while (run.queued < hold_max && ask_next(&run, idle))
             idle = false;
         generator_step(run.generator);
         struct response response;
-        while (!run.unscorable && !ferror(stdout) && generator_next(run.generator, &response))
+        print_refusals(&run);
+        while (!run.unscorable && !ferror(stdout) && generator_next(run.generator, &response)) {
             finish(&run, &response);
+            print_refusals(&run);
+        }
         fflush(stdout);  // who asked over a pipe may wait for it; stdout_close tells of failures
     }
     log_summary(&run, clock_s() - begun_s);
@@ -427,13 +491,8 @@ int text_run(const struct text_options *options, const struct generate_options *
     if (stop_requested())  // which may have interrupted a write
         run.code = EX_TEMPFAIL;
 
-    while (run.first != NULL) {  // what was interrupted
-        struct answer *answer = run.first;
-        run.first = answer->next;
-        free(answer->waiting.data);
-        if (--answer->request->left == 0)
-            request_free(answer->request);
-    }
+    while (run.first != NULL)  // what was interrupted
+        answer_end(&run);
     linefile_close(run.lines);
     prompt_style_free(&run.style);
     generator_close(run.generator);

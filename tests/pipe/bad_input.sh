@@ -138,7 +138,7 @@ tokenize -q -m "$base" "$scratch/nul.txt" >"$scratch/nul" 2>"$scratch/nul.err"
     grep -q 'line 3' "$scratch/nul.err" &&
     ok "a NUL spoils its own line and no other" || not_ok "NULs: $(tr '\n' '|' <"$scratch/nul.err")"
 decode -q -m "$base" --json --max-new-tokens 2 "$scratch/nul.txt" >"$scratch/nul" 2>"$scratch/nul.err"
-[ $? = 65 ] && [ "$(wc -l <"$scratch/nul")" = 2 ] && grep -q 'line 2 of .*: prompt has a NUL' "$scratch/nul.err" &&
+[ $? = 65 ] && [ "$(grep -c '"response"' "$scratch/nul")" = 2 ] && grep -q 'line 2 of .*: prompt has a NUL' "$scratch/nul.err" &&
     grep -q 'line 3 of' "$scratch/nul.err" &&
     ok "for decode too" || not_ok "NULs in decode: $(tr '\n' '|' <"$scratch/nul.err")"
 printf '{"prompt": "One day", "response": " a fox", "score": 1e300}\n' >"$scratch/score.jsonl"

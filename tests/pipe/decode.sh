@@ -128,21 +128,32 @@ same "greedy text is the same where candidates of sure tokens are not valued" "$
 steered=$(sed -n 's/.* steered=\([0-9]*\).*/\1/p' "$scratch/err")
 [ "${steered:-0}" -ge 4 ] && [ "$steered" -lt 50 ] && ok "most are not" || not_ok "steered tokens: $(tail -n 1 "$scratch/err")"
 
-# A coprocess: each prompt is answered before the next is asked.
+# A coprocess: each prompt is answered before the next is asked, and so is what cannot be.
 mkfifo "$scratch/ask" "$scratch/answer"
-decode -q -m "$base" --max-new-tokens 8 --json - <"$scratch/ask" >"$scratch/answer" &
+decode -q -m "$base" --max-new-tokens 8 --json - <"$scratch/ask" >"$scratch/answer" 2>"$scratch/err" &
 test_pids=$!
 exec 3>"$scratch/ask" 4<"$scratch/answer"
 answered=
-for word in One Two Three; do
+for word in One '{"prompt":"One","decode":{"beta":1}}' Two '{nonsense' Three; do
     echo "$word" >&3
     read -r line <&4
-    case $line in *"\"prompt\":\"$word\""*) answered="$answered $word" ;; esac
+    case $line in
+    *"\"prompt\":\"$word\""*) answered="$answered $word" ;;
+    '{"error":"\"beta\" under \"decode\" is for value models, and there is no --value","line":2}') answered="$answered 2" ;;
+    '{"error":"the line is no JSON","line":4}') answered="$answered 4" ;;
+    esac
 done
 exec 3>&- 4<&-
 wait "$test_pids"
+code=$?
 test_pids=
-[ "$answered" = " One Two Three" ] && ok "a prompt is answered before the next one comes" || not_ok "answered only:$answered"
+[ "$answered" = " One 2 Two 4 Three" ] && [ $code = 65 ] && ok "a line is answered before the next one comes" ||
+    not_ok "answered only:$answered, code $code"
+{ echo "Tom had a"; yes '{nonsense' | head -n 3000; echo "Tom had a"; } |
+    decode -q -m "$base" -n 2 --max-new-tokens 8 --json - 2>"$scratch/err" | sed 's/{"\([a-z]*\)".*/\1/' | uniq -c |
+    awk '{ printf "%s %s ", $1, $2 }' >"$scratch/out"
+[ "$(cat "$scratch/out")" = "2 kl 3000 error 2 kl " ] && ok "each in its place, however many" ||
+    not_ok "answers: $(cat "$scratch/out")"
 
 # Rollouts that workers make of the same prompt are the same samples.
 tap <"$scratch/rollouts" | sed -n 's/.*"response_tokens":\(\[[0-9,]*\]\).*/\1/p' >"$scratch/rollout-tokens"
@@ -189,8 +200,10 @@ sampled=$(sed -n 's/.* responses=\([0-9]*\) .*/\1/p' "$scratch/err")
     ok "nothing is sampled any more when nothing can be scored" || not_ok "code $code, $sampled responses for a dead scorer"
 decode -q -m "$base" --best-of 4 --exec 'while read -r line; do case $line in *"One day"*) echo nan ;; *) echo 1 ;; esac; done' \
     --max-new-tokens 8 --json "$scratch/prompts.jsonl" >"$scratch/out" 2>"$scratch/err"
-[ $? = 65 ] && [ "$(wc -l <"$scratch/out")" = 3 ] && ok "a prompt whose samples have no score is no reason to stop" ||
-    not_ok "$(wc -l <"$scratch/out") of 3 prompts answered: $(tail -n 1 "$scratch/err")"
+[ $? = 65 ] && [ "$(grep -c '"response"' "$scratch/out")" = 3 ] &&
+    [ "$(grep -c '{"error":"none of its samples could be scored","prompt":"One day' "$scratch/out")" = 1 ] &&
+    ok "a prompt whose samples have no score is no reason to stop" ||
+    not_ok "$(wc -l <"$scratch/out") of 4 prompts answered: $(tail -n 1 "$scratch/err")"
 
 # ---- given text ----
 
@@ -214,13 +227,15 @@ printf '\000\000\300\177' | dd of="$scratch/nan/model.safetensors" bs=1 conv=not
 head -n 1 "$scratch/given.jsonl" >"$scratch/one.jsonl"
 refused "--score of a model whose numbers are not finite" 65 'line 1 of .* not finite' \
     decode -q -m "$scratch/nan" --score "$scratch/one.jsonl"
+check "so says the line's answer" grep -q '^{"error":"the model.s numbers are not finite","line":1}$' "$scratch/refused.out"
 printf '{"prompt": "One day"}\n\n \t\nOne day\n' >"$scratch/gap"
 check "an empty line of a file is no prompt" test "$(decode -q -m "$base" --json --max-new-tokens 1 "$scratch/gap" | wc -l)" = 2
 { printf '\357\273\277'; cat "$scratch/prompts.jsonl"; } >"$scratch/marked.jsonl"
 decode -q -m "$base" --max-new-tokens 24 "$scratch/marked.jsonl" >"$scratch/out"
 same "a byte order mark before the first prompt is none of it" "$scratch/one" "$scratch/out"
 decode -q -m "$base" --score "$scratch/prompts.jsonl" >"$scratch/out" 2>"$scratch/err"
-[ $? = 65 ] && grep -q 'line 1 of' "$scratch/err" && [ ! -s "$scratch/out" ] && ok "--score names a line without a response" ||
+[ $? = 65 ] && grep -q 'line 1 of' "$scratch/err" && [ "$(grep -c '^{"error":' "$scratch/out")" = "$(wc -l <"$scratch/prompts.jsonl")" ] &&
+    ok "--score names a line without a response" ||
     not_ok "--score of lines without a response: $(head -n 1 "$scratch/err")"
 
 # ---- a store ----
@@ -276,7 +291,8 @@ refused "too many candidates" 64 '\-\-candidates is 9999' decode -m "$base" --ca
 refused "a context shorter than the prompt" 65 'context of' decode -m "$base" --context 3 "One day, Mia the fox ran to the park."
 printf '{"prompt":"One day"}\n{"promt":"typo"}\n{nonsense\n{"prompt":"Tom had a"}\n' >"$scratch/mixed.jsonl"
 decode -q -m "$base" --max-new-tokens 4 --json "$scratch/mixed.jsonl" >"$scratch/out" 2>"$scratch/err"
-[ $? = 65 ] && [ "$(wc -l <"$scratch/out")" = 2 ] && grep -q 'line 2' "$scratch/err" && grep -q 'line 3' "$scratch/err" &&
+[ $? = 65 ] && [ "$(sed 's/.*"line":/refused /; s/.*"response".*/answered/' "$scratch/out" | tr '\n' ' ')" = \
+    "answered refused 2} refused 3} answered " ] && grep -q 'line 2' "$scratch/err" && grep -q 'line 3' "$scratch/err" &&
     ok "bad lines are named, good ones are answered" || not_ok "bad lines: $(tr '\n' '|' <"$scratch/err")"
 {
     printf 'One day\n'
@@ -289,5 +305,6 @@ decode -q -m "$base" --max-new-tokens 4 --json "$scratch/mixed.jsonl" >"$scratch
 decode -q -m "$base" --max-new-tokens 4 --json "$scratch/long.txt" >"$scratch/out" 2>"$scratch/err"
 code=$?
 long=$(sed 's/.*line \([0-9]\) of .* has more than .*/\1/' "$scratch/err" | tr '\n' ' ')
-[ "$code $(wc -l <"$scratch/out") $long" = "65 2 2 4 5 " ] && ok "so it is where lines are too long, by one byte too" ||
+refused=$(sed -n 's/^{"error":"the line is too long","line":\([0-9]\)}$/\1/p' "$scratch/out" | tr '\n' ' ')
+[ "$code $(grep -c '"response"' "$scratch/out") $long$refused" = "65 2 2 4 5 2 4 5 " ] && ok "so it is where lines are too long, by one byte too" ||
     not_ok "long lines: exit $code, $(tr '\n' '|' <"$scratch/err")"
