@@ -475,6 +475,8 @@ static enum desk_status give_back(struct desk *desk)
         log_hint("nothing is lost: outputs stay with the workers until the store can be written");
     desk->in_trouble = true;
     desk->failed = desk->news = false;
+    desk->counters.stored = desk->committed.stored;
+    desk->counters.duplicates = desk->committed.duplicates;
     db_rollback(desk->db);
     for (size_t i = desk->worker_count; i-- > 0; )
         if (desk->workers[i]->spoke)
@@ -499,6 +501,7 @@ enum desk_status desk_commit(struct desk *desk, double now_s)
     if (desk->news)
         lines_changed(&desk->lines);
     desk->news = false;
+    desk->committed = desk->counters;
     for (size_t i = 0; i < desk->worker_count; i++) {
         struct worker *worker = desk->workers[i];
         worker->spoke = false;

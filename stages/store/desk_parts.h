@@ -66,7 +66,7 @@ struct desk {
     double looked_s;          // for changes by other processes
     double opened_s;          // when the first frame came; 0: not yet
     double tokenize_s;        // when a tokenize was last here, or the desk was opened; 0: not yet known
-    struct desk_counters counters;
+    struct desk_counters counters, committed;  // committed: as they were at the last commit
 };
 
 /* Frames among the parcels.  A refusal may also go to somebody who is no worker. */

@@ -1250,6 +1250,7 @@ static void test_store_cannot_be_written(void)
     EXPECT_INT(desk_commit(desk, now_s), DESK_LATER);
     EXPECT_INT(desk_parcel_count(desk), 0);
     EXPECT_INT(db_int(db, db_query(db, "SELECT count(*) FROM prompt", ""), -1), 0);
+    EXPECT_INT(desk_count(desk).stored, 0);
     plain('t', FRAME_beat);
     turn();
     EXPECT_INT(count_replies('t', FRAME_stranger), 1);
@@ -1260,6 +1261,7 @@ static void test_store_cannot_be_written(void)
     give_prompt('t', "prompt 0", 1);
     turn();
     EXPECT_INT(count_replies('t', FRAME_ack), 1);
+    EXPECT_INT(desk_count(desk).stored, 1);
     close_desk();
 }
 
