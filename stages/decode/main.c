@@ -16,6 +16,7 @@
 #include "decode/score.h"
 #include "decode/text.h"
 #include "decode/values.h"
+#include "sample/base_policy.h"
 #include "sample/serve.h"
 #include "score/scorer.h"
 #include "text/prompt.h"
@@ -26,12 +27,12 @@
 struct options {
     struct serve_options serve;
     struct scorer_options scorer;
+    struct base_policy base;
     struct option_list values, value_tokenizers;
-    const char *model, *tokenizer, *chat, *quant_name, *value_quant_name, *kv_type_name;
-    enum tensor_type quant, value_quant, kv_type;
+    const char *chat, *value_quant;
     double beta, skip_sure;
     int64_t candidates, guide_every, best_of, batch, context, threads, samples;
-    bool greedy, json, score, keep_packed;
+    bool greedy, json, score;
     char *const *operands;
     size_t operand_count;
 };
@@ -49,12 +50,8 @@ static void options_check(struct options *options)
 {
     struct serve_options *serve = &options->serve;
     size_t scorers = scorer_kinds(&options->scorer);
-    if (options->model == NULL)
-        options_refuse("-m is missing: which base policy?");
+    base_policy_check(&options->base);
     value_options_check(options);
-    options->kv_type = model_kv_type_from_name(options->kv_type_name);
-    options->quant = model_quant_from_name(options->quant_name);
-    options->value_quant = model_quant_from_name(options->value_quant_name);
     if (options->greedy)
         serve->sampling.temperature = 0;
     if (options->best_of > 0 && options->samples > 0)
@@ -93,20 +90,13 @@ static struct options options_read(int argc, char **argv)
 {
     static struct options options = {
         .serve = { .stage = "decode", .max_new_tokens = 128, .sampling = { .temperature = 1, .top_p = 1 } },
-        .scorer = SCORER_DEFAULTS, .quant = TENSOR_TYPE_COUNT, .value_quant = TENSOR_TYPE_COUNT, .beta = 3,
+        .scorer = SCORER_DEFAULTS, .beta = 3,
         .candidates = 20, .guide_every = 1, .batch = 32,
     };
     struct serve_options *serve = &options.serve;
     serve->endpoint = getenv("VAS_STORE");
     const struct option_spec specs[] = {
-        { 'm', "model", "DIR|FILE", OPTION_TEXT, &options.model, 0, 0,
-          "base policy: model directory, GGUF file or llama2.c's .bin,\nor store:NAME, which is fetched (store share)" },
-        { 0, "tokenizer", "DIR|FILE", OPTION_TEXT, &options.tokenizer, 0, 0,
-          "its tokenizer where the model brings none (llama2.c's\nfiles), or another than its own" },
-        { 0, "quant", MODEL_QUANTS, OPTION_CHOICE, &options.quant_name, 0, 0,
-          "round the model's matrices on load: less memory, another\npolicy (default: as in the file)" },
-        { 0, "kv-type", MODEL_KV_TYPES, OPTION_CHOICE, &options.kv_type_name, 0, 0,
-          "hold the policy's keys and values so; f16: half the memory,\nanother policy (default f32)" },
+        BASE_POLICY_OPTION_SPECS(options.base),
         { 0, NULL, NULL, OPTION_HEADING, NULL, 0, 0, "steering" },
         { 0, "value", "NAME[:BETA]", OPTION_LIST, &options.values, 0, 0,
           "value model: a directory, or a training run (RUN@STEP: of that\n"
@@ -116,7 +106,7 @@ static struct options options_read(int argc, char **argv)
           "weight of value models that name none; 0 is the base\npolicy, negative steers away (default 3)" },
         { 0, "value-tokenizer", "DIR|FILE", OPTION_LIST, &options.value_tokenizers, 0, 0,
           "tokenizer of a value model that does not share the base\npolicy's: it is asked about the text of each candidate" },
-        { 0, "value-quant", MODEL_QUANTS, OPTION_CHOICE, &options.value_quant_name, 0, 0,
+        { 0, "value-quant", MODEL_QUANTS, OPTION_CHOICE, &options.value_quant, 0, 0,
           "round the value models' matrices, as --quant does the base\npolicy's" },
         { 0, "candidates", "K", OPTION_INT, &options.candidates, 1, CANDIDATES_MAX,
           "tokens that are steered: the K likeliest (default 20)" },
@@ -147,7 +137,7 @@ static struct options options_read(int argc, char **argv)
         { 0, "split", "NAME", OPTION_NAME, &serve->split, 1, NAME_BYTES, "in a store: prompts of this split (default eval)" },
         { 0, "follow", NULL, OPTION_FLAG, &serve->follow, 0, 0, "in a store: wait for more prompts when all are answered" },
         { 0, NULL, NULL, OPTION_HEADING, NULL, 0, 0, "speed; the responses are the same" },
-        MODEL_KEEP_PACKED_OPTION(options.keep_packed),
+        MODEL_KEEP_PACKED_OPTION(options.base.keep_packed),
         { 0, "batch", "ROWS", OPTION_INT, &options.batch, 1, 4096, "responses sampled at once (default 32)" },
         { 't', "threads", "N", OPTION_INT, &options.threads, 1, 256, "threads (default: the cores this process may use)" },
     };
@@ -183,7 +173,7 @@ static int run_text(const struct options *options, const struct generate_options
     struct scorer *scorer = NULL;
     struct scorer_options scorer_options = options->scorer;
     scorer_options.pool = generate->pool;
-    scorer_options.keep_packed = options->keep_packed;
+    scorer_options.keep_packed = options->base.keep_packed;
     if (options->best_of > 0 && (scorer = scorer_open(&scorer_options, &code)) == NULL)
         return code;
     code = text_run(&(struct text_options){
@@ -207,15 +197,11 @@ static int run_serve(const struct options *options, const struct generate_option
     return code;
 }
 
-/* Those of the store become paths; value models are fetched where they are opened. */
+/* What is the store's and not opened by who would fetch it. */
 static int models_fetch(struct options *options)
 {
     const char *endpoint = options->serve.endpoint;
-    int code = model_fetch(&options->model, endpoint);
-    if (code == EX_OK)
-        code = model_fetch(&options->tokenizer, endpoint);
-    if (code == EX_OK)
-        code = model_fetch(&options->scorer.model, endpoint);
+    int code = model_fetch(&options->scorer.model, endpoint);
     for (size_t i = 0; i < options->value_tokenizers.count && code == EX_OK; i++)
         code = model_fetch(&options->value_tokenizers.items[i], endpoint);
     return code;
@@ -224,27 +210,24 @@ static int models_fetch(struct options *options)
 int main(int argc, char **argv)
 {
     struct options options = options_read(argc, argv);
+    struct base_policy *base = &options.base;
     stop_install();
 
     int code = models_fetch(&options);
     if (code != EX_OK)
         return code;
     struct pool *pool = pool_open((size_t)options.threads);
-    struct tokenizer *tokenizer = tokenizer_open(options.tokenizer != NULL ? options.tokenizer : options.model, &code);
-    struct model *model =
-        tokenizer != NULL ? model_open_policy(options.model, options.quant, options.keep_packed, pool, &code) : NULL;
     struct values values = { 0 };
-    if (model != NULL)
-        model_set_kv_type(model, options.kv_type);
-    if (model != NULL)
-        code = values_open(&values, &options.values, options.beta, options.value_quant, options.keep_packed, options.serve.endpoint,
-                           pool);
-    if (model != NULL && code == EX_OK)
-        code = values_use_tokenizers(&values, &options.value_tokenizers, tokenizer);
+    code = base_policy_open(base, options.serve.endpoint, pool);
+    if (code == EX_OK)
+        code = values_open(&values, &options.values, options.beta, model_quant_from_name(options.value_quant), base->keep_packed,
+                           options.serve.endpoint, pool);
+    if (code == EX_OK)
+        code = values_use_tokenizers(&values, &options.value_tokenizers, base->tokenizer);
 
-    if (model != NULL && code == EX_OK) {
+    if (code == EX_OK) {
         struct generate_options generate = {
-            .base_name = options.model, .base = model, .tokenizer = tokenizer, .values = values.models,
+            .base_name = base->path, .base = base->model, .tokenizer = base->tokenizer, .values = values.models,
             .value_count = values.count, .candidates = (size_t)options.candidates, .guide_every = (size_t)options.guide_every,
             .skip_share = options.skip_sure, .batch = (size_t)options.batch,
             .max_new_tokens = (size_t)options.serve.max_new_tokens, .context = (size_t)options.context, .pool = pool,
@@ -258,8 +241,7 @@ int main(int argc, char **argv)
     }
 
     values_close(&values);
-    model_close(model);
-    tokenizer_close(tokenizer);
+    base_policy_close(base);
     pool_close(pool);
     return code;
 }

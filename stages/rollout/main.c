@@ -14,17 +14,15 @@
 #include "base/option.h"
 #include "base/pool.h"
 #include "base/stop.h"
+#include "sample/base_policy.h"
 #include "sample/serve.h"
 #include "wire/edge.h"
 #include "wire/frame.h"
-#include "wire/remote_model.h"
 
 struct options {
     struct serve_options serve;
-    const char *model, *tokenizer, *quant_name, *kv_type_name;
-    enum tensor_type quant, kv_type;
+    struct base_policy base;
     int64_t batch, context, threads;
-    bool keep_packed;
 };
 
 static struct options options_read(int argc, char **argv)
@@ -32,19 +30,12 @@ static struct options options_read(int argc, char **argv)
     static struct options options = {
         .serve = { .stage = "rollout", .policy = "base", .split = "train", .samples = 8, .max_new_tokens = 128,
                    .sampling = { .temperature = 1, .top_p = 1 } },
-        .quant = TENSOR_TYPE_COUNT, .batch = 32,
+        .batch = 32,
     };
     struct serve_options *serve = &options.serve;
     serve->endpoint = getenv("VAS_STORE");
     const struct option_spec specs[] = {
-        { 'm', "model", "DIR|FILE", OPTION_TEXT, &options.model, 0, 0,
-          "base policy: model directory, GGUF file or llama2.c's .bin,\nor store:NAME, which is fetched (store share)" },
-        { 0, "tokenizer", "DIR|FILE", OPTION_TEXT, &options.tokenizer, 0, 0,
-          "its tokenizer where the model brings none (llama2.c's\nfiles), or another than its own" },
-        { 0, "quant", MODEL_QUANTS, OPTION_CHOICE, &options.quant_name, 0, 0,
-          "round the model's matrices on load: less memory, another\npolicy (default: as in the file)" },
-        { 0, "kv-type", MODEL_KV_TYPES, OPTION_CHOICE, &options.kv_type_name, 0, 0,
-          "hold the policy's keys and values so; f16: half the memory,\nanother policy (default f32)" },
+        BASE_POLICY_OPTION_SPECS(options.base),
         { 's', "store", "ENDPOINT", OPTION_TEXT, &serve->endpoint, 0, 0,
           "store to work for (default VAS_STORE; without: frames on\nstdin and stdout)" },
         EDGE_KEY_OPTIONS,
@@ -57,7 +48,7 @@ static struct options options_read(int argc, char **argv)
           "length limit of prompt and response together\n(default: the model's own, at most 8192)" },
         SAMPLING_OPTION_SPECS(*serve),
         { 0, NULL, NULL, OPTION_HEADING, NULL, 0, 0, "speed; the rollouts are the same" },
-        MODEL_KEEP_PACKED_OPTION(options.keep_packed),
+        MODEL_KEEP_PACKED_OPTION(options.base.keep_packed),
         { 0, "batch", "ROWS", OPTION_INT, &options.batch, 1, 4096, "responses sampled at once (default 32)" },
         { 't', "threads", "N", OPTION_INT, &options.threads, 1, 256, "threads (default: the cores this process may use)" },
     };
@@ -74,38 +65,26 @@ static struct options options_read(int argc, char **argv)
     int first = options_parse(&usage, specs, COUNT_OF(specs), argc, argv);
     if (first < argc)
         options_refuse("unexpected operand \"%s\"", argv[first]);
-    if (options.model == NULL)
-        options_refuse("-m is missing: which base policy?");
-    options.kv_type = model_kv_type_from_name(options.kv_type_name);
-    options.quant = model_quant_from_name(options.quant_name);
+    base_policy_check(&options.base);
     return options;
 }
 
 int main(int argc, char **argv)
 {
     struct options options = options_read(argc, argv);
+    struct base_policy *base = &options.base;
     stop_install();
 
-    int code = model_fetch(&options.model, options.serve.endpoint);
-    if (code == EX_OK)
-        code = model_fetch(&options.tokenizer, options.serve.endpoint);
-    if (code != EX_OK)
-        return code;
     struct pool *pool = pool_open((size_t)options.threads);
-    struct tokenizer *tokenizer = tokenizer_open(options.tokenizer != NULL ? options.tokenizer : options.model, &code);
-    struct model *model =
-        tokenizer != NULL ? model_open_policy(options.model, options.quant, options.keep_packed, pool, &code) : NULL;
-    if (model != NULL)
-        model_set_kv_type(model, options.kv_type);
-    if (model != NULL)
+    int code = base_policy_open(base, options.serve.endpoint, pool);
+    if (code == EX_OK)
         code = serve(&options.serve, &(struct generate_options){
-            .base_name = options.model, .base = model, .tokenizer = tokenizer, .candidates = 1,
+            .base_name = base->path, .base = base->model, .tokenizer = base->tokenizer, .candidates = 1,
             .batch = (size_t)options.batch, .max_new_tokens = (size_t)options.serve.max_new_tokens,
             .context = (size_t)options.context, .pool = pool,
         });
 
-    model_close(model);
-    tokenizer_close(tokenizer);
+    base_policy_close(base);
     pool_close(pool);
     return code;
 }
