@@ -1,9 +1,11 @@
 /*
- * compare_curve.c - the curve of mean score against KL that a report holds, beside a reference's.
+ * compare_curve.c - the curve of mean score against KL that reports hold, beside a reference's.
  *
  *     report --db run.db --json >report.json
- *     build/tests/bench/compare_curve report.json reference.json
- *     build/tests/bench/compare_curve --scale -1 report.json
+ *     build/tests/bench/compare_curve --reference reference.json report.json...
+ *     build/tests/bench/compare_curve --scale -1 report.json...
+ *
+ * Several reports are of runs alike but for their seed: our curve is their mean.
  *
  * With a reference: at the KL of each of our points the reference's mean is interpolated linearly between its points, which
  * begin at (0, mean of its base); beyond its last point its last slope goes on.  Exit code 0 when no point is below by more than
@@ -13,7 +15,8 @@
  * of the scale with every step of beta, up to the 95 % interval of a difference, and over all by more than that.
  *
  * Our standard errors are clustered by prompt, the reference's are not.  Both saw the same prompts, so the interval of the
- * difference is rather too wide.
+ * difference is rather too wide.  All runs saw them too, so that several do not make this part smaller; what lies between runs
+ * comes on top.  How much that is for the reference, which is one run, is not known and not counted.
  */
 #include <math.h>
 #include <stdio.h>
@@ -25,6 +28,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "base/memory.h"
 #include "base/option.h"
 #include "report/statistics.h"
 
@@ -41,6 +45,7 @@ struct curve {
     struct point points[POINTS_MAX];  // the base first, then by beta (ours) or KL (the reference)
     size_t count;
     double best_of;                   // mean of best-of-16; NaN: not known
+    double run_sd[POINTS_MAX];        // of the runs' means, where there are several
     double prompts;
 };
 
@@ -113,6 +118,34 @@ static void read_report(struct curve *curve, const char *path, const json_t *rep
     }
 }
 
+/* The mean of several runs' curves. */
+static struct curve curve_mean(const struct curve *runs, size_t count)
+{
+    struct curve curve = { .count = runs->count, .prompts = runs->prompts };
+    for (size_t run = 0; run < count; run++)
+        curve.best_of += runs[run].best_of / (double)count;
+    for (size_t i = 0; i < curve.count; i++) {
+        struct point *point = &curve.points[i];
+        double squares = 0, variance = 0;  // within runs, between them
+        for (size_t run = 0; run < count; run++) {
+            const struct point *one = &runs[run].points[i];
+            if (runs[run].count != curve.count || one->beta != runs->points[i].beta) {
+                log_error("report %zu has other strengths than the first", run + 1);
+                exit(EX_DATAERR);
+            }
+            point->beta = one->beta;
+            point->kl += one->kl / (double)count;
+            point->mean += one->mean / (double)count;
+            squares += one->se * one->se / (double)count;
+        }
+        for (size_t run = 0; run < count && count > 1; run++)
+            variance += pow(runs[run].points[i].mean - point->mean, 2) / (double)(count - 1);
+        curve.run_sd[i] = sqrt(variance);
+        point->se = sqrt(squares + variance / (double)count);
+    }
+    return curve;
+}
+
 /* The reference gives no standard error for its base: it follows from the spread of its training rollouts. */
 static void read_reference(struct curve *curve, const char *path, const json_t *reference, double prompts)
 {
@@ -160,15 +193,16 @@ static bool compare(const struct curve *ours, const struct curve *reference)
 {
     size_t below = 0, above = 0;
     double best = -INFINITY, best_beta = 0;
-    printf("%6s %8s %8s %7s   %9s %7s   %10s %9s   %s\n", "beta", "KL", "mean", "se", "reference", "se", "difference", "95 %",
-           "verdict");
+    printf("%6s %8s %8s %7s %7s   %9s %7s   %10s %9s   %s\n", "beta", "KL", "mean", "se", "runs sd", "reference", "se",
+           "difference", "95 %", "verdict");
     for (size_t i = 0; i < ours->count; i++) {
         const struct point *point = &ours->points[i];
         struct point other = curve_at(reference, point->kl);
         double difference = point->mean - other.mean, interval = normal_quantile * hypot(point->se, other.se);
         bool is_below = difference < -interval, is_above = difference > interval;
-        printf("%6g %8.3f %8.4f %7.4f   %9.4f %7.4f   %+10.4f +- %6.4f   %s\n", point->beta, point->kl, point->mean, point->se,
-               other.mean, other.se, difference, interval, is_below ? "below" : is_above ? "above" : "at");
+        printf("%6g %8.3f %8.4f %7.4f %7.4f   %9.4f %7.4f   %+10.4f +- %6.4f   %s\n", point->beta, point->kl, point->mean,
+               point->se, ours->run_sd[i], other.mean, other.se, difference, interval,
+               is_below ? "below" : is_above ? "above" : "at");
         below += is_below;
         above += is_above;
         if (point->mean > best) {
@@ -208,34 +242,46 @@ static bool compare_trend(const struct curve *ours, double scale)
 int main(int argc, char **argv)
 {
     double scale = 1;
+    const char *reference_path = NULL;
     const struct option_spec specs[] = {
+        { 0, "reference", "FILE", OPTION_TEXT, &reference_path, 0, 0, "the curve to be at or above" },
         { 0, "scale", "X", OPTION_NUMBER, &scale, -1e6, 1e6, "what the scores were multiplied by (default 1)" },
     };
     static const struct option_usage usage = {
         .program = "compare_curve",
-        .example = "compare_curve report.json reference.json",
-        .synopsis = "compare_curve [--scale X] REPORT.json [REFERENCE.json]",
-        .summary = "Compares a report's curve of mean score against KL with a reference's.",
+        .example = "compare_curve --reference reference.json report.json",
+        .synopsis = "compare_curve [--scale X] [--reference FILE] REPORT.json...",
+        .summary = "Compares the curve of mean score against KL, the mean of some runs', with a reference's.",
         .exit_codes = "  0   at or above the reference, or the trend is there\n  1   it is not\n  64  usage\n  65  a file is bad\n"
                       "  74  output could not be written\n",
     };
     int first = options_parse(&usage, specs, COUNT_OF(specs), argc, argv);
-    if (first == argc || argc - first > 2)
-        options_refuse("a report is needed, and at most a reference");
+    if (first == argc)
+        options_refuse("a report is needed");
     if (scale == 0)
         options_refuse("--scale is 0");
-    const char *report_path = argv[first], *reference_path = argc - first == 2 ? argv[first + 1] : NULL;
-
-    struct curve ours = { 0 }, reference = { 0 };
-    json_t *report = json_read(report_path), *other = reference_path != NULL ? json_read(reference_path) : NULL;
-    if (report == NULL || (reference_path != NULL && other == NULL))
-        return EX_DATAERR;
-    read_report(&ours, report_path, report, scale);
-    if (other != NULL)
+    size_t count = (size_t)(argc - first);
+    struct curve reference = { 0 }, *runs = memory_alloc(count, sizeof *runs);
+    for (size_t run = 0; run < count; run++) {
+        json_t *report = json_read(argv[first + (int)run]);
+        if (report == NULL)
+            return EX_DATAERR;
+        read_report(&runs[run], argv[first + (int)run], report, scale);
+        json_decref(report);
+    }
+    const struct curve ours = curve_mean(runs, count);
+    bool is_good;
+    if (reference_path != NULL) {
+        json_t *other = json_read(reference_path);
+        if (other == NULL)
+            return EX_DATAERR;
         read_reference(&reference, reference_path, other, ours.prompts);
-    bool is_good = other != NULL ? compare(&ours, &reference) : compare_trend(&ours, scale);
-    json_decref(other);
-    json_decref(report);
+        json_decref(other);
+        is_good = compare(&ours, &reference);
+    } else {
+        is_good = compare_trend(&ours, scale);
+    }
+    free(runs);
     if (stdout_close() != 0)
         return EX_IOERR;
     return is_good ? EX_OK : EXIT_BELOW;

@@ -1,12 +1,12 @@
 #!/bin/sh
 # curve.sh - is the curve of mean score against KL on stories260K at or above the reference's?
 #
-#     tests/bench/curve.sh [--scale X] [--work DIR]      (default: scale 1, DIR build/curve, or build/curve-scaled)
+#     tests/bench/curve.sh [--scale X] [--seeds '0 1 2'] [--work DIR]      (default: scale 1, DIR build/curve, or build/curve-scaled)
 #
-# Trains and steers as the reference did (reference.json beside the model) and prints one table; exits 0 when no point is below
-# and one strength reaches best-of-16 (tests/bench/compare_curve.c).  With a scale of -1 the reward is turned round and there
-# is no reference: exits 0 when the mean of the original scores falls as beta rises.  Some minutes on two cores; what DIR
-# holds is not computed again.
+# Samples, trains and steers as the reference did (reference.json beside the model), once for each seed, and prints one table of the
+# mean; exits 0 when no point is below and one strength reaches best-of-16 (tests/bench/compare_curve.c).  With a scale of -1 the
+# reward is turned round and there is no reference: exits 0 when the mean of the original scores falls as beta rises.  Some 5
+# minutes for each seed on two cores; what DIR holds is not computed again.
 set -eu
 cd "$(dirname "$0")/../.."
 
@@ -14,14 +14,15 @@ data=${VAS_TEST_DATA:-../shared/data}
 BUILD=${BUILD:-build}
 BIN=${BIN:-bin}
 export BIN
-scale=1 work=
+scale=1 seeds='0 1 2' work=
 while [ $# -gt 0 ]; do
     case $1 in
-    --scale | --work) [ $# -ge 2 ] || { echo "curve: option \"$1\" needs an argument" >&2; exit 64; } ;;
-    *) echo "curve: usage: tests/bench/curve.sh [--scale X] [--work DIR]" >&2; exit 64 ;;
+    --scale | --seeds | --work) [ $# -ge 2 ] || { echo "curve: option \"$1\" needs an argument" >&2; exit 64; } ;;
+    *) echo "curve: usage: tests/bench/curve.sh [--scale X] [--seeds LIST] [--work DIR]" >&2; exit 64 ;;
     esac
     case $1 in
     --scale) scale=$2 ;;
+    --seeds) seeds=$2 ;;
     --work) work=$2 ;;
     esac
     shift 2
@@ -38,10 +39,14 @@ if [ ! -f "$data/stories260K/stories260K.gguf" ]; then
 fi
 
 make -s BUILD="$BUILD" BIN="$BIN" all "$BUILD/tests/bench/compare_curve" >&2
-mkdir -p "$work"
-pipelines/align.sh --model "$data/stories260K/stories260K.gguf" --prompts "$data/stories260K/prompts.jsonl" \
-    --lexicon "$data/vader/vader_lexicon.txt" --reward vader --scale "$scale" --work "$work" \
-    --samples 8 --eval-samples 8 --base-samples 64 --max-new-tokens 96 --betas '1 2 3 5 8 12 20 40 80' \
-    --epochs 3 --batch 32 --lr 1e-3 --schedule constant --refresh 2 --lambda 0.95 >"$work/report.text"
-"$BIN/report" --db "$work/store.db" --json >"$work/report.json"
-"$BUILD/tests/bench/compare_curve" --scale "$scale" "$work/report.json" ${reference:+"$reference"}
+for seed in $seeds; do
+    run=$work/seed-$seed
+    mkdir -p "$run"
+    pipelines/align.sh --model "$data/stories260K/stories260K.gguf" --prompts "$data/stories260K/prompts.jsonl" \
+        --lexicon "$data/vader/vader_lexicon.txt" --reward vader --scale "$scale" --seed "$seed" --work "$run" \
+        --samples 8 --eval-samples 8 --base-samples 64 --max-new-tokens 96 --betas '1 2 3 5 8 12 20 40 80' \
+        --epochs 3 --batch 32 --lr 1e-3 --schedule constant --refresh 2 --lambda 0.95 >"$run/report.text"
+    "$BIN/report" --db "$run/store.db" --json >"$run/report.json"
+    set -- "$@" "$run/report.json"
+done
+"$BUILD/tests/bench/compare_curve" --scale "$scale" ${reference:+--reference "$reference"} "$@"
