@@ -90,8 +90,7 @@ static struct options options_read(int argc, char **argv)
 {
     static struct options options = {
         .serve = { .stage = "decode", .max_new_tokens = 128, .sampling = { .temperature = 1, .top_p = 1 } },
-        .scorer = SCORER_DEFAULTS, .beta = 3,
-        .candidates = 20, .guide_every = 1, .batch = 32,
+        .scorer = SCORER_DEFAULTS, .beta = 3, .candidates = 20, .guide_every = 1, .batch = 32,
     };
     struct serve_options *serve = &options.serve;
     serve->endpoint = getenv("VAS_STORE");
@@ -126,7 +125,8 @@ static struct options options_read(int argc, char **argv)
         { 0, "greedy", NULL, OPTION_FLAG, &options.greedy, 0, 0, "always the likeliest token" },
         { 0, NULL, NULL, OPTION_HEADING, NULL, 0, 0, "what to do" },
         CHAT_OPTION(options.chat),
-        { 0, "json", NULL, OPTION_FLAG, &options.json, 0, 0, "JSON lines with tokens, logprob and KL instead of text; where\nthere is no answer, with \"error\"" },
+        { 0, "json", NULL, OPTION_FLAG, &options.json, 0, 0,
+          "JSON lines with tokens, logprob and KL instead of text, or\nwith \"error\" and \"line\" where a line cannot be answered" },
         { 0, "score", NULL, OPTION_FLAG, &options.score, 0, 0,
           "sample nothing: JSON lines of {\"tokens\"} or {\"prompt\",\n\"response\"} in, their logprobs (and values) out" },
         { 's', "store", "ENDPOINT", OPTION_TEXT, &serve->endpoint, 0, 0,
@@ -197,7 +197,7 @@ static int run_serve(const struct options *options, const struct generate_option
     return code;
 }
 
-/* What is the store's and not opened by who would fetch it. */
+/* Those of the store become paths; the base policy and value models are fetched where they are opened. */
 static int models_fetch(struct options *options)
 {
     const char *endpoint = options->serve.endpoint;

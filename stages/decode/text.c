@@ -474,7 +474,7 @@ int text_run(const struct text_options *options, const struct generate_options *
     while (!stop_requested() && !ferror(stdout) && !run.unscorable
            && (run.operand < options->operand_count || generator_held(run.generator) > 0)) {
         bool idle = generator_held(run.generator) == 0;
-        while (run.queued < hold_max && ask_next(&run, idle))
+        while (run.queued < hold_max && !stop_requested() && ask_next(&run, idle))
             idle = false;
         generator_step(run.generator);
         struct response response;
