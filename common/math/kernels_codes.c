@@ -1,9 +1,10 @@
 /*
  * kernels_codes.c - see kernels_codes.h; built twice, CODES_ISA says for what.
  *
- * Codes of a panel are taken apart once for all rows, some units at a time in the L1 cache.  AVX-VNNI's vpdpbusd multiplies bytes
- * and adds four of them in 32 bits.  Without it vpmaddubsw adds pairs in 16 bits, in which as many pairs are added as fit; codes
- * of 8 bits do not fit at all, and go by vpmaddwd.
+ * Codes that lie as they are multiplied, or nearly so, are taken apart on the way, anew for each ROWS_MAX rows: loads are what is
+ * short.  Others are taken apart once for all rows, some units at a time in the L1 cache.  AVX-VNNI's vpdpbusd multiplies bytes and
+ * adds four of them in 32 bits.  Without it vpmaddubsw adds pairs in 16 bits, in which as many pairs are added as fit; codes of 8
+ * bits do not fit at all, and go by vpmaddwd.
  */
 #include "math/kernels_codes.h"
 
@@ -15,7 +16,7 @@
 
 #define CODES(name) PASTE(CODES_ISA, name)
 
-enum { ROWS_MAX = 4, MADE_UNITS = 8 };
+enum { ROWS_MAX = 4, APART_UNITS = 8 };
 #ifdef __AVXVNNI__
 enum { HAS_VPDPBUSD = true };
 #else
@@ -27,6 +28,13 @@ extern const struct kernels kernels_avx2;
 INLINE bool takes_words(enum tensor_type type)
 {
     return !HAS_VPDPBUSD && (quant_forms[type].low_bits == 8 || quant_forms[type].levels != NULL);
+}
+
+/* At most a shift and a mask for four of each lane's codes, and a scale that is read as it is. */
+INLINE bool apart_on_the_way(enum tensor_type type)
+{
+    const struct quant_form *form = &quant_forms[type];
+    return form->low_bits >= 4 && form->high_bits == 0 && form->levels == NULL && !form->has_scales;
 }
 
 enum input_form CODES(_input_form)(enum tensor_type type)
@@ -127,12 +135,13 @@ void CODES(_input_make)(void *input, enum input_form form, const float *x, size_
     }
 }
 
-/* ---- a unit of a panel, taken apart ---- */
+/* ---- a unit of a panel ---- */
 
-struct made_unit {
-    /* Bytes: vector j has elements 4 j to 4 j + 3 of each lane.  Words: 2 j has those of them that are even, 2 j + 1 the odd. */
-    __m256i codes[16][PARTS];
+struct unit {
+    const unsigned char *packed;
     struct group groups[2];
+    /* Taken apart.  Bytes: vector j has elements 4 j to 4 j + 3 of each lane.  Words: 2 j has the even ones, 2 j + 1 the odd. */
+    __m256i codes[16][PARTS];
 };
 
 INLINE size_t groups_of(enum tensor_type type)
@@ -140,20 +149,45 @@ INLINE size_t groups_of(enum tensor_type type)
     return quant_forms[type].group_elements == 16 ? 2 : 1;
 }
 
-INLINE void unit_make(enum tensor_type type, struct made_unit *made, const unsigned char *panel, size_t u)
+INLINE void unit_begin(enum tensor_type type, struct unit *unit, const unsigned char *panel, size_t u)
 {
-    const unsigned char *block = block_of(type, panel, u), *unit = unit_of(type, block, u);
-    unit_ask_ahead(type, unit);
+    const unsigned char *block = block_of(type, panel, u);
+    unit->packed = unit_of(type, block, u);
+    unit_ask_ahead(type, unit->packed);
     UNROLL for (size_t g = 0; g < groups_of(type); g++)
-        made->groups[g] = group_load(type, panel, block, group_of(type, u, g));
+        unit->groups[g] = group_load(type, panel, block, group_of(type, u, g));
+}
+
+/* The codes of elements 4 j to 4 j + 3 of each lane.  apart: the unit has been taken apart. */
+INLINE __m256i unit_four(enum tensor_type type, const struct unit *unit, bool apart, size_t j, size_t p)
+{
+    return apart ? unit->codes[j][p] : (__m256i)unit_bytes(type, unit->packed, j, p);
+}
+
+/* The same as words, first those of even elements. */
+INLINE void unit_four_words(__m256i words[2], enum tensor_type type, const struct unit *unit, bool apart, size_t j, size_t p)
+{
+    if (apart) {
+        words[0] = unit->codes[2 * j][p];
+        words[1] = unit->codes[2 * j + 1][p];
+        return;
+    }
+    const __m256i bytes = (__m256i)unit_bytes(type, unit->packed, j, p);
+    words[0] = _mm256_and_si256(bytes, _mm256_set1_epi16(0xff));
+    words[1] = _mm256_srli_epi16(bytes, 8);
+}
+
+INLINE void unit_take_apart(enum tensor_type type, struct unit *unit)
+{
     UNROLL for (size_t j = 0; j < 8; j++) {
         UNROLL for (size_t p = 0; p < PARTS; p++) {
-            const __m256i codes = (__m256i)unit_bytes(type, unit, j, p);
             if (takes_words(type)) {
-                made->codes[2 * j][p] = _mm256_and_si256(codes, _mm256_set1_epi16(0xff));
-                made->codes[2 * j + 1][p] = _mm256_srli_epi16(codes, 8);
+                __m256i words[2];
+                unit_four_words(words, type, unit, false, j, p);
+                unit->codes[2 * j][p] = words[0];
+                unit->codes[2 * j + 1][p] = words[1];
             } else {
-                made->codes[j][p] = codes;
+                unit->codes[j][p] = unit_four(type, unit, false, j, p);
             }
         }
     }
@@ -176,32 +210,40 @@ INLINE __m256i four_bytes(const unsigned char *row, size_t j)
 }
 
 /* A unit's codes times those of R rows are added to products; of bytes, vectors [first, end). */
-INLINE void add_words(__m256i products[ROWS_MAX][PARTS], const struct made_unit *made, const unsigned char *row, size_t R)
+INLINE void add_words(__m256i products[ROWS_MAX][PARTS], enum tensor_type type, const struct unit *unit, bool apart,
+                      const unsigned char *row, size_t R)
 {
-    UNROLL for (size_t j = 0; j < 16; j++) {
-        UNROLL for (size_t r = 0; r < R; r++) {
-            const __m256i x = four_bytes(row + r * UNIT * 2, j);
-            UNROLL for (size_t p = 0; p < PARTS; p++)
-                products[r][p] = settled(_mm256_add_epi32(products[r][p], _mm256_madd_epi16(made->codes[j][p], x)));
+    UNROLL for (size_t j = 0; j < 8; j++) {
+        __m256i words[PARTS][2];
+        UNROLL for (size_t p = 0; p < PARTS; p++)
+            unit_four_words(words[p], type, unit, apart, j, p);
+        UNROLL for (size_t i = 0; i < 2; i++) {
+            UNROLL for (size_t r = 0; r < R; r++) {
+                const __m256i x = four_bytes(row + r * UNIT * 2, 2 * j + i);
+                UNROLL for (size_t p = 0; p < PARTS; p++)
+                    products[r][p] = settled(_mm256_add_epi32(products[r][p], _mm256_madd_epi16(words[p][i], x)));
+            }
         }
     }
 }
 
 #ifdef __AVXVNNI__
-INLINE void add_bytes(__m256i products[ROWS_MAX][PARTS], enum tensor_type type, const struct made_unit *made,
+INLINE void add_bytes(__m256i products[ROWS_MAX][PARTS], enum tensor_type type, const struct unit *unit, bool apart,
                       const unsigned char *row, size_t first, size_t end, size_t R)
 {
-    (void)type;
     UNROLL for (size_t j = first; j < end; j++) {
+        __m256i codes[PARTS];
+        UNROLL for (size_t p = 0; p < PARTS; p++)
+            codes[p] = unit_four(type, unit, apart, j, p);
         UNROLL for (size_t r = 0; r < R; r++) {
             const __m256i x = four_bytes(row + r * UNIT, j);
             UNROLL for (size_t p = 0; p < PARTS; p++)
-                products[r][p] = _mm256_dpbusd_avx_epi32(products[r][p], made->codes[j][p], x);
+                products[r][p] = _mm256_dpbusd_avx_epi32(products[r][p], codes[p], x);
         }
     }
 }
 #else
-INLINE void add_bytes(__m256i products[ROWS_MAX][PARTS], enum tensor_type type, const struct made_unit *made,
+INLINE void add_bytes(__m256i products[ROWS_MAX][PARTS], enum tensor_type type, const struct unit *unit, bool apart,
                       const unsigned char *row, size_t first, size_t end, size_t R)
 {
     const int code_max = (1 << (quant_forms[type].low_bits + quant_forms[type].high_bits)) - 1;
@@ -214,10 +256,13 @@ INLINE void add_bytes(__m256i products[ROWS_MAX][PARTS], enum tensor_type type, 
         UNROLL for (size_t i = 0; i < fitting; i++) {
             if (j + i >= end)
                 break;
+            __m256i codes[PARTS];
+            UNROLL for (size_t p = 0; p < PARTS; p++)
+                codes[p] = unit_four(type, unit, apart, j + i, p);
             UNROLL for (size_t r = 0; r < R; r++) {
                 const __m256i x = four_bytes(row + r * UNIT, j + i);
                 UNROLL for (size_t p = 0; p < PARTS; p++)
-                    pairs[r][p] = settled(_mm256_add_epi16(pairs[r][p], _mm256_maddubs_epi16(made->codes[j + i][p], x)));
+                    pairs[r][p] = settled(_mm256_add_epi16(pairs[r][p], _mm256_maddubs_epi16(codes[p], x)));
             }
         }
         UNROLL for (size_t r = 0; r < R; r++)
@@ -228,8 +273,8 @@ INLINE void add_bytes(__m256i products[ROWS_MAX][PARTS], enum tensor_type type, 
 #endif
 
 /* A unit by R rows of a group of lanes, from row r0 on, is added to sum. */
-INLINE void unit_add(enum tensor_type type, __m256 sum[ROWS_MAX][PARTS], const struct made_unit *made, const unsigned char *step,
-                     size_t lanes, size_t r0, size_t R)
+INLINE void unit_add(enum tensor_type type, __m256 sum[ROWS_MAX][PARTS], const struct unit *unit, bool apart,
+                     const unsigned char *step, size_t lanes, size_t r0, size_t R)
 {
     const size_t groups = groups_of(type), row_bytes = takes_words(type) ? UNIT * 2 : UNIT;
     const unsigned char *row = step + r0 * row_bytes;
@@ -241,9 +286,9 @@ INLINE void unit_add(enum tensor_type type, __m256 sum[ROWS_MAX][PARTS], const s
             UNROLL for (size_t p = 0; p < PARTS; p++)
                 products[r][p] = _mm256_setzero_si256();
         if (takes_words(type))
-            add_words(products, made, row, R);
+            add_words(products, type, unit, apart, row, R);
         else
-            add_bytes(products, type, made, row, g * 8 / groups, (g + 1) * 8 / groups, R);
+            add_bytes(products, type, unit, apart, row, g * 8 / groups, (g + 1) * 8 / groups, R);
         UNROLL for (size_t r = 0; r < R; r++) {
             if (code_bias(type) != 0) {
                 int32_t minus_sum;
@@ -254,72 +299,76 @@ INLINE void unit_add(enum tensor_type type, __m256 sum[ROWS_MAX][PARTS], const s
             }
             const __m256 d = _mm256_set1_ps(field[FIELD_D * lanes + r]);
             UNROLL for (size_t p = 0; p < PARTS; p++) {
-                const __m256 d_scale = (__m256)made->groups[g].scale[p] * d;
+                const __m256 d_scale = (__m256)unit->groups[g].scale[p] * d;
                 sum[r][p] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(products[r][p]), d_scale, sum[r][p]);
             }
             if (quant_forms[type].has_m) {
                 const __m256 sum_d = _mm256_set1_ps(field[(FIELD_SUM_D + which) * lanes + r]);
                 UNROLL for (size_t p = 0; p < PARTS; p++)
-                    sum[r][p] = _mm256_fmadd_ps((__m256)made->groups[g].offset[p], sum_d, sum[r][p]);
+                    sum[r][p] = _mm256_fmadd_ps((__m256)unit->groups[g].offset[p], sum_d, sum[r][p]);
             }
         }
     }
 }
 
-/* One row by one panel, unit after unit. */
-INLINE void one_row(enum tensor_type type, float *y, const unsigned char *step, size_t steps, const unsigned char *panel)
-{
-    __m256 sum[ROWS_MAX][PARTS] = { { _mm256_setzero_ps(), _mm256_setzero_ps() } };
-    for (size_t u = 0; u < steps; u++, step += takes_words(type) ? WORDS_STEP_BYTES : BYTES_STEP_BYTES) {
-        struct made_unit made;
-        unit_make(type, &made, panel, u);
-        unit_add(type, sum, &made, step, 1, 0, 1);
-    }
-    UNROLL for (size_t p = 0; p < PARTS; p++)
-        _mm256_storeu_ps(y + p * LANES, sum[0][p]);
-}
-
-/* Some units of a panel by R rows; resume adds to what y (R, PANEL) holds. */
+/* Some units of a panel by R rows; resume adds to what y (R, PANEL) holds.  apart: these units, or NULL where none is. */
 INLINE void units_run(enum tensor_type type, float *y, size_t y_stride, const unsigned char *step, size_t lanes, size_t r0,
-                      const struct made_unit *made, size_t units, bool resume, size_t R)
+                      const unsigned char *panel, const struct unit *apart, size_t units, bool resume, size_t R)
 {
     __m256 sum[ROWS_MAX][PARTS];
     UNROLL for (size_t r = 0; r < R; r++)
         UNROLL for (size_t p = 0; p < PARTS; p++)
             sum[r][p] = resume ? _mm256_loadu_ps(y + r * y_stride + p * LANES) : _mm256_setzero_ps();
-    for (size_t u = 0; u < units; u++, step += lanes * (takes_words(type) ? WORDS_STEP_BYTES : BYTES_STEP_BYTES))
-        unit_add(type, sum, made + u, step, lanes, r0, R);
+    for (size_t u = 0; u < units; u++, step += lanes * (takes_words(type) ? WORDS_STEP_BYTES : BYTES_STEP_BYTES)) {
+        if (apart != NULL) {
+            unit_add(type, sum, &apart[u], true, step, lanes, r0, R);
+            continue;
+        }
+        struct unit unit;
+        unit_begin(type, &unit, panel, u);
+        unit_add(type, sum, &unit, false, step, lanes, r0, R);
+    }
     UNROLL for (size_t r = 0; r < R; r++)
         UNROLL for (size_t p = 0; p < PARTS; p++)
             _mm256_storeu_ps(y + r * y_stride + p * LANES, sum[r][p]);
+}
+
+/* The same by all M rows; the units begin with the panel's unit first. */
+INLINE void rows_run(enum tensor_type type, float *y, size_t y_stride, const unsigned char *input, size_t M, size_t steps,
+                     const unsigned char *panel, const struct unit *apart, size_t first, size_t units)
+{
+    const size_t step_bytes = takes_words(type) ? WORDS_STEP_BYTES : BYTES_STEP_BYTES;
+    const bool resume = first > 0;
+    for (size_t m = 0, R; m < M; m += R, y += R * y_stride) {
+        const size_t lanes = input_lanes(M, m), r = m % PANEL;
+        const unsigned char *step = input + ((m - r) * steps + first * lanes) * step_bytes;
+        R = input_tile(M, m, ROWS_MAX);
+        switch (R) {
+        case 1: units_run(type, y, y_stride, step, lanes, r, panel, apart, units, resume, 1); break;
+        case 2: units_run(type, y, y_stride, step, lanes, r, panel, apart, units, resume, 2); break;
+        case 3: units_run(type, y, y_stride, step, lanes, r, panel, apart, units, resume, 3); break;
+        default: units_run(type, y, y_stride, step, lanes, r, panel, apart, units, resume, 4); break;
+        }
+    }
 }
 
 /* All rows by one panel.  y: from the panel's first output on. */
 INLINE void panel_run(enum tensor_type type, float *y, size_t y_stride, const unsigned char *input, size_t M, size_t K,
                       const unsigned char *panel)
 {
-    const size_t steps = input_steps(K), step_bytes = takes_words(type) ? WORDS_STEP_BYTES : BYTES_STEP_BYTES;
-    struct made_unit made[MADE_UNITS];
-    if (M == 1) {
-        one_row(type, y, input, steps, panel);
+    const size_t steps = input_steps(K);
+    if (M <= ROWS_MAX || apart_on_the_way(type)) {
+        rows_run(type, y, y_stride, input, M, steps, panel, NULL, 0, steps);
         return;
     }
-    for (size_t first = 0; first < steps; first += MADE_UNITS) {
-        const size_t units = steps - first < MADE_UNITS ? steps - first : MADE_UNITS;
-        for (size_t u = 0; u < units; u++)
-            unit_make(type, &made[u], panel, first + u);
-        for (size_t m = 0, R; m < M; m += R) {
-            const size_t lanes = input_lanes(M, m), r = m % PANEL;
-            const unsigned char *step = input + (m - r) * steps * step_bytes + first * lanes * step_bytes;
-            float *out = y + m * y_stride;
-            R = input_tile(M, m, ROWS_MAX);
-            switch (R) {
-            case 1: units_run(type, out, y_stride, step, lanes, r, made, units, first > 0, 1); break;
-            case 2: units_run(type, out, y_stride, step, lanes, r, made, units, first > 0, 2); break;
-            case 3: units_run(type, out, y_stride, step, lanes, r, made, units, first > 0, 3); break;
-            default: units_run(type, out, y_stride, step, lanes, r, made, units, first > 0, 4); break;
-            }
+    struct unit apart[APART_UNITS];
+    for (size_t first = 0; first < steps; first += APART_UNITS) {
+        const size_t units = steps - first < APART_UNITS ? steps - first : APART_UNITS;
+        for (size_t u = 0; u < units; u++) {
+            unit_begin(type, &apart[u], panel, first + u);
+            unit_take_apart(type, &apart[u]);
         }
+        rows_run(type, y, y_stride, input, M, steps, panel, apart, first, units);
     }
 }
 
