@@ -343,10 +343,10 @@ static void answer_end(struct run *run)
         request_free(request);
 }
 
-/* Those whose turn has come. */
+/* Those whose turn has come; none once a write has failed, as a signal makes one fail: the next would wait for a reader again. */
 static void print_refusals(struct run *run)
 {
-    while (run->first != NULL && run->first->refusal != NULL) {
+    while (!ferror(stdout) && run->first != NULL && run->first->refusal != NULL) {
         print_json(run->first->refusal);
         answer_end(run);
     }

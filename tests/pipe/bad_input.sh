@@ -180,17 +180,25 @@ gone "nobody reads decode's scores" '{"tokens":[0,1,2]}' decode -q -m "$base" --
 gone "nobody reads tokenize's ids" "Tom had a" tokenize -q -m "$base" --encode
 gone "nobody reads tokenize's text" "[1, 2]" tokenize -q -m "$base" --decode
 mkfifo "$scratch/unread"
-yes "Tom had a" 2>/dev/null | decode -q -m "$base" --max-new-tokens 4 --json - >"$scratch/unread" 2>"$scratch/err" &
-test_pids=$!
-exec 4<"$scratch/unread"
-read -r _ <&4
-sleep 1  # the pipe is full
-kill -TERM "$test_pids"
-wait "$test_pids"
-code=$?
-exec 4<&-
-test_pids=
-[ $code = 75 ] && ok "a signal stops decode while nobody reads" || not_ok "a signal while nobody reads: code $code"
+unread() {  # NAME LINE: lines of which more are answered at once than the pipe has room for
+    yes "$2" | head -n 4000 >"$scratch/asked"
+    decode -q -m "$base" --max-new-tokens 4 --batch 256 --json "$scratch/asked" >"$scratch/unread" 2>"$scratch/err" &
+    test_pids=$!
+    exec 4<"$scratch/unread"
+    read -r _ <&4
+    sleep 1  # the pipe is full
+    kill -TERM "$test_pids"
+    (sleep 20; kill -KILL "$test_pids") 4<&- >/dev/null 2>&1 &
+    test_watch=$!
+    wait "$test_pids"
+    code=$?
+    kill "$test_watch" 2>/dev/null
+    exec 4<&-
+    test_pids=
+    [ $code = 75 ] && ok "$1" || not_ok "$1: code $code"
+}
+unread "a signal stops decode while nobody reads" "Tom had a"
+unread "also where it refuses line after line" "{nonsense"
 
 # A reward command that misbehaves.
 tokenize -q -m "$base" "$scratch/mixed.jsonl" 2>/dev/null | rollout -q -m "$base" -n 2 --max-new-tokens 4 >"$scratch/rollouts"
