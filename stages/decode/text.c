@@ -23,6 +23,7 @@
 struct request {
     char *prompt;
     struct token_list tokens;
+    size_t line;             // its number, from 1; 0: an operand
     json_t *own;             // "decode" of its line, or NULL
     size_t left;             // samples to come
     struct candidate {       // of best-of, each sample that succeeded
@@ -81,6 +82,12 @@ static void queue(struct run *run, struct answer *answer)
     run->queued++;
 }
 
+/* Of the present prompt. */
+static size_t line_number(const struct run *run)
+{
+    return run->lines != NULL ? linefile_number(run->lines) : 0;
+}
+
 /* The present prompt has no response.  Where answers are JSON lines it has one all the same, so that who asks in turn goes on. */
 static void refuse(struct run *run, const char *reason)
 {
@@ -90,7 +97,7 @@ static void refuse(struct run *run, const char *reason)
     struct request *request = memory_alloc(1, sizeof *request + sizeof request->answers[0]);
     request->left = 1;
     request->answers[0].request = request;
-    request->answers[0].refusal = refusal_to_json(reason, run->lines);
+    request->answers[0].refusal = refusal_to_json(reason, line_number(run));
     queue(run, &request->answers[0]);
 }
 
@@ -132,6 +139,7 @@ static void ask(struct run *run, const struct prompt_source *source, json_t *own
     struct request *request = memory_alloc(1, sizeof *request + samples * sizeof request->answers[0]);
     request->prompt = text.data;
     request->tokens = tokens;
+    request->line = line_number(run);
     request->own = json_incref(own);
     request->left = samples;
     if (options->scorer != NULL)
@@ -269,7 +277,7 @@ static void print_json(const json_t *json)
 /* In place of a sample's response; of best-of (sample -1) in place of the best. */
 static void print_failure(const struct request *request, int64_t sample, const char *reason)
 {
-    json_t *json = refusal_to_json(reason, NULL);
+    json_t *json = refusal_to_json(reason, request->line);
     json_object_set_new(json, "prompt", prompt_to_json(request));
     if (sample >= 0)
         json_object_set_new(json, "sample", json_integer(sample));
