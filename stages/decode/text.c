@@ -351,10 +351,16 @@ static void answer_end(struct run *run)
         request_free(request);
 }
 
-/* Those whose turn has come; none once a write has failed, as a signal makes one fail: the next would wait for a reader again. */
+/* False for good once a signal came, which may have made a write fail: the next might wait for a reader for ever. */
+static bool goes_on(const struct run *run)
+{
+    return !stop_requested() && !ferror(stdout) && !run->unscorable;
+}
+
+/* Those whose turn has come. */
 static void print_refusals(struct run *run)
 {
-    while (!ferror(stdout) && run->first != NULL && run->first->refusal != NULL) {
+    while (goes_on(run) && run->first != NULL && run->first->refusal != NULL) {
         print_json(run->first->refusal);
         answer_end(run);
     }
@@ -479,15 +485,14 @@ int text_run(const struct text_options *options, const struct generate_options *
 
     double begun_s = clock_s();
     size_t hold_max = 4 * generate->batch;  // answers that came before their turn wait, and the batch stays full
-    while (!stop_requested() && !ferror(stdout) && !run.unscorable
-           && (run.operand < options->operand_count || generator_held(run.generator) > 0)) {
+    while (goes_on(&run) && (run.operand < options->operand_count || generator_held(run.generator) > 0)) {
         bool idle = generator_held(run.generator) == 0;
         while (run.queued < hold_max && !stop_requested() && ask_next(&run, idle))
             idle = false;
         generator_step(run.generator);
         struct response response;
         print_refusals(&run);
-        while (!run.unscorable && !ferror(stdout) && generator_next(run.generator, &response)) {
+        while (goes_on(&run) && generator_next(run.generator, &response)) {
             finish(&run, &response);
             print_refusals(&run);
         }
