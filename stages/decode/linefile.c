@@ -60,13 +60,13 @@ size_t linefile_number(const struct linefile *lines)
     return lines->number;
 }
 
-json_t *refusal_to_json(const char *reason, const struct linefile *lines)
+json_t *refusal_to_json(const char *reason, size_t number)
 {
     struct buffer valid = { 0 };  // what a reason quotes may be cut inside a character
     utf8_append_repaired(&valid, reason, strlen(reason));
     json_t *json = json_pack("{s:s%}", "error", valid.data, valid.size);
-    if (lines != NULL)
-        json_object_set_new(json, "line", json_integer((json_int_t)lines->number));
+    if (number > 0)
+        json_object_set_new(json, "line", json_integer((json_int_t)number));
     free(valid.data);
     return json;
 }

@@ -31,7 +31,7 @@ enum linefile_status linefile_next(struct linefile *lines, bool wait, char **lin
 const char *linefile_name(const struct linefile *lines);
 size_t linefile_number(const struct linefile *lines);  // of the last line given or left out, from 1
 
-/* {"error": reason, "line": its number}, what JSON lines have in place of an answer to it; lines NULL: no "line". */
-json_t *refusal_to_json(const char *reason, const struct linefile *lines);
+/* {"error": reason, "line": number}, what JSON lines have in place of an answer to a line; number 0: no "line". */
+json_t *refusal_to_json(const char *reason, size_t number);
 
 #endif

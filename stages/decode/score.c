@@ -180,7 +180,7 @@ static void answer(const json_t *json)
 
 static void answer_refusal(const struct linefile *lines, const char *reason)
 {
-    json_t *json = refusal_to_json(reason, lines);
+    json_t *json = refusal_to_json(reason, linefile_number(lines));
     answer(json);
     json_decref(json);
 }

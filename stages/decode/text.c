@@ -23,6 +23,7 @@
 struct request {
     char *prompt;
     struct token_list tokens;
+    size_t line;             // its number, from 1; 0: an operand
     json_t *own;             // "decode" of its line, or NULL
     size_t left;             // samples to come
     struct candidate {       // of best-of, each sample that succeeded
@@ -81,6 +82,12 @@ static void queue(struct run *run, struct answer *answer)
     run->queued++;
 }
 
+/* Of the present prompt. */
+static size_t line_number(const struct run *run)
+{
+    return run->lines != NULL ? linefile_number(run->lines) : 0;
+}
+
 /* The present prompt has no response.  Where answers are JSON lines it has one all the same, so that who asks in turn goes on. */
 static void refuse(struct run *run, const char *reason)
 {
@@ -90,7 +97,7 @@ static void refuse(struct run *run, const char *reason)
     struct request *request = memory_alloc(1, sizeof *request + sizeof request->answers[0]);
     request->left = 1;
     request->answers[0].request = request;
-    request->answers[0].refusal = refusal_to_json(reason, run->lines);
+    request->answers[0].refusal = refusal_to_json(reason, line_number(run));
     queue(run, &request->answers[0]);
 }
 
@@ -132,6 +139,7 @@ static void ask(struct run *run, const struct prompt_source *source, json_t *own
     struct request *request = memory_alloc(1, sizeof *request + samples * sizeof request->answers[0]);
     request->prompt = text.data;
     request->tokens = tokens;
+    request->line = line_number(run);
     request->own = json_incref(own);
     request->left = samples;
     if (options->scorer != NULL)
@@ -269,7 +277,7 @@ static void print_json(const json_t *json)
 /* In place of a sample's response; of best-of (sample -1) in place of the best. */
 static void print_failure(const struct request *request, int64_t sample, const char *reason)
 {
-    json_t *json = refusal_to_json(reason, NULL);
+    json_t *json = refusal_to_json(reason, request->line);
     json_object_set_new(json, "prompt", prompt_to_json(request));
     if (sample >= 0)
         json_object_set_new(json, "sample", json_integer(sample));
@@ -343,10 +351,16 @@ static void answer_end(struct run *run)
         request_free(request);
 }
 
+/* False for good once a signal came, which may have made a write fail: the next might wait for a reader for ever. */
+static bool goes_on(const struct run *run)
+{
+    return !stop_requested() && !ferror(stdout) && !run->unscorable;
+}
+
 /* Those whose turn has come. */
 static void print_refusals(struct run *run)
 {
-    while (run->first != NULL && run->first->refusal != NULL) {
+    while (goes_on(run) && run->first != NULL && run->first->refusal != NULL) {
         print_json(run->first->refusal);
         answer_end(run);
     }
@@ -471,15 +485,14 @@ int text_run(const struct text_options *options, const struct generate_options *
 
     double begun_s = clock_s();
     size_t hold_max = 4 * generate->batch;  // answers that came before their turn wait, and the batch stays full
-    while (!stop_requested() && !ferror(stdout) && !run.unscorable
-           && (run.operand < options->operand_count || generator_held(run.generator) > 0)) {
+    while (goes_on(&run) && (run.operand < options->operand_count || generator_held(run.generator) > 0)) {
         bool idle = generator_held(run.generator) == 0;
         while (run.queued < hold_max && !stop_requested() && ask_next(&run, idle))
             idle = false;
         generator_step(run.generator);
         struct response response;
         print_refusals(&run);
-        while (!run.unscorable && !ferror(stdout) && generator_next(run.generator, &response)) {
+        while (goes_on(&run) && generator_next(run.generator, &response)) {
             finish(&run, &response);
             print_refusals(&run);
         }

@@ -180,17 +180,38 @@ gone "nobody reads decode's scores" '{"tokens":[0,1,2]}' decode -q -m "$base" --
 gone "nobody reads tokenize's ids" "Tom had a" tokenize -q -m "$base" --encode
 gone "nobody reads tokenize's text" "[1, 2]" tokenize -q -m "$base" --decode
 mkfifo "$scratch/unread"
-yes "Tom had a" 2>/dev/null | decode -q -m "$base" --max-new-tokens 4 --json - >"$scratch/unread" 2>"$scratch/err" &
+stopped() {  # NAME: decode ends by itself
+    (sleep 20; kill -KILL "$test_pids") 4<&- >/dev/null 2>&1 &
+    test_watch=$!
+    wait "$test_pids"
+    code=$?
+    kill "$test_watch" 2>/dev/null
+    test_pids=
+    [ $code = 75 ] && ok "$1" || not_ok "$1: code $code"
+}
+unread() {  # NAME LINE: lines of which more are answered at once than the pipe has room for
+    yes "$2" | head -n 4000 >"$scratch/asked"
+    decode -q -m "$base" --max-new-tokens 4 --batch 256 --json "$scratch/asked" >"$scratch/unread" 2>"$scratch/err" &
+    test_pids=$!
+    exec 4<"$scratch/unread"
+    read -r _ <&4
+    sleep 1  # the pipe is full
+    kill -TERM "$test_pids"
+    stopped "$1"
+    exec 4<&-
+}
+unread "a signal stops decode while nobody reads" "Tom had a"
+unread "also where it refuses line after line" "{nonsense"
+exec 4<>"$scratch/unread"
+timeout 1 cat /dev/zero >&4  # the pipe is full
+{ echo '{nonsense'; yes '{},' | head -n 8000000 | tr -d '\n' | fold -w 600000 | sed 's/^/{"":[/'; } >"$scratch/asked"
+rm "$scratch/err"
+decode -q -m "$base" --json "$scratch/asked" >"$scratch/unread" 2>"$scratch/err" &
 test_pids=$!
-exec 4<"$scratch/unread"
-read -r _ <&4
-sleep 1  # the pipe is full
-kill -TERM "$test_pids"
-wait "$test_pids"
-code=$?
+until_true test -s "$scratch/err"
+kill -TERM "$test_pids"  # while it reads what it will refuse
+stopped "before it has to wait for a reader too"
 exec 4<&-
-test_pids=
-[ $code = 75 ] && ok "a signal stops decode while nobody reads" || not_ok "a signal while nobody reads: code $code"
 
 # A reward command that misbehaves.
 tokenize -q -m "$base" "$scratch/mixed.jsonl" 2>/dev/null | rollout -q -m "$base" -n 2 --max-new-tokens 4 >"$scratch/rollouts"

@@ -201,7 +201,7 @@ sampled=$(sed -n 's/.* responses=\([0-9]*\) .*/\1/p' "$scratch/err")
 decode -q -m "$base" --best-of 4 --exec 'while read -r line; do case $line in *"One day"*) echo nan ;; *) echo 1 ;; esac; done' \
     --max-new-tokens 8 --json "$scratch/prompts.jsonl" >"$scratch/out" 2>"$scratch/err"
 [ $? = 65 ] && [ "$(grep -c '"response"' "$scratch/out")" = 3 ] &&
-    [ "$(grep -c '{"error":"none of its samples could be scored","prompt":"One day' "$scratch/out")" = 1 ] &&
+    [ "$(grep -c '{"error":"none of its samples could be scored","line":1,"prompt":"One day' "$scratch/out")" = 1 ] &&
     ok "a prompt whose samples have no score is no reason to stop" ||
     not_ok "$(wc -l <"$scratch/out") of 4 prompts answered: $(tail -n 1 "$scratch/err")"
 
@@ -228,6 +228,10 @@ head -n 1 "$scratch/given.jsonl" >"$scratch/one.jsonl"
 refused "--score of a model whose numbers are not finite" 65 'line 1 of .* not finite' \
     decode -q -m "$scratch/nan" --score "$scratch/one.jsonl"
 check "so says the line's answer" grep -q '^{"error":"the model.s numbers are not finite","line":1}$' "$scratch/refused.out"
+printf '\nOne day\n' | decode -q -m "$scratch/nan" --json -n 2 - >"$scratch/out" 2>"$scratch/err"
+[ $? = 65 ] && [ "$(sed -n 's/^{"error":"logits of .* are not finite .*","line":2,"prompt":"One day","sample":\([01]\)}$/\1/p' \
+    "$scratch/out" | tr '\n' ' ')" = "0 1 " ] && ok "so say the answers of a prompt that it cannot continue" ||
+    not_ok "answers of a model whose numbers are not finite: $(head -n 1 "$scratch/out")"
 printf '{"prompt": "One day"}\n\n \t\nOne day\n' >"$scratch/gap"
 check "an empty line of a file is no prompt" test "$(decode -q -m "$base" --json --max-new-tokens 1 "$scratch/gap" | wc -l)" = 2
 { printf '\357\273\277'; cat "$scratch/prompts.jsonl"; } >"$scratch/marked.jsonl"
