@@ -12,7 +12,7 @@
 #include "text/tokenizer.h"
 
 struct base_policy {
-    const char *path, *tokenizer_path, *quant, *kv_type;  // as given; NULL: not
+    const char *path, *tokenizer_path, *quant, *kv_type;  // as given, or NULL; a path also of what was fetched
     bool keep_packed;
     struct model *model;
     struct tokenizer *tokenizer;

@@ -1,7 +1,7 @@
 #!/bin/sh
 # curve.sh - is the curve of mean score against KL on stories260K at or above the reference's?
 #
-#     tests/bench/curve.sh [--scale X] [--seeds '0 1 2'] [--work DIR]      (default: scale 1, DIR build/curve, or build/curve-scaled)
+#     tests/bench/curve.sh [--scale X] [--seeds '0 1 2'] [--work DIR]
 #
 # Samples, trains and steers as the reference did (reference.json beside the model), once for each seed, and prints one table of the
 # mean; exits 0 when no point is below and one strength reaches best-of-16 (tests/bench/compare_curve.c).  With a scale of -1 the
