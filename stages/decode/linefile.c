@@ -60,17 +60,6 @@ size_t linefile_number(const struct linefile *lines)
     return lines->number;
 }
 
-json_t *refusal_to_json(const char *reason, size_t number)
-{
-    struct buffer valid = { 0 };  // what a reason quotes may be cut inside a character
-    utf8_append_repaired(&valid, reason, strlen(reason));
-    json_t *json = json_pack("{s:s%}", "error", valid.data, valid.size);
-    if (number > 0)
-        json_object_set_new(json, "line", json_integer((json_int_t)number));
-    free(valid.data);
-    return json;
-}
-
 static enum linefile_status give_line(struct linefile *lines, size_t end, char **line, size_t *size)
 {
     if (lines->number == 0)

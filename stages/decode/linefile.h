@@ -8,8 +8,6 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-#include "base/json.h"
-
 enum { LINE_BYTES_MAX = 16 << 20 };
 
 struct linefile;
@@ -30,8 +28,5 @@ enum linefile_status linefile_next(struct linefile *lines, bool wait, char **lin
 
 const char *linefile_name(const struct linefile *lines);
 size_t linefile_number(const struct linefile *lines);  // of the last line given or left out, from 1
-
-/* {"error": reason, "line": number}, what JSON lines have in place of an answer to a line; number 0: no "line". */
-json_t *refusal_to_json(const char *reason, size_t number);
 
 #endif

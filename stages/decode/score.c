@@ -15,6 +15,7 @@
 #include "base/memory.h"
 #include "base/stop.h"
 #include "decode/linefile.h"
+#include "decode/refusal.h"
 #include "sample/sampler.h"
 
 enum { LOGIT_ROWS = 64 };  // rows of logits at once

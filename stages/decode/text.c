@@ -17,6 +17,7 @@
 #include "base/progress.h"
 #include "base/stop.h"
 #include "decode/linefile.h"
+#include "decode/refusal.h"
 #include "text/prompt.h"
 
 /* One prompt and what has come of it; or, for JSON lines, a line that cannot be answered, whose one answer is its refusal. */
